@@ -1,0 +1,1 @@
+"""Measure what ships: accuracy, latency, and the report on both."""

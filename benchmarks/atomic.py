@@ -1,0 +1,37 @@
+"""Write a file whole or not at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from export.errors import ToolkitError
+
+
+def write_bytes(content: bytes, path: Path) -> Path:
+    """Write `content` to `path` under a temporary name first; make the folder if needed.
+
+    Raises:
+        ToolkitError: the disk is full or the folder may not be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ToolkitError(
+            f"{path}: could not be written ({error.strerror or error}); "
+            "free some space or choose a folder that may be written"
+        ) from error
+    return path
+
+
+def write_text(content: str, path: Path) -> Path:
+    """Write `content` as UTF-8, whole or not at all."""
+    return write_bytes(content.encode(), path)
+
+
+def write_json(content: Any, path: Path, *, indent: int | None = 2) -> Path:
+    """Write JSON that any parser takes (no NaN); floats read back as the same floats."""
+    return write_text(json.dumps(content, indent=indent, allow_nan=False) + "\n", path)

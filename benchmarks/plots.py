@@ -1,0 +1,282 @@
+"""The report's plots, drawn from report.json's content."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.atomic import write_bytes
+from benchmarks.metrics.coco_map import COCO_NAMES
+from export.optional import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+COLORS = {
+    "teacher": "#6b7280",
+    "baseline": "#e08a00",
+    "baseline_equal_time": "#a65e00",
+    "student": "#0068b8",
+}
+OTHER_COLORS = ("#7b4fb5", "#0a8f6a", "#c2417c", "#8a8a00")
+MARKERS = {"fp32": "o", "fp16": "s", "int8": "^"}
+NOT_LOSSES = frozenset({*COCO_NAMES, "step", "epoch", "seconds", "images", "learning_rate"})
+MOST_CLASSES = 60  # drawn; beyond that nobody can read the bars
+LABEL_OFFSETS = ((0, 17, "center"), (0, -17, "center"), (10, 0, "left"), (-10, 0, "right"))
+INK, SOFT, LINE = "#1f2937", "#5b6472", "#e1e4e9"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawn file.
+
+    Attributes:
+        chapter: results, training or classes.
+        wide: wants the whole width of the page.
+    """
+
+    path: Path
+    title: str
+    chapter: str
+    wide: bool = False
+
+
+def draw_plots(content: Mapping[str, Any], folder: Path) -> list[Plot]:
+    """Draw every plot that `content` has numbers for.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    plots = []
+    timed = [row for row in content["rows"] if row["latency_ms"] and row["ap"]["AP"] is not None]
+    if timed:
+        path = latency_scatter(timed, folder / "latency_ap.png")
+        plots.append(
+            Plot(path, "Accuracy against end-to-end latency; line: Pareto front", "results")
+        )
+    runs = content["training"]
+    if any(entry.get("AP") is not None for run in runs.values() for entry in run["curve"]):
+        path = accuracy_curves(runs, folder / "ap_curves.png")
+        plots.append(Plot(path, "Validation AP while training", "training"))
+    with_losses = {name: run for name, run in runs.items() if _loss_names(run)}
+    if with_losses:
+        path = loss_curves(with_losses, folder / "losses.png")
+        plots.append(Plot(path, "Loss terms as they enter the sum, first seed", "training"))
+    if content["per_class"]:
+        path = class_bars(content["per_class"], folder / "per_class.png")
+        plots.append(Plot(path, "AP by class", "classes", wide=True))
+    return plots
+
+
+def latency_scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """AP against median end-to-end latency with its interval; the Pareto front as a line."""
+    figure, (axes,) = _figure(7, 4.6)
+    spots = []
+    for row in rows:
+        latency = row["latency_ms"]["end_to_end"]
+        x, y = latency["p50"], 100 * row["ap"]["AP"]
+        low, high = latency["ci95_p50"]
+        color = _color(row["model"])
+        axes.errorbar(
+            x,
+            y,
+            xerr=[[max(0.0, x - low)], [max(0.0, high - x)]],
+            fmt=MARKERS.get(row["precision"], "D"),
+            color=color,
+            markersize=8,
+            capsize=3,
+            markerfacecolor="white" if row["backend"] == "torch" else color,
+        )
+        spots.append(
+            (x, y, f"{row['model'].replace('_', ' ')}\n{row['backend']} {row['precision']}")
+        )
+    xs = [x for x, _, _ in spots]
+    if max(xs) > 4 * min(xs):
+        axes.set_xscale("log")
+    front = pareto_front([(x, y) for x, y, _ in spots])
+    axes.step(*zip(*front, strict=True), where="post", color=SOFT, linewidth=1, zorder=0)
+    axes.margins(x=0.14, y=0.16)
+    for (x, y, text), (dx, dy, side) in zip(spots, _label_places(spots), strict=True):
+        axes.annotate(
+            text, (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=8,
+            color=INK,
+        )  # fmt: skip
+    axes.set_xlabel("end-to-end latency, median, ms")
+    axes.set_ylabel("AP")
+    _plain_ticks(axes.xaxis)
+    return _save(figure, path)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other beats in both latency (x, less) and accuracy (y, more)."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return front
+
+
+def accuracy_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """AP against step, a line per run; further seeds of a model are paler."""
+    figure, (axes,) = _figure(7, 5.2)
+    seen: set[str] = set()
+    for name, run in runs.items():
+        curve = [(entry["step"], 100 * entry["AP"]) for entry in run["curve"]
+                 if entry.get("AP") is not None]  # fmt: skip
+        if not curve:
+            continue
+        first = run["model"] not in seen
+        seen.add(run["model"])
+        axes.plot(
+            *zip(*curve, strict=True),
+            color=_color(run["model"]),
+            alpha=1.0 if first else 0.4,
+            label=(run["model"].replace("_", " ") if run["model"] in COLORS else name)
+            if first
+            else None,
+            marker="o",
+            markersize=3,
+        )
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("AP")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=9)
+    return _save(figure, path)
+
+
+def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """Every loss term against step, a panel per model (its first seed), one colour per term."""
+    firsts: dict[str, Mapping[str, Any]] = {}
+    for run in runs.values():
+        firsts.setdefault(run["model"], run)
+    names = list(dict.fromkeys(name for run in firsts.values() for name in _loss_names(run)))
+    columns = min(2, len(firsts))
+    rows = -(-len(firsts) // columns)
+    figure, panels = _figure(3.6 * columns + 0.4, 2.7 * rows + 0.25 * len(names) / 2, rows, columns)
+    positive = True
+    for axes, (model, run) in zip(panels, firsts.items(), strict=False):
+        for number, name in enumerate(names):
+            curve = [(e["step"], e[name]) for e in run["curve"] if e.get(name) is not None]
+            if not curve:
+                continue
+            positive = positive and all(value > 0 for _, value in curve)
+            total = name.rsplit("/", 1)[-1] in ("loss", "total")
+            axes.plot(
+                *zip(*curve, strict=True),
+                label=name,
+                linewidth=2.4 if total else 1.4,
+                color=INK if total else f"C{number % 10}",
+                linestyle="-" if number < 10 else "--",
+            )
+        axes.set_title(model.replace("_", " "), fontsize=10, color=INK)
+    for axes in panels[len(firsts) :]:
+        axes.set_visible(False)
+    for axes in panels[: len(firsts)]:
+        axes.set_yscale("log" if positive else "linear")
+        _plain_ticks(axes.yaxis)
+        axes.set_xlabel("optimizer step")
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        entries.update(zip(labels, handles, strict=True))
+    figure.legend(
+        list(entries.values()),
+        list(entries),
+        loc="outside lower center",
+        ncols=3,
+        fontsize=9,
+        frameon=False,
+    )
+    return _save(figure, path)
+
+
+def class_bars(per_class: Mapping[str, Mapping[str, float | None]], path: Path) -> Path:
+    """AP by class, a bar per row of the table; classes in the order of the last row's AP."""
+    rows = list(per_class)
+    last = per_class[rows[-1]]
+    classes = sorted(last, key=lambda name: (last[name] is not None, last[name] or 0))
+    classes = classes[-MOST_CLASSES:]
+    figure, (axes,) = _figure(9, 1.1 + len(classes) * (0.16 * len(rows) + 0.16))
+    height = 0.8 / len(rows)
+    for number, row in enumerate(rows):
+        places = [place + 0.4 - height * (number + 0.5) for place in range(len(classes))]
+        values = [100 * (per_class[row].get(name) or 0) for name in classes]
+        color = _color(row, number)
+        bars = axes.barh(places, values, height, label=row, color=color)
+        texts = [
+            "n/a" if per_class[row].get(name) is None else f"{value:.0f}"
+            for name, value in zip(classes, values, strict=True)
+        ]
+        axes.bar_label(bars, texts, fontsize=7, padding=2, color=SOFT)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(-0.6, len(classes) - 0.4)
+    axes.set_xlabel("AP")
+    axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+    return _save(figure, path)
+
+
+def _loss_names(run: Mapping[str, Any]) -> list[str]:
+    names: dict[str, None] = {}
+    for entry in run["curve"]:
+        names.update(dict.fromkeys(key for key, value in entry.items() if value is not None))
+    return [name for name in names if name not in NOT_LOSSES]
+
+
+def _color(title: str, number: int = 0) -> str:
+    """Colour of a model wherever it appears; `title` may say more after the model's name."""
+    exact = COLORS.get(title) or COLORS.get(title.split(" ", maxsplit=1)[0])
+    return exact or OTHER_COLORS[number % len(OTHER_COLORS)]
+
+
+def _label_places(spots: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Offsets of the labels in points: above the spot, elsewhere if a neighbour is close."""
+    places: list[tuple[float, float, str]] = []
+    width = max(x for x, _, _ in spots) - min(x for x, _, _ in spots) or 1.0
+    height = max(y for _, y, _ in spots) - min(y for _, y, _ in spots) or 1.0
+    for number, (x, y, _) in enumerate(spots):
+        close = sum(
+            abs(x - other_x) / width < 0.2 and abs(y - other_y) / height < 0.15
+            for other_x, other_y, _ in spots[:number]
+        )
+        places.append(LABEL_OFFSETS[close % len(LABEL_OFFSETS)])
+    return places
+
+
+def _plain_ticks(axis: "Axis") -> None:
+    """Write 0.5, 1, 2, 5 on a logarithmic axis, not powers of ten."""
+    ticker = require("matplotlib.ticker", extra="train", purpose="Drawing plots")
+    if axis.get_scale() == "log":
+        axis.set_major_locator(ticker.LogLocator(base=10, subs=(1, 2, 5)))
+        axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _figure(
+    width: float, height: float, rows: int = 1, columns: int = 1
+) -> "tuple[Figure, list[Axes]]":
+    """A figure without pyplot: no global state, no window system."""
+    figures = require("matplotlib.figure", extra="train", purpose="Drawing plots")
+    figure: Figure = figures.Figure(figsize=(width, height), layout="constrained")
+    panels = [figure.add_subplot(rows, columns, n + 1) for n in range(rows * columns)]
+    for axes in panels:
+        axes.grid(color=LINE, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=SOFT, labelsize=9)
+        axes.xaxis.label.set_color(SOFT)
+        axes.yaxis.label.set_color(SOFT)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(LINE)
+    return figure, panels
+
+
+def _save(figure: "Figure", path: Path) -> Path:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144, facecolor="white")
+    return write_bytes(buffer.getvalue(), path)

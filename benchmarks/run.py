@@ -1,0 +1,202 @@
+"""Accuracy and latency of exported models on this machine, against labelled pictures.
+
+python -m benchmarks.run MODEL.onnx... --data val.json [--images DIR] [--out REPORT_DIR]
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.coco_images import ImageSet, coco_ground_truth, read_coco
+from benchmarks.environment import environment
+from benchmarks.evaluate import category_of_label, predict, save_predictions
+from benchmarks.latency import BenchmarkConfig, Timing, measure, ratio_ci
+from benchmarks.metrics.coco_map import CocoMetrics, CocoResult, coco_map
+from benchmarks.metrics.size import size_mb
+from benchmarks.report import ReportData, ReportRow, Speed, write_report
+from benchmarks.report_text import HEADER, row_title, table_footnotes, table_row
+from benchmarks.samples import sample_grid, telling_pictures
+from export.engine import Engine, open_engine
+from export.errors import ToolkitError
+from export.manifest import Manifest
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; return the exit code: 0 good, 1 to 6 as in `export.errors`, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        content = run(options.models, options.data, options.images, options.out, options.threads)
+    except ToolkitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; nothing was reported", file=sys.stderr)
+        return INTERRUPTED
+    _print_table(content)
+    if options.out is not None:
+        print(f"report: {options.out / 'report.html'}")
+    if options.json:
+        print(json.dumps(content.model_dump(mode="json", by_alias=True), allow_nan=False))
+    return 0
+
+
+def run(
+    models: Sequence[Path],
+    data: Path,
+    images_folder: Path | None = None,
+    out: Path | None = None,
+    threads: int | None = None,
+) -> ReportData:
+    """Measure every model on the same pictures; write the report into `out` if given.
+
+    Raises:
+        ToolkitError: a model, the data or a package is missing or cannot be used.
+    """
+    images = read_coco(data, images_folder)
+    truth = coco_ground_truth(images)
+    engines = {_name(path, models): open_engine(path, threads) for path in models}
+    for engine in engines.values():
+        category_of_label(engine.manifest, images)  # wrong classes are found before any work
+    predictions: dict[str, list[CocoResult]] = {}
+    metrics: dict[str, CocoMetrics] = {}
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(engine) for name, engine in engines.items()}
+        for name, engine in opened.items():
+            print(f"{name}: {len(images)} pictures", file=sys.stderr)
+            predictions[name] = predict(engine, images)
+            metrics[name] = coco_map(predictions[name], truth)
+        print(f"latency of {len(opened)} in turns", file=sys.stderr)
+        timings = measure(opened, images, BenchmarkConfig(threads=threads))
+        content = _content(dict(zip(engines, models, strict=True)), opened, metrics, timings)
+    content = content.model_copy(update={"name": f"{data.stem}, {len(images)} pictures"})
+    if out is not None:
+        content = _save(content, images, predictions, out)
+    return content
+
+
+def _content(
+    paths: Mapping[str, Path],
+    engines: Mapping[str, Engine],
+    metrics: Mapping[str, CocoMetrics],
+    timings: Mapping[str, Timing],
+) -> ReportData:
+    rows = [
+        _row(paths[name], engine.manifest, metrics[name], timings[name])
+        for name, engine in engines.items()
+    ]
+    titles = dict(zip(engines, (row_title(row.model_dump()) for row in rows), strict=True))
+    first, *others = engines
+    return ReportData(
+        name="",
+        environment=environment(),
+        rows=tuple(rows),
+        speed=tuple(
+            _speed(titles[name], titles[first], timings[name], timings[first]) for name in others
+        ),
+        per_class={name: metrics[name].per_class for name in engines},
+    )
+
+
+def _row(path: Path, manifest: Manifest, metrics: CocoMetrics, timing: Timing) -> ReportRow:
+    return ReportRow(
+        model=manifest.model,
+        backend=manifest.backend,
+        precision=manifest.precision,
+        artifact=str(path),
+        sha256=manifest.sha256,
+        size_mb=size_mb(path),
+        parameters=manifest.parameters,
+        ap=metrics.values,
+        latency_ms=timing.to_dict(),
+        predictions=None,
+        verdict=timing.verdict,
+    )
+
+
+def _speed(model: str, reference: str, timing: Timing, reference_timing: Timing) -> Speed:
+    ratio = ratio_ci(reference_timing.end_to_end_blocks, timing.end_to_end_blocks)
+    return Speed(
+        model=model,
+        reference=reference,
+        scope="end_to_end",
+        ratio=ratio.ratio,
+        ci95=ratio.ci95,
+        verdict=ratio.verdict,
+    )
+
+
+def _save(
+    content: ReportData,
+    images: ImageSet,
+    predictions: Mapping[str, list[CocoResult]],
+    out: Path,
+) -> ReportData:
+    rows = []
+    for row, (name, results) in zip(content.rows, predictions.items(), strict=True):
+        path = out / "predictions" / f"{name}.json"
+        save_predictions(results, path)
+        rows.append(row.model_copy(update={"predictions": path.relative_to(out).as_posix()}))
+    threshold = BenchmarkConfig().score_threshold
+    sheet = sample_grid(
+        images, telling_pictures(images), predictions, threshold, out / "plots" / "samples.png"
+    )
+    picture = {
+        "path": sheet.relative_to(out).as_posix(),
+        "caption": f"Boxes with a score of {threshold} and above",
+    }
+    saved = ReportData.model_validate(
+        {**content.model_dump(by_alias=True), "rows": rows, "pictures": [picture]}
+    )
+    write_report(saved, out)
+    return saved
+
+
+def _name(path: Path, models: Sequence[Path]) -> str:
+    """The file's name, with its folder's where two files have the same."""
+    twins = [other for other in models if other.stem == path.stem]
+    if len(twins) == 1:
+        return path.stem
+    name = f"{path.parent.name}-{path.stem}"
+    if len({other.parent.name for other in twins}) < len(twins):
+        name = f"{name}-{models.index(path) + 1}"
+    return name
+
+
+def _print_table(content: ReportData) -> None:
+    plain = content.model_dump(mode="json", by_alias=True)
+    cells = [list(HEADER)] + [table_row(row) for row in plain["rows"]]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADER))]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+    for note in table_footnotes(plain):
+        print(note)
+
+
+def _threads(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("expected a positive number")
+    return count
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run",
+        description="Accuracy and latency of exported models on this machine.",
+    )
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL.onnx")
+    parser.add_argument("--data", type=Path, required=True, help="COCO annotations, JSON")
+    parser.add_argument("--images", type=Path, help="folder of the pictures, default: looked for")
+    parser.add_argument("--out", type=Path, help="folder for report.html, .md and .json")
+    parser.add_argument("--threads", type=_threads, help="CPU threads per model")
+    parser.add_argument("--json", action="store_true", help="last line is the report as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The training side: recipe, data, detectors, losses, the loop."""

@@ -1,0 +1,69 @@
+"""What training passes around: pictures in one image space, and what is on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The objects of one picture.
+
+    Attributes:
+        boxes: (n, 4) float32 xyxy, pixels of the letterboxed input; each has an area.
+        labels: (n,) int64 in 0..K-1.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "Targets":
+        """Return the same targets on `device`."""
+        return Targets(
+            self.boxes.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures as a detector takes them: letterboxed RGB in 0..1, padded right and below.
+
+    The first `labeled` pictures carry labels; the rest feed distillation only and have empty
+    targets. Adapters compute task losses on the first `labeled` alone.
+
+    Attributes:
+        images: (B, 3, H, W) float32.
+        targets: B entries.
+        sizes: (B, 2) int64, height and width of the picture inside the letterbox.
+        image_ids: B dataset ids, for messages.
+        labeled: how many of the B pictures are labelled.
+    """
+
+    images: Tensor
+    targets: tuple[Targets, ...]
+    sizes: Tensor
+    image_ids: tuple[int, ...]
+    labeled: int
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the same batch on `device`."""
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            tuple(target.to(device) for target in self.targets),
+            self.sizes.to(device, non_blocking=True),
+            self.image_ids,
+            self.labeled,
+        )
+
+
+def full_size(images: Tensor) -> Tensor:
+    """(B, 2) heights and widths of pictures that fill their whole tensor (B, 3, H, W)."""
+    height, width = images.shape[-2:]
+    return torch.tensor([[height, width]], device=images.device).repeat(images.shape[0], 1)
+
+
+def boxes_per_image(targets: Sequence[Targets]) -> list[Tensor]:
+    """The boxes alone, a list of (n, 4)."""
+    return [target.boxes for target in targets]

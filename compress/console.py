@@ -1,0 +1,79 @@
+"""Talk to the person: rich bars with an ETA on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Console:
+    """Writes to stderr, so that stdout stays free for results."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet  # other ranks than the first say nothing
+
+    def say(self, line: str = "") -> None:
+        """Write one line."""
+        if not self.quiet:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+    def warn(self, line: str) -> None:
+        """Write one line that should not be missed."""
+        self.say(f"WARNING: {line}")
+
+    @contextmanager
+    def progress(self, what: str, total: int, done: int = 0) -> Iterator["Progress"]:
+        """Show the way from `done` to `total` while the body runs."""
+        if self.quiet or not sys.stderr.isatty():
+            yield PlainProgress(self, what, total, done)
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=RichConsole(stderr=True),
+        )
+        with bar:
+            task = bar.add_task(what, total=total, completed=done, text="")
+
+            class Bar(Progress):
+                def update(self, step: int, text: str = "") -> None:
+                    bar.update(task, completed=step, text=text)
+
+            yield Bar()
+
+
+class Progress:
+    """A place to report progress to."""
+
+    def update(self, step: int, text: str = "") -> None:
+        """Say that `step` steps are done; `text` is the newest figure."""
+        raise NotImplementedError
+
+
+class PlainProgress(Progress):
+    """A line every quarter of a minute, for logs and pipes."""
+
+    every_s = 15.0
+
+    def __init__(self, console: Console, what: str, total: int, done: int) -> None:
+        self.console, self.what, self.total = console, what, total
+        self.first, self.start = done, time.monotonic()
+        self.said = self.start
+
+    def update(self, step: int, text: str = "") -> None:
+        """Write a line if the last one is old, with the time left at the present rate."""
+        now = time.monotonic()
+        if now - self.said < self.every_s and step != self.total:
+            return
+        self.said = now
+        done = max(1, step - self.first)
+        left_s = (now - self.start) / done * (self.total - step)
+        self.console.say(f"{self.what}: {step}/{self.total}  {text}  (about {left_s:.0f} s left)")

@@ -1,0 +1,1 @@
+"""Readers: one file per format, each turning one split into an `ImageSet`."""

@@ -1,0 +1,136 @@
+"""One small interface for every detector family."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from compress.batch import Batch
+
+# What a loss may ask of a detector:
+#   features  maps of the pyramid, after the neck        backbone  maps of the backbone's stages
+#   dense     class logits, deltas and boxes per location  dfl     box distributions per location
+#   rois      class logits and deltas on shared proposals
+Knowledge = Literal["features", "backbone", "dense", "dfl", "rois"]
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """What a detector is, as far as a loss or another detector needs to know.
+
+    Attributes:
+        family: the recipe's `type`.
+        num_classes: K; labels are 0..K-1, background never leaves an adapter.
+        channels: C_l, one per pyramid level, finest first.
+        strides: input pixels per cell, one per level.
+        backbone_channels: one per backbone stage that `Outputs.backbone` holds.
+        backbone_strides: likewise.
+        provides: what a loss may ask of this family.
+        locations: says in words what the P dense locations are and how deltas are encoded; two
+            detectors can compare dense outputs only when this is equal. Empty without "dense".
+    """
+
+    family: str
+    num_classes: int
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    backbone_channels: tuple[int, ...]
+    backbone_strides: tuple[int, ...]
+    provides: frozenset[Knowledge]
+    locations: str = ""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Predictions at P locations (anchors or points), level-major, row-major, then anchor.
+
+    Attributes:
+        class_logits: (B, P, K) before the sigmoid.
+        deltas: (B, P, 4) raw regression outputs in the family's own encoding.
+        boxes: (B, P, 4) decoded xyxy, input pixels, not clipped.
+        assign: given one (n, 4) box tensor per picture, the (B, P) bool mask of the locations
+            that this detector's own assigner would make positive if these were ground truth.
+        dfl_logits: (B, P, 4 * (reg_max + 1)) edges l, t, r, b, then bin; None without "dfl".
+    """
+
+    class_logits: Tensor
+    deltas: Tensor
+    boxes: Tensor
+    assign: Callable[[Sequence[Tensor]], Tensor]
+    dfl_logits: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Rois:
+    """Proposals of a two-stage head and what it says of them; R over the whole batch.
+
+    Attributes:
+        boxes: one (R_b, 4) xyxy tensor per picture, input pixels.
+        labels: (R,) int64; K marks background.
+        class_logits: (R, K + 1); the last column is background.
+        deltas: (R, K, 4) class-specific regression outputs.
+    """
+
+    boxes: tuple[Tensor, ...]
+    labels: Tensor
+    class_logits: Tensor
+    deltas: Tensor
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """All that one forward pass was asked for.
+
+    Attributes:
+        features: L levels of (B, C_l, H_l, W_l), after the neck, finest first.
+        backbone: stages of (B, C_s, H_s, W_s), finest first.
+        dense: one-stage predictions, or a two-stage detector's proposal network (K = 1 object).
+        rois: two-stage predictions on proposals.
+        task_losses: named scalars, only in train mode; attached to the graph also when zero.
+    """
+
+    features: tuple[Tensor, ...]
+    backbone: tuple[Tensor, ...] = ()
+    dense: Dense | None = None
+    rois: Rois | None = None
+    task_losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Candidates(NamedTuple):
+    """Boxes before NMS with a fixed P; what ONNX traces. Padding has score -1.
+
+    Shapes: boxes (B, P, 4) xyxy input pixels, clipped to the input; scores (B, P) in 0..1;
+    labels (B, P) int32 in 0..K-1.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+class Detector(nn.Module, ABC):
+    """One detector family behind two calls. Boxes are xyxy pixels of the letterboxed input."""
+
+    spec: DetectorSpec
+
+    @abstractmethod
+    def forward(
+        self,
+        batch: Batch,
+        wanted: frozenset[Knowledge] = frozenset({"features"}),
+        rois: Rois | None = None,
+    ) -> Outputs:
+        """Pass a batch and return what is `wanted`.
+
+        In train mode task losses of the labelled pictures come with it. In eval mode nothing is
+        computed beyond what `wanted` needs: features alone run no head. With "rois" wanted, a
+        two-stage head proposes, samples against the targets (its training sampler, also in eval
+        mode) and scores the sample; given `rois` it scores those boxes instead and keeps their
+        labels, while its task losses still come from its own sampling.
+        """
+
+    @abstractmethod
+    def candidates(self, images: Tensor) -> Candidates:
+        """Boxes before NMS for (B, 3, H, W) RGB in [0, 1]. This is also the ONNX graph."""

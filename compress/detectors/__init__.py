@@ -1,0 +1,14 @@
+"""The detector families a recipe may name; a new one is a file and a member of the union."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from compress.detectors.faster_rcnn import FasterRcnnConfig
+from compress.detectors.fcos import FcosConfig
+from compress.detectors.gfl import GflConfig
+from compress.detectors.retinanet import RetinaNetConfig
+
+DetectorConfig = Annotated[
+    FasterRcnnConfig | RetinaNetConfig | FcosConfig | GflConfig, Field(discriminator="type")
+]

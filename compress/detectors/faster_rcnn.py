@@ -1,0 +1,258 @@
+"""Faster R-CNN with a pyramid (Ren et al. 2015; Lin et al. 2017) on torchvision's two heads."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+
+from compress.backbones import Backbone
+from compress.batch import Batch, Targets
+from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
+from compress.detectors.matching import as_torchvision, overlap_mask
+from compress.detectors.nms_op import onnx_translations
+from compress.detectors.proposals import propose, roi_candidates
+from compress.detectors.roi_head import RPN_FOREGROUND_IOU, TwoStageHead
+from compress.detectors.settings import (
+    DetectorSettings,
+    build_trunk,
+    check_input_size,
+    check_maps,
+    choose_anchor_scale,
+    choose_strides,
+    map_sizes,
+)
+from compress.neck import Neck
+
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+
+
+class FasterRcnnConfig(DetectorSettings):
+    """Settings of a Faster R-CNN; each cell has three anchors of anchor_scale strides."""
+
+    type: Literal["faster_rcnn"]
+    head_width: PositiveInt = 1024  # units of the two fully connected layers
+    head_depth: int = Field(default=1, ge=1, le=8)  # 3x3 convolutions of the proposal network
+    rpn_pre_nms_train: PositiveInt = 2000  # per level, before NMS
+    rpn_post_nms_train: PositiveInt = 2000  # proposals per picture, after NMS
+    rpn_pre_nms_test: int = Field(default=1000, ge=1, le=3840)
+    proposals: int = Field(default=300, ge=1, le=3840)  # per picture in the shipped model
+    rois_per_image: PositiveInt = 512  # sampled for the loss of the second stage
+
+    def build(self, num_classes: int, input_size: tuple[int, int]) -> "FasterRcnn":
+        """Build one with random weights for inputs of (height, width) pixels."""
+        check_input_size(input_size)
+        return FasterRcnn(self, num_classes, input_size)
+
+
+class FasterRcnn(Detector):
+    """Backbone, pyramid, proposal network and box head.
+
+    Torchvision counts labels from 1 and has background at 0; that stays in here.
+    """
+
+    anchors: Tensor
+
+    def __init__(
+        self, config: FasterRcnnConfig, num_classes: int, input_size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        strides = config.strides or choose_strides(input_size, finest=4, coarsest=64)
+        scale = config.anchor_scale or choose_anchor_scale(input_size)
+        self.config, self.input_size = config, input_size
+        self.map_sizes = map_sizes(input_size, strides)
+        sizes = tuple((scale * stride,) for stride in strides)
+        generator = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(strides))
+        anchors = generator.grid_anchors(self.map_sizes, [(s, s) for s in strides])
+        self.level_counts = [len(level) for level in anchors]
+        self.backbone: Backbone
+        self.neck: Neck
+        self.backbone, self.neck = build_trunk(config, strides, "pool")
+        self.pooled = len(self.backbone.strides)  # RoIs come from these levels, not from P6
+        self.head = TwoStageHead(
+            generator,
+            self.pooled,
+            num_classes,
+            width=config.width,
+            rpn_depth=config.head_depth,
+            units=config.head_width,
+            pre_nms=(config.rpn_pre_nms_train, config.rpn_pre_nms_test),
+            post_nms=(config.rpn_post_nms_train, config.proposals),
+            rois_per_image=config.rois_per_image,
+        )
+        self.register_buffer("anchors", torch.cat(anchors), persistent=False)
+        self.spec = DetectorSpec(
+            family="faster_rcnn",
+            num_classes=num_classes,
+            channels=(config.width,) * len(strides),
+            strides=tuple(strides),
+            backbone_channels=self.backbone.channels,
+            backbone_strides=self.backbone.strides,
+            provides=frozenset({"features", "backbone", "dense", "rois"}),
+            locations=(
+                f"proposal network: 3 anchors per cell of strides {list(strides)}, side {scale:g} "
+                f"strides, input {input_size[0]}x{input_size[1]}, centre and log size deltas"
+            ),
+        )
+
+    @property
+    def onnx_translations(self) -> dict[Callable[..., Any], Callable[..., Any]]:
+        """How the exporter writes operators of ours that the candidates' graph contains."""
+        return onnx_translations()
+
+    def forward(
+        self,
+        batch: Batch,
+        wanted: frozenset[Knowledge] = frozenset({"features"}),
+        rois: Rois | None = None,
+    ) -> Outputs:
+        """Pass a batch; see `Detector.forward`."""
+        stages = self.backbone(batch.images)
+        features = self.neck(stages)
+        check_maps(features, self.map_sizes)
+        samples = "rois" in wanted and rois is None
+        dense, scored, losses = None, None, {}
+        if self.training or samples or "dense" in wanted:
+            whole = samples or "dense" in wanted
+            count = len(batch.images) if whole else batch.labeled
+            objectness, deltas = self._first_stage([feature[:count] for feature in features])
+            with torch.autocast(batch.images.device.type, enabled=False):
+                if "dense" in wanted:
+                    dense = self._dense(objectness, deltas)
+                if self.training:
+                    losses = self._first_losses(objectness, deltas, batch)
+            if self.training or samples:
+                seen = len(batch.images) if samples else batch.labeled
+                scored, second = self._second_stage(features, objectness, deltas, batch, seen)
+                losses.update(second if self.training else {})
+        if rois is not None and "rois" in wanted:
+            scored = self._score(features, rois)
+        return Outputs(features, stages, dense, scored if "rois" in wanted else None, losses)
+
+    def _first_stage(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return objectness (B, P) and deltas (B, P, 4), float32."""
+        count = features[0].shape[0]
+        flat = concat_box_prediction_layers(*self.head.rpn.head(list(features)))
+        places = len(self.anchors)
+        return flat[0].float().view(count, places), flat[1].float().view(count, places, 4)
+
+    def _decode(self, deltas: Tensor, locations: Tensor) -> Tensor:
+        anchors = self.anchors[locations].reshape(-1, 4)
+        boxes: Tensor = self.head.rpn.box_coder.decode_single(deltas.reshape(-1, 4), anchors)
+        return boxes.reshape(deltas.shape)
+
+    def _dense(self, objectness: Tensor, deltas: Tensor) -> Dense:
+        everywhere = torch.arange(len(self.anchors), device=deltas.device).expand(len(deltas), -1)
+        boxes = self._decode(deltas, everywhere)
+        assign = partial(overlap_mask, self.anchors, threshold=RPN_FOREGROUND_IOU)
+        return Dense(objectness.unsqueeze(-1), deltas, boxes, assign)
+
+    def _first_losses(self, objectness: Tensor, deltas: Tensor, batch: Batch) -> dict[str, Tensor]:
+        count, rpn = batch.labeled, self.head.rpn
+        if count == 0:  # of no picture: 0, and attached
+            return {"rpn_objectness": objectness[:0].sum(), "rpn_box": deltas[:0].sum()}
+        anchors = [self.anchors] * count
+        labels, boxes = rpn.assign_targets_to_anchors(
+            anchors, as_torchvision(batch.targets[:count])
+        )
+        wanted = rpn.box_coder.encode(boxes, anchors)
+        object_loss, box_loss = rpn.compute_loss(
+            objectness[:count].reshape(-1, 1), deltas[:count].reshape(-1, 4), labels, wanted
+        )
+        return {"rpn_objectness": object_loss, "rpn_box": box_loss}
+
+    @torch.no_grad()
+    def _sample(
+        self, objectness: Tensor, deltas: Tensor, targets: Sequence[Targets]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Return per picture the sampled boxes, torchvision's labels and the wanted deltas."""
+        config = self.config
+        boxes, scores = propose(
+            objectness,
+            deltas,
+            self.level_counts,
+            self._decode,
+            self.input_size,
+            pre_nms=config.rpn_pre_nms_train,
+            post_nms=config.rpn_post_nms_train,
+        )
+        found = [image[kept >= 0] for image, kept in zip(boxes, scores, strict=True)]
+        sampled, _, labels, wanted = self.head.roi.select_training_samples(
+            found, as_torchvision(targets, offset=1)
+        )
+        return sampled, labels, list(wanted)
+
+    def _second_stage(
+        self,
+        features: Sequence[Tensor],
+        objectness: Tensor,
+        deltas: Tensor,
+        batch: Batch,
+        seen: int,
+    ) -> tuple[Rois, dict[str, Tensor]]:
+        """Sample on the first `seen` pictures and score; losses are of the labelled alone."""
+        if seen == 0:
+            zero = self.head.unused()  # of no picture: 0, and attached
+            empty = features[0].new_zeros(0, self.spec.num_classes + 1)
+            none = Rois((), empty.new_zeros(0, dtype=torch.int64), empty, empty.unsqueeze(-1))
+            return none, {"roi_classification": zero, "roi_box": zero}
+        boxes, labels, wanted = self._sample(
+            objectness[:seen].detach(), deltas[:seen].detach(), batch.targets[:seen]
+        )
+        logits, box_deltas = self.head.score(features[: self.pooled], boxes, self.input_size)
+        rows = sum(len(image) for image in boxes[: batch.labeled])
+        with torch.autocast(logits.device.type, enabled=False):
+            if rows:
+                class_loss, box_loss = fastrcnn_loss(
+                    logits[:rows],
+                    box_deltas[:rows],
+                    labels[: batch.labeled],
+                    wanted[: batch.labeled],
+                )
+            else:
+                class_loss, box_loss = logits[:0].sum(), box_deltas[:0].sum()
+        flat = torch.cat(labels)
+        background = self.spec.num_classes
+        flat = torch.where(flat == 0, background, flat - 1)
+        return self._as_rois(boxes, flat, logits, box_deltas), {
+            "roi_classification": class_loss,
+            "roi_box": box_loss,
+        }
+
+    def _score(self, features: Sequence[Tensor], rois: Rois) -> Rois:
+        logits, deltas = self.head.score(features[: self.pooled], rois.boxes, self.input_size)
+        return self._as_rois(rois.boxes, rois.labels, logits, deltas)
+
+    def _as_rois(
+        self, boxes: Sequence[Tensor], labels: Tensor, logits: Tensor, deltas: Tensor
+    ) -> Rois:
+        """Move background from the first column to the last, and out of the deltas."""
+        logits = torch.cat((logits[:, 1:], logits[:, :1]), dim=1)
+        deltas = deltas.view(len(deltas), -1, 4)[:, 1:]
+        return Rois(tuple(boxes), labels, logits, deltas)
+
+    def candidates(self, images: Tensor) -> Candidates:
+        """Return the best (proposal, class) pairs; see `Detector.candidates`."""
+        features = self.neck(self.backbone(images))
+        check_maps(features, self.map_sizes)
+        objectness, deltas = self._first_stage(features)
+        boxes, scores = propose(
+            objectness,
+            deltas,
+            self.level_counts,
+            self._decode,
+            self.input_size,
+            pre_nms=self.config.rpn_pre_nms_test,
+            post_nms=self.config.proposals,
+        )
+        logits, box_deltas = self.head.score_static(
+            features[: self.pooled], boxes, self.backbone.strides
+        )
+        return roi_candidates(
+            boxes, scores, logits, box_deltas, self.head.roi.box_coder, self.input_size
+        )

@@ -1,0 +1,205 @@
+"""FCOS (Tian et al. 2019, 2020) on torchvision's head, points, box coder and losses."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torchvision.models.detection import fcos as tv
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+from compress.backbones import Backbone
+from compress.batch import Batch, Targets, boxes_per_image
+from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
+from compress.detectors.matching import as_torchvision, mean_over_processes
+from compress.detectors.selection import dense_candidates
+from compress.detectors.settings import (
+    DetectorSettings,
+    build_trunk,
+    check_input_size,
+    check_maps,
+    choose_anchor_scale,
+    choose_strides,
+    map_sizes,
+)
+from compress.detectors.towers import Tower
+from compress.neck import Neck
+from compress.norm import Norm
+
+CENTRE_RADIUS = 1.5  # of centre sampling, in strides
+
+
+class FcosConfig(DetectorSettings):
+    """Settings of an FCOS.
+
+    A level takes the boxes whose longest distance from a point to an edge is between
+    anchor_scale / 2 and anchor_scale strides (the paper's 4 and 8 at 800 px).
+    """
+
+    type: Literal["fcos"]
+    head_width: PositiveInt | None = None  # channels of the towers; None: as the pyramid
+    head_depth: int = Field(default=4, ge=0, le=8)
+
+    def build(self, num_classes: int, input_size: tuple[int, int]) -> "Fcos":
+        """Build one with random weights for inputs of (height, width) pixels."""
+        check_input_size(input_size)
+        return Fcos(self, num_classes, input_size)
+
+
+class FcosHead(nn.Module):
+    """Two towers and torchvision's prediction layers and losses."""
+
+    def __init__(self, config: FcosConfig, num_classes: int, levels: int) -> None:
+        super().__init__()
+        width = config.head_width or config.width
+        # as in the paper, the head has GroupNorm beside a frozen backbone
+        norm: Norm = "batch" if config.norm == "batch" else "group"
+        depth = config.head_depth
+        self.class_tower = Tower(config.width, width, depth, levels, norm)
+        self.box_tower = Tower(config.width, width, depth, levels, norm)
+        self.predictor = tv.FCOSHead(width if depth else config.width, 1, num_classes, num_convs=0)
+
+    def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return torchvision's `cls_logits`, `bbox_regression` and `bbox_ctrness`."""
+        boxes, centerness = self.predictor.regression_head(self.box_tower(features))
+        return {
+            "cls_logits": self.predictor.classification_head(self.class_tower(features)),
+            "bbox_regression": boxes,
+            "bbox_ctrness": centerness,
+        }
+
+
+class Fcos(Detector):
+    """Backbone, pyramid and a head on one point per cell."""
+
+    anchors: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    def __init__(self, config: FcosConfig, num_classes: int, input_size: tuple[int, int]) -> None:
+        super().__init__()
+        strides = config.strides or choose_strides(input_size, finest=8, coarsest=128)
+        scale = config.anchor_scale or choose_anchor_scale(input_size)
+        self.input_size, self.pre_nms = input_size, config.pre_nms
+        self.map_sizes = map_sizes(input_size, strides)
+        generator = AnchorGenerator(tuple((s,) for s in strides), ((1.0,),) * len(strides))
+        anchors = generator.grid_anchors(self.map_sizes, [(s, s) for s in strides])
+        self.level_counts = [len(level) for level in anchors]
+        self.backbone: Backbone
+        self.neck: Neck
+        self.backbone, self.neck = build_trunk(config, strides, "conv")
+        self.head = FcosHead(config, num_classes, len(strides))
+        self.register_buffer("anchors", torch.cat(anchors), persistent=False)
+        sides = self.anchors[:, 2] - self.anchors[:, 0]
+        lower, upper = sides * scale / 2, sides * scale
+        lower[: self.level_counts[0]] = 0
+        upper[-self.level_counts[-1] :] = float("inf")
+        self.register_buffer("lower", lower, persistent=False)
+        self.register_buffer("upper", upper, persistent=False)
+        self.spec = DetectorSpec(
+            family="fcos",
+            num_classes=num_classes,
+            channels=(config.width,) * len(strides),
+            strides=tuple(strides),
+            backbone_channels=self.backbone.channels,
+            backbone_strides=self.backbone.strides,
+            provides=frozenset({"features", "backbone", "dense"}),
+            locations=(
+                f"top left point of each cell of strides {list(strides)}, "
+                f"input {input_size[0]}x{input_size[1]}, distances to the edges in strides"
+            ),
+        )
+
+    def forward(
+        self,
+        batch: Batch,
+        wanted: frozenset[Knowledge] = frozenset({"features"}),
+        rois: Rois | None = None,  # noqa: ARG002 - two-stage families alone take them
+    ) -> Outputs:
+        """Pass a batch; see `Detector.forward`."""
+        stages = self.backbone(batch.images)
+        features = self.neck(stages)
+        check_maps(features, self.map_sizes)
+        dense, losses = None, {}
+        if "dense" in wanted or self.training:
+            count = len(batch.images) if "dense" in wanted else batch.labeled
+            raw = self.head([feature[:count] for feature in features])
+            raw = {name: value.float() for name, value in raw.items()}
+            with torch.autocast(batch.images.device.type, enabled=False):
+                if "dense" in wanted:
+                    deltas = raw["bbox_regression"]
+                    boxes = self.head.predictor.box_coder.decode(deltas, self.anchors)
+                    dense = Dense(raw["cls_logits"], deltas, boxes, self._assign)
+                if self.training:
+                    labeled = {name: value[: batch.labeled] for name, value in raw.items()}
+                    losses = self._losses(labeled, batch.targets[: batch.labeled])
+        return Outputs(features, stages, dense, task_losses=losses)
+
+    def _assign(self, boxes: Sequence[Tensor]) -> Tensor:
+        return torch.stack([self._match(image_boxes) for image_boxes in boxes]) >= 0
+
+    def _match(self, boxes: Tensor) -> Tensor:
+        """Return the (P,) index of the smallest of (n, 4) boxes that takes a point, or -1."""
+        if len(boxes) == 0:
+            return torch.full((len(self.anchors),), -1, device=self.anchors.device)
+        boxes = boxes.to(self.anchors)
+        points = (self.anchors[:, :2] + self.anchors[:, 2:]) / 2
+        sides = self.anchors[:, 2] - self.anchors[:, 0]
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        offsets = (points[:, None] - centres[None]).abs().amax(dim=2)  # (P, n)
+        edges = torch.cat(
+            (points[:, None] - boxes[None, :, :2], boxes[None, :, 2:] - points[:, None]), dim=2
+        )
+        reach = edges.amax(dim=2)
+        taken = (
+            (offsets < CENTRE_RADIUS * sides[:, None])
+            & (edges.amin(dim=2) > 0)
+            & (reach > self.lower[:, None])
+            & (reach < self.upper[:, None])
+        )
+        sizes = boxes[:, 2:] - boxes[:, :2]
+        areas = sizes.prod(dim=1).expand_as(taken).masked_fill(~taken, float("inf"))
+        smallest, index = areas.min(dim=1)
+        return index.masked_fill(smallest.isinf(), -1)
+
+    def _losses(self, raw: dict[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
+        positives = torch.zeros((), device=self.anchors.device)
+        if targets:
+            matches = [self._match(boxes) for boxes in boxes_per_image(targets)]
+            anchors = [self.anchors] * len(targets)
+            found = self.head.predictor.compute_loss(as_torchvision(targets), raw, anchors, matches)
+            losses = {
+                "classification": found["classification"],
+                "box": found["bbox_regression"],
+                "centerness": found["bbox_ctrness"],
+            }
+            positives = torch.stack([(match >= 0).sum() for match in matches]).sum().float()
+        else:
+            losses = {
+                "classification": raw["cls_logits"].sum(),  # of no picture: 0, and attached
+                "box": raw["bbox_regression"].sum(),
+                "centerness": raw["bbox_ctrness"].sum(),
+            }
+        # torchvision divides by this process's own positives
+        ratio = positives.clamp(min=1) / mean_over_processes(positives).clamp(min=1)
+        return {name: loss * ratio for name, loss in losses.items()}
+
+    def candidates(self, images: Tensor) -> Candidates:
+        """Return the best (point, class) pairs; see `Detector.candidates`."""
+        features = self.neck(self.backbone(images))
+        check_maps(features, self.map_sizes)
+        raw = self.head(features)
+        scores = raw["cls_logits"].float().sigmoid() * raw["bbox_ctrness"].float().sigmoid()
+        return dense_candidates(
+            scores.sqrt(),
+            raw["bbox_regression"].float(),
+            self.level_counts,
+            self.pre_nms,
+            self._decode,
+            self.input_size,
+        )
+
+    def _decode(self, deltas: Tensor, locations: Tensor) -> Tensor:
+        boxes: Tensor = self.head.predictor.box_coder.decode(deltas, self.anchors[locations])
+        return boxes

@@ -1,0 +1,52 @@
+"""Which locations would be positive if given boxes were the ground truth."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torchvision.ops import box_iou
+
+from compress.batch import Targets
+
+
+def overlap_mask(anchors: Tensor, boxes: Sequence[Tensor], threshold: float) -> Tensor:
+    """Mark anchors that overlap a box by `threshold`, and each box's best ones.
+
+    A box that touches no anchor marks none.
+
+    Args:
+        anchors: (P, 4) xyxy.
+        boxes: one (n, 4) xyxy tensor per picture; n may be 0.
+        threshold: least IoU of a positive.
+
+    Returns:
+        (B, P) bool.
+    """
+    masks = []
+    for image_boxes in boxes:
+        if len(image_boxes) == 0:
+            masks.append(anchors.new_zeros(len(anchors), dtype=torch.bool))
+            continue
+        iou = box_iou(image_boxes.to(anchors), anchors)  # (n, P)
+        best = iou.amax(dim=1, keepdim=True)
+        masks.append(((iou >= threshold) | ((iou == best) & (best > 0))).any(dim=0))
+    return torch.stack(masks)
+
+
+def as_torchvision(targets: Sequence[Targets], offset: int = 0) -> list[dict[str, Tensor]]:
+    """Return targets as torchvision takes them, with `offset` added to the labels."""
+    return [{"boxes": t.boxes.float(), "labels": t.labels + offset} for t in targets]
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """Return the mean of a scalar over the processes of a distributed run.
+
+    Losses divided by it have, after the processes' gradients are averaged, the gradient that one
+    process would have on the whole batch.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        value = value.detach().clone()
+        dist.all_reduce(value)
+        value = value / dist.get_world_size()
+    return value

@@ -1,0 +1,180 @@
+"""RetinaNet (Lin et al. 2017) on torchvision's head, anchors, box coder and losses."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torchvision.models.detection import retinanet as tv
+from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import box_iou
+
+from compress.backbones import Backbone
+from compress.batch import Batch, Targets
+from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
+from compress.detectors.matching import as_torchvision, overlap_mask
+from compress.detectors.selection import dense_candidates
+from compress.detectors.settings import (
+    DetectorSettings,
+    build_trunk,
+    check_input_size,
+    check_maps,
+    choose_anchor_scale,
+    choose_strides,
+    map_sizes,
+)
+from compress.detectors.towers import Tower
+from compress.neck import Neck
+from compress.norm import Norm
+
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+OCTAVES = tuple(2 ** (third / 3) for third in range(3))
+
+
+class RetinaNetConfig(DetectorSettings):
+    """Settings of a RetinaNet; its smallest anchor has a side of anchor_scale / 2 strides."""
+
+    type: Literal["retinanet"]
+    head_width: PositiveInt | None = None  # channels of the towers; None: as the pyramid
+    head_depth: int = Field(default=4, ge=0, le=8)
+
+    def build(self, num_classes: int, input_size: tuple[int, int]) -> "RetinaNet":
+        """Build one with random weights for inputs of (height, width) pixels."""
+        check_input_size(input_size)
+        return RetinaNet(self, num_classes, input_size)
+
+
+class RetinaNetHead(nn.Module):
+    """Two towers and torchvision's prediction layers and losses."""
+
+    def __init__(
+        self, config: RetinaNetConfig, anchors_per_cell: int, num_classes: int, levels: int
+    ) -> None:
+        super().__init__()
+        width = config.head_width or config.width
+        # as in the paper, no layer of the head is normalised beside a frozen backbone
+        norm: Norm | None = None if config.norm == "frozen" else config.norm
+        depth = config.head_depth
+        self.class_tower = Tower(config.width, width, depth, levels, norm)
+        self.box_tower = Tower(config.width, width, depth, levels, norm)
+        predictor = tv.RetinaNetHead(
+            width if depth else config.width, anchors_per_cell, num_classes
+        )
+        predictor.classification_head.conv = nn.Identity()
+        predictor.regression_head.conv = nn.Identity()
+        self.predictor = predictor
+
+    def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return torchvision's `cls_logits` (B, P, K) and `bbox_regression` (B, P, 4)."""
+        return {
+            "cls_logits": self.predictor.classification_head(self.class_tower(features)),
+            "bbox_regression": self.predictor.regression_head(self.box_tower(features)),
+        }
+
+
+class RetinaNet(Detector):
+    """Backbone, pyramid and a head on nine anchors per cell."""
+
+    anchors: Tensor
+
+    def __init__(
+        self, config: RetinaNetConfig, num_classes: int, input_size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        strides = config.strides or choose_strides(input_size, finest=8, coarsest=128)
+        scale = config.anchor_scale or choose_anchor_scale(input_size)
+        self.input_size, self.pre_nms = input_size, config.pre_nms
+        self.map_sizes = map_sizes(input_size, strides)
+        sizes = tuple(tuple(scale / 2 * s * octave for octave in OCTAVES) for s in strides)
+        generator = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes))
+        anchors = generator.grid_anchors(self.map_sizes, [(s, s) for s in strides])
+        self.level_counts = [len(level) for level in anchors]
+        self.backbone: Backbone
+        self.neck: Neck
+        self.backbone, self.neck = build_trunk(config, strides, "conv")
+        per_cell = len(OCTAVES) * len(ASPECT_RATIOS)
+        self.head = RetinaNetHead(config, per_cell, num_classes, len(strides))
+        self.register_buffer("anchors", torch.cat(anchors), persistent=False)
+        self.coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+        self.matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
+        self.spec = DetectorSpec(
+            family="retinanet",
+            num_classes=num_classes,
+            channels=(config.width,) * len(strides),
+            strides=tuple(strides),
+            backbone_channels=self.backbone.channels,
+            backbone_strides=self.backbone.strides,
+            provides=frozenset({"features", "backbone", "dense"}),
+            locations=(
+                f"9 anchors per cell of strides {list(strides)}, smallest side {scale / 2:g} "
+                f"strides, input {input_size[0]}x{input_size[1]}, centre and log size deltas"
+            ),
+        )
+
+    def forward(
+        self,
+        batch: Batch,
+        wanted: frozenset[Knowledge] = frozenset({"features"}),
+        rois: Rois | None = None,  # noqa: ARG002 - two-stage families alone take them
+    ) -> Outputs:
+        """Pass a batch; see `Detector.forward`."""
+        stages = self.backbone(batch.images)
+        features = self.neck(stages)
+        check_maps(features, self.map_sizes)
+        dense, losses = None, {}
+        if "dense" in wanted or self.training:
+            count = len(batch.images) if "dense" in wanted else batch.labeled
+            raw = self.head([feature[:count] for feature in features])
+            raw = {name: value.float() for name, value in raw.items()}
+            with torch.autocast(batch.images.device.type, enabled=False):
+                dense = self._dense(raw) if "dense" in wanted else None
+                if self.training:
+                    labeled = {name: value[: batch.labeled] for name, value in raw.items()}
+                    losses = self._losses(labeled, batch.targets[: batch.labeled])
+        return Outputs(features, stages, dense, task_losses=losses)
+
+    def _dense(self, raw: dict[str, Tensor]) -> Dense:
+        deltas = raw["bbox_regression"]
+        everywhere = torch.arange(len(self.anchors), device=deltas.device).expand(len(deltas), -1)
+        boxes = self._decode(deltas, everywhere)
+        assign = partial(overlap_mask, self.anchors, threshold=0.5)
+        return Dense(raw["cls_logits"], deltas, boxes, assign)
+
+    def _decode(self, deltas: Tensor, locations: Tensor) -> Tensor:
+        anchors = self.anchors[locations].reshape(-1, 4)
+        boxes: Tensor = self.coder.decode_single(deltas.reshape(-1, 4), anchors)
+        return boxes.reshape(deltas.shape)
+
+    def _losses(self, raw: dict[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
+        if not targets:
+            return {
+                "classification": raw["cls_logits"].sum(),  # of no picture: 0, and attached
+                "box": raw["bbox_regression"].sum(),
+            }
+        matches = [
+            self.matcher(box_iou(target.boxes, self.anchors))
+            if len(target.boxes)
+            else torch.full((len(self.anchors),), -1, device=self.anchors.device)
+            for target in targets
+        ]
+        losses = self.head.predictor.compute_loss(
+            as_torchvision(targets), raw, [self.anchors] * len(targets), matches
+        )
+        return {"classification": losses["classification"], "box": losses["bbox_regression"]}
+
+    def candidates(self, images: Tensor) -> Candidates:
+        """Return the best (anchor, class) pairs; see `Detector.candidates`."""
+        features = self.neck(self.backbone(images))
+        check_maps(features, self.map_sizes)
+        raw = self.head(features)
+        return dense_candidates(
+            raw["cls_logits"].float().sigmoid(),
+            raw["bbox_regression"].float(),
+            self.level_counts,
+            self.pre_nms,
+            self._decode,
+            self.input_size,
+        )

@@ -1,0 +1,111 @@
+"""Torchvision's proposal network and box head, callable on boxes of any origin."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import MultiScaleRoIAlign, roi_align
+
+RPN_FOREGROUND_IOU = 0.7
+RPN_NMS_IOU = 0.7
+POOLED = 7
+SAMPLING_RATIO = 2
+
+
+class TwoStageHead(nn.Module):
+    """The modules of both stages, as torchvision builds them."""
+
+    def __init__(
+        self,
+        anchors: AnchorGenerator,
+        pooled_levels: int,
+        num_classes: int,
+        *,
+        width: int,
+        rpn_depth: int,
+        units: int,
+        pre_nms: tuple[int, int],
+        post_nms: tuple[int, int],
+        rois_per_image: int,
+    ) -> None:
+        super().__init__()
+        self.rpn = RegionProposalNetwork(
+            anchors,
+            RPNHead(width, anchors.num_anchors_per_location()[0], conv_depth=rpn_depth),
+            fg_iou_thresh=RPN_FOREGROUND_IOU,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=256,
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": pre_nms[0], "testing": pre_nms[1]},
+            post_nms_top_n={"training": post_nms[0], "testing": post_nms[1]},
+            nms_thresh=RPN_NMS_IOU,
+        )
+        self.roi = RoIHeads(
+            MultiScaleRoIAlign([str(i) for i in range(pooled_levels)], POOLED, SAMPLING_RATIO),
+            TwoMLPHead(width * POOLED**2, units),
+            FastRCNNPredictor(units, num_classes + 1),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=rois_per_image,
+            positive_fraction=0.25,
+            bbox_reg_weights=None,
+            score_thresh=0.05,
+            nms_thresh=0.5,
+            detections_per_img=100,
+        )
+
+    def score(
+        self, features: Sequence[Tensor], boxes: Sequence[Tensor], input_size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return class logits (R, K + 1), background first, and deltas (R, (K + 1) * 4).
+
+        Args:
+            features: the levels that RoIs are pooled from.
+            boxes: one (R_b, 4) tensor per picture; pictures beyond them are not looked at.
+            input_size: height and width in pixels.
+        """
+        maps = OrderedDict(
+            (str(index), feature[: len(boxes)].float()) for index, feature in enumerate(features)
+        )
+        pooled = self.roi.box_roi_pool(maps, list(boxes), [input_size] * len(boxes))
+        logits, deltas = self.roi.box_predictor(self.roi.box_head(pooled))
+        return logits.float(), deltas.float()
+
+    def score_static(
+        self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Do the same for (B, P, 4) boxes without a shape that depends on them.
+
+        Each RoI is pooled from every level and taken from its own, which costs a few RoIAligns
+        more and equals torchvision's result bit for bit.
+        """
+        images, count = boxes.shape[:2]
+        index = torch.arange(images, device=boxes.device, dtype=boxes.dtype)
+        rows = torch.cat((index.view(-1, 1, 1).expand(-1, count, 1), boxes), dim=2).reshape(-1, 5)
+        area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+        finest, coarsest = math.log2(strides[0]), math.log2(strides[-1])
+        # the floor keeps the logarithm of a padding box finite
+        level = torch.floor(4 + torch.log2(area.clamp(min=1e-12).sqrt() / 224) + 1e-6)
+        level = (level.clamp(finest, coarsest) - finest).reshape(-1, 1, 1, 1)
+        pooled = torch.stack(
+            [
+                roi_align(feature.float(), rows, POOLED, 1 / stride, SAMPLING_RATIO)
+                * (level == step).to(feature.dtype)
+                for step, (feature, stride) in enumerate(zip(features, strides, strict=True))
+            ]
+        ).sum(dim=0)
+        logits, deltas = self.roi.box_predictor(self.roi.box_head(pooled))
+        return (
+            logits.float().reshape(images, count, -1),
+            deltas.float().reshape(images, count, -1),
+        )
+
+    def unused(self) -> Tensor:
+        """Return a zero that is attached to every parameter of the second stage."""
+        return torch.stack([p.sum() * 0 for p in self.roi.parameters()]).sum()

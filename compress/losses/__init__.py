@@ -1,0 +1,10 @@
+"""One file per distillation method; the union below is all that a recipe can ask for."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from compress.losses.defeat import DeFeatConfig
+from compress.losses.gid import GidConfig
+
+LossConfig = Annotated[DeFeatConfig | GidConfig, Field(discriminator="type")]

@@ -1,0 +1,239 @@
+"""DeFeat: imitate object and background apart (Guo et al., CVPR 2021, Eq. 5 to 8).
+
+Departs from the released code in four places: the class terms' labels come from the sampling that
+made the proposals, background is the label K and not the largest label in the batch, object and
+background have a temperature each, and masks are counted with the teacher's channels.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compress.batch import Batch, boxes_per_image
+from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
+from compress.losses.loss import DistillationLoss
+from compress.losses.masks import level_masks, union_mask
+from compress.losses.matching import LevelPairs, listed, pair_levels, pair_strides
+from export.config import Section
+from export.errors import RecipeError
+
+USUAL_STAGES = (8, 16, 32)  # C3, C4, C5
+AUTOMATIC_ROI_WEIGHT = 2.0
+
+
+class DeFeatConfig(Section):
+    """Weights of the three halves; a half whose two weights are 0 is left out."""
+
+    type: Literal["defeat"]
+    weight: PositiveFloat = 1.0  # multiplies all terms
+    object_weight: NonNegativeFloat = 3.0  # alpha_obj
+    background_weight: NonNegativeFloat = 12.0  # alpha_bg
+    adapter: Literal["conv", "none"] = "conv"  # none: only for equal channels
+    backbone_object_weight: NonNegativeFloat = 0.0
+    backbone_background_weight: NonNegativeFloat = 0.0
+    backbone_stages: tuple[PositiveInt, ...] | None = None  # strides; default 8, 16, 32 if there
+    roi_object_weight: NonNegativeFloat | None = None  # beta_obj; default 2 if both have RoIs
+    roi_background_weight: NonNegativeFloat | None = None  # beta_bg; likewise
+    temperature_object: PositiveFloat = 1.0
+    temperature_background: PositiveFloat = 1.0
+    roi_source: Literal["teacher", "student"] = "teacher"  # whose proposals both heads score
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
+        """Return what to ask of both detectors: always the neck's maps, the rest as weighted."""
+        needs: set[Knowledge] = {"features"}
+        if self.backbone_object_weight or self.backbone_background_weight:
+            needs.add("backbone")
+        if any(self.roi_weights(student, teacher)):
+            needs.add("rois")
+        return frozenset(needs)
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Say what stands between these settings and this pair of detectors."""
+        try:
+            pairs = pair_levels(student, teacher)
+        except RecipeError as error:
+            return [str(error)]
+        problems = []
+        channels = pairs.channels(student.channels, teacher.channels)
+        if self.adapter == "none" and any(own != other for own, other in channels):
+            problems.append(
+                "adapter: none needs equal channels, but the levels have (student, teacher) "
+                f"{sorted(set(channels))}; use adapter: conv"
+            )
+        needs = self.needs(student, teacher)
+        if "backbone" in needs:
+            problems += self._check_stages(student, teacher)
+        neck = self.object_weight or self.background_weight
+        if not neck and needs == {"features"}:
+            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
+        if "rois" in needs and student.num_classes != teacher.num_classes:
+            problems.append(
+                f"the student has {student.num_classes} classes and the teacher "
+                f"{teacher.num_classes}; their class scores cannot be compared"
+            )
+        return problems
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "DeFeat":
+        """Return the loss for this pair."""
+        return DeFeat(self, student, teacher)
+
+    def roi_weights(self, student: DetectorSpec, teacher: DetectorSpec) -> tuple[float, float]:
+        """Return the weights for object and background proposals, the automatic ones resolved."""
+        both = "rois" in student.provides and "rois" in teacher.provides
+        automatic = AUTOMATIC_ROI_WEIGHT if both else 0.0
+        on, off = self.roi_object_weight, self.roi_background_weight
+        return automatic if on is None else on, automatic if off is None else off
+
+    def stage_pairs(self, student: DetectorSpec, teacher: DetectorSpec) -> LevelPairs:
+        """Pair the backbone stages in use."""
+        chosen = USUAL_STAGES if self.backbone_stages is None else self.backbone_stages
+        pairs = pair_strides(student.backbone_strides, teacher.backbone_strides)
+        kept = [index for index, stride in enumerate(pairs.strides) if stride in chosen]
+        return LevelPairs(
+            strides=tuple(pairs.strides[index] for index in kept),
+            student=tuple(pairs.student[index] for index in kept),
+            teacher=tuple(pairs.teacher[index] for index in kept),
+        )
+
+    def _check_stages(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        found = set(self.stage_pairs(student, teacher).strides)
+        missing = sorted(set(self.backbone_stages or ()) - found)
+        if found and not missing:
+            return []
+        return [
+            f"backbone stages of stride {listed(missing or USUAL_STAGES)} are wanted; the student "
+            f"has {listed(student.backbone_strides)}, the teacher "
+            f"{listed(teacher.backbone_strides)}; set backbone_stages to strides that both have"
+        ]
+
+
+class DeFeat(DistillationLoss):
+    """Neck, backbone and RoI-classification terms, each for objects and background apart."""
+
+    def __init__(self, config: DeFeatConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.weight, config.needs(student, teacher))
+        self.config = config
+        self.num_classes = student.num_classes
+        self.roi_weights = config.roi_weights(student, teacher)
+        self.levels = pair_levels(student, teacher)
+        self.stages = config.stage_pairs(student, teacher)
+        self.neck_adapters: nn.ModuleList | None = None
+        if config.object_weight or config.background_weight:
+            self.neck_adapters = nn.ModuleList(
+                nn.Identity() if config.adapter == "none" else tiny_conv(own, other)
+                for own, other in self.levels.channels(student.channels, teacher.channels)
+            )
+        self.backbone_adapters: nn.ModuleList | None = None
+        if "backbone" in self.needs:
+            self.backbone_adapters = nn.ModuleList(
+                tiny_conv(own, other)
+                for own, other in self.stages.channels(
+                    student.backbone_channels, teacher.backbone_channels
+                )
+            )
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return `neck_*`, `backbone_*` and `roi_*` for `object` and `background`.
+
+        A picture without boxes, an unlabelled one too, is background as a whole.
+        """
+        terms: dict[str, Tensor] = {}
+        boxes = boxes_per_image(batch.targets)
+        neck = self.levels.select(student.features, teacher.features)
+        if self.neck_adapters is not None:
+            adapted = [
+                (adapter(own), other)
+                for adapter, (own, other) in zip(self.neck_adapters, neck, strict=True)
+            ]
+            sizes = [(other.shape[-2], other.shape[-1]) for _, other in neck]
+            masks = level_masks(boxes, self.levels.strides, sizes)
+            on, off = decoupled_error(adapted, masks)
+            terms["neck_object"] = self.config.object_weight * on
+            terms["neck_background"] = self.config.background_weight * off
+        if self.backbone_adapters is not None:
+            stages = self.stages.select(student.backbone, teacher.backbone)
+            adapted = [
+                (functional.relu(adapter(own)), other)
+                for adapter, (own, other) in zip(self.backbone_adapters, stages, strict=True)
+            ]
+            finest = (neck[0][1].shape[-2], neck[0][1].shape[-1])
+            mask = union_mask(boxes, self.levels.strides[0], finest)
+            on, off = decoupled_error(adapted, [nearest(mask, other) for _, other in adapted])
+            terms["backbone_object"] = self.config.backbone_object_weight * on
+            terms["backbone_background"] = self.config.backbone_background_weight * off
+        if "rois" in self.needs and student.rois is not None and teacher.rois is not None:
+            terms |= self._roi_terms(student.rois, teacher.rois)
+        return terms
+
+    def _roi_terms(self, student: Rois, teacher: Rois) -> dict[str, Tensor]:
+        is_object = teacher.labels < self.num_classes  # (R,)
+        terms = {}
+        for name, weight, temperature, rows in (
+            ("roi_object", self.roi_weights[0], self.config.temperature_object, is_object),
+            (
+                "roi_background",
+                self.roi_weights[1],
+                self.config.temperature_background,
+                ~is_object,
+            ),
+        ):
+            divergence = class_divergence(student.class_logits, teacher.class_logits, temperature)
+            terms[name] = weight * (divergence * rows).sum() / rows.sum().clamp(min=1)
+        return terms
+
+
+def tiny_conv(student_channels: int, teacher_channels: int) -> nn.Conv2d:
+    """Return a 3x3 convolution whose weights start below 2e-4, so that the loss starts calm."""
+    conv = nn.Conv2d(student_channels, teacher_channels, kernel_size=3, padding=1)
+    with torch.no_grad():
+        conv.weight.copy_(torch.fmod(torch.randn_like(conv.weight), 2) * 1e-4)
+    return conv
+
+
+def decoupled_error(
+    pairs: list[tuple[Tensor, Tensor]], masks: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return half the mean squared error inside and outside the masks, each a mean over maps.
+
+    Args:
+        pairs: L adapted student and teacher maps (B, C_l, H_l, W_l).
+        masks: L bool masks (B, H_l, W_l).
+
+    Returns:
+        Two scalars. A map with no cell on one side adds 0 there and is still counted.
+    """
+    on: list[Tensor] = []
+    off: list[Tensor] = []
+    for (student, teacher), mask in zip(pairs, masks, strict=True):
+        error = (student - teacher).square().sum(dim=1)  # (B, H, W)
+        channels = teacher.shape[1]
+        for side, found in ((mask, on), (~mask, off)):
+            count = side.sum() * (2 * channels)
+            found.append((error * side).sum() / count.clamp(min=1))
+    return torch.stack(on).mean(), torch.stack(off).mean()
+
+
+def nearest(mask: Tensor, like: Tensor) -> Tensor:
+    """Return a mask (B, H, W) at the height and width of `like`, by nearest neighbour.
+
+    In whole numbers: torch's own scale is a rounded float32, which misses a cell now and then.
+    """
+    height, width = like.shape[-2:]
+    rows = torch.arange(height, device=mask.device) * mask.shape[1] // height
+    columns = torch.arange(width, device=mask.device) * mask.shape[2] // width
+    return mask[:, rows][:, :, columns]
+
+
+def class_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return KL(teacher | student) per row, (R,), times temperature squared.
+
+    Shapes: logits (R, K + 1).
+    """
+    own = functional.log_softmax(student / temperature, dim=1)
+    other = functional.log_softmax(teacher / temperature, dim=1)
+    return temperature**2 * functional.kl_div(own, other, reduction="none", log_target=True).sum(
+        dim=1
+    )

@@ -1,0 +1,266 @@
+"""GID: imitate where the two models disagree (Dai et al., CVPR 2021, Eq. 1 to 9).
+
+Selects general instances without ground truth and compares their features, their mutual distances
+and the predictions at their locations. Departs from the released code in three places: its adapter
+exists here and is trained, the score compares class by class as published (`score: max` is the
+code's), and an instance that overlaps no anchor selects none instead of all.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import roi_align
+
+from compress.batch import Batch
+from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
+from compress.losses.gid_selection import Instances, ScoreForm, select_instances
+from compress.losses.loss import DistillationLoss
+from compress.losses.masks import stack_boxes
+from compress.losses.matching import pair_levels
+from export.config import Section
+from export.errors import RecipeError
+
+CANONICAL_SIDE_PX = 224.0  # a box of this side is pooled at stride 2**CANONICAL_LEVEL
+CANONICAL_LEVEL = 4
+LEAST_SQUARED_DISTANCE = 1e-12
+
+
+class GidConfig(Section):
+    """How instances are selected, and what each of the comparisons weighs."""
+
+    type: Literal["gid"]
+    weight: PositiveFloat = 1.0  # multiplies all terms
+    instances: PositiveInt = 10  # K, per picture
+    nms_iou: float = Field(0.3, ge=0, le=1)
+    pre_nms: PositiveInt = 3000
+    min_size_px: NonNegativeFloat = 10.0  # of the input; lower it for small inputs
+    score: ScoreForm = "class"
+    box_from: ScoreForm = "max"
+    roi_size: PositiveInt = 10
+    feature_weight: NonNegativeFloat = 5e-4
+    relation_weight: NonNegativeFloat = 40.0
+    relation_scope: Literal["batch", "image"] = "batch"
+    relation_beta: NonNegativeFloat = 1.0
+    response_weight: NonNegativeFloat = 1.0
+    class_weight: NonNegativeFloat = 0.1
+    box_weight: NonNegativeFloat = 1.0
+    box_beta: NonNegativeFloat = 0.0
+    adapter: bool | None = None  # None: only if the channels differ
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
+        """Return what to ask of both detectors."""
+        return frozenset({"features", "dense"})
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Say what stands between these settings and this pair of detectors."""
+        problems = []
+        if student.num_classes != teacher.num_classes:
+            problems.append(
+                f"the student has {student.num_classes} classes and the teacher "
+                f"{teacher.num_classes}; their class scores cannot be compared"
+            )
+        if student.locations != teacher.locations:
+            problems.append(
+                "predictions are compared place by place, but the student's are at "
+                f"{student.locations!r} and the teacher's at {teacher.locations!r}; "
+                "give both the same family, levels and anchors"
+            )
+        try:
+            pairs = pair_levels(student, teacher)
+        except RecipeError as error:
+            return [*problems, str(error)]
+        channels = set(pairs.channels(student.channels, teacher.channels))
+        unequal = any(own != other for own, other in channels)
+        if self.adapter is False and unequal:
+            problems.append(
+                "adapter: false needs equal channels, but the levels have (student, teacher) "
+                f"{sorted(channels)}; leave adapter out"
+            )
+        if (unequal or self.adapter) and len(channels) > 1:
+            problems.append(
+                "the one adapter serves all levels, whose channels must then be the same, but "
+                f"they are (student, teacher) {sorted(channels)}"
+            )
+        return problems
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Gid":
+        """Return the loss for this pair."""
+        return Gid(self, student, teacher)
+
+
+class Gid(DistillationLoss):
+    """Feature, relation and response terms on the general instances of a batch."""
+
+    def __init__(self, config: GidConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.weight, config.needs(student, teacher))
+        self.config = config
+        self.levels = pair_levels(student, teacher)
+        own, other = self.levels.channels(student.channels, teacher.channels)[0]
+        adapted = own != other if config.adapter is None else config.adapter
+        self.adapter: nn.Module = (
+            nn.Conv2d(own, other, kernel_size=3, padding=1) if adapted else nn.Identity()
+        )
+
+    def select(self, student: Dense, teacher: Dense, sizes: Tensor) -> Instances:
+        """Return the batch's general instances; no gradient passes through them."""
+        return select_instances(
+            student,
+            teacher,
+            sizes,
+            limit=self.config.instances,
+            iou=self.config.nms_iou,
+            pre_nms=self.config.pre_nms,
+            min_size_px=self.config.min_size_px,
+            score=self.config.score,
+            box_from=self.config.box_from,
+        )
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return `feature`, `relation`, `response_class` and `response_box`."""
+        if student.dense is None or teacher.dense is None:
+            raise ValueError("GID compares dense predictions; ask both detectors for `dense`")
+        config = self.config
+        found = self.select(student.dense, teacher.dense, batch.sizes)
+        maps = self.levels.select(student.features, teacher.features)
+        own_maps = [self.adapter(own) for own, _ in maps]
+        strides = self.levels.strides
+        own = pool_instances(own_maps, strides, found.boxes, config.roi_size)
+        other = pool_instances([level for _, level in maps], strides, found.boxes, config.roi_size)
+        positive = student.dense.assign(found.boxes)  # (B, P)
+        in_class, in_box = response_loss(
+            student.dense, teacher.dense, positive, beta=config.box_beta
+        )
+        relation = relation_loss(
+            own,
+            other,
+            [sum(found.counts)] if config.relation_scope == "batch" else found.counts,
+            beta=config.relation_beta,
+        )
+        return {
+            "feature": config.feature_weight * feature_loss(own, other),
+            "relation": config.relation_weight * relation,
+            "response_class": config.response_weight * config.class_weight * in_class,
+            "response_box": config.response_weight * config.box_weight * in_box,
+        }
+
+
+def pooling_levels(boxes: Tensor, strides: Sequence[int]) -> Tensor:
+    """Return for each xyxy box (G, 4) the index of the map, finest first, that it is pooled from.
+
+    The usual pyramid rule, clamped to the strides that there are.
+    """
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    exponent = (CANONICAL_LEVEL + (area.sqrt() / CANONICAL_SIDE_PX + 1e-8).log2()).floor()
+    coarser = torch.tensor(strides[1:], device=boxes.device, dtype=boxes.dtype).log2()
+    return (exponent[:, None] >= coarser).sum(dim=1)
+
+
+def pool_instances(
+    maps: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tensor], size: int
+) -> Tensor:
+    """Return (G, C, size, size), one patch per box, picture by picture.
+
+    Args:
+        maps: L levels (B, C, H_l, W_l), finest first, C equal on all.
+        strides: input pixels per cell, one per level.
+        boxes: one (n, 4) xyxy tensor per picture, input pixels.
+        size: cells of a patch along each side.
+    """
+    stacked, picture = stack_boxes(boxes)
+    rois = torch.cat([picture[:, None].to(stacked), stacked], dim=1).to(maps[0])  # (G, 5)
+    level = pooling_levels(stacked, strides)
+    patches, places = [], []
+    for index, (features, stride) in enumerate(zip(maps, strides, strict=True)):
+        place = (level == index).nonzero()[:, 0]
+        places.append(place)
+        patches.append(
+            roi_align(
+                features,
+                rois[place],
+                output_size=size,
+                spatial_scale=1 / stride,
+                sampling_ratio=2,
+                aligned=True,
+            )
+        )
+    return torch.cat(patches)[torch.cat(places).argsort()]
+
+
+def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the squared error of patches (G, C, S, S), summed over C, mean over G and cells."""
+    cells = student.shape[0] * student.shape[2] * student.shape[3]
+    return (student - teacher).square().sum() / max(1, cells)
+
+
+def relation_loss(
+    student: Tensor, teacher: Tensor, counts: Sequence[int], *, beta: float
+) -> Tensor:
+    """Compare the distances between instances, each side's scaled by its own mean.
+
+    Args:
+        student: patches (G, C, S, S).
+        teacher: patches (G, C, S, S).
+        counts: how many consecutive instances belong together; they sum to G.
+        beta: width of the quadratic part of the comparison.
+
+    Returns:
+        The mean over groups of three or more, each a mean over its ordered pairs; else 0.
+    """
+    groups = []
+    for own, other in zip(
+        torch.split(student.flatten(1), list(counts)),
+        torch.split(teacher.flatten(1), list(counts)),
+        strict=True,
+    ):
+        count = own.shape[0]
+        if count >= 3:
+            difference = relative_distances(other) - relative_distances(own)
+            groups.append(smooth_absolute(difference, beta).sum() / (count**2 - count))
+    return torch.stack(groups).mean() if groups else 0 * student.sum()
+
+
+def relative_distances(vectors: Tensor) -> Tensor:
+    """Return (G, G) distances over their mean off the diagonal; the diagonal is 0.
+
+    The vectors (G, V) are long and near one another: in float32 the cheap formula with inner
+    products would lose the distances to cancellation, and direct differences would take G * G * V
+    numbers. In float64 the cheap formula is exact enough.
+    """
+    exact = vectors.double()
+    squared_norm = exact.square().sum(dim=1)
+    squared = squared_norm[:, None] + squared_norm - 2 * exact @ exact.T
+    apart = ~torch.eye(vectors.shape[0], dtype=torch.bool, device=vectors.device)
+    distance = squared.where(apart, 1.0).clamp(min=LEAST_SQUARED_DISTANCE).sqrt() * apart
+    mean = distance.sum() / apart.sum()
+    return (distance / mean.clamp(min=1e-12)).to(vectors.dtype)
+
+
+def response_loss(
+    student: Dense, teacher: Dense, positive: Tensor, *, beta: float
+) -> tuple[Tensor, Tensor]:
+    """Return the class and box terms summed over positive locations, over their number.
+
+    Args:
+        student: predictions at P locations.
+        teacher: predictions at the same P locations, detached.
+        positive: (B, P) bool.
+        beta: width of the quadratic part of the box term.
+    """
+    count = positive.sum().clamp(min=1)
+    in_class = functional.binary_cross_entropy_with_logits(
+        student.class_logits[positive], teacher.class_logits[positive].sigmoid(), reduction="sum"
+    )
+    in_box = smooth_absolute(student.deltas[positive] - teacher.deltas[positive], beta).sum()
+    return in_class / count, in_box / count
+
+
+def smooth_absolute(difference: Tensor, beta: float) -> Tensor:
+    """Return |x| with a quadratic part below `beta`; plain |x| where `beta` vanishes."""
+    size = difference.abs()
+    if beta < 1e-5:
+        return size
+    return torch.where(size < beta, 0.5 * size.square() / beta, size - 0.5 * beta)

@@ -1,0 +1,97 @@
+"""Pair the maps of two detectors by stride, never by index."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+from compress.detector import DetectorSpec
+from export.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class LevelPairs:
+    """Which map of the student meets which map of the teacher, finest first.
+
+    Attributes:
+        strides: the L shared strides, input pixels per cell.
+        student: L indices into the student's maps.
+        teacher: L indices into the teacher's maps.
+        dropped: one sentence per side that has maps the other lacks; empty when all are paired.
+    """
+
+    strides: tuple[int, ...]
+    student: tuple[int, ...]
+    teacher: tuple[int, ...]
+    dropped: tuple[str, ...] = ()
+
+    def select(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return the L pairs; a student's map of another rounding is resized to the teacher's."""
+        return [
+            (resize_like(student[i], teacher[j]), teacher[j])
+            for i, j in zip(self.student, self.teacher, strict=True)
+        ]
+
+    def channels(self, student: Sequence[int], teacher: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the L pairs of channel counts, student's first."""
+        return [(student[i], teacher[j]) for i, j in zip(self.student, self.teacher, strict=True)]
+
+
+def pair_levels(student: DetectorSpec, teacher: DetectorSpec) -> LevelPairs:
+    """Pair the pyramids' levels.
+
+    Raises:
+        RecipeError: they share no stride.
+    """
+    pairs = pair_strides(student.strides, teacher.strides)
+    if not pairs.strides:
+        raise RecipeError(
+            f"student {student.family} has pyramid levels of strides {listed(student.strides)}, "
+            f"teacher {teacher.family} of {listed(teacher.strides)}: none is shared, so there is "
+            "nothing to imitate; give both the same pyramid levels"
+        )
+    return pairs
+
+
+def pair_strides(student: Sequence[int], teacher: Sequence[int]) -> LevelPairs:
+    """Pair two lists of strides; without a shared one the result is empty."""
+    shared = sorted(set(student) & set(teacher))
+    dropped = []
+    for role, strides in (("student", student), ("teacher", teacher)):
+        alone = sorted(set(strides) - set(shared))
+        if alone:
+            dropped.append(f"the {role}'s maps of stride {listed(alone)} have no partner")
+    return LevelPairs(
+        strides=tuple(shared),
+        student=tuple(list(student).index(stride) for stride in shared),
+        teacher=tuple(list(teacher).index(stride) for stride in shared),
+        dropped=tuple(dropped),
+    )
+
+
+def resize_like(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the student's map (B, C, H, W) at the teacher's height and width.
+
+    Both come from the same padded pictures, so equal strides differ by one cell at most: by
+    whether a layer rounds up or down.
+
+    Raises:
+        ValueError: the sizes differ by more; some spec states a stride that is not true.
+    """
+    size = teacher.shape[-2:]
+    if student.shape[-2:] == size:
+        return student
+    if max(abs(a - b) for a, b in zip(student.shape[-2:], size, strict=True)) > 1:
+        raise ValueError(
+            f"maps of equal stride have sizes {tuple(student.shape[-2:])} and {tuple(size)}; "
+            "one detector's spec states a wrong stride"
+        )
+    return functional.interpolate(student, size=size, mode="bilinear", align_corners=False)
+
+
+def listed(strides: Sequence[int]) -> str:
+    """Write strides for a message."""
+    return ", ".join(str(stride) for stride in strides) or "none"

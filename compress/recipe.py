@@ -1,0 +1,102 @@
+"""The recipe: one YAML file, every setting of a run, checked before anything is touched."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from typing_extensions import Self
+
+from benchmarks.latency import BenchmarkConfig
+from compress.data import DataConfig
+from compress.detectors import DetectorConfig
+from compress.losses import LossConfig
+from compress.optim import TrainConfig
+from compress.recipe_file import load_model
+from export.config import Section
+
+
+class TeacherConfig(Section):
+    """A detector that is trained here (`train`) or loaded (`detector.weights`)."""
+
+    detector: DetectorConfig
+    train: TrainConfig | None = None
+    data: DataConfig | None = None  # what it is trained on; None: the recipe's own data
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.train is None) == (self.detector.weights is None):
+            raise ValueError(
+                "give exactly one of train (to train the teacher here) and detector.weights "
+                "(a file to load it from)"
+            )
+        if self.data is not None and self.train is None:
+            raise ValueError("data is only for a teacher that is trained here (give train)")
+        return self
+
+
+class BaselineConfig(Section):
+    """The same student without a teacher: without it no gain can be claimed."""
+
+    enabled: bool = True
+    equal_time: bool = False  # one more, trained for as many seconds as the distilled student
+
+
+class CalibrationConfig(Section):
+    """What INT8 ranges are measured on: pictures of the training split."""
+
+    images: PositiveInt = 64
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    seed: NonNegativeInt = 0
+
+
+class ExportConfig(Section):
+    """The artifacts of the student; teacher and baselines are exported in fp32 alone."""
+
+    precisions: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
+    opset: int = Field(default=18, ge=18, le=21)
+    dynamic_batch: bool = False
+    nms_iou: float = Field(default=0.6, gt=0, le=1)
+    max_detections: PositiveInt = 100
+    score_threshold: float = Field(default=0.25, ge=0, le=1)  # for use on the device
+    evaluation_score_threshold: float = Field(default=0.001, ge=0, le=1)  # for AP
+    calibration: CalibrationConfig = CalibrationConfig()
+    parity_images: PositiveInt = 32
+
+    @model_validator(mode="after")
+    def _fp32_is_the_reference(self) -> Self:
+        if "fp32" not in self.precisions:
+            raise ValueError("precisions needs fp32: the others are made from it and judged by it")
+        return self
+
+
+class Recipe(Section):
+    """One experiment, from data to report."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    seed: NonNegativeInt = 0
+    seeds: PositiveInt = 1  # student and baseline are trained this often: seed, seed + 1, ...
+    data: DataConfig
+    teacher: TeacherConfig
+    student: DetectorConfig
+    distill: tuple[LossConfig, ...] = ()
+    inherit: Literal["none", "neck+head"] = "none"  # copy what matches from the teacher
+    baseline: BaselineConfig = BaselineConfig()
+    train: TrainConfig  # of student and baseline
+    export: ExportConfig = ExportConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting, defaults included, as JSON."""
+        found: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        return found
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, str]:
+    """Read a recipe and its text.
+
+    Raises:
+        RecipeError: all mistakes at once, each as `file:line: key: what is wrong`.
+    """
+    return load_model(Recipe, path, overrides)

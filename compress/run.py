@@ -1,0 +1,102 @@
+"""python -m compress.run recipe.yaml: one recipe, from data to report."""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from compress.console import Console
+from export.errors import ToolkitError
+
+INTERRUPTED = 130
+
+DESCRIPTION = """\
+Carry a recipe from data to report: train or load the teacher, train the student with and without
+distillation, export to ONNX, measure accuracy and latency of what was exported, write the report.
+Run the same command again to go on after an interruption; finished stages are kept."""
+
+EPILOG = """\
+any key of the recipe can be set:  python -m compress.run recipe.yaml train.epochs=1 student.backbone=resnet18
+several processes:                 torchrun --nproc-per-node 8 -m compress.run recipe.yaml
+exit codes: 0 done, 1 other failure, 2 recipe, 3 data, 4 missing package or weights, 5 training
+diverged, 6 export or engine, 130 interrupted"""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m compress.run",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", type=Path, help="the recipe, a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the recipe's")
+    parser.add_argument("--check", action="store_true", help="validate, read the data's heads, build and match the models, print the plan; change nothing")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are made (default: runs)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run and return the exit code; a user's mistake is one message, never a traceback."""
+    options = parse(arguments)
+    console = Console(quiet=int(os.environ.get("RANK", "0")) != 0)
+    outcome: dict[str, Any] = {"ok": False}
+    try:
+        outcome |= {"ok": True, **execute(options, console)}
+        code = 0
+    except ToolkitError as error:
+        outcome |= {"error": str(error), "kind": type(error).__name__}
+        code = error.exit_code
+        console.say(f"error: {error}")
+    except KeyboardInterrupt:
+        outcome |= {"error": "interrupted", "kind": "KeyboardInterrupt"}
+        code = INTERRUPTED
+        console.say("interrupted; run the same command again to go on from here")
+    except Exception as error:
+        outcome |= {"error": f"{type(error).__name__}: {error}", "kind": "bug"}
+        code = 1
+        traceback.print_exc()
+        console.say("this is a bug in slimdet: please report it with the lines above and the recipe")
+    if options.json and not console.quiet:
+        sys.stdout.write(json.dumps({**outcome, "exit_code": code}) + "\n")
+        sys.stdout.flush()
+    return code
+
+
+def execute(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Check or run; return what the JSON line says. Heavy imports begin here."""
+    from compress.recipe import load_recipe
+
+    recipe, text = load_recipe(options.recipe, options.overrides)
+    from compress.pipeline import Source, run
+
+    source = Source(options.recipe, text, options.overrides)
+    if options.check:
+        from compress.plan import plan
+
+        found = plan(recipe, source, options.runs, options.device)
+        for line in found.lines():
+            console.say(line)
+        return {"check": found.to_dict()}
+    report = run(recipe, source, options.runs, options.device, console)
+    if console.quiet:
+        return {}
+    headline = json.loads((report / "report.json").read_text(encoding="utf-8"))
+    if not options.json:
+        sys.stdout.write(f"{report / 'report.html'}\n")
+    return {
+        "name": recipe.name,
+        "report": str(report / "report.json"),
+        "html": str(report / "report.html"),
+        "gain": headline["gain"],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

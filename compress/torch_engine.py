@@ -1,0 +1,60 @@
+"""A detector in torch, seen as an engine: the yardstick for every exported artifact."""
+
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from compress.detector import Detector
+from export.detections import Candidates
+from export.manifest import Manifest
+
+
+class TorchEngine:
+    """Runs `detector.candidates` in fp32 on `device`."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        manifest: Manifest,
+        device: torch.device | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._detector, self._manifest = detector, manifest
+        self._device = device or torch.device("cpu")
+        self._threads = threads
+        self._was_training = False
+
+    @property
+    def manifest(self) -> Manifest:
+        """Input size, classes and NMS settings."""
+        return self._manifest
+
+    def candidates(self, images: NDArray[np.float32]) -> Candidates:
+        """Boxes for (B, 3, H, W) RGB in 0..1; returns once they are on the host."""
+        with torch.inference_mode():
+            boxes, scores, labels = self._detector.candidates(
+                torch.from_numpy(images).to(self._device)
+            )
+        return Candidates(
+            boxes.float().cpu().numpy(), scores.float().cpu().numpy(), labels.cpu().numpy()
+        )
+
+    def __enter__(self) -> Self:
+        """Put the detector into eval mode on the device."""
+        self._was_training = self._detector.training
+        self._detector.to(self._device).eval()
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Put it back into the mode it was in."""
+        self._detector.train(self._was_training)

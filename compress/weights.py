@@ -1,0 +1,221 @@
+"""Weights in and out: tensors only, counted, and refused when they match only in part."""
+
+import hashlib
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from export.errors import DataError, RecipeError, ToolkitError
+from export.optional import require
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "ema_state_dict")
+# how many batches a BatchNorm has seen; without a fixed momentum nothing reads it
+IGNORED = ".num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """Which tensors of a file and of a module found each other.
+
+    Attributes:
+        source: the file, or whose weights they are.
+        loaded: names in the module that were filled.
+        missing: names of the module that the file lacks.
+        unexpected: names of the file that the module lacks.
+        mismatched: names in both, of different shapes, with the shapes.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether module and file match in full."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def summary(self) -> str:
+        """Return the counts and, where something is amiss, the first names."""
+        parts = [f"{len(self.loaded)} tensors loaded"]
+        kinds = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "mismatched": self.mismatched,
+        }
+        parts += [f"{len(n)} {kind} ({_first(n)})" for kind, n in kinds.items() if n]
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class InheritReport:
+    """What a student took over from its teacher; `skipped` had no equal in name and shape."""
+
+    copied: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    def summary(self) -> str:
+        """Return the counts and the first names skipped."""
+        text = f"{len(self.copied)} tensors"
+        return (
+            f"{text}, {len(self.skipped)} skipped ({_first(self.skipped)})"
+            if self.skipped
+            else text
+        )
+
+
+def load_weights(module: nn.Module, path: Path, *, strict: bool, what: str) -> WeightsReport:
+    """Fill `module` from a local .safetensors, .pt or .pth file.
+
+    Args:
+        module: filled in place, or left alone when an error is raised.
+        path: the file; a `state_dict` or `model` inside it is unwrapped.
+        strict: refuse a file that matches only in part.
+        what: whose weights they are, for messages.
+
+    Raises:
+        RecipeError: no such file, a file that is more than tensors, or tensors that don't match.
+        DataError: the file is damaged or holds no tensors.
+    """
+    found = read_tensors(path, what)
+    report, matched = _match(module.state_dict(), found, str(path))
+    if not matched or (strict and not report.complete):
+        raise RecipeError(
+            f"{path}: these are not the weights of this {what}: {report.summary()}; the model has "
+            f"{len(module.state_dict())} tensors. Check backbone, width, head and classes of the "
+            "recipe against the model that was saved"
+        )
+    module.load_state_dict(matched, strict=False)
+    return report
+
+
+def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
+    """Read the tensors of a file by name, never running code from it.
+
+    Raises:
+        RecipeError: no such file, an unknown ending, or a pickle of more than tensors.
+        DataError: the file is damaged or holds no tensors.
+    """
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such file; it was given as the {what}")
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        raise RecipeError(f"{path}: {what} must be a .safetensors, .pt or .pth file")
+    try:
+        if path.suffix == ".safetensors":
+            safetensors = require("safetensors.torch", extra="train", purpose="reading weights")
+            content: Any = safetensors.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise RecipeError(
+            f"{path}: refused: the file is not a plain store of tensors, and loading it could run "
+            "any code in it. Save a state_dict with torch.save or as safetensors, and name that"
+        ) from error
+    except ToolkitError:
+        raise
+    except Exception as error:  # every reader has its own kinds for a damaged file
+        raise DataError(
+            f"{path}: cannot be read as {what} ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no details'}); fetch or save it again"
+        ) from error
+    for name in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    pairs = content.items() if isinstance(content, Mapping) else ()
+    tensors = {str(k).removeprefix("module."): v for k, v in pairs if isinstance(v, Tensor)}
+    if not tensors:
+        raise DataError(f"{path}: holds no tensors by name; {what} must be a state_dict")
+    return tensors
+
+
+def fill(
+    module: nn.Module, found: Mapping[str, Tensor], source: str, *, rename: Mapping[str, str]
+) -> WeightsReport:
+    """Fill all of `module` from some of `found`; `rename` says where the names differ.
+
+    Raises:
+        RecipeError: a tensor of the module is missing or has another shape.
+    """
+    own = module.state_dict()
+    known = {name: found[rename.get(name, name)] for name in own if rename.get(name, name) in found}
+    report, matched = _match(own, known, source)
+    if report.missing or report.mismatched:
+        raise RecipeError(
+            f"{source}: not the weights of this backbone: {report.summary()}; the backbone has "
+            f"{len(own)} tensors, the source {len(found)}"
+        )
+    module.load_state_dict(matched, strict=False)
+    used = {rename.get(name, name) for name in known}
+    return WeightsReport(source, report.loaded, (), tuple(n for n in found if n not in used), ())
+
+
+def inherit(student: nn.Module, teacher: nn.Module) -> InheritReport:
+    """Copy every tensor outside the backbone that equals one of the teacher's by name and shape."""
+    own, theirs = student.state_dict(), teacher.state_dict()
+    names = [name for name in own if not name.startswith("backbone.")]
+    copied = [n for n in names if n in theirs and theirs[n].shape == own[n].shape]
+    with torch.no_grad():
+        for name in copied:
+            own[name].copy_(theirs[name])
+    return InheritReport(tuple(copied), tuple(n for n in names if n not in set(copied)))
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Return the sha256 of all parameters and buffers with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name as safetensors, whole or not at all.
+
+    Raises:
+        ToolkitError: the disk takes no more.
+    """
+    safetensors = require("safetensors.torch", extra="train", purpose="saving weights")
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+    partial = path.with_name(path.name + ".partial")
+    try:
+        safetensors.save_file(plain, partial)
+        partial.replace(path)
+    except Exception as error:  # safetensors wraps the disk's error in its own kind
+        partial.unlink(missing_ok=True)
+        raise ToolkitError(
+            f"{path}: the weights cannot be written ({error}); make room on the disk"
+        ) from error
+
+
+def _match(
+    own: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str
+) -> tuple[WeightsReport, dict[str, Tensor]]:
+    matched = {n: t for n, t in found.items() if n in own and own[n].shape == t.shape}
+    report = WeightsReport(
+        source,
+        loaded=tuple(matched),
+        missing=tuple(n for n in own if n not in found and not n.endswith(IGNORED)),
+        unexpected=tuple(n for n in found if n not in own and not n.endswith(IGNORED)),
+        mismatched=tuple(
+            f"{n}: {tuple(t.shape)} in the file, {tuple(own[n].shape)} here"
+            for n, t in found.items()
+            if n in own and own[n].shape != t.shape
+        ),
+    )
+    return report, matched
+
+
+def _first(names: Iterable[str], count: int = 3) -> str:
+    names = list(names)
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

@@ -1,0 +1,1 @@
+"""What ships to the device: images in, boxes out, without torch."""

@@ -1,0 +1,185 @@
+"""ONNX Runtime as an engine, on the CPU or a CUDA device."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import PositiveInt
+from typing_extensions import Self
+
+from export.config import Section
+from export.cpu import usable_cores
+from export.detections import Candidates
+from export.errors import ExportError
+from export.manifest import Manifest, file_sha256, read_manifest
+from export.optional import require
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_LOG_ERRORS = 3  # ONNX Runtime's scale: 2 warns of missing GPUs on every CPU machine
+
+
+class OnnxRuntimeConfig(Section):
+    """Settings of the ONNX Runtime backend."""
+
+    type: Literal["onnxruntime"] = "onnxruntime"
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: PositiveInt | None = None  # None: the physical cores this process may use
+    precision: Literal["fp32", "int8"] = "fp32"
+
+    def open(self, path: Path) -> "OnnxRuntimeEngine":
+        """Return the engine for the artifact at `path`; it loads on enter."""
+        return OnnxRuntimeEngine(path, self)
+
+
+class OnnxRuntimeEngine:
+    """One ONNX file with its sidecar. Loads on enter, frees on exit.
+
+    Operators run one after another with all threads each, which spin between calls: the setting
+    for a device that has nothing else to do, and for measuring.
+    """
+
+    def __init__(self, path: Path, config: OnnxRuntimeConfig) -> None:
+        """Read the sidecar, and no weights yet.
+
+        Raises:
+            ExportError: the sidecar is missing or broken, or speaks of another kind of artifact.
+        """
+        self.path = path
+        self.config = config
+        self.threads = config.threads or usable_cores()
+        self._manifest = read_manifest(path.with_suffix(".json"))
+        self._session: Any = None
+        self._batch: int | None = None
+        if self._manifest.precision != config.precision:
+            raise ExportError(
+                f"{path}: its sidecar says {self._manifest.precision}, and {config.precision} was "
+                f"asked for; open it with precision: {self._manifest.precision}"
+            )
+
+    @property
+    def manifest(self) -> Manifest:
+        """Input size, classes and NMS settings of the artifact."""
+        return self._manifest
+
+    def candidates(self, images: NDArray[np.float32]) -> Candidates:
+        """Return boxes for (B, 3, H, W) RGB in 0..1.
+
+        Raises:
+            ExportError: the engine is closed, or the images do not have the artifact's shape.
+        """
+        if self._session is None:
+            raise ExportError(f"{self.path}: not loaded; use the engine inside a `with` statement")
+        self._check(images)
+        inputs = {self._manifest.input.name: np.ascontiguousarray(images)}
+        boxes, scores, labels = self._session.run(["boxes", "scores", "labels"], inputs)
+        return Candidates(boxes, scores, labels)
+
+    def __enter__(self) -> Self:
+        """Load the model.
+
+        Raises:
+            ExportError: the file is not the one the sidecar describes, ONNX Runtime refuses it,
+                or the device is not to be had.
+            MissingDependencyError: ONNX Runtime is not installed.
+        """
+        runtime = require("onnxruntime", extra="onnxruntime", purpose=f"Running {self.path.name}")
+        runtime.set_default_logger_severity(_LOG_ERRORS)
+        verify_artifact(self.path, self._manifest)
+        provider = _PROVIDERS[self.config.device]
+        self._require_provider(provider, runtime.get_available_providers())
+        if self.config.device == "cuda" and hasattr(runtime, "preload_dlls"):
+            runtime.preload_dlls()  # finds CUDA and cuDNN of pip packages
+        try:
+            session = runtime.InferenceSession(
+                self.path.read_bytes(),
+                sess_options=self._options(runtime),
+                providers=[(provider, {"use_tf32": "0"} if self.config.device == "cuda" else {})],
+            )
+        except Exception as error:  # its exception classes share no base but this
+            raise ExportError(
+                f"{self.path}: ONNX Runtime {runtime.__version__} cannot load it: {error}"
+            ) from error
+        self._require_provider(provider, session.get_providers())
+        self._batch = self._check_graph(session)
+        self._session = session
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Free it."""
+        self._session = None
+
+    def _options(self, runtime: Any) -> Any:
+        options = runtime.SessionOptions()
+        options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _LOG_ERRORS
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        return options
+
+    def _require_provider(self, provider: str, found: list[str]) -> None:
+        """Refuse what would otherwise quietly run on the CPU."""
+        if provider not in found:
+            raise ExportError(
+                f"{self.path}: device {self.config.device} was asked for, and ONNX Runtime offers "
+                f"{', '.join(found)}; install onnxruntime-gpu with its CUDA libraries, "
+                "or set device: cpu"
+            )
+
+    def _check_graph(self, session: Any) -> int | None:
+        """Return the fixed batch size, None for any; refuse a graph with another interface."""
+        wanted, inputs = self._manifest.input, session.get_inputs()
+        outputs = {output.name for output in session.get_outputs()}
+        shape = list(inputs[0].shape) if len(inputs) == 1 else []
+        if (
+            shape[1:] != [3, wanted.height, wanted.width]
+            or inputs[0].name != wanted.name
+            or not {"boxes", "scores", "labels"} <= outputs
+        ):
+            raise ExportError(
+                f"{self.path}: the graph takes {[(i.name, i.shape) for i in inputs]} and gives "
+                f"{sorted(outputs)}; its sidecar promises {wanted.name} (B, 3, {wanted.height}, "
+                f"{wanted.width}) and boxes, scores, labels. Export the model again"
+            )
+        return shape[0] if isinstance(shape[0], int) else None
+
+    def _check(self, images: NDArray[np.float32]) -> None:
+        wanted = self._manifest.input
+        if (
+            images.ndim == 4
+            and images.shape[1:] == (3, wanted.height, wanted.width)
+            and images.shape[0] > 0
+            and self._batch in (None, images.shape[0])
+            and images.dtype == np.float32
+        ):
+            return
+        raise ExportError(
+            f"{self.path}: got images {images.shape} {images.dtype}; expected "
+            f"({self._batch or 'B'}, 3, {wanted.height}, {wanted.width}) float32"
+        )
+
+
+def verify_artifact(path: Path, manifest: Manifest) -> None:
+    """Make sure that the file is the one its sidecar describes.
+
+    Raises:
+        ExportError: it is missing, or has another SHA-256.
+    """
+    if not path.is_file():
+        raise ExportError(f"{path}: no such model file")
+    if manifest.sha256 is None:
+        raise ExportError(f"{path}: its sidecar states no sha256; export the model again")
+    found = file_sha256(path)
+    if found != manifest.sha256:
+        raise ExportError(
+            f"{path}: sha256 {found[:12]}…, and its sidecar describes {manifest.sha256[:12]}…; "
+            "the two do not belong together: copy both again from one export"
+        )

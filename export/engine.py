@@ -1,0 +1,61 @@
+"""One contract for everything that turns pictures into candidate boxes."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from export.backends import OnnxRuntimeConfig
+from export.detections import Candidates
+from export.errors import ExportError
+from export.manifest import Manifest, read_manifest
+
+
+class Engine(Protocol):
+    """A loaded model: torch, ONNX Runtime or TensorRT. Loads on enter, frees on exit."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Input size, classes and NMS settings of the artifact."""
+
+    def candidates(self, images: NDArray[np.float32]) -> Candidates:
+        """Boxes for (B, 3, H, W) RGB in 0..1; returns once they are on the host."""
+
+    def __enter__(self) -> Self:
+        """Load the model."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Free it."""
+
+
+def open_engine(
+    path: Path, threads: int | None = None, device: Literal["cpu", "cuda"] = "cpu"
+) -> Engine:
+    """Return the engine that the artifact's sidecar asks for; it loads on enter.
+
+    Args:
+        path: of the artifact; its sidecar has the same name with `.json`.
+        threads: of a CPU engine; None takes the physical cores this process may use.
+        device: to run on.
+
+    Raises:
+        ExportError: the artifact or its sidecar is missing or broken, or no backend here opens it.
+    """
+    if not path.is_file():
+        raise ExportError(f"{path}: no such model file")
+    manifest = read_manifest(path.with_suffix(".json"))
+    if manifest.backend == "onnxruntime" and manifest.precision in ("fp32", "int8"):
+        precision: Literal["fp32", "int8"] = "fp32" if manifest.precision == "fp32" else "int8"
+        return OnnxRuntimeConfig(device=device, threads=threads, precision=precision).open(path)
+    raise ExportError(
+        f"{path}: made for {manifest.backend} {manifest.precision}; "
+        "this version opens onnxruntime fp32 and int8"
+    )

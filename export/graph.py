@@ -1,0 +1,127 @@
+"""Read and tidy an ONNX graph; `model` is an `onnx.ModelProto` throughout."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from export.errors import ExportError
+from export.optional import require
+
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+_PREDICTING = frozenset({"Conv", "Gemm"})  # a MatMul there decodes: the integral of box bins
+
+
+def prediction_nodes(model: Any) -> frozenset[str]:
+    """Return the names of the weighted nodes that predict, and of all that come after them.
+
+    A Conv or Gemm predicts when some graph output can be reached from it without passing another
+    one. What lies between it and the outputs decodes boxes and is as sensitive.
+    """
+    makers = {output: node for node in model.graph.node for output in node.output}
+    found, seen = set(), set()
+    pending = [output.name for output in model.graph.output]
+    while pending:
+        node = makers.get(pending.pop())
+        if node is None or node.name in seen:
+            continue
+        seen.add(node.name)
+        if node.op_type in WEIGHTED:
+            found.add(node.name)
+        if node.op_type not in _PREDICTING:
+            pending.extend(node.input)
+    return frozenset(found)
+
+
+def first_nodes(model: Any) -> frozenset[str]:
+    """Return the names of the Convs that see the picture before any other Conv."""
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found, seen = set(), set()
+    pending = [value.name for value in model.graph.input]
+    while pending:
+        for node in readers.get(pending.pop(), ()):
+            if node.name in seen:
+                continue
+            seen.add(node.name)
+            if node.op_type == "Conv":
+                found.add(node.name)
+            else:
+                pending.extend(node.output)
+    return frozenset(found)
+
+
+def nodes_matching(model: Any, parts: Iterable[str]) -> frozenset[str]:
+    """Return the names of weighted nodes whose name, or a weight's, contains one of `parts`.
+
+    Raises:
+        ExportError: a part matches nothing.
+    """
+    matched: set[str] = set()
+    for part in parts:
+        hits = {
+            node.name
+            for node in model.graph.node
+            if node.op_type in WEIGHTED
+            and any(part in name for name in (node.name, *node.input[1:]))
+        }
+        if not hits:
+            raise ExportError(
+                f"keep_float: no Conv, Gemm or MatMul of the graph has {part!r} in its name "
+                "or in its weights' names"
+            )
+        matched |= hits
+    return frozenset(matched)
+
+
+def with_constant_weights(model: Any) -> tuple[str, ...]:
+    """Return the names of Conv, Gemm and MatMul nodes with stored weights, in graph order."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return tuple(
+        node.name
+        for node in model.graph.node
+        if node.op_type in WEIGHTED and any(name in stored for name in node.input)
+    )
+
+
+def tidy(model: Any) -> None:
+    """Remove operator sets no node uses, and the traces of where the graph was made."""
+    used = {node.domain for node in _all_nodes(model.graph)}
+    for function in model.functions:
+        used |= {node.domain for node in function.node}
+    used |= {""}
+    kept = [opset for opset in model.opset_import if opset.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    for element in (model, model.graph, *_all_nodes(model.graph), *model.functions):
+        element.ClearField("doc_string")
+        element.ClearField("metadata_props")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        value.ClearField("metadata_props")
+
+
+def save_checked(model: Any, path: Path) -> None:
+    """Check the model and write it as one file, whole or not at all.
+
+    Raises:
+        ExportError: the graph breaks ONNX's rules.
+    """
+    onnx = require("onnx", extra="train", purpose="Writing an ONNX file")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # checker and shape inference raise unrelated classes
+        raise ExportError(f"{path}: the graph is not valid ONNX: {error}") from error
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(model.SerializeToString(deterministic=True))
+    partial.replace(path)
+
+
+def _all_nodes(graph: Any) -> list[Any]:
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                nodes.extend(_all_nodes(inner))
+    return nodes

@@ -1,0 +1,120 @@
+"""`model.json`: all that is needed to run the artifact that lies beside it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from typing_extensions import Self
+
+from export.config import Section
+from export.errors import ExportError
+
+
+class InputSpec(Section):
+    """The tensor that the artifact takes: (B, 3, height, width) float32 RGB in 0..1.
+
+    A picture is letterboxed into it: scaled to fit, laid at the top left, the rest filled with
+    `fill`/255. Mean and standard deviation are inside the graph.
+    """
+
+    name: str = "images"
+    height: PositiveInt
+    width: PositiveInt
+    fill: int = Field(default=114, ge=0, le=255)
+    dynamic_batch: bool = False
+
+
+class NmsSpec(Section):
+    """How candidate boxes become detections."""
+
+    mode: Literal["host", "graph", "none"] = "host"
+    iou: float = Field(default=0.6, gt=0, le=1)
+    max_detections: PositiveInt = 100
+
+
+class Manifest(Section):
+    """The sidecar of one artifact.
+
+    Scores: `score_threshold` is for use, `evaluation_score_threshold` for measuring AP, where
+    COCO's rules want the low-scored boxes too.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    model: str  # role in the report: teacher, baseline, baseline_equal_time, student
+    family: str
+    backend: str  # torch, onnxruntime, tensorrt
+    precision: str  # fp32, fp16, int8
+    artifact: str | None = None  # file name beside this sidecar; None for torch
+    sha256: str | None = None  # of the artifact
+    parameters: int
+    input: InputSpec
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]  # of the dataset, in the order of `classes`
+    nms: NmsSpec = NmsSpec()
+    score_threshold: float = Field(default=0.25, ge=0, le=1)
+    evaluation_score_threshold: float = Field(default=0.001, ge=0, le=1)
+    opset: int | None = None
+    made_by: dict[str, str] = Field(default_factory=dict)  # package -> version
+    parity: dict[str, float] = Field(default_factory=dict)  # against torch, on real images
+    quantization: dict[str, str | int | float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_id_per_class(self) -> Self:
+        if len(self.category_ids) != len(self.classes):
+            raise ValueError(
+                f"{len(self.category_ids)} category_ids for {len(self.classes)} classes; "
+                "expected one each"
+            )
+        return self
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write `manifest` to `path`, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(manifest.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the sidecar at `path`.
+
+    Raises:
+        ExportError: it is missing, broken, of another schema, or holds unknown keys.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ExportError(
+            f"{path}: the sidecar of the model cannot be read ({error.strerror}); "
+            "keep model.json beside the model it was made with"
+        ) from None
+    try:
+        schema = json.loads(text).get("schema", 1)
+    except (ValueError, AttributeError) as error:
+        raise ExportError(f"{path}: not a JSON object ({error}); export the model again") from None
+    if schema != 1:
+        raise ExportError(
+            f"{path}: schema {schema!r}, and this version reads schema 1; "
+            "export the model again, or use the version that wrote it"
+        )
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        mistakes = "; ".join(
+            f"{'.'.join(map(str, mistake['loc'])) or 'manifest'}: {mistake['msg']}"
+            for mistake in error.errors()
+        )
+        raise ExportError(f"{path}: not a sidecar of a model: {mistakes}") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

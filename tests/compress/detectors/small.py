@@ -1,0 +1,60 @@
+"""Detectors and batches small enough for a test."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from compress.backbones import SlimResNetConfig
+from compress.batch import Batch, Targets, full_size
+from compress.detector import Detector
+from compress.detectors import DetectorConfig
+
+FAMILIES = ("faster_rcnn", "retinanet", "fcos", "gfl")
+SIZE = (64, 96)
+CLASSES = 3
+CONFIG: TypeAdapter[DetectorConfig] = TypeAdapter(DetectorConfig)
+
+
+def small_detector(family: str, size: tuple[int, int] = SIZE, **changes: Any) -> Detector:
+    """Build a detector of a family, seeded."""
+    settings: dict[str, Any] = {
+        "type": family,
+        "backbone": SlimResNetConfig(widths=(16, 16, 16, 16)),
+        "width": 16,
+        "head_width": 16,
+        "head_depth": 1,
+        "strides": (8, 16, 32),
+        **({"proposals": 20, "rois_per_image": 32} if family == "faster_rcnn" else {}),
+        **changes,
+    }
+    torch.manual_seed(0)
+    return CONFIG.validate_python(settings).build(CLASSES, size)
+
+
+def small_batch(
+    counts: Sequence[int] = (2, 1), labeled: int | None = None, size: tuple[int, int] = SIZE
+) -> Batch:
+    """Draw pictures with so many boxes each."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(len(counts), 3, *size, generator=generator)
+    targets = []
+    for count in counts:
+        corner = torch.rand(count, 2, generator=generator) * 30
+        side = torch.rand(count, 2, generator=generator) * 20 + 12
+        labels = torch.randint(0, CLASSES, (count,), generator=generator)
+        targets.append(Targets(torch.cat((corner, corner + side), dim=1), labels))
+    known = len(counts) if labeled is None else labeled
+    ids = tuple(range(len(counts)))
+    return Batch(images, tuple(targets), full_size(images), ids, known)
+
+
+def spread(detector: nn.Module) -> nn.Module:
+    """Enlarge the prediction layers, so that scores and boxes differ from place to place."""
+    with torch.no_grad():
+        for name, parameter in detector.named_parameters():
+            if name.endswith("weight") and parameter.ndim == 4 and name.startswith("head"):
+                parameter.mul_(8)
+    return detector

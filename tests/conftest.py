@@ -1,0 +1,45 @@
+"""Fixtures and skips for every test; a skip always says why."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+PHOTOGRAPHS = Path(
+    os.environ.get("SLIMDET_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reasons = {
+        "photographs": None
+        if PHOTOGRAPHS.is_dir()
+        else f"no photographs in {PHOTOGRAPHS} (set SLIMDET_DATA)",
+        "gpu": None if torch.cuda.is_available() else "no CUDA device",
+        "tensorrt": _why_no_tensorrt(),
+    }
+    for item in items:
+        for mark, reason in reasons.items():
+            if reason and item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _why_no_tensorrt() -> str | None:
+    try:
+        import tensorrt  # noqa: F401
+    except Exception as error:
+        return f"TensorRT cannot be loaded: {type(error).__name__}"
+    return None
+
+
+@pytest.fixture
+def photographs() -> Path:
+    return PHOTOGRAPHS
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield

@@ -1,0 +1,156 @@
+"""What every member of the recipe's union of losses keeps to."""
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+
+from compress.detector import Outputs
+from compress.losses import LossConfig
+from tests.compress.losses.scene import leaves, make_batch, make_outputs, make_spec
+
+MEMBERS = get_args(get_args(LossConfig)[0]) or (get_args(LossConfig)[0],)
+TAGS = [get_args(member.model_fields["type"].annotation)[0] for member in MEMBERS]
+STUDENT = make_spec(channels=(3, 3, 3), backbone_channels=(2, 2, 3, 4))
+TEACHER = make_spec()
+SOME = [[[4.0, 6.0, 40.0, 50.0], [20.0, 20.0, 22.0, 60.0]], [[30.0, 2.0, 62.0, 30.0]], []]
+NONE: list[list[list[float]]] = [[], [], []]
+
+
+@pytest.fixture(params=MEMBERS, ids=TAGS)
+def loss(request):
+    tag = get_args(request.param.model_fields["type"].annotation)[0]
+    config = request.param.model_validate({"type": tag})
+    assert config.check(STUDENT, TEACHER) == []
+    torch.manual_seed(0)
+    return config.build(STUDENT, TEACHER)
+
+
+@pytest.fixture
+def student():
+    return make_outputs(STUDENT, len(SOME), seed=1)
+
+
+@pytest.fixture
+def teacher():
+    return make_outputs(TEACHER, len(SOME), seed=2)
+
+
+def total(terms):
+    return torch.stack(list(terms.values())).sum()
+
+
+@pytest.mark.parametrize("boxes", [SOME, NONE], ids=["one picture empty", "all empty"])
+def test_terms_and_gradients_are_finite_without_objects(loss, student, teacher, boxes):
+    terms = loss(student, teacher, make_batch(boxes))
+    total(terms).backward()
+    assert all(term.ndim == 0 and term.isfinite() for term in terms.values())
+    gradients = [leaf.grad for leaf in leaves(student) if leaf.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("boxes", [SOME, NONE], ids=["one picture empty", "all empty"])
+def test_every_term_hangs_on_the_students_graph_even_when_it_is_zero(loss, student, teacher, boxes):
+    for name, term in loss(student, teacher, make_batch(boxes)).items():
+        assert term.requires_grad, name
+
+
+def test_no_gradient_reaches_the_teacher(loss, student, teacher):
+    total(loss(student, teacher, make_batch(SOME))).backward()
+    assert all(leaf.grad is None for leaf in leaves(teacher))
+
+
+def test_the_order_of_the_pictures_does_not_matter(loss, student, teacher):
+    order = [2, 0, 1]
+    batch = make_batch(SOME)
+    terms = loss(student, teacher, batch)
+    again = loss(
+        _reordered(student, order),
+        _reordered(teacher, order),
+        replace(batch, targets=tuple(batch.targets[i] for i in order)),
+    )
+    assert terms.keys() == again.keys()
+    for name, term in terms.items():
+        torch.testing.assert_close(again[name], term, rtol=1e-4, atol=1e-6)
+
+
+def test_half_precision_outputs_give_full_precision_finite_terms(loss, student, teacher):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = loss(_halved(student), _halved(teacher), make_batch(SOME))
+    total(terms).backward()
+    assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
+    assert all(p.grad.isfinite().all() for p in loss.parameters())
+
+
+def test_its_own_parameters_learn(loss, student, teacher):
+    before = {name: value.detach().clone() for name, value in loss.named_parameters()}
+    optimizer = torch.optim.SGD([*loss.parameters(), *leaves(student)], lr=0.1)
+    total(loss(student, teacher, make_batch(SOME))).backward()
+    optimizer.step()
+    for name, value in loss.named_parameters():
+        assert not torch.equal(value, before[name]), name
+
+
+def test_the_overall_weight_multiplies_every_term(loss, student, teacher):
+    once = loss(student, teacher, make_batch(SOME))
+    config = loss.config.model_copy(update={"weight": 2.5})
+    heavier = config.build(STUDENT, TEACHER)
+    heavier.load_state_dict(loss.state_dict())
+    for name, term in heavier(student, teacher, make_batch(SOME)).items():
+        torch.testing.assert_close(term, 2.5 * once[name])
+
+
+def test_it_works_with_only_what_it_asks_for(loss, student, teacher):
+    assert loss.needs == loss.config.needs(STUDENT, TEACHER)
+    full = loss(student, teacher, make_batch(SOME))
+    less = loss(_only(student, loss.needs), _only(teacher, loss.needs), make_batch(SOME))
+    assert all(torch.equal(less[name], term) for name, term in full.items())
+
+
+def _only(outputs, needs):
+    return Outputs(
+        features=outputs.features,
+        backbone=outputs.backbone if "backbone" in needs else (),
+        dense=outputs.dense if needs & {"dense", "dfl"} else None,
+        rois=outputs.rois if "rois" in needs else None,
+    )
+
+
+def _changed(outputs, pictures, rows):
+    """Apply one function to tensors by picture, another to tensors by proposal."""
+    dense, rois = outputs.dense, outputs.rois
+    return Outputs(
+        features=tuple(pictures(level) for level in outputs.features),
+        backbone=tuple(pictures(stage) for stage in outputs.backbone),
+        dense=replace(
+            dense,
+            class_logits=pictures(dense.class_logits),
+            deltas=pictures(dense.deltas),
+            boxes=pictures(dense.boxes),
+            dfl_logits=pictures(dense.dfl_logits),
+        ),
+        rois=replace(
+            rois,
+            labels=rows(rois.labels),
+            class_logits=rows(rois.class_logits),
+            deltas=rows(rois.deltas),
+        ),
+    )
+
+
+def _reordered(outputs, order):
+    each = len(outputs.rois.labels) // len(order)
+
+    def rows(tensor):
+        return tensor.unflatten(0, (len(order), each))[order].flatten(0, 1)
+
+    return _changed(outputs, lambda tensor: tensor[order], rows)
+
+
+def _halved(outputs):
+    def half(tensor):
+        return tensor.bfloat16() if tensor.is_floating_point() else tensor
+
+    return _changed(outputs, half, half)

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from export.build import main
+from export.calibration import calibration_batches, calibration_canvases, picture_files
+from export.manifest import InputSpec, read_manifest
+from tests.export.tiny import canvases
+
+SPEC = InputSpec(height=32, width=32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index in range(5):
+        path = tmp_path / "pictures" / f"{index % 2}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), index * 10, dtype=np.uint8)).save(path)
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    return tmp_path / "pictures"
+
+
+def test_pictures_are_found_in_subfolders_and_other_files_are_not(folder):
+    assert [path.name for path in picture_files(folder)] == [
+        "0.png",
+        "2.png",
+        "4.png",
+        "1.png",
+        "3.png",
+    ]
+
+
+def test_the_seed_alone_chooses_the_pictures(folder):
+    def greys(seed):
+        return [int(canvas[0, 0, 0]) for canvas in calibration_canvases(folder, SPEC, 3, seed)]
+
+    assert greys(0) == greys(0)
+    assert len({tuple(greys(seed)) for seed in range(6)}) > 1
+    assert len(set(greys(0))) == 3
+
+
+def test_batches_are_named_and_whole():
+    batches = list(calibration_batches(canvases(5), SPEC, batch=2))
+    assert [batch["images"].shape for batch in batches] == [(2, 3, 32, 32)] * 2
+
+
+def test_the_command_quantises_from_a_folder(static_model, folder, tmp_path, capsys):
+    out = tmp_path / "int8"
+    arguments = [str(static_model), "--precision", "int8", "--images", str(folder)]
+    assert main([*arguments, "--count", "4", "--out", str(out)]) == 0
+    assert "1 nodes in INT8, 3 kept float" in capsys.readouterr().out
+    assert read_manifest(out / "model.json").quantization["images"] == 4
+
+
+def test_mistakes_end_with_their_code(static_model, tmp_path, capsys):
+    arguments = [str(static_model), "--precision", "int8", "--out", str(tmp_path / "int8")]
+    assert main([*arguments, "--images", str(tmp_path / "nowhere")]) == 3
+    assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "x.png").write_bytes(b"broken")
+    assert main([*arguments, "--images", str(tmp_path)]) == 3
+    assert "x.png" in capsys.readouterr().err
+    assert not (tmp_path / "int8").exists()

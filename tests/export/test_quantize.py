@@ -1,0 +1,97 @@
+import numpy as np
+import onnx
+import pytest
+
+from export.engine import open_engine
+from export.errors import DataError, ExportError
+from export.images import to_tensor
+from export.manifest import file_sha256, read_manifest
+from export.quantize import quantize_cpu_int8
+from tests.export.tiny import canvases
+
+
+@pytest.fixture(scope="module")
+def quantized(dynamic_model, tmp_path_factory):
+    return quantize_cpu_int8(dynamic_model, canvases(8), tmp_path_factory.mktemp("int8"), seed=3)
+
+
+def test_int8_stays_close_to_float(dynamic_model, quantized):
+    images = to_tensor(canvases(3))
+    with open_engine(dynamic_model, threads=1) as exact, open_engine(quantized, threads=1) as int8:
+        expected, found = exact.candidates(images), int8.candidates(images)
+    assert found.scores == pytest.approx(expected.scores, abs=0.05)
+    assert found.boxes == pytest.approx(expected.boxes, abs=0.5)
+    assert (found.scores != expected.scores).any()  # it is not the float graph
+
+
+def test_only_the_middle_convolution_is_quantised(quantized):
+    # Of stem, body, classes and edges: the first sees the picture, the last two predict.
+    model = onnx.load(str(quantized))
+    makers = {output: node.op_type for node in model.graph.node for output in node.output}
+    quantised_weights = [
+        node.input[1].partition("_")[0]
+        for node in model.graph.node
+        if node.op_type == "Conv" and makers.get(node.input[1]) == "DequantizeLinear"
+    ]
+    assert quantised_weights == ["detector.body.weight"]
+    assert {opset.domain for opset in model.opset_import} == {""}
+
+
+def test_activations_are_unsigned_and_weights_signed_per_channel(quantized):
+    stored = {tensor.name: tensor for tensor in onnx.load(str(quantized)).graph.initializer}
+    weight = stored["detector.body.weight_quantized"]
+    assert weight.data_type == onnx.TensorProto.INT8
+    assert list(stored["detector.body.weight_scale"].dims) == [8]
+    assert stored["relu_zero_point"].data_type == onnx.TensorProto.UINT8
+
+
+def test_the_sidecar_records_how_it_was_made(dynamic_model, quantized):
+    manifest = read_manifest(quantized.with_suffix(".json"))
+    assert (manifest.precision, manifest.backend) == ("int8", "onnxruntime")
+    assert manifest.sha256 == file_sha256(quantized)
+    record = manifest.quantization
+    assert (record["nodes_quantized"], record["nodes_kept_float"]) == (1, 3)
+    assert (record["method"], record["images"], record["seed"]) == ("minmax", 8, 3)
+    assert record["float_sha256"] == file_sha256(dynamic_model)
+
+
+@pytest.mark.parametrize(("reduce_range", "limit"), [(True, 64), (False, 127)])
+def test_weights_keep_to_seven_bits_when_asked_to(dynamic_model, tmp_path, reduce_range, limit):
+    path = quantize_cpu_int8(dynamic_model, canvases(2), tmp_path, reduce_range=reduce_range)
+    stored = {tensor.name: tensor for tensor in onnx.load(str(path)).graph.initializer}
+    weight = onnx.numpy_helper.to_array(stored["detector.body.weight_quantized"])
+    assert np.abs(weight.astype(int)).max() == limit
+
+
+@pytest.mark.parametrize("method", ["entropy", "percentile"])
+def test_other_ways_to_find_ranges_work_in_silence(dynamic_model, tmp_path, method, capsys):
+    path = quantize_cpu_int8(dynamic_model, canvases(2), tmp_path, method=method)
+    assert read_manifest(path.with_suffix(".json")).quantization["method"] == method
+    assert capsys.readouterr().out == ""
+
+
+def test_a_fixed_batch_quantises_too(static_model, tmp_path):
+    path = quantize_cpu_int8(static_model, canvases(2), tmp_path)
+    with open_engine(path, threads=1) as engine:
+        assert engine.candidates(to_tensor(canvases(1))).boxes.shape == (1, 16, 4)
+
+
+def test_nodes_kept_float_by_name_must_exist_and_leave_something(dynamic_model, tmp_path):
+    with pytest.raises(ExportError, match="has 'neck' in its name"):
+        quantize_cpu_int8(dynamic_model, canvases(2), tmp_path, ["neck"])
+    with pytest.raises(ExportError, match="nothing to quantise: all 4 weighted nodes"):
+        quantize_cpu_int8(dynamic_model, canvases(2), tmp_path, ["body"])
+
+
+def test_pictures_must_be_there_and_have_the_size_of_the_input(dynamic_model, tmp_path):
+    with pytest.raises(DataError, match="got none"):
+        quantize_cpu_int8(dynamic_model, [], tmp_path)
+    with pytest.raises(DataError, match=r"\(32, 32, 3\), got \[\(8, 8, 3\)\]"):
+        quantize_cpu_int8(dynamic_model, [np.zeros((8, 8, 3), dtype=np.uint8)], tmp_path)
+
+
+def test_neither_the_float_model_nor_an_int8_one_is_overwritten(dynamic_model, quantized, tmp_path):
+    with pytest.raises(ExportError, match="holds the fp32 model itself"):
+        quantize_cpu_int8(dynamic_model, canvases(2), dynamic_model.parent)
+    with pytest.raises(ExportError, match="is int8; quantise the fp32 model instead"):
+        quantize_cpu_int8(quantized, canvases(2), tmp_path)

@@ -1,0 +1,110 @@
+"""Read one vector, and measure how far from it we are."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LOSS_LIMIT = 1e-5  # relative
+TENSOR_LIMIT = 1e-5  # of the largest entry
+GRADIENT_LIMIT = 2e-5  # of the largest entry
+
+
+class UnknownFamilyError(Exception):
+    """A vector of a method that no module of tests/golden/families computes."""
+
+
+class UnreadableCaseError(Exception):
+    """A vector says something that its family's module does not understand."""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far one quantity is from the vector's; `error` above `limit` is a failure."""
+
+    quantity: str
+    error: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """The contents of one `.npz`."""
+
+    name: str
+    meta: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.arrays
+
+    def tensor(self, key: str) -> Tensor:
+        return torch.from_numpy(self.arrays[key].copy())
+
+    def leaf(self, key: str) -> Tensor:
+        """An input that a gradient is wanted of."""
+        return self.tensor(key).requires_grad_()
+
+    def levels(self, prefix: str) -> list[int]:
+        """The numbers at the end of `<prefix>_<number>`, in order."""
+        found = [re.fullmatch(rf"{prefix}_(\d+)", key) for key in self.arrays]
+        return sorted(int(match.group(1)) for match in found if match)
+
+    def series(self, prefix: str) -> list[Tensor]:
+        return [self.tensor(f"{prefix}_{level}") for level in self.levels(prefix)]
+
+    def leaves(self, prefix: str) -> list[Tensor]:
+        return [self.leaf(f"{prefix}_{level}") for level in self.levels(prefix)]
+
+    def load(self, module: nn.Module, prefix: str) -> None:
+        """Fill a module by `load_state_dict` from `<prefix>_weight` and `<prefix>_bias`."""
+        names = [name for name, _ in module.named_parameters()]
+        module.load_state_dict(
+            {name: self.tensor(f"{prefix}_{name.replace('.', '_')}") for name in names}
+        )
+
+    def boxes(self, images: int) -> list[Tensor]:
+        """`in_boxes` by image."""
+        boxes, image = self.tensor("in_boxes"), self.tensor("in_boxes_img")
+        return [boxes[image == index] for index in range(images)]
+
+
+def read_case(path: Path) -> Case:
+    with np.load(path) as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    return Case(path.stem, json.loads(str(arrays.pop("meta_json"))), arrays)
+
+
+def loss(case: Case, key: str, ours: Tensor) -> Deviation:
+    theirs = float(case.arrays[key])
+    difference = abs(float(ours.detach()) - theirs)
+    return Deviation(key, difference / abs(theirs) if theirs else difference, LOSS_LIMIT)
+
+
+def tensor(case: Case, key: str, ours: Tensor, limit: float = TENSOR_LIMIT) -> Deviation:
+    theirs = case.tensor(key)
+    if ours.shape != theirs.shape:
+        return Deviation(f"{key} shape", float("inf"), limit)
+    if theirs.numel() == 0:
+        return Deviation(key, 0.0, limit)
+    largest = float(theirs.abs().max())
+    difference = float((ours.detach() - theirs).abs().max())
+    return Deviation(key, difference / largest if largest else difference, limit)
+
+
+def gradient(case: Case, key: str, leaf: Tensor) -> Deviation:
+    ours = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+    return tensor(case, key, ours, GRADIENT_LIMIT)
+
+
+def exact(case: Case, key: str, ours: Tensor) -> Deviation:
+    """Count the entries that differ; none may."""
+    theirs = case.tensor(key)
+    if ours.shape != theirs.shape:
+        return Deviation(f"{key} shape", float("inf"), 0.0)
+    return Deviation(key, float((ours.to(theirs.dtype) != theirs).sum()), 0.0)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.atomic import write_json
 from benchmarks.coco_images import ImageSet, read_canvas
 from benchmarks.metrics.coco_map import CocoResult
+from export.atomic import write_json
 from export.detections import Detections, select_detections, to_photograph
 from export.engine import Engine
 from export.errors import DataError, ExportError

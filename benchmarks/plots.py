@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.atomic import write_bytes
 from benchmarks.metrics.coco_map import COCO_NAMES
+from export.atomic import write_bytes
 from export.optional import require
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from benchmarks.atomic import write_json, write_text
 from benchmarks.metrics.coco_map import COCO_NAMES
 from benchmarks.plots import draw_plots
 from benchmarks.report_html import html_page
 from benchmarks.report_markdown import markdown_page
 from benchmarks.report_text import derived_warnings
+from export.atomic import write_json, write_text
 from export.errors import MissingDependencyError, ToolkitError
 
 
@@ -113,10 +113,15 @@ def write_report(data: ReportData, folder: Path) -> Path:
     Warnings that the numbers themselves call for (a teacher worse than the baseline, an export
     that costs accuracy, noisy timings) are added to those given.
     """
+    write_json(report_content(data), folder / "report.json")
+    return render_report(folder)
+
+
+def report_content(data: ReportData) -> dict[str, Any]:
+    """What report.json holds: `data`, and the warnings that its numbers call for."""
     content = data.model_dump(mode="json", by_alias=True)
     content["warnings"] = list(dict.fromkeys([*content["warnings"], *derived_warnings(content)]))
-    write_json(content, folder / "report.json")
-    return render_report(folder)
+    return content
 
 
 def render_report(folder: Path) -> Path:

@@ -23,8 +23,8 @@ HEADER = (
     "AP75",
     "size MB",
     "params",
-    "engine p50 ms [95 %]",
-    "end-to-end p50 ms [95 %]",
+    "engine p50 ms [95\u00a0%]",
+    "end-to-end p50 ms [95\u00a0%]",
     "p90",
     "p99",
     "timing",
@@ -33,7 +33,7 @@ NUMERIC_COLUMNS = range(3, 12)
 # COCO AP, 0..1: beyond these an export is reported as costing accuracy.
 FP32_TOLERANCE = 0.001
 INT8_TOLERANCE = 0.01
-BELOW_RELIABLE = "*"
+BELOW_RELIABLE = "\u2020"  # a dagger; an asterisk would start a list in Markdown
 
 
 @dataclass(frozen=True)

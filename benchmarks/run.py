@@ -16,8 +16,8 @@ from benchmarks.evaluate import category_of_label, predict, save_predictions
 from benchmarks.latency import BenchmarkConfig, Timing, measure, ratio_ci
 from benchmarks.metrics.coco_map import CocoMetrics, CocoResult, coco_map
 from benchmarks.metrics.size import size_mb
-from benchmarks.report import ReportData, ReportRow, Speed, write_report
-from benchmarks.report_text import HEADER, row_title, table_footnotes, table_row
+from benchmarks.report import ReportData, ReportRow, Speed, report_content, write_report
+from benchmarks.report_text import HEADER, Content, row_title, table_footnotes, table_row
 from benchmarks.samples import sample_grid, telling_pictures
 from export.engine import Engine, open_engine
 from export.errors import ToolkitError
@@ -37,11 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing was reported", file=sys.stderr)
         return INTERRUPTED
-    _print_table(content)
+    plain = report_content(content)
+    _print_table(plain)
     if options.out is not None:
         print(f"report: {options.out / 'report.html'}")
     if options.json:
-        print(json.dumps(content.model_dump(mode="json", by_alias=True), allow_nan=False))
+        print(json.dumps(plain, allow_nan=False))
     return 0
 
 
@@ -167,13 +168,14 @@ def _name(path: Path, models: Sequence[Path]) -> str:
     return name
 
 
-def _print_table(content: ReportData) -> None:
-    plain = content.model_dump(mode="json", by_alias=True)
-    cells = [list(HEADER)] + [table_row(row) for row in plain["rows"]]
+def _print_table(content: Content) -> None:
+    for warning in content["warnings"]:
+        print(f"warning: {warning}")
+    cells = [list(HEADER)] + [table_row(row) for row in content["rows"]]
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEADER))]
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
-    for note in table_footnotes(plain):
+    for note in table_footnotes(content):
         print(note)
 
 

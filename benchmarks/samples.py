@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.atomic import write_bytes
 from benchmarks.coco_images import ImageSet, read_photograph
 from benchmarks.metrics.coco_map import CocoResult
+from export.atomic import write_bytes
 from export.detections import Detections
 from export.draw import draw_boxes
 

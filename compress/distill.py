@@ -49,7 +49,7 @@ def check_pair(
                 )
         if not any(found == index for found, _ in problems):
             problems += [(index, problem) for problem in loss.check(student, teacher)]
-    sources = {loss.roi_source for loss in losses if getattr(loss, "roi_source", None)}
+    sources = {loss.roi_source for loss in losses if "rois" in loss.needs(student, teacher)}
     if len(sources) > 1:
         problems.append((len(losses) - 1, "roi_source differs between the losses; use one"))
     return problems
@@ -77,8 +77,10 @@ class Distiller(nn.Module):
             for config in losses:
                 self.losses.append(config.build(student.spec, teacher.spec))
                 self.names.append(_unique(config.type, self.names))
-                self.wanted = self.wanted | config.needs(student.spec, teacher.spec)
-                self.roi_source = getattr(config, "roi_source", self.roi_source)
+                needs = config.needs(student.spec, teacher.spec)
+                self.wanted = self.wanted | needs
+                if "rois" in needs:
+                    self.roi_source = config.roi_source
 
     @property
     def teacher(self) -> Detector | None:
@@ -126,14 +128,10 @@ class Distiller(nn.Module):
             found = []
             for name, value in terms.items():
                 if not name.startswith("task/"):
-                    found.append(
-                        Term(
-                            name,
-                            float(value),
-                            float(value) / max(float(task), 1e-12),
-                            _gradient_norm(value, shared) / max(task_norm, 1e-12),
-                        )
-                    )
+                    size = value.item()
+                    ratio = size / max(task.item(), 1e-12)
+                    gradient = _gradient_norm(value, shared) / max(task_norm, 1e-12)
+                    found.append(Term(name, size, ratio, gradient))
         return found
 
 

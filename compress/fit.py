@@ -1,7 +1,6 @@
 """Train one detector of a run into a finished room: teacher, baseline or student."""
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.coco_images import coco_ground_truth
 from benchmarks.evaluate import predict
 from benchmarks.metrics.coco_map import CocoMetrics, coco_map
-from benchmarks.coco_images import coco_ground_truth
 from compress.batch import Batch
 from compress.data import Data
 from compress.detector import Detector
@@ -21,11 +20,12 @@ from compress.loading import steps_per_epoch, training_batches
 from compress.optim import TrainConfig
 from compress.precision import Precision, resolve_precision
 from compress.recipe import ExportConfig
-from compress.rundir import once, write_atomic
+from compress.rundir import once
 from compress.session import Session, peak_memory_mb
 from compress.torch_engine import TorchEngine
 from compress.train import Trained, train
 from compress.weights import save_weights, weights_hash
+from export.atomic import write_json
 from export.errors import RecipeError
 from export.manifest import InputSpec, Manifest, NmsSpec
 
@@ -60,7 +60,11 @@ def fit(
     fabric = session.fabric(precision)
     batches = _batches(session, data, config, objective, seed)
     total = steps or config.total_steps(steps_per_epoch(data, config.batch))
-    unlabeled = f", {len(data.unlabeled)} unlabelled" if _unlabeled(data, config, objective) and data.unlabeled else ""
+    unlabeled = (
+        f", {len(data.unlabeled)} unlabelled"
+        if _unlabeled(data, config, objective) and data.unlabeled
+        else ""
+    )
     session.console.say(
         f"{name}: {total} steps of {config.batch} of {len(data.train)} pictures{unlabeled}, "
         f"{count_parameters(detector) / 1e6:.3f}M parameters, {why}"
@@ -123,7 +127,7 @@ def _precision(
 
 def _write(partial: Path, trained: Trained, record: dict[str, Any]) -> None:
     save_weights(trained.state, partial / "model.safetensors")
-    write_atomic(partial / "training.json", json.dumps(record, indent=2) + "\n")
+    write_json(record, partial / "training.json")
 
 
 def _summary(trained: Trained) -> dict[str, Any]:
@@ -164,6 +168,7 @@ def _batches(
             workers=config.workers,
             unlabeled_batch=_unlabeled(data, config, objective),
             pin=session.torch_device().type == "cuda",
+            device=session.torch_device(),
         )
 
     return batches
@@ -196,7 +201,8 @@ def _first_look(
 
 def probe(objective: Distiller) -> nn.Module:
     """A copy of the student's backbone, to time arithmetic on."""
-    backbone: nn.Module = copy.deepcopy(objective.student.backbone)  # type: ignore[arg-type]
+    backbone = copy.deepcopy(objective.student.backbone)
+    assert isinstance(backbone, nn.Module)
     return backbone
 
 
@@ -208,7 +214,6 @@ def count_parameters(model: nn.Module) -> int:
 def torch_manifest(detector: Detector, data: Data, export: ExportConfig, model: str) -> Manifest:
     """The manifest of a detector in torch; what is exported later begins from it."""
     return Manifest(
-        schema=1,
         model=model,
         family=detector.spec.family,
         backend="torch",

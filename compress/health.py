@@ -109,9 +109,9 @@ def data_health(data: Data) -> Health:
     for first, second in (("train", "val"), ("unlabeled", "val")):
         shared = hashes.get(first, {}).keys() & hashes[second].keys()
         if shared:
-            leaks[f"{first} and {second}"] = tuple(sorted(hashes[second][h][0] for h in shared))
+            leaks[f"{first} and {second}"] = tuple(sorted({hashes[second][h][0] for h in shared}))
     repeated = {
-        role: tuple(sorted(names[0] for names in own.values() if len(names) > 1))
+        role: tuple(sorted({names[0] for names in own.values() if len(names) > 1}))
         for role, own in hashes.items()
     }
     repeated = {role: names for role, names in repeated.items() if names}

@@ -342,8 +342,8 @@ def to_batch(raw: RawBatch, device: torch.device | None = None) -> Batch:
         tensor if device is None else tensor.to(device, non_blocking=True)
         for tensor in (raw.pixels, raw.sizes, raw.boxes, raw.labels)
     )
-    # The same product as in export.images.to_tensor, so that training and device agree exactly.
-    images = pixels.permute(0, 3, 1, 2).to(torch.float32).mul_(1 / 255)
+    # The same division as in export.images.to_tensor, so that training and device agree.
+    images = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
     parts = zip(torch.split(boxes, raw.counts), torch.split(labels, raw.counts), strict=True)
     targets = tuple(Targets(own_boxes, own_labels) for own_boxes, own_labels in parts)
     return Batch(images, targets, sizes, raw.image_ids, raw.labeled)

@@ -4,7 +4,14 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from torch import nn
 from typing_extensions import Self
 
@@ -17,7 +24,9 @@ class TrainConfig(Section):
     epochs: PositiveInt | None = None
     steps: PositiveInt | None = None
     batch: PositiveInt = 16  # over all processes
-    unlabeled_batch: NonNegativeInt | None = None  # pictures without labels per step; None: as batch
+    unlabeled_batch: NonNegativeInt | None = (
+        None  # pictures without labels per step; None: as batch
+    )
     accumulate: PositiveInt = 1  # batches per optimiser step
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: PositiveFloat = 3e-3
@@ -60,7 +69,7 @@ class TrainConfig(Section):
 
 
 def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
-    """What `lr` is multiplied by at `step` of `total` (0-based); a pure function, so resuming is exact.
+    """What `lr` is multiplied by at `step` (0-based) of `total`; pure, so resuming is exact.
 
     one_cycle: cosine from 1/20 up to 1, then cosine down to `final_lr` (Smith and Topin 2018, as
     torch's OneCycleLR shapes it); cosine and step: linear warm-up from 1/20, then their decay.

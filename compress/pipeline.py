@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.atomic import write_json
 from benchmarks.coco_images import coco_ground_truth
 from compress.console import Console
 from compress.data import Data
@@ -14,6 +13,7 @@ from compress.detector import Detector
 from compress.distill import Distiller, check_pair
 from compress.fit import evaluate_torch, fit, torch_manifest
 from compress.health import data_health
+from compress.pretrained import load_backbone_weights
 from compress.recipe import Recipe
 from compress.recipe_file import place
 from compress.rundir import once, open_run, owned
@@ -27,7 +27,8 @@ from compress.ship import (
     time_rows,
 )
 from compress.summary import summarize
-from compress.weights import inherit, load_backbone_weights, load_weights
+from compress.weights import inherit, load_weights
+from export.atomic import write_json
 from export.errors import RecipeError
 
 Size = tuple[int, int]
@@ -160,7 +161,7 @@ def train_models(
 
         def student(seed: int = seed) -> Detector:
             detector = build_student(recipe, data, seed)
-            load_starting_weights(recipe.student, detector)
+            load_starting_weights(console, recipe.student, detector)
             if recipe.inherit != "none":
                 report = inherit(detector, teacher)
                 console.say(f"inherited from the teacher: {report.summary()}")
@@ -196,7 +197,7 @@ def teacher_room(session: Session, recipe: Recipe, data: Data) -> Path:
 
     def fresh() -> Distiller:
         detector = build_teacher(recipe, data)
-        load_starting_weights(recipe.teacher.detector, detector)
+        load_starting_weights(session.console, recipe.teacher.detector, detector)
         return Distiller(detector)
 
     if recipe.teacher.train is not None:
@@ -220,12 +221,14 @@ def keep_loaded(detector: Detector, out: Path) -> None:
     write_json({"name": "teacher", "loaded": True, "rows": [], "steps": 0}, out / "training.json")
 
 
-def load_starting_weights(config: Any, detector: Detector) -> None:
+def load_starting_weights(console: Console, config: Any, detector: Detector) -> None:
     """Load what the recipe names: the backbone's weights, then the whole detector's."""
     if config.backbone_weights is not None:
-        load_backbone_weights(detector, config.backbone, config.backbone_weights)
+        report = load_backbone_weights(detector, config.backbone, config.backbone_weights)
+        console.say(f"backbone weights from {report.source}: {report.summary()}")
     if config.weights is not None:
-        load_weights(detector, Path(config.weights), strict=True, what=f"{config.type} weights")
+        report = load_weights(detector, config.weights, strict=True, what=f"{config.type} weights")
+        console.say(f"weights from {report.source}: {report.summary()}")
 
 
 def measure_teacher(
@@ -235,7 +238,9 @@ def measure_teacher(
     manifest = torch_manifest(teacher, data, recipe.export, "teacher")
     metrics = evaluate_torch(session, teacher, manifest, data, coco_ground_truth(data.val))
     ap = metrics.values["AP"]
-    session.console.say(f"teacher: AP {'n/a' if ap is None else f'{100 * ap:.1f}'} on {data.val.source}")
+    session.console.say(
+        f"teacher: AP {'n/a' if ap is None else f'{100 * ap:.1f}'} on {data.val.source}"
+    )
     return ap
 
 
@@ -255,7 +260,7 @@ def equal_time_steps(baseline: Path, student: Path) -> int:
     """How many plain steps take as long as the distilled student's training took."""
     plain = json.loads((baseline / "training.json").read_text(encoding="utf-8"))
     taught = json.loads((student / "training.json").read_text(encoding="utf-8"))
-    return max(1, round(taught["seconds"] / plain["step_ms"] * 1000))
+    return max(1, round(float(taught["seconds"]) / float(plain["step_ms"]) * 1000))
 
 
 def load_models(recipe: Recipe, data: Data, rooms: dict[str, Path]) -> list[Contestant]:

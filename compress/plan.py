@@ -95,13 +95,24 @@ def plan(recipe: Recipe, source: Source, runs: Path, device: str) -> Plan:
         distilled = taught * batch * steps
         bytes_ = memory[id(student)]
         if recipe.baseline.enabled:
-            stages.append(_stage(f"seed{seed}-baseline", steps, student, plain, bytes_, recipe.train.batch))
+            stages.append(
+                _stage(f"seed{seed}-baseline", steps, student, plain, bytes_, recipe.train.batch)
+            )
         both = bytes_ + (memory[id(teacher)] if recipe.distill else 0)
-        stages.append(_stage(f"seed{seed}-student", steps, student, distilled, both, recipe.train.batch))
+        stages.append(
+            _stage(f"seed{seed}-student", steps, student, distilled, both, recipe.train.batch)
+        )
         if recipe.baseline.enabled and recipe.baseline.equal_time and recipe.distill:
             longer = round(steps * distilled / plain)
             stages.append(
-                _stage(f"seed{seed}-baseline_equal_time", longer, student, distilled, bytes_, recipe.train.batch)
+                _stage(
+                    f"seed{seed}-baseline_equal_time",
+                    longer,
+                    student,
+                    distilled,
+                    bytes_,
+                    recipe.train.batch,
+                )
             )
     losses = ", ".join(loss.type for loss in recipe.distill) or "none"
     models = (
@@ -154,9 +165,7 @@ def _forward_seconds(model: Detector, device: torch.device, size: tuple[int, int
 
 @torch.inference_mode()
 def _memory_bytes(model: Detector, device: torch.device, size: tuple[int, int]) -> float:
-    """Bytes of activations that a training step keeps per picture: every convolution's and norm's
-    output, in fp32.
-    """
+    """Bytes of activations that a training step keeps per picture: every layer's output, fp32."""
     kept = [0]
 
     def add(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -180,5 +189,6 @@ def _notes(recipe: Recipe, runs: Path) -> list[str]:
     before = json.loads(lock.read_text(encoding="utf-8"))
     changed = [key for key, _, _ in differences(before, recipe.resolved())]
     if changed:
-        return [f"{lock.parent} was made with other settings ({', '.join(changed[:4])}): choose another name"]
+        keys = ", ".join(changed[:4])
+        return [f"{lock.parent} was made with other settings ({keys}): choose another name"]
     return [f"would go on in {lock.parent}"]

@@ -9,13 +9,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from compress.rundir import write_atomic
+from export.atomic import write_json
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 def resolve_precision(
-    amp: str, device: torch.device, probe: Callable[[], nn.Module], record: Path, size: tuple[int, int]
+    amp: str,
+    device: torch.device,
+    probe: Callable[[], nn.Module],
+    record: Path,
+    size: tuple[int, int],
 ) -> tuple[Precision, str]:
     """Return Fabric's name of the precision, and a sentence on why.
 
@@ -38,15 +42,16 @@ def resolve_precision(
         return known["precision"], known["why"]
     slow, fast = _time(probe, size)
     chosen: Precision = "bf16-mixed" if fast < 0.9 * slow else "32-true"
-    why = f"{'bf16' if chosen == 'bf16-mixed' else 'fp32'}: bf16 takes {fast / slow:.2f} of fp32's time here"
-    write_atomic(record, json.dumps({"precision": chosen, "why": why}) + "\n")
+    name = "bf16" if chosen == "bf16-mixed" else "fp32"
+    why = f"{name}: bf16 takes {fast / slow:.2f} of fp32's time here"
+    write_json({"precision": chosen, "why": why}, record)
     return chosen, why
 
 
 def _time(probe: Callable[[], nn.Module], size: tuple[int, int]) -> tuple[float, float]:
     """Fastest of three forward and backward passes in fp32 and in bf16, seconds."""
     with torch.random.fork_rng(devices=[]):
-        model = probe().train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = probe().train().to(memory_format=torch.channels_last)
         images = torch.rand(2, 3, *size).contiguous(memory_format=torch.channels_last)
     best = []
     for half in (False, True):
@@ -56,7 +61,8 @@ def _time(probe: Callable[[], nn.Module], size: tuple[int, int]) -> tuple[float,
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 found = model(images)
             maps: list[Tensor] = list(found.values()) if isinstance(found, dict) else list(found)
-            torch.stack([m.float().mean() for m in maps]).sum().backward()
+            loss = torch.stack([m.float().mean() for m in maps]).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
             times.append(time.perf_counter() - start)
         best.append(min(times))
     return best[0], best[1]

@@ -66,7 +66,9 @@ def _parse(path: Path, text: str) -> tuple[yaml.Node, dict[str, Any]]:
     try:
         node = loader.get_single_node()
         if node is None:
-            raise RecipeError(f"{path}: is empty; a recipe needs at least name, data, teacher, student")
+            raise RecipeError(
+                f"{path}: is empty; a recipe needs at least name, data, teacher, student"
+            )
         _refuse_repeats(path, node)
         tree = loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
@@ -77,11 +79,15 @@ def _parse(path: Path, text: str) -> tuple[yaml.Node, dict[str, Any]]:
     finally:
         loader.dispose()
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path}:1: a recipe is a mapping of sections, found {type(tree).__name__}")
+        raise RecipeError(
+            f"{path}:1: a recipe is a mapping of sections, found {type(tree).__name__}"
+        )
     try:
         json.dumps(tree, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"{path}: holds a value that is no text, number or list ({error})") from None
+        raise RecipeError(
+            f"{path}: holds a value that is no text, number or list ({error})"
+        ) from None
     return node, tree
 
 
@@ -108,10 +114,12 @@ def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[Key, str]:
     for text in overrides:
         dotted, equals, value = text.partition("=")
         if not equals or not dotted:
-            raise RecipeError(f"command line: {text!r} is no override; write key=value, as in train.epochs=1")
+            raise RecipeError(
+                f"command line: {text!r} is no override; write key=value, as in train.epochs=1"
+            )
         keys: Key = tuple(int(p) if p.isdigit() else p for p in dotted.split("."))
         try:
-            parsed = yaml.load(value, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+            parsed = yaml.load(value, Loader=_Loader)
         except yaml.YAMLError:
             raise RecipeError(f"command line: {text}: the value is not plain YAML") from None
         parent: Any = tree
@@ -214,15 +222,22 @@ class _Where:
         scalar = scalar or (bool(names) and names[-1].startswith(("function-", "constrained-")))
         if isinstance(value, dict | list):
             return scalar
-        return error["type"] in {"model_type", "model_attributes_type"} and not isinstance(
-            value, dict
-        ) and any(_is_branch_name(n) for n in names) and value is not None
+        return (
+            error["type"] in {"model_type", "model_attributes_type"}
+            and not isinstance(value, dict)
+            and any(_is_branch_name(n) for n in names)
+            and value is not None
+        )
+
 
 def _at(node: yaml.Node, keys: Key) -> yaml.Node | None:
     """The node that stands at `keys` in the file, if any."""
     for key in keys:
         if isinstance(node, yaml.MappingNode):
-            node = {name.value: child for name, child in node.value}.get(key)
+            children = {name.value: child for name, child in node.value}
+            if key not in children:
+                return None
+            node = children[key]
         elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
             node = node.value[key]
         else:
@@ -274,7 +289,9 @@ def _fields(kinds: list[Any], key: str | int) -> list[Any]:
 
 def _names(kinds: list[Any]) -> list[str]:
     """The keys that a section may hold."""
-    models = [m for k in kinds for m in _members(k) if isinstance(m, type) and issubclass(m, BaseModel)]
+    models = [
+        m for k in kinds for m in _members(k) if isinstance(m, type) and issubclass(m, BaseModel)
+    ]
     return [field.alias or name for model in models for name, field in model.model_fields.items()]
 
 
@@ -334,4 +351,3 @@ def place(path: Path, text: str, overrides: Sequence[str], keys: Sequence[str | 
         if tuple(keys[:depth]) in changed:
             return f"command line: {changed[tuple(keys[:depth])]}: {dotted}"
     return f"{path}:{line_of(node, tuple(keys))}: {dotted}"
-

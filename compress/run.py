@@ -19,8 +19,10 @@ distillation, export to ONNX, measure accuracy and latency of what was exported,
 Run the same command again to go on after an interruption; finished stages are kept."""
 
 EPILOG = """\
-any key of the recipe can be set:  python -m compress.run recipe.yaml train.epochs=1 student.backbone=resnet18
-several processes:                 torchrun --nproc-per-node 8 -m compress.run recipe.yaml
+any key of the recipe can be set:
+  python -m compress.run recipe.yaml train.epochs=1 student.backbone=resnet18
+several processes:
+  torchrun --nproc-per-node 8 -m compress.run recipe.yaml
 exit codes: 0 done, 1 other failure, 2 recipe, 3 data, 4 missing package or weights, 5 training
 diverged, 6 export or engine, 130 interrupted"""
 
@@ -34,11 +36,28 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", type=Path, help="the recipe, a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the recipe's")
-    parser.add_argument("--check", action="store_true", help="validate, read the data's heads, build and match the models, print the plan; change nothing")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are made (default: runs)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that override the recipe's"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="validate, read the data's heads, build and match the models, print the plan; "
+        "change nothing",
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="where run folders are made (default: runs)",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line of stdout"
+    )
     return parser.parse_intermixed_args(arguments)
 
 
@@ -62,7 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
         outcome |= {"error": f"{type(error).__name__}: {error}", "kind": "bug"}
         code = 1
         traceback.print_exc()
-        console.say("this is a bug in slimdet: please report it with the lines above and the recipe")
+        console.say(
+            "this is a bug in slimdet: please report it with the lines above and the recipe"
+        )
     if options.json and not console.quiet:
         sys.stdout.write(json.dumps({**outcome, "exit_code": code}) + "\n")
         sys.stdout.flush()

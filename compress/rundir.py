@@ -1,36 +1,19 @@
 """The run folder: finished rooms, one owner at a time, and a record of what made it."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from export.atomic import write_json, write_text
 from export.errors import RecipeError, ToolkitError
 
 try:
     import fcntl
 except ImportError:  # Windows has no flock; two runs in one folder go unnoticed there
     fcntl = None  # type: ignore[assignment]
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ToolkitError(
-            f"{path}: cannot be written ({error.strerror}). What was finished is kept; "
-            "make room or choose another folder with --runs, then run the same command again"
-        ) from error
 
 
 def once(room: Path, make: Callable[[Path], None]) -> Path:
@@ -69,7 +52,9 @@ def open_run(runs: Path, name: str, resolved: dict[str, Any], recipe_text: str) 
         try:
             before = json.loads(lock.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise RecipeError(f"{lock}: is not JSON ({error}); choose another name or delete {home}") from error
+            raise RecipeError(
+                f"{lock}: is not JSON ({error}); choose another name or delete {home}"
+            ) from error
         changed = differences(before, resolved)
         if changed:
             raise RecipeError(
@@ -83,8 +68,8 @@ def open_run(runs: Path, name: str, resolved: dict[str, Any], recipe_text: str) 
         raise ToolkitError(
             f"{home}: cannot be made ({error.strerror}); choose another folder with --runs"
         ) from error
-    write_atomic(home / "recipe.yaml", recipe_text)
-    write_atomic(lock, json.dumps(resolved, indent=2) + "\n")
+    write_text(recipe_text, home / "recipe.yaml")
+    write_json(resolved, lock)
     return home
 
 

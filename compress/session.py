@@ -83,9 +83,7 @@ def torch_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise RecipeError(
-            f"--device {name}: is no device; say auto, cpu, cuda or cuda:0"
-        ) from None
+        raise RecipeError(f"--device {name}: is no device; say auto, cpu, cuda or cuda:0") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RecipeError(
             f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.atomic import write_json
 from benchmarks.coco_images import ImageSet, coco_ground_truth, read_canvas
 from benchmarks.evaluate import predict, save_predictions
 from benchmarks.latency import measure
@@ -25,6 +24,7 @@ from compress.rundir import once
 from compress.session import Session
 from compress.torch_engine import TorchEngine
 from compress.weights import load_weights
+from export.atomic import write_json
 from export.detections import Detections, select_detections
 from export.engine import Engine, open_engine
 from export.images import to_tensor
@@ -173,9 +173,7 @@ def _tensor(data: Data, images: ImageSet, index: int) -> NDArray[np.float32]:
     return to_tensor([canvas])
 
 
-def _quantize(
-    session: Session, export: ExportConfig, data: Data, source: Path, out: Path
-) -> None:
+def _quantize(session: Session, export: ExportConfig, data: Data, source: Path, out: Path) -> None:
     calibration = export.calibration
     order = np.random.default_rng(calibration.seed).permutation(len(data.train))
     canvases = [

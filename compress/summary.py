@@ -78,9 +78,7 @@ def _gain(session: Session, recipe: Recipe, data: Data, accuracy: Measured) -> G
         )
         luck = bootstrap_gain(student, baseline, coco_ground_truth(data.val))
         gain = gain.model_copy(
-            update={
-                "bootstrap": {"ap": luck.ap, "ci95": list(luck.ci95), "samples": luck.samples}
-            }
+            update={"bootstrap": {"ap": luck.ap, "ci95": list(luck.ci95), "samples": luck.samples}}
         )
     return gain
 
@@ -139,8 +137,7 @@ def _pictures(session: Session, recipe: Recipe, data: Data, out: Path) -> list[P
     if recipe.baseline.enabled:
         roles.insert(1, f"seed{recipe.seed}-baseline")
     columns = {
-        name.partition("-")[2] or name: _predictions(session, f"{name}-{SHIPPED}")
-        for name in roles
+        name.partition("-")[2] or name: _predictions(session, f"{name}-{SHIPPED}") for name in roles
     }
     threshold = recipe.export.score_threshold
     path = sample_grid(data.val, indices, columns, threshold, out / "pictures.png")

@@ -22,7 +22,7 @@ from compress.checkpoint import load_checkpoint, save_checkpoint
 from compress.console import Console
 from compress.ema import Ema
 from compress.optim import TrainConfig, build_optimizer, learning_rate_factor, set_learning_rate
-from compress.rundir import write_atomic
+from export.atomic import write_text
 from export.errors import DivergedError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class _Loop:
         self.fabric, self.seed, self.console, self.what = fabric, seed, console, what
         objective.to(fabric.device)
         if config.channels_last:
-            objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            objective.to(memory_format=torch.channels_last)
         self.raw = objective
         optimizer = build_optimizer(objective, config)
         self.objective, self.optimizer = fabric.setup(objective, optimizer)
@@ -157,7 +157,9 @@ class _Loop:
 
     # -- the loop ------------------------------------------------------------------------------
 
-    def run(self, batches: Callable[[int, int], Iterator[Batch]], interrupted: list[int]) -> Trained:
+    def run(
+        self, batches: Callable[[int, int], Iterator[Batch]], interrupted: list[int]
+    ) -> Trained:
         """Train from where the state stands to the end."""
         accumulate = self.config.accumulate
         looks = {round(self.total * k / self.config.evaluations) for k in _upto(self.config)}
@@ -211,7 +213,9 @@ class _Loop:
         return total
 
     def _account(self, terms: dict[str, Tensor], loss: Tensor, batch: Batch) -> float:
-        values = torch.stack([t.detach().float() for t in terms.values()] + [loss.detach()]).tolist()
+        values = torch.stack(
+            [t.detach().float() for t in terms.values()] + [loss.detach()]
+        ).tolist()
         if not math.isfinite(values[-1]):
             bad = [n for n, v in zip(terms, values, strict=False) if not math.isfinite(v)]
             raise DivergedError(
@@ -262,7 +266,7 @@ class _Loop:
             if self.config.keep == "best" or self.config.patience:
                 self.best = _cpu(model.state_dict())
         if self.fabric.global_rank == 0:
-            write_atomic(self.live / "results.csv", _table(self.rows))
+            write_text(_table(self.rows), self.live / "results.csv")
             for name, value in row.items():
                 if name != "step" and value is not None:
                     events.add_scalar(name, value, self.step)
@@ -328,11 +332,11 @@ def _events(live: Path, step: int, rank: int) -> Iterator[Any]:
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(live), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(live), purge_step=step + 1 if step else None)
     try:
         yield writer
     finally:
-        writer.close()  # type: ignore[no-untyped-call]
+        writer.close()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from typing_extensions import Self
 
+from export.atomic import write_text
 from export.config import Section
 from export.errors import ExportError
 
@@ -74,9 +75,7 @@ class Manifest(Section):
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write `manifest` to `path`, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(manifest.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(manifest.model_dump_json(indent=2, by_alias=True) + "\n", path)
 
 
 def read_manifest(path: Path) -> Manifest:

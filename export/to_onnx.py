@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ def export_onnx(
     *,
     opset: int = 18,
     max_batch: int = 64,
-    translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+    translations: Mapping[Any, Callable[..., Any]] | None = None,
 ) -> Path:
     """Write `folder/model.onnx` and `folder/model.json`; return the path of the ONNX file.
 
@@ -86,7 +86,7 @@ def _trace(
     sample: NDArray[np.float32],
     opset: int,
     max_batch: int,
-    translations: Mapping[Callable[..., Any], Callable[..., Any]] | None,
+    translations: Mapping[Any, Callable[..., Any]] | None,
 ) -> Any:
     """Return the graph as an `onnx.ModelProto`."""
     import torch
@@ -113,10 +113,9 @@ def _trace(
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        reason = str(error).strip().splitlines()
         raise ExportError(
             f"{manifest.model} ({manifest.family}): its candidates cannot be traced to ONNX: "
-            f"{reason[0] if reason else type(error).__name__}"
+            f"{_root_reason(error)}"
         ) from error
     if program is None:
         raise ExportError(f"{manifest.model} ({manifest.family}): the exporter returned no graph")
@@ -139,6 +138,14 @@ def _traceable(detector: "nn.Module") -> "nn.Module":
     return Traceable().eval()
 
 
+def _root_reason(error: BaseException) -> str:
+    """Return the first line of the innermost cause; the exporter wraps it in general advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 @contextmanager
 def _evaluating(detector: "nn.Module") -> Iterator[None]:
     """Hold every module in eval mode, then give each its own mode back."""
@@ -158,7 +165,11 @@ def _quiet() -> Iterator[None]:
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(StringIO()),
+            redirect_stderr(StringIO()),  # where a failing trace prints whole graphs
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

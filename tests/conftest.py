@@ -1,7 +1,6 @@
 """Fixtures and skips for every test; a skip always says why."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +39,5 @@ def photographs() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
+def _seeded() -> None:
     torch.manual_seed(0)
-    yield

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted(p for room in ("compress", "export", "benchmarks") for p in (ROOT / room).rglob("*.py"))
+FILES = sorted(
+    p for room in ("compress", "export", "benchmarks") for p in (ROOT / room).rglob("*.py")
+)
 # A development benchmark: it drives the training side on purpose.
 EXCEPTIONS = {"benchmarks/kd_step.py"}
 
@@ -42,7 +44,9 @@ def test_rooms_are_entered_through_their_doors_only(path: Path) -> None:
     if name.startswith("compress/detectors/"):
         assert not any(i.startswith("compress.losses") for i in imported(path))
     if name == "compress/train.py":
-        assert not any(i.startswith(("compress.losses", "compress.detectors")) for i in imported(path))
+        assert not any(
+            i.startswith(("compress.losses", "compress.detectors")) for i in imported(path)
+        )
 
 
 def loaded(statement: str) -> set[str]:
@@ -57,7 +61,10 @@ def loaded(statement: str) -> set[str]:
     ("statement", "heavy"),
     [
         ("import compress.run", {"torch", "torchvision", "onnxruntime", "tensorrt", "ultralytics"}),
-        ("import compress.pipeline", {"onnxruntime", "tensorrt", "ultralytics", "matplotlib", "timm"}),
+        (
+            "import compress.pipeline",
+            {"onnxruntime", "tensorrt", "ultralytics", "matplotlib", "timm"},
+        ),
         ("import export.engine", {"torch", "onnxruntime", "onnx"}),
         ("import export.predict", {"torch", "onnx"}),
         ("import benchmarks.run", {"torch", "onnx", "matplotlib"}),

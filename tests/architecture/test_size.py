@@ -22,5 +22,13 @@ def test_a_file_stays_readable(path: Path) -> None:
 
 
 def test_the_top_level_holds_what_the_readme_says() -> None:
-    for name in ("pyproject.toml", "README.md", "compress", "recipes", "export", "tests", "benchmarks"):
+    for name in (
+        "pyproject.toml",
+        "README.md",
+        "compress",
+        "recipes",
+        "export",
+        "tests",
+        "benchmarks",
+    ):
         assert (ROOT / name).exists()

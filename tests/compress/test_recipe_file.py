@@ -52,8 +52,10 @@ def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
 def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
     text = GOOD.replace("object_weight: 2", "object_weigth: 2").replace("epochs: 2", "epochs: two")
     first, second = mistakes(tmp_path, text)
-    assert first.startswith("9: distill[0].object_weigth: unknown key; did you mean 'object_weight'")
-    assert second == "11: train.epochs: should be a valid integer (found \"two\")"
+    assert first.startswith(
+        "9: distill[0].object_weigth: unknown key; did you mean 'object_weight'"
+    )
+    assert second == '11: train.epochs: should be a valid integer (found "two")'
 
 
 def test_an_unknown_type_names_the_nearest_and_all(tmp_path: Path) -> None:
@@ -69,8 +71,15 @@ def test_a_missing_section_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_backbone_names_the_nearest(tmp_path: Path) -> None:
-    (line,) = mistakes(tmp_path, GOOD.replace("student: {type: gfl, backbone: resnet18}", "student: {type: gfl, backbone: resnet81}"))
-    assert line.startswith("7: student.backbone: unknown backbone 'resnet81'; did you mean resnet18")
+    (line,) = mistakes(
+        tmp_path,
+        GOOD.replace(
+            "student: {type: gfl, backbone: resnet18}", "student: {type: gfl, backbone: resnet81}"
+        ),
+    )
+    assert line.startswith(
+        "7: student.backbone: unknown backbone 'resnet81'; did you mean resnet18"
+    )
 
 
 def test_an_override_is_blamed_on_the_command_line(tmp_path: Path) -> None:
@@ -131,7 +140,9 @@ def test_a_late_mistake_finds_its_line_or_its_override(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     assert place(path, GOOD, [], ("distill", 0)) == f"{path}:9: distill[0]"
     overrides = ["student.backbone=resnet34"]
-    assert place(path, GOOD, overrides, ("student", "backbone")).startswith("command line: student.")
+    assert place(path, GOOD, overrides, ("student", "backbone")).startswith(
+        "command line: student."
+    )
 
 
 def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:

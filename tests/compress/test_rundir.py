@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.rundir import differences, once, open_run, owned, write_atomic
+from compress.rundir import differences, once, open_run, owned
 from export.errors import RecipeError, ToolkitError
 
 
@@ -48,7 +48,8 @@ def test_a_changed_recipe_under_an_old_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         open_run(tmp_path, "x", {"train": {"epochs": 24}}, "text")
     assert str(caught.value) == (
-        f"{home} was made with train.epochs: 12, the recipe says 24; choose another name or delete it"
+        f"{home} was made with train.epochs: 12, the recipe says 24; "
+        "choose another name or delete it"
     )
 
 
@@ -60,19 +61,13 @@ def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
 def test_differences_name_every_leaf() -> None:
     before = {"a": {"b": 1, "c": [1, 2]}, "d": None}
     after = {"a": {"b": 2, "c": [1, 3]}, "d": None, "e": 5}
-    assert differences(before, after) == [("a.b", "1", "2"), ("a.c[1]", "2", "3"), ("e", "null", "5")]
+    assert differences(before, after) == [
+        ("a.b", "1", "2"),
+        ("a.c[1]", "2", "3"),
+        ("e", "null", "5"),
+    ]
 
 
 def test_a_run_folder_has_one_owner(tmp_path: Path) -> None:
     with owned(tmp_path), pytest.raises(RecipeError, match="in use"), owned(tmp_path):
         pass
-
-
-def test_a_file_that_cannot_be_written_keeps_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "folder"
-    path.mkdir()
-    (tmp_path / "folder" / "x").touch()
-    with pytest.raises(ToolkitError, match="cannot be written"):
-        write_atomic(path, "text")
-    assert (path / "x").exists()
-    assert not (tmp_path / "folder.partial").exists()

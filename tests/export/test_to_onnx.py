@@ -85,3 +85,37 @@ def test_what_cannot_be_traced_is_refused_and_modes_are_left_as_they_were(tmp_pa
 def test_a_sample_of_another_size_is_refused(tmp_path):
     with pytest.raises(ExportError, match=r"the manifest promises \(B, 3, 64, 64\)"):
         export_onnx(tiny_detector(), tiny_manifest(side=64), tmp_path, to_tensor(canvases(1)))
+
+
+@pytest.mark.slow
+def test_an_operator_onnx_does_not_know_is_translated(tmp_path):
+    from onnxscript import opset18 as op
+
+    @torch.library.custom_op("slimdet_tests::halve", mutates_args=())
+    def halve(values: Tensor) -> Tensor:
+        return values / 2
+
+    @halve.register_fake
+    def _(values: Tensor) -> Tensor:
+        return torch.empty_like(values)
+
+    class Halving(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny_detector()
+
+        def candidates(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            boxes, scores, labels = self.inner.candidates(images)
+            return boxes, halve(scores), labels
+
+    def halve_in_onnx(values):
+        return op.Div(values, op.Constant(value_float=2.0))
+
+    translations = {torch.ops.slimdet_tests.halve.default: halve_in_onnx}
+    images = to_tensor(canvases(1))
+    path = export_onnx(Halving(), tiny_manifest(), tmp_path, images, translations=translations)
+    with open_engine(path, threads=1) as engine:
+        found = engine.candidates(images)
+    assert found.scores == pytest.approx(
+        np.asarray(in_torch(tiny_detector(), images)[1], dtype=np.float32) / 2, abs=1e-5
+    )

@@ -2,12 +2,14 @@
 
 import math
 import re
+from functools import partial
 
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from compress.detector import Dense, Outputs
+from compress.detectors.matching import overlap_mask
 from compress.losses import LossConfig
 from compress.losses.gid import (
     GidConfig,
@@ -178,6 +180,27 @@ def test_without_an_instance_all_terms_are_zero_and_attached():
     assert [float(term.detach()) for term in terms.values()] == [0, 0, 0, 0]
     assert all(level.grad is not None and not level.grad.any() for level in student.features)
     assert not student.dense.class_logits.grad.any()
+
+
+def test_an_instance_that_touches_no_anchor_selects_none():
+    # One instance, (0, 0, 20, 20); the only anchors lie elsewhere.
+    spec = make_spec(channels=(1,), strides=(8,), num_classes=1)
+    anchors = torch.tensor([[40.0, 40.0, 50.0, 50.0], [50.0, 50.0, 60.0, 60.0]])
+    assign = partial(overlap_mask, anchors, threshold=0.5)
+    boxes = torch.tensor([[[0.0, 0.0, 20.0, 20.0], [0.0, 0.0, 1.0, 1.0]]])
+
+    def outputs(logit, feature):
+        dense = Dense(torch.full((1, 2, 1), logit), torch.full((1, 2, 4), logit), boxes, assign)
+        return Outputs((torch.full((1, 1, 8, 8), feature),), dense=dense)
+
+    loss = GidConfig(type="gid", feature_weight=1.0).build(spec, spec)
+    terms = loss(outputs(-2.0, 1.0), outputs(2.0, 3.0), make_batch([[]]))
+    assert {name: float(term) for name, term in terms.items()} == {
+        "feature": 4.0,
+        "relation": 0.0,
+        "response_class": 0.0,
+        "response_box": 0.0,
+    }
 
 
 @pytest.mark.parametrize("count", [1, 2])

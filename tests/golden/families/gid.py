@@ -1,6 +1,7 @@
 """GID end to end: selection, pooled patches, four terms and their gradients."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torchvision.ops import box_iou
 
 from compress.batch import Batch, Targets
 from compress.detector import Dense, DetectorSpec, Outputs
+from compress.detectors.matching import overlap_mask
 from compress.losses.gid import Gid, GidConfig, pool_instances
 from compress.losses.gid_selection import ScoreForm
 from tests.golden.case import Case, Deviation, UnreadableCaseError, exact, gradient, loss, tensor
@@ -29,7 +31,7 @@ SCORE_FORMS: dict[str, ScoreForm] = {
 def compare(case: Case) -> list[Deviation]:
     features_s, features_t = case.leaves("in_feat_s"), case.series("in_feat_t")
     class_s, delta_s = case.leaf("in_cls_s"), case.leaf("in_delta_s")
-    assign = _anchor_matcher(case)
+    assign = _assigner(case)
     dense_s = Dense(class_s, delta_s, case.tensor("in_boxes_s"), assign)
     dense_t = Dense(
         case.tensor("in_cls_t"), case.tensor("in_delta_t"), case.tensor("in_boxes_t"), assign
@@ -132,21 +134,14 @@ def _batch(sizes: Tensor) -> Batch:
     )
 
 
-def _anchor_matcher(case: Case) -> Callable[[Sequence[Tensor]], Tensor]:
-    """The one-stage anchor rule: IoU enough, or an instance's best anchor if they overlap."""
+def _assigner(case: Case) -> Callable[[Sequence[Tensor]], Tensor]:
+    """The rule of our own anchor detectors; a case may ask for it without low-quality matches."""
     anchors = torch.cat(case.series("in_anchors"))
     enough = case.meta["hyper"].get("response_iou", [0.4, 0.5])[1]
-    low_quality = case.meta["hyper"].get("low_quality_matches", True)
+    if case.meta["hyper"].get("low_quality_matches", True):
+        return partial(overlap_mask, anchors, threshold=enough)
 
-    def assign(instances: Sequence[Tensor]) -> Tensor:
-        masks = []
-        for boxes in instances:
-            iou = box_iou(boxes, anchors)  # (n, P)
-            positive = iou >= enough
-            if low_quality:
-                best = iou.amax(dim=1, keepdim=True)
-                positive |= (iou == best) & (best > 0)
-            masks.append(positive.any(dim=0))
-        return torch.stack(masks)
+    def overlapping(instances: Sequence[Tensor]) -> Tensor:
+        return torch.stack([(box_iou(boxes, anchors) >= enough).any(dim=0) for boxes in instances])
 
-    return assign
+    return overlapping

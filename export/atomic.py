@@ -1,6 +1,8 @@
 """Write a file whole or not at all."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,14 @@ def write_bytes(content: bytes, path: Path) -> Path:
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # a power cut must not leave an empty file under a good name
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise ToolkitError(
             f"{path}: could not be written ({error.strerror or error}); "
             "free some space or choose a folder that may be written"

@@ -1,0 +1,134 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from benchmarks.coco_images import coco_ground_truth
+from benchmarks.metrics.coco_map import coco_map
+from benchmarks.run import main
+from export.manifest import InputSpec, Manifest, file_sha256, write_manifest
+from tests.benchmarks.bright_boxes import bright_set
+
+BOX = [4.0, 6.0, 24.0, 30.0]  # of the first bright picture
+
+
+def write_model(path: Path, *, classes=("red", "green")) -> Path:
+    """An ONNX graph that finds `BOX` of class 0 in every picture."""
+    constants = {
+        "boxes": np.array([[BOX]], dtype=np.float32),
+        "scores": np.array([[0.9]], dtype=np.float32),
+        "labels": np.array([[0]], dtype=np.int32),
+    }
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [f"{name}_constant"], [name]) for name in constants],
+        "constant",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 64, 64])],
+        [
+            helper.make_tensor_value_info(
+                name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
+            )
+            for name, value in constants.items()
+        ],
+        [numpy_helper.from_array(value, f"{name}_constant") for name, value in constants.items()],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    manifest = Manifest(
+        model="student",
+        family="constant",
+        backend="onnxruntime",
+        precision="fp32",
+        artifact=path.name,
+        sha256=file_sha256(path),
+        parameters=6,
+        input=InputSpec(height=64, width=64),
+        classes=classes,
+        category_ids=(1, 2),
+    )
+    write_manifest(manifest, path.with_suffix(".json"))
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    images = bright_set(2)
+    truth = coco_ground_truth(images)
+    assert images.draw is not None
+    folder = tmp_path / "data" / "images"
+    folder.mkdir(parents=True)
+    for index, entry in enumerate(truth["images"]):
+        entry["file_name"] = f"{index}.png"
+        Image.fromarray(images.draw(index)).save(folder / entry["file_name"])
+    path = tmp_path / "data" / "val.json"
+    path.write_text(json.dumps(truth))
+    return path
+
+
+def test_a_model_is_measured_and_reported(tmp_path, data, capsys):
+    model = write_model(tmp_path / "model" / "student.onnx")
+    out = tmp_path / "report"
+    code = main([str(model), "--data", str(data), "--out", str(out), "--threads", "1", "--json"])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    content = json.loads(printed.out.splitlines()[-1])
+    (row,) = content["rows"]
+    # Right on the red picture, wrong on the green one: red has precision 1 up to recall 1 if the
+    # right one comes first among equal scores, green has no detection.
+    assert row["ap"]["AP"] == pytest.approx(0.5)
+    assert row["latency_ms"]["engine"]["n"] == 200
+    assert row["sha256"] == file_sha256(model)
+    saved = json.loads((out / row["predictions"]).read_text())
+    truth = json.loads(data.read_text())
+    assert coco_map(saved, truth).values == row["ap"]
+    names = {path.name for path in out.iterdir()}
+    assert names == {"report.json", "report.md", "report.html", "plots", "predictions"}
+
+
+def test_two_models_are_compared_with_the_first(tmp_path, data, capsys):
+    models = [write_model(tmp_path / name / "student.onnx") for name in ("a", "b")]
+    assert main([*map(str, models), "--data", str(data), "--threads", "1", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert len(content["rows"]) == 2
+    assert content["speed"][0]["scope"] == "end_to_end"
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "message"),
+    [
+        (lambda folder: folder / "gone.onnx", 6, "no such model file"),
+        (
+            lambda folder: write_model(folder / "m.onnx", classes=("red", "blue")),
+            3,
+            "only the model knows ['blue']",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_its_exit_code(tmp_path, data, capsys, make, code, message):
+    assert main([str(make(tmp_path)), "--data", str(data)]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_missing_data_is_a_data_error(tmp_path, capsys):
+    model = write_model(tmp_path / "student.onnx")
+    assert main([str(model), "--data", str(tmp_path / "gone.json")]) == 3
+    assert "gone.json" in capsys.readouterr().err
+
+
+def test_the_command_loads_no_training_package():
+    script = (
+        "import sys, benchmarks.run; "
+        "print(sorted({'torch', 'onnx', 'onnxruntime', 'matplotlib', 'pycocotools'} "
+        "& set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -31,7 +31,7 @@ from compress.losses import LossConfig
 
 NUM_CLASSES = 20
 BOXES_PER_PICTURE = 6
-WARM_UP_ROUNDS = 2
+WARM_UP_ROUNDS = 1
 METHODS = ("defeat", "gid")
 
 
@@ -164,11 +164,11 @@ def stopwatch(step: Callable[[], None], device: str) -> float:
     """Return the milliseconds of one call, the device's work included."""
     on_gpu = device.startswith("cuda")
     if on_gpu:
-        torch.cuda.synchronize()  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
     start = time.perf_counter()
     step()
     if on_gpu:
-        torch.cuda.synchronize()  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
     return (time.perf_counter() - start) * 1000
 
 

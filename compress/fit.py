@@ -26,7 +26,6 @@ from compress.torch_engine import TorchEngine
 from compress.train import Trained, train
 from compress.weights import save_weights, weights_hash
 from export.atomic import write_json
-from export.errors import RecipeError
 from export.manifest import InputSpec, Manifest, NmsSpec
 
 
@@ -51,8 +50,6 @@ def fit(
         session.console.say(f"{name}: already trained, kept")
         return room
     device = session.torch_device()
-    if config.amp == "fp16" and device.type == "cpu":
-        raise RecipeError("train.amp: fp16 needs a GPU; say auto, bf16 or off on a CPU")
     objective = build()
     detector: Detector = objective.student
     size = (data.input_height, data.input_width)
@@ -150,12 +147,6 @@ def _unlabeled(data: Data, config: TrainConfig, objective: Distiller) -> int:
 def _batches(
     session: Session, data: Data, config: TrainConfig, objective: Distiller, seed: int
 ) -> Callable[[int, int], Iterator[Batch]]:
-    if config.batch % session.world:
-        raise RecipeError(
-            f"train.batch: {config.batch} pictures cannot be shared evenly by {session.world} "
-            f"processes; choose a multiple of {session.world}"
-        )
-
     def batches(first: int, count: int) -> Iterator[Batch]:
         return training_batches(
             data,

@@ -13,6 +13,7 @@ from compress.detector import Detector
 from compress.distill import Distiller, check_pair
 from compress.fit import evaluate_torch, fit, torch_manifest
 from compress.health import data_health
+from compress.loading import steps_per_epoch
 from compress.pretrained import load_backbone_weights
 from compress.recipe import Recipe
 from compress.recipe_file import place
@@ -47,6 +48,7 @@ def run(recipe: Recipe, source: "Source", runs: Path, device: str, console: Cons
     teacher_data = data if recipe.teacher.data is None else recipe.teacher.data.open()
     same_classes(data, teacher_data)
     check_models(recipe, data, source)
+    check_training(session, recipe, data, teacher_data, source)
     if session.rank == 0:
         open_run(runs, recipe.name, recipe.resolved(), source.whole)
     if session.world > 1:
@@ -133,6 +135,44 @@ def check_models(recipe: Recipe, data: Data, source: Source) -> tuple[Detector, 
             "\n".join(f"{source.at('distill', index)}: {text}" for index, text in problems)
         )
     return student, teacher
+
+
+def check_training(
+    session: Session, recipe: Recipe, data: Data, teacher_data: Data, source: Source
+) -> None:
+    """Find now what would otherwise stop the run after an hour.
+
+    Raises:
+        RecipeError: arithmetic that the device lacks, a batch that cannot be shared by the
+            processes, a weights file that is not there.
+        DataError: a batch larger than its set.
+    """
+    runs = [(recipe.train, data, ("train",))]
+    if recipe.teacher.train is not None:
+        runs.append((recipe.teacher.train, teacher_data, ("teacher", "train")))
+    for config, images, keys in runs:
+        steps_per_epoch(images, config.batch)
+        if config.amp == "fp16" and session.torch_device().type == "cpu":
+            raise RecipeError(
+                f"{source.at(*keys, 'amp')}: fp16 needs a GPU; say auto, bf16 or off on a CPU"
+            )
+        if config.batch % session.world:
+            raise RecipeError(
+                f"{source.at(*keys, 'batch')}: {config.batch} pictures cannot be shared evenly by "
+                f"{session.world} processes; choose a multiple of {session.world}"
+            )
+    for detector, where in (
+        (recipe.student, ("student",)),
+        (recipe.teacher.detector, ("teacher", "detector")),
+    ):
+        named = {"weights": detector.weights, "backbone_weights": detector.backbone_weights}
+        for key, value in named.items():
+            fetched = value in {"torchvision", "timm"}
+            if value is not None and not fetched and not Path(value).is_file():
+                raise RecipeError(
+                    f"{source.at(*where, key)}: there is no file {value}; put the weights there, "
+                    "or name another file"
+                )
 
 
 def build_student(recipe: Recipe, data: Data, seed: int) -> Detector:

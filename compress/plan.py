@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compress.console import Console
 from compress.detector import Detector
 from compress.fit import count_parameters
 from compress.health import data_health
 from compress.loading import steps_per_epoch
-from compress.pipeline import Source, check_models, same_classes
+from compress.pipeline import Source, check_models, check_training, same_classes
 from compress.recipe import Recipe
 from compress.rundir import differences
-from compress.session import torch_device
+from compress.session import Session, torch_device
 
 # A training step costs about three forward passes: one forward, and a backward of twice its work.
 TRAINING = 3.0
@@ -78,6 +79,7 @@ def plan(recipe: Recipe, source: Source, runs: Path, device: str) -> Plan:
     teacher_data = data if recipe.teacher.data is None else recipe.teacher.data.open()
     same_classes(data, teacher_data)
     student, teacher = check_models(recipe, data, source)
+    check_training(Session(runs, device, Console()), recipe, data, teacher_data, source)
     size = (data.input_height, data.input_width)
     forward = {id(m): _forward_seconds(m, where, size) for m in (student, teacher)}
     memory = {id(m): _memory_bytes(m, where, size) for m in (student, teacher)}
@@ -152,13 +154,13 @@ def _forward_seconds(model: Detector, device: torch.device, size: tuple[int, int
     images = torch.rand(count, 3, *size, device=device)
     model.to(device).eval()
     seconds = []
-    for _ in range(2):
+    for _ in range(4):
         start = time.perf_counter()
         model.candidates(images)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append((time.perf_counter() - start) / count)
-        if seconds[0] > 0.5:
+        if sum(seconds) * count > 0.3:
             break  # large models: one look is enough for an estimate
     return min(seconds)
 

@@ -83,7 +83,7 @@ def _parse(path: Path, text: str) -> tuple[yaml.Node, dict[str, Any]]:
             f"{path}:1: a recipe is a mapping of sections, found {type(tree).__name__}"
         )
     try:
-        json.dumps(tree, allow_nan=False)
+        tree = json.loads(json.dumps(tree, allow_nan=False))  # also parts what YAML aliases share
     except (TypeError, ValueError) as error:
         raise RecipeError(
             f"{path}: holds a value that is no text, number or list ({error})"

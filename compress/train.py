@@ -38,7 +38,7 @@ class Trained:
 
     Attributes:
         state: the student's weights to ship, on the CPU (the averaged ones under EMA).
-        rows: one per evaluation: step, seconds, lr, mean of every loss term since, the metrics.
+        rows: one per evaluation: step, seconds, learning_rate, mean of every loss term since, the metrics.
         steps: optimiser steps taken.
         seconds: of training itself, evaluations and checkpoints left out.
         stopped: why it ended before its last step, or "".
@@ -253,7 +253,7 @@ class _Loop:
         row: Row = {
             "step": self.step,
             "seconds": round(self.seconds, 3),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         row |= {f"loss/{n}": v / max(1, self.summed) for n, v in self.sums.items()}
         row |= metrics

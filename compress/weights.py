@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,9 @@ def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
             safetensors = require("safetensors.torch", extra="train", purpose="reading weights")
             content: Any = safetensors.load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # about pickles it is then going to refuse
+                warnings.simplefilter("ignore")
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise RecipeError(
             f"{path}: refused: the file is not a plain store of tensors, and loading it could run "

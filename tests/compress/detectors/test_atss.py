@@ -12,7 +12,7 @@ def grid(sizes, strides, scale=4.0):
 
 def by_hand(centres, anchors, counts, boxes):
     """The published rule, one box at a time; returns location -> box."""
-    taken = {}
+    taken: dict[int, tuple[float, int]] = {}
     for number, box in enumerate(boxes):
         middle, picks, start = (box[:2] + box[2:]) / 2, [], 0
         for count in counts:
@@ -21,7 +21,7 @@ def by_hand(centres, anchors, counts, boxes):
             start += count
         overlaps = torch.stack([paired_iou(anchors[p], box) for p in picks])
         threshold = overlaps.mean() + overlaps.std()
-        for place, overlap in zip(picks, overlaps, strict=True):
+        for place, overlap in zip(picks, overlaps.tolist(), strict=True):
             x, y = centres[place]
             inside = min(x - box[0], y - box[1], box[2] - x, box[3] - y) > 0.01
             if overlap >= threshold and inside and overlap > taken.get(place, (-1, 0))[0]:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing
+from torch.multiprocessing.spawn import start_processes
 
 from compress.batch import Targets
 from compress.detectors.gfl_losses import (
@@ -68,9 +68,9 @@ def test_quality_focal_loss_by_hand():
 def test_box_losses_do_not_depend_on_the_score_of_a_single_positive():
     moved = []
     for logit in (-3.0, 3.0):
-        arguments = list(two_locations(logit))
-        arguments[1] = torch.stack((peaked(1, 1, 1, 1), peaked(0, 0, 0, 0)))[None]
-        moved.append(gfl_losses(*arguments))
+        class_logits, _, *rest = two_locations(logit)
+        box_logits = torch.stack((peaked(1, 1, 1, 1), peaked(0, 0, 0, 0)))[None]
+        moved.append(gfl_losses(class_logits, box_logits, *rest))
     # the predicted box (4, 4, 20, 20) covers 2/3 of its target and no more: GIoU = 2/3
     for losses in moved:
         assert losses["giou"].item() == pytest.approx(2 * (1 - 2 / 3), rel=1e-4)
@@ -120,7 +120,7 @@ def one_of_two(rank, store, results):
 def test_two_processes_with_half_the_batch_have_the_gradient_of_one(tmp_path):
     whole = gradients(slice(0, 4))
     store, results = tmp_path / "store", tmp_path / "gradients"
-    multiprocessing.start_processes(one_of_two, (store, results), nprocs=2, start_method="spawn")
+    start_processes(one_of_two, (store, results), nprocs=2, start_method="spawn")
     halves = [torch.load(f"{results}.{rank}") for rank in range(2)]
     for together, parts in zip(whole, zip(*halves, strict=True), strict=True):
         # data-parallel training averages over the processes

@@ -42,7 +42,7 @@ def test_maps_are_rounded_up():
 
 
 def test_an_input_size_that_no_pyramid_fits_is_refused():
-    with pytest.raises(RecipeError, match="100x128.*multiple of 32"):
+    with pytest.raises(RecipeError, match=r"100x128.*multiple of 32"):
         check_input_size((100, 128))
 
 
@@ -68,7 +68,7 @@ def test_a_mistake_is_named(change, message):
 def test_a_wrong_backbone_is_one_error_at_its_own_key():
     with pytest.raises(ValidationError) as caught:
         CONFIG.validate_json(json.dumps({**GFL, "backbone": "resnet19"}))
-    assert [error["loc"] for error in caught.value.errors()] == [("gfl", "backbone")]
+    assert [error["loc"][:2] for error in caught.value.errors()] == [("gfl", "backbone")]
 
 
 def test_a_slim_resnet_reads_from_a_recipe():

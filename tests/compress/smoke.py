@@ -1,0 +1,38 @@
+"""A recipe that passes through every stage in seconds."""
+
+from pathlib import Path
+
+SMOKE = """\
+schema: 1
+name: smoke
+data:
+  type: shapes
+  image_size: 64
+  train: {count: 12, limit: 8}
+  val: {count: 4}
+  augment: {flip: 0.5}
+teacher:
+  detector: &tiny
+    type: gfl
+    backbone: {type: slim_resnet, stem: 16, widths: [16, 16, 16, 16]}
+    width: 16
+    head_depth: 1
+    reg_max: 4
+    strides: [8, 16]
+    norm: group
+  train: {epochs: 1, batch: 4, evaluations: 1, amp: "off"}
+student: *tiny
+distill:
+  - {type: defeat}
+  - {type: gid, min_size_px: 2, relation_weight: 1}
+train: {steps: 4, batch: 4, evaluations: 2, amp: "off", checkpoint_every_s: 0.001}
+export: {precisions: [fp32], parity_images: 2, calibration: {images: 4}}
+benchmark: {blocks: 2, calls_per_block: 2, warmup: 1, images: 2}
+"""
+
+
+def write_smoke(folder: Path, name: str = "recipe.yaml") -> Path:
+    """Write the recipe into `folder`."""
+    path = folder / name
+    path.write_text(SMOKE, encoding="utf-8")
+    return path

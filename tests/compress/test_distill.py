@@ -1,0 +1,126 @@
+"""The distiller: who provides what, the same proposals for both, and a teacher left alone."""
+
+import copy
+
+import pytest
+import torch
+
+from compress.batch import Batch, Targets, full_size
+from compress.detector import Detector
+from compress.detectors import FasterRcnnConfig, GflConfig
+from compress.distill import Distiller, Term, advice, check_pair
+from compress.losses import DeFeatConfig, GidConfig
+from compress.weights import weights_hash
+
+SLIM = {"type": "slim_resnet", "widths": (16, 16, 16, 16)}
+
+
+def gfl(strides: tuple[int, ...] = (8, 16), classes: int = 2) -> Detector:
+    settings = {"type": "gfl", "backbone": SLIM, "width": 16, "head_depth": 1, "reg_max": 4}
+    return GflConfig.model_validate({**settings, "strides": strides}).build(classes, (64, 64))
+
+
+def faster_rcnn() -> Detector:
+    settings = {"type": "faster_rcnn", "backbone": SLIM, "width": 16, "head_width": 16}
+    return FasterRcnnConfig.model_validate({**settings, "strides": (8, 16)}).build(2, (64, 64))
+
+
+def batch(labeled: int = 2) -> Batch:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    target = Targets(torch.tensor([[8.0, 8.0, 40.0, 44.0]]), torch.tensor([1]))
+    return Batch(images, (target, target), full_size(images), (7, 8), labeled)
+
+
+def test_terms_carry_the_name_of_their_loss_and_sum_what_the_student_learns_from() -> None:
+    losses = [DeFeatConfig(type="defeat"), GidConfig(type="gid", min_size_px=2.0)]
+    terms = Distiller(gfl(), gfl(), losses).train()(batch())
+    assert {n.partition("/")[0] for n in terms} == {"task", "defeat", "gid"}
+    assert all(t.isfinite() for t in terms.values())
+
+
+def test_without_losses_only_the_task_is_left() -> None:
+    plain, taught = Distiller(gfl()).train(), Distiller(gfl(), gfl()).train()
+    assert all(n.startswith("task/") for n in plain(batch()))
+    assert plain(batch()).keys() == taught(batch()).keys()
+
+
+def test_the_teacher_is_in_no_state_and_stays_in_eval_unchanged() -> None:
+    teacher = gfl()
+    objective = Distiller(gfl(), teacher, [DeFeatConfig(type="defeat")]).train()
+    before = weights_hash(teacher)
+    teacher.train()  # whatever somebody did to it
+    sum(objective(batch()).values()).backward()
+    assert not teacher.training
+    assert weights_hash(teacher) == before
+    assert all(p.grad is None for p in teacher.parameters())
+    names = set(objective.state_dict())
+    assert all(n.startswith(("student.", "losses.")) for n in names)
+    assert sum(p.numel() for p in objective.student.parameters()) < sum(
+        p.numel() for p in objective.parameters()
+    )
+
+
+@pytest.mark.parametrize("source", ["teacher", "student"])
+def test_both_two_stage_heads_score_the_same_proposals(source: str) -> None:
+    config = DeFeatConfig.model_validate({"type": "defeat", "roi_source": source})
+    objective = Distiller(faster_rcnn(), faster_rcnn(), [config]).train()
+    student, teacher = objective._outputs(batch())
+    assert student.rois is not None
+    assert teacher.rois is not None
+    for mine, theirs in zip(student.rois.boxes, teacher.rois.boxes, strict=True):
+        assert torch.equal(mine, theirs)
+    assert torch.equal(student.rois.labels, teacher.rois.labels)
+    assert student.task_losses
+
+
+def test_unlabelled_pictures_feed_the_distillation_alone() -> None:
+    objective = Distiller(gfl(), gfl(), [DeFeatConfig(type="defeat")]).eval()
+    objective.student.train()
+    for module in objective.student.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    whole = batch(labeled=1)
+    blank = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    other = Batch(
+        torch.cat([whole.images[:1], torch.rand(1, 3, 64, 64)]),
+        (whole.targets[0], blank),
+        whole.sizes,
+        (7, 9),
+        1,
+    )
+    whole = Batch(whole.images, (whole.targets[0], blank), whole.sizes, (7, 8), 1)
+    one, two = objective(whole), objective(other)
+    for name in one:
+        same = torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-6)
+        assert same == (name.startswith("task/") or name.endswith("object")), name
+
+
+def test_measuring_leaves_no_trace() -> None:
+    objective = Distiller(gfl(), gfl(), [DeFeatConfig(type="defeat")]).train()
+    before, state = copy.deepcopy(objective.state_dict()), torch.get_rng_state()
+    terms = objective.measure(batch())
+    assert {t.name for t in terms} == {"defeat/neck_object", "defeat/neck_background"}
+    assert all(t.gradient_ratio > 0 for t in terms)
+    assert torch.equal(torch.get_rng_state(), state)
+    after = objective.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.grad is None for p in objective.parameters())
+
+
+def test_a_term_beyond_ten_times_the_task_gets_advice() -> None:
+    terms = [Term("fine", 1, 1, 1), Term("loud", 1, 25, 40), Term("mute", 0, 1e-9, 1e-9)]
+    loud, mute = advice(terms)
+    assert "loud is 25 times the task loss" in loud
+    assert "divide its weight by about 40" in loud
+    assert mute.startswith("mute is 1e-09 of the task loss")
+
+
+def test_a_pair_that_cannot_work_is_told_what_each_side_provides() -> None:
+    backbone = DeFeatConfig(type="defeat", roi_object_weight=2.0, roi_background_weight=2.0)
+    ((index, text),) = check_pair(gfl().spec, faster_rcnn().spec, [backbone])
+    assert index == 0
+    assert text.startswith("defeat needs rois; student 'gfl' provides")
+    problems = check_pair(gfl((8,)).spec, gfl((16,)).spec, [DeFeatConfig(type="defeat")])
+    assert "[8]" in problems[0][1].replace("(8,)", "[8]")
+    assert "[16]" in problems[0][1].replace("(16,)", "[16]")
+    assert check_pair(gfl().spec, gfl(classes=3).spec, [GidConfig(type="gid")])

@@ -1,0 +1,234 @@
+"""The command line, as a user meets it: one message, the right exit code, no damage."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from safetensors.torch import load_file
+
+from compress.run import main
+from tests.compress.smoke import SMOKE, write_smoke
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m"]
+    if processes > 1:
+        program += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    return subprocess.run(
+        [*program, "compress.run", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("smoke")
+    done = run(
+        write_smoke(folder),
+        "--runs",
+        folder / "runs",
+        "--json",
+        "baseline.equal_time=true",
+        "seeds=2",
+        "export.precisions=[fp32, int8]",
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "smoke", json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_one_recipe_goes_from_data_to_report(finished: tuple[Path, dict[str, Any]]) -> None:
+    home, said = finished
+    report = json.loads((home / "report" / "report.json").read_text())
+    assert said["ok"] is True
+    assert Path(said["report"]) == home / "report" / "report.json"
+    kinds = [(row["model"], row["backend"], row["precision"]) for row in report["rows"]]
+    assert kinds == [
+        ("teacher", "torch", "fp32"),
+        ("teacher", "onnxruntime", "fp32"),
+        ("baseline", "onnxruntime", "fp32"),
+        ("student", "torch", "fp32"),
+        ("student", "onnxruntime", "fp32"),
+        ("student", "onnxruntime", "int8"),
+        ("baseline_equal_time", "onnxruntime", "fp32"),
+    ]
+    assert report["schema"] == 1
+    assert report["gain"]["seeds"] == 2
+    assert len(report["gain"]["ci95"]) == 2
+    html = (home / "report" / "report.html").read_text()
+    assert '<img src="data:image/png;base64,' in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+
+
+@pytest.mark.slow
+def test_the_ap_of_every_row_is_that_of_its_saved_predictions(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    folder = finished[0] / "report"
+    truth = COCO(folder / "ground_truth.json")
+    for row in json.loads((folder / "report.json").read_text())["rows"]:
+        results = json.loads((folder / row["predictions"]).read_text())
+        judge = COCOeval(truth, truth.loadRes(results), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+        for name, value in zip(row["ap"].values(), judge.stats, strict=True):
+            assert (name or 0.0) == pytest.approx(max(value, 0.0), abs=1e-9)
+        assert (folder / row["artifact"]).is_file()
+
+
+@pytest.mark.slow
+def test_student_and_baseline_begin_alike_and_the_teacher_is_in_no_file(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    models = finished[0] / "models"
+    student = load_file(models / "seed0-student" / "model.safetensors")
+    baseline = load_file(models / "seed0-baseline" / "model.safetensors")
+    assert student.keys() == baseline.keys()
+    record = json.loads((models / "seed0-student" / "training.json").read_text())
+    assert {t["name"] for t in record["terms_at_first_step"]} >= {
+        "defeat/neck_object",
+        "gid/feature",
+    }
+    assert record["teacher_sha256"]
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_kept_and_a_changed_recipe_refused(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    home, _ = finished
+    recipe, runs = home.parent.parent / "recipe.yaml", home.parent
+    written = (home / "report" / "report.json").stat().st_mtime_ns
+    same = run(
+        recipe,
+        "--runs",
+        runs,
+        "baseline.equal_time=true",
+        "seeds=2",
+        "export.precisions=[fp32, int8]",
+    )
+    assert same.returncode == 0, same.stderr
+    assert (home / "report" / "report.json").stat().st_mtime_ns == written
+    changed = run(recipe, "--runs", runs, "train.steps=9")
+    assert changed.returncode == 2
+    assert "was made with" in changed.stderr
+    assert "Traceback" not in changed.stderr
+
+
+@pytest.mark.slow
+def test_the_exported_student_runs_without_torch(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (80, 60), (90, 120, 60)).save(tmp_path / "a.png")
+    model = finished[0] / "export" / "seed0-student-fp32" / "model.onnx"
+    code = (
+        "import sys; from export.predict import main; "
+        f"code = main([{str(model)!r}, {str(tmp_path / 'a.png')!r}, '--out', {str(tmp_path)!r}]); "
+        "assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path: Path) -> None:
+    recipe = write_smoke(tmp_path)
+    overrides = ("distill=[]", "baseline.enabled=false", "train.optimizer=sgd", "train.lr=0.05")
+    homes = []
+    for processes in (1, 2):
+        done = run(recipe, "--runs", tmp_path / str(processes), *overrides, processes=processes)
+        assert done.returncode == 0, done.stderr
+        homes.append(tmp_path / str(processes) / "smoke")
+    one, two = (load_file(h / "models" / "seed0-student" / "model.safetensors") for h in homes)
+    for name, value in one.items():
+        assert (value - two[name]).abs().max() < 2e-5, name
+
+
+def fingerprint(home: Path) -> tuple[dict[str, bytes], list[Any]]:
+    weights = {p.parent.name: p.read_bytes() for p in home.glob("models/*/model.safetensors")}
+    rows = json.loads((home / "report" / "report.json").read_text())["rows"]
+    return weights, [(row["key"], row["sha256"], row["ap"]) for row in rows]
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path) -> None:
+    """SLIMDET_KILLS says how often; the moments are spread over the run."""
+    recipe = write_smoke(tmp_path)
+    start = time.monotonic()
+    done = run(recipe, "--runs", tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    took = time.monotonic() - start
+    kills = int(os.environ.get("SLIMDET_KILLS", "2"))
+    command = [sys.executable, "-m", "compress.run", str(recipe), "--runs", str(tmp_path / "cut")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for kill in range(kills):
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+        time.sleep(took * (0.4 + 0.5 * kill / max(1, kills)))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = run(recipe, "--runs", tmp_path / "cut")
+    assert done.returncode == 0, done.stderr
+    assert fingerprint(tmp_path / "cut" / "smoke") == fingerprint(tmp_path / "whole" / "smoke")
+
+
+def test_check_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main([str(write_smoke(tmp_path)), "--check", "--json", "--runs", str(tmp_path / "r")]) == 0
+    )
+    said = json.loads(capsys.readouterr().out)
+    assert [stage["name"] for stage in said["check"]["stages"]] == [
+        "teacher",
+        "seed0-baseline",
+        "seed0-student",
+    ]
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "said"),
+    [
+        (["train.epochs=x"], 2, "valid integer"),
+        (["student.strides=[32]", "student.type=gfl"], 2, "distill[0]"),
+        (["data={type: folder, root: /no/such/folder, image_size: 64}"], 3, "/no/such/folder"),
+        (["train.batch=64"], 3, "64"),
+        (["teacher.data={type: shapes, image_size: 64, difficulty: hard}"], 2, "classes"),
+        (["teacher.data={type: shapes, image_size: 96}"], 2, "image_size"),
+        (["teacher.train=null", "teacher.detector.weights=/no/such.pt"], 2, "/no/such.pt"),
+        (["train.amp=fp16"], 2, "fp16"),
+    ],
+)
+def test_a_mistake_is_one_message_and_the_right_exit_code(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    code: int,
+    said: str,
+) -> None:
+    assert main([str(write_smoke(tmp_path)), *overrides, "--runs", str(tmp_path / "r")]) == code
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert "Traceback" not in printed
+
+
+def test_a_device_that_is_not_there_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(write_smoke(tmp_path))
+    assert main([recipe, "--runs", str(tmp_path), "--device", "cuda:99"]) == 2
+    assert "CUDA devices" in capsys.readouterr().err

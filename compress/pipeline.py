@@ -14,6 +14,7 @@ from compress.distill import Distiller, check_pair
 from compress.fit import evaluate_torch, fit, torch_manifest
 from compress.health import data_health
 from compress.loading import steps_per_epoch
+from compress.optim import TrainConfig
 from compress.pretrained import load_backbone_weights
 from compress.recipe import Recipe
 from compress.recipe_file import place
@@ -147,7 +148,7 @@ def check_training(
             processes, a weights file that is not there.
         DataError: a batch larger than its set.
     """
-    runs = [(recipe.train, data, ("train",))]
+    runs: list[tuple[TrainConfig, Data, tuple[str, ...]]] = [(recipe.train, data, ("train",))]
     if recipe.teacher.train is not None:
         runs.append((recipe.teacher.train, teacher_data, ("teacher", "train")))
     for config, images, keys in runs:

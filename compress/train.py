@@ -38,7 +38,8 @@ class Trained:
 
     Attributes:
         state: the student's weights to ship, on the CPU (the averaged ones under EMA).
-        rows: one per evaluation: step, seconds, learning_rate, mean of every loss term since, the metrics.
+        rows: one per evaluation: step, seconds, learning_rate, the metrics, and the mean of every
+            loss term since the one before.
         steps: optimiser steps taken.
         seconds: of training itself, evaluations and checkpoints left out.
         stopped: why it ended before its last step, or "".

@@ -13,19 +13,16 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import roi_align
 
 from compress.batch import Batch
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
 from compress.losses.gid_selection import Instances, ScoreForm, select_instances
 from compress.losses.loss import DistillationLoss
-from compress.losses.masks import stack_boxes
 from compress.losses.matching import pair_levels
+from compress.losses.patches import pool_instances
 from export.config import Section
 from export.errors import RecipeError
 
-CANONICAL_SIDE_PX = 224.0  # a box of this side is pooled at stride 2**CANONICAL_LEVEL
-CANONICAL_LEVEL = 4
 LEAST_SQUARED_DISTANCE = 1e-12
 
 
@@ -148,48 +145,6 @@ class Gid(DistillationLoss):
         }
 
 
-def pooling_levels(boxes: Tensor, strides: Sequence[int]) -> Tensor:
-    """Return for each xyxy box (G, 4) the index of the map, finest first, that it is pooled from.
-
-    The usual pyramid rule, clamped to the strides that there are.
-    """
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    exponent = (CANONICAL_LEVEL + (area.sqrt() / CANONICAL_SIDE_PX + 1e-8).log2()).floor()
-    coarser = torch.tensor(strides[1:], device=boxes.device, dtype=boxes.dtype).log2()
-    return (exponent[:, None] >= coarser).sum(dim=1)
-
-
-def pool_instances(
-    maps: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tensor], size: int
-) -> Tensor:
-    """Return (G, C, size, size), one patch per box, picture by picture.
-
-    Args:
-        maps: L levels (B, C, H_l, W_l), finest first, C equal on all.
-        strides: input pixels per cell, one per level.
-        boxes: one (n, 4) xyxy tensor per picture, input pixels.
-        size: cells of a patch along each side.
-    """
-    stacked, picture = stack_boxes(boxes)
-    rois = torch.cat([picture[:, None].to(stacked), stacked], dim=1).to(maps[0])  # (G, 5)
-    level = pooling_levels(stacked, strides)
-    patches, places = [], []
-    for index, (features, stride) in enumerate(zip(maps, strides, strict=True)):
-        place = (level == index).nonzero()[:, 0]
-        places.append(place)
-        patches.append(
-            roi_align(
-                features,
-                rois[place],
-                output_size=size,
-                spatial_scale=1 / stride,
-                sampling_ratio=2,
-                aligned=True,
-            )
-        )
-    return torch.cat(patches)[torch.cat(places).argsort()]
-
-
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the squared error of patches (G, C, S, S), summed over C, mean over G and cells."""
     cells = student.shape[0] * student.shape[2] * student.shape[3]
@@ -226,17 +181,17 @@ def relation_loss(
 def relative_distances(vectors: Tensor) -> Tensor:
     """Return (G, G) distances over their mean off the diagonal; the diagonal is 0.
 
-    The vectors (G, V) are long and near one another: in float32 the cheap formula with inner
-    products would lose the distances to cancellation, and direct differences would take G * G * V
-    numbers. In float64 the cheap formula is exact enough.
+    The vectors (G, V) are long and near one another. Direct differences would take G * G * V
+    numbers, and the formula with inner products loses what the vectors have in common to
+    cancellation; so their mean, which no distance depends on, is taken away first.
     """
-    exact = vectors.double()
-    squared_norm = exact.square().sum(dim=1)
-    squared = squared_norm[:, None] + squared_norm - 2 * exact @ exact.T
+    centred = vectors - vectors.mean(dim=0).detach()
+    squared_norm = centred.square().sum(dim=1)
+    squared = squared_norm[:, None] + squared_norm - 2 * centred @ centred.T
     apart = ~torch.eye(vectors.shape[0], dtype=torch.bool, device=vectors.device)
     distance = squared.where(apart, 1.0).clamp(min=LEAST_SQUARED_DISTANCE).sqrt() * apart
     mean = distance.sum() / apart.sum()
-    return (distance / mean.clamp(min=1e-12)).to(vectors.dtype)
+    return distance / mean.clamp(min=1e-12)
 
 
 def response_loss(

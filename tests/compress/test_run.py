@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from safetensors.torch import load_file
 
 from compress.run import main
-from tests.compress.smoke import SMOKE, write_smoke
+from tests.compress.smoke import write_smoke
 
 ROOT = Path(__file__).resolve().parents[2]
 

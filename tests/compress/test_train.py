@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,10 +80,10 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_a_run_cut_anywhere_ends_as_one_that_was_not(
     tmp_path: Path, optimizer: str, ema: float | None
 ) -> None:
-    settings = {"optimizer": optimizer, "ema": ema, "checkpoint_every_s": 1e-9}
+    settings: Any = {"optimizer": optimizer, "ema": ema, "checkpoint_every_s": 1e-9}
     whole = fit(tmp_path / "whole", **settings)
 
-    class Cut(Exception):
+    class CutError(Exception):
         pass
 
     for cut in (1, 5, 9):
@@ -90,10 +91,10 @@ def test_a_run_cut_anywhere_ends_as_one_that_was_not(
         def dying(first: int, count: int, cut: int = cut) -> Iterator[Batch]:
             for step in range(first, first + count):
                 if step == cut:
-                    raise Cut
+                    raise CutError
                 yield batch_of(step)
 
-        with pytest.raises(Cut):
+        with pytest.raises(CutError):
             fit(tmp_path / "cut", dying, **settings)
     resumed = fit(tmp_path / "cut", **settings)
     assert same(whole.state, resumed.state)

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 from torch import distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
@@ -46,7 +47,9 @@ def test_distribution_focal_loss_by_hand():
     assert loss.item() == pytest.approx(25.0)
 
 
-def two_locations(score_logit):
+def two_locations(
+    score_logit: float,
+) -> tuple[Tensor, Tensor, Tensor, list[Targets], Tensor, Tensor]:
     """One location that predicts its box exactly, one of background; both of stride 8."""
     centres, strides = torch.tensor([[12.0, 12.0], [28.0, 12.0]]), torch.full((2, 1), 8.0)
     target = Targets(torch.tensor([[4.0, 4.0, 28.0, 20.0]]), torch.tensor([1]))
@@ -68,16 +71,16 @@ def test_quality_focal_loss_by_hand():
 def test_box_losses_do_not_depend_on_the_score_of_a_single_positive():
     moved = []
     for logit in (-3.0, 3.0):
-        class_logits, _, *rest = two_locations(logit)
+        class_logits, _, matched, targets, centres, strides = two_locations(logit)
         box_logits = torch.stack((peaked(1, 1, 1, 1), peaked(0, 0, 0, 0)))[None]
-        moved.append(gfl_losses(class_logits, box_logits, *rest))
+        moved.append(gfl_losses(class_logits, box_logits, matched, targets, centres, strides))
     # the predicted box (4, 4, 20, 20) covers 2/3 of its target and no more: GIoU = 2/3
     for losses in moved:
         assert losses["giou"].item() == pytest.approx(2 * (1 - 2 / 3), rel=1e-4)
 
 
 def test_no_gradient_flows_through_the_weights_or_the_target():
-    arguments = list(two_locations(0.5))
+    arguments = two_locations(0.5)
     losses = gfl_losses(*arguments)
     (losses["giou"] + losses["dfl"]).backward(retain_graph=True)
     assert arguments[0].grad is None or arguments[0].grad.abs().sum() == 0
@@ -103,7 +106,7 @@ def random_problem():
 def gradients(pictures):
     class_logits, box_logits, matched, targets, centres, strides = random_problem()
     first = sum(len(t.boxes) for t in targets[: pictures.start])
-    part = [class_logits[pictures].requires_grad_(), box_logits[pictures].requires_grad_()]
+    part = (class_logits[pictures].requires_grad_(), box_logits[pictures].requires_grad_())
     index = torch.where(matched[pictures] >= 0, matched[pictures] - first, -1)
     losses = gfl_losses(*part, index, targets[pictures], centres, strides)
     torch.stack(list(losses.values())).sum().backward()

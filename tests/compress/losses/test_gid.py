@@ -14,12 +14,11 @@ from compress.losses import LossConfig
 from compress.losses.gid import (
     GidConfig,
     feature_loss,
-    pool_instances,
-    pooling_levels,
     relation_loss,
     relative_distances,
     response_loss,
 )
+from compress.losses.patches import pool_instances, pooling_levels
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 
 

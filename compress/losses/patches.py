@@ -46,20 +46,37 @@ def pool_instances(
     patches = [features[:0, :, :1, :1].expand(-1, -1, size, size) for features in maps]
     places = [level.new_zeros(0)]
     for index, (features, stride) in enumerate(zip(maps, strides, strict=True)):
-        for number in picture[level == index].unique().tolist():
-            place = ((level == index) & (picture == number)).nonzero()[:, 0]
-            patches.append(align(features[number], stacked[place].to(features) / stride, size))
-            places.append(place)
+        chosen = (level == index).nonzero()[:, 0]
+        if len(chosen):
+            counts = torch.bincount(picture[chosen], minlength=len(boxes)).tolist()
+            cells = stacked[chosen].to(features) / stride
+            patches.append(_align(features, cells, counts, size))
+            places.append(chosen)
     return torch.cat(patches)[torch.cat(places).argsort()]
 
 
-def align(features: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Return (n, C, size, size) patches of one map (C, H, W); boxes (n, 4) xyxy in cells."""
+def _align(features: Tensor, boxes: Tensor, counts: list[int], size: int) -> Tensor:
+    """Return (n, C, size, size) patches of one level (B, C, H, W).
+
+    Args:
+        features: the level's maps.
+        boxes: (n, 4) xyxy in cells, picture by picture.
+        counts: how many of the boxes each picture has.
+        size: cells of a patch along each side.
+    """
     height, width = features.shape[-2:]
     rows = _weights(boxes[:, 1], boxes[:, 3], size, height)  # (n, size, H)
     columns = _weights(boxes[:, 0], boxes[:, 2], size, width)  # (n, size, W)
-    across = torch.einsum("nsh,hwc->nswc", rows, features.permute(1, 2, 0))
-    return torch.einsum("ntw,nswc->ncst", columns, across)
+    patches = []
+    for level, down, across in zip(
+        features.permute(0, 2, 3, 1),
+        torch.split(rows, counts),
+        torch.split(columns, counts),
+        strict=True,
+    ):
+        strips = torch.einsum("nsh,hwc->nswc", down, level)
+        patches.append(torch.einsum("ntw,nswc->ncst", across, strips))
+    return torch.cat(patches)
 
 
 def _weights(low: Tensor, high: Tensor, size: int, cells: int) -> Tensor:

@@ -101,7 +101,7 @@ def table_row(row: Content) -> list[str]:
         _median_and_interval(end_to_end),
         milliseconds(end_to_end.get("p90")),
         p99,
-        row["verdict"],
+        row["verdict"].partition(":")[0],  # the reasons stand below the table
     ]
 
 
@@ -120,6 +120,11 @@ def table_footnotes(content: Content) -> list[str]:
         notes.append(INCLUSIONS)
         if any(not latency["end_to_end"].get("p99_reliable", True) for latency in timed):
             notes.append(f"{BELOW_RELIABLE} fewer than 500 calls: p99 rests on a handful of them.")
+    doubts: dict[str, list[str]] = {}
+    for row in content["rows"]:
+        if row["verdict"].startswith("noisy: "):
+            doubts.setdefault(row["verdict"], []).append(row_title(row))
+    notes += [f"{', '.join(titles)}: {doubt}." for doubt, titles in doubts.items()]
     return notes
 
 

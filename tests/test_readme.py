@@ -1,0 +1,26 @@
+"""The README says what is so."""
+
+import re
+from pathlib import Path
+
+from benchmarks.readme import filled
+from compress.recipe import load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_tree_and_results_are_those_of_the_files() -> None:
+    assert filled(README, ROOT) == README, "run: python -m benchmarks.readme"
+
+
+def test_the_recipe_in_the_readme_is_valid(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "my.yaml").write_text(block, encoding="utf-8")
+    recipe, _ = load_recipe(tmp_path / "my.yaml", ["data.root=elsewhere"])
+    assert recipe.name == "cells"
+
+
+def test_every_file_the_readme_names_is_there() -> None:
+    for name in re.findall(r"\]\((benchmarks/results/[^)]+)\)|`(benchmarks/results/\w+\.json)`", README):
+        assert (ROOT / (name[0] or name[1])).is_file()

@@ -23,14 +23,14 @@ def tree(root: Path) -> str:
 
 
 def results(root: Path) -> str:
-    """A row per measured run in `benchmarks/results/run_*.json`, which are copies of report.json."""
+    """A row per run in `benchmarks/results/run_*.json`, which are copies of report.json."""
     rows = [
         "| run | teacher AP | baseline | student | gain [95 %] | equal time | "
         "INT8 | student / teacher latency |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for path in sorted((root / "benchmarks" / "results").glob("run_*.json")):
-        rows.append(_row(json.loads(path.read_text(encoding="utf-8"))))
+    measured = sorted((root / "benchmarks" / "results").glob("run_*.json"))
+    rows += [_row(json.loads(path.read_text(encoding="utf-8"))) for path in measured]
     return "\n".join(rows)
 
 

@@ -78,12 +78,16 @@ def main(arguments: list[str] | None = None) -> int:
         code = INTERRUPTED
         console.say("interrupted; run the same command again to go on from here")
     except Exception as error:
-        outcome |= {"error": f"{type(error).__name__}: {error}", "kind": "bug"}
+        outcome |= {"error": f"{type(error).__name__}: {error}", "kind": type(error).__name__}
         code = 1
-        traceback.print_exc()
-        console.say(
-            "this is a bug in slimdet: please report it with the lines above and the recipe"
-        )
+        if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+            console.say(
+                f"error: out of memory ({error}). Lower train.batch and raise train.accumulate "
+                "by as much, under a new name"
+            )
+        else:
+            traceback.print_exc()
+            console.say("this is a bug in slimdet: please report it with the lines above")
     if options.json and not console.quiet:
         sys.stdout.write(json.dumps({**outcome, "exit_code": code}) + "\n")
         sys.stdout.flush()

@@ -28,6 +28,8 @@ from export.errors import DivergedError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+AGREE_EVERY = 8  # steps between the processes' questions to each other
+
 Row = dict[str, float | int | None]
 Evaluate = Callable[[nn.Module], dict[str, float | None]]
 
@@ -166,7 +168,7 @@ class _Loop:
         looks = {round(self.total * k / self.config.evaluations) for k in _upto(self.config)}
         stream = batches(self.step * accumulate, (self.total - self.step) * accumulate)
         saved = time.monotonic()
-        stopped = self._reason_to_stop() if self.step else ""
+        stopped = self._reason_to_stop(self._budget_spent()) if self.step else ""
         with (
             contextlib.closing(_closable(stream)) as feed,
             _events(self.live, self.step, self.fabric.global_rank) as events,
@@ -175,14 +177,16 @@ class _Loop:
             while self.step < self.total and not stopped:
                 loss = self._take_step(feed)
                 progress.update(self.step, f"loss {loss:.3f}{self._ap()}")
-                if self.step in looks:
+                spent = self._agree(self._budget_spent())
+                late = self._agree(time.monotonic() - saved > self.config.checkpoint_every_s)
+                leaving = self._agree(bool(interrupted))
+                if self.step in looks or spent:
                     self._look(events)
-                    stopped = self._reason_to_stop()
-                late = time.monotonic() - saved > self.config.checkpoint_every_s
-                if self._agree(late or bool(interrupted)) or self.step in looks:
+                    stopped = self._reason_to_stop(spent)
+                if self.step in looks or spent or late or leaving:
                     self._save()
                     saved = time.monotonic()
-                if interrupted:
+                if leaving:
                     raise KeyboardInterrupt
         if stopped:
             self.console.say(f"{self.what}: stopped at step {self.step}: {stopped}")
@@ -272,17 +276,25 @@ class _Loop:
                 if name != "step" and value is not None:
                     events.add_scalar(name, value, self.step)
 
-    def _reason_to_stop(self) -> str:
-        budget = self.config.time_budget_minutes
+    def _reason_to_stop(self, spent: bool) -> str:
         if self.config.patience and self.stale >= self.config.patience:
             return f"no better AP in {self.stale} evaluations"
-        if self._agree(budget is not None and self.seconds > budget * 60):
-            return f"the time budget of {budget:g} minutes is spent"
+        if spent:
+            return f"the time budget of {self.config.time_budget_minutes:g} minutes is spent"
         return ""
 
+    def _budget_spent(self) -> bool:
+        budget = self.config.time_budget_minutes
+        return budget is not None and self.seconds > budget * 60
+
     def _agree(self, mine: bool) -> bool:
-        """Whether the first process thinks so: clocks differ, decisions must not."""
-        return bool(self.fabric.broadcast(mine)) if self.fabric.world_size > 1 else mine
+        """Whether the first process thinks so: clocks differ, decisions must not.
+
+        Several processes ask each other at every eighth step only, since asking costs time.
+        """
+        if self.fabric.world_size == 1:
+            return mine
+        return self.step % AGREE_EVERY == 0 and bool(self.fabric.broadcast(mine))
 
     def _ap(self) -> str:
         last = self.rows[-1].get("AP") if self.rows else None

@@ -98,6 +98,13 @@ def _areas(classes: tuple[str, ...]) -> tuple[float, ...]:
     return tuple(areas)
 
 
+@lru_cache(maxsize=600)  # validation pictures are asked for again and again
+def _drawn(painter: "ShapePainter", index: int) -> NDArray[np.uint8]:
+    picture = painter.draw(index)
+    picture.flags.writeable = False
+    return picture
+
+
 @dataclass(frozen=True)
 class ShapePainter:
     """Draws picture `index` of one stream: `painter(index)` is (height, width, 3) uint8 RGB."""
@@ -109,6 +116,10 @@ class ShapePainter:
     difficulty: Difficulty
 
     def __call__(self, index: int) -> NDArray[np.uint8]:
+        """Draw one picture, or give the one drawn a moment ago; it is not to be written to."""
+        return _drawn(self, index)
+
+    def draw(self, index: int) -> NDArray[np.uint8]:
         """Draw one picture."""
         style = STYLES[self.difficulty]
         shapes = self.scene(index)

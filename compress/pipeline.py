@@ -31,7 +31,7 @@ from compress.ship import (
 from compress.summary import summarize
 from compress.weights import inherit, load_weights
 from export.atomic import write_json
-from export.errors import RecipeError
+from export.errors import DataError, RecipeError
 
 Size = tuple[int, int]
 
@@ -146,7 +146,7 @@ def check_training(
     Raises:
         RecipeError: arithmetic that the device lacks, a batch that cannot be shared by the
             processes, a weights file that is not there.
-        DataError: a batch larger than its set.
+        DataError: a batch larger than its set, labelled or not.
     """
     runs: list[tuple[TrainConfig, Data, tuple[str, ...]]] = [(recipe.train, data, ("train",))]
     if recipe.teacher.train is not None:
@@ -161,6 +161,14 @@ def check_training(
             raise RecipeError(
                 f"{source.at(*keys, 'batch')}: {config.batch} pictures cannot be shared evenly by "
                 f"{session.world} processes; choose a multiple of {session.world}"
+            )
+    if data.unlabeled is not None and recipe.distill:
+        wanted = recipe.train.unlabeled_batch
+        wanted = recipe.train.batch if wanted is None else wanted
+        if len(data.unlabeled) < wanted:
+            raise DataError(
+                f"{source.at('data', 'unlabeled')}: has {len(data.unlabeled)} pictures, and a step "
+                f"takes {wanted}; set train.unlabeled_batch to no more than there are"
             )
     for detector, where in (
         (recipe.student, ("student",)),

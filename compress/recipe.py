@@ -81,7 +81,7 @@ class Recipe(Section):
     teacher: TeacherConfig
     student: DetectorConfig
     distill: tuple[LossConfig, ...] = ()
-    inherit: Literal["none", "neck+head"] = "none"  # copy what matches from the teacher
+    inherit: Literal["none", "neck+head"] = "none"  # from the teacher; baseline too
     baseline: BaselineConfig = BaselineConfig()
     train: TrainConfig  # of student and baseline
     export: ExportConfig = ExportConfig()

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from export.images import Letterbox
 from export.manifest import NmsSpec
 
+CHUNK = 192  # boxes that NMS compares with one another at a time; a few milliseconds' matrix
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -67,22 +69,41 @@ def suppress(
 ) -> NDArray[np.intp]:
     """Return the indices that greedy NMS keeps of (n, 4) xyxy boxes sorted best first.
 
-    Boxes without area overlap nothing. Stops once `at_most` are kept, which is exact: a later box
-    never removes an earlier one.
+    Boxes without area overlap nothing. Goes chunk by chunk, best first, and stops once `at_most`
+    are kept, which is exact: a later box never removes an earlier one.
     """
-    left, top, right, bottom = np.ascontiguousarray(boxes.T)
-    areas = (right - left) * (bottom - top)
-    kept: list[int] = []
-    alive = np.arange(len(boxes))
-    while alive.size and len(kept) < at_most:
-        best, alive = alive[0], alive[1:]
-        kept.append(int(best))
-        width = np.minimum(right[alive], right[best]) - np.maximum(left[alive], left[best])
-        height = np.minimum(bottom[alive], bottom[best]) - np.maximum(top[alive], top[best])
-        shared = np.maximum(width, 0) * np.maximum(height, 0)
-        covered = shared > iou * (areas[alive] + areas[best] - shared)
-        alive = alive[~(covered & (labels[alive] == labels[best]))]
-    return np.array(kept, dtype=np.intp)
+    kept = np.zeros(0, dtype=np.intp)
+    for start in range(0, len(boxes), CHUNK):
+        if len(kept) >= at_most:
+            break
+        chunk = np.arange(start, min(start + CHUNK, len(boxes)))
+        if len(kept):
+            chunk = chunk[~_covers(boxes, labels, kept, chunk, iou).any(axis=0)]
+        covers = _covers(boxes, labels, chunk, chunk, iou)
+        alive = np.ones(len(chunk), dtype=np.bool_)
+        for row in range(len(chunk)):
+            if alive[row]:
+                alive[row + 1 :] &= ~covers[row, row + 1 :]
+        kept = np.concatenate([kept, chunk[alive]])
+    return kept[:at_most]
+
+
+def _covers(
+    boxes: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    ours: NDArray[np.intp],
+    theirs: NDArray[np.intp],
+    iou: float,
+) -> NDArray[np.bool_]:
+    """Whether each of our boxes (rows) overlaps each of theirs (columns) of its class too much."""
+    mine, other = boxes[ours].T[:, :, None], boxes[theirs].T[:, None, :]
+    width = np.minimum(mine[2], other[2]) - np.maximum(mine[0], other[0])
+    height = np.minimum(mine[3], other[3]) - np.maximum(mine[1], other[1])
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    areas = (mine[2] - mine[0]) * (mine[3] - mine[1])
+    others = (other[2] - other[0]) * (other[3] - other[1])
+    covered: NDArray[np.bool_] = shared > iou * (areas + others - shared)
+    return covered & (labels[ours][:, None] == labels[theirs])
 
 
 def to_photograph(

@@ -187,6 +187,30 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_as_one_that_was_not(tmp_p
     assert fingerprint(tmp_path / "cut" / "smoke") == fingerprint(tmp_path / "whole" / "smoke")
 
 
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    recipe = write_smoke(tmp_path)
+    command = [sys.executable, "-m", "compress.run", str(recipe), "--runs", str(tmp_path / "r")]
+    command += ["teacher.train.epochs=500", "baseline.enabled=false", "train.steps=1"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("teacher: 1000 steps"):
+            break
+    state = tmp_path / "r" / "smoke" / "training" / "teacher" / "last.pt"
+    while not state.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read()
+    assert process.wait() == 130
+    assert "run the same command again" in said
+    again = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert again.stderr is not None
+    assert any("teacher: going on from step" in line for line in again.stderr)
+    again.kill()
+    again.wait()
+
+
 def test_check_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main([str(write_smoke(tmp_path)), "--check", "--json", "--runs", str(tmp_path / "r")]) == 0
@@ -211,6 +235,12 @@ def test_check_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["teacher.data={type: shapes, image_size: 96}"], 2, "image_size"),
         (["teacher.train=null", "teacher.detector.weights=/no/such.pt"], 2, "/no/such.pt"),
         (["train.amp=fp16"], 2, "fp16"),
+        (["data.unlabeled={count: 2}"], 3, "data.unlabeled: has 2 pictures"),
+        (
+            ["student={type: fcos, backbone: resnet18, width: 16, strides: [8, 16]}"],
+            2,
+            "distill[1]: ",
+        ),
     ],
 )
 def test_a_mistake_is_one_message_and_the_right_exit_code(

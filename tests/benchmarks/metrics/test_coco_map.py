@@ -1,6 +1,7 @@
 import contextlib
 import io
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,7 +144,44 @@ def test_the_twelve_numbers_are_those_of_a_plain_pycocotools_run(seed):
         judge.accumulate()
         judge.summarize()
     expected = [None if value == -1 else value for value in judge.stats]
-    metrics = coco_map(results, truth)
+    metrics = coco_map(results, truth, judge="pycocotools")
     assert list(metrics.values.values()) == expected
     defined = [value for value in metrics.per_class.values() if value is not None]
     assert math.fsum(defined) / len(defined) == pytest.approx(metrics.values["AP"])
+
+
+def test_the_faster_judge_gives_pycocotools_twelve_numbers() -> None:
+    rng = np.random.default_rng(5)
+    images = [{"id": i, "width": 300, "height": 300} for i in range(12)]
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for image in range(11):  # the last one has no object
+        for number in range(rng.integers(1, 8)):
+            x, y = rng.uniform(0, 150, 2)
+            w, h = rng.uniform(4, 150, 2)
+            box = [float(v) for v in (x, y, w, h)]
+            crowd, category = int(number == 3), int(rng.integers(1, 4))
+            annotations.append(
+                {
+                    "id": len(annotations),
+                    "image_id": image,
+                    "category_id": category,
+                    "bbox": box,
+                    "area": box[2] * box[3] * 0.8,
+                    "iscrowd": crowd,
+                }
+            )
+            for _ in range(3):
+                found = (np.array(box) + rng.normal(0, 4, 4)).clip(1).tolist()
+                score = float(rng.choice([0.2, 0.5, 0.9]))  # many ties
+                results.append(
+                    {"image_id": image, "category_id": category, "bbox": found, "score": score}
+                )
+    categories = [{"id": i, "name": str(i)} for i in range(1, 5)]
+    truth = {"images": images, "annotations": annotations, "categories": categories}
+    for found in (results, results[:1], []):
+        slow = coco_map(found, truth, judge="pycocotools")
+        fast = coco_map(found, truth, judge="faster_coco_eval")
+        for name, value in slow.values.items():
+            assert fast.values[name] == (None if value is None else pytest.approx(value, abs=1e-12))
+        assert fast.per_class.keys() == slow.per_class.keys()

@@ -102,8 +102,9 @@ def _covers(
     shared = np.maximum(width, 0) * np.maximum(height, 0)
     areas = (mine[2] - mine[0]) * (mine[3] - mine[1])
     others = (other[2] - other[0]) * (other[3] - other[1])
-    covered: NDArray[np.bool_] = shared > iou * (areas + others - shared)
-    return covered & (labels[ours][:, None] == labels[theirs])
+    too_much = shared > iou * (areas + others - shared)
+    same: NDArray[np.bool_] = too_much & (labels[ours][:, None] == labels[theirs])
+    return same
 
 
 def to_photograph(

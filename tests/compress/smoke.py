@@ -20,7 +20,7 @@ teacher:
     reg_max: 4
     strides: [8, 16]
     norm: group
-  train: {epochs: 1, batch: 4, evaluations: 1, amp: "off"}
+  train: {epochs: 1, batch: 4, evaluations: 1, amp: "off", checkpoint_every_s: 0.001}
 student: *tiny
 distill:
   - {type: defeat}

@@ -192,23 +192,19 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     recipe = write_smoke(tmp_path)
     command = [sys.executable, "-m", "compress.run", str(recipe), "--runs", str(tmp_path / "r")]
     command += ["teacher.train.epochs=500", "baseline.enabled=false", "train.steps=1"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("teacher: 1000 steps"):
-            break
     state = tmp_path / "r" / "smoke" / "training" / "teacher" / "last.pt"
-    while not state.exists():
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    said = process.stderr.read()
-    assert process.wait() == 130
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while not state.exists():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
     assert "run the same command again" in said
-    again = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert again.stderr is not None
-    assert any("teacher: going on from step" in line for line in again.stderr)
-    again.kill()
-    again.wait()
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as again:
+        assert again.stderr is not None
+        assert any("teacher: going on from step" in line for line in again.stderr)
+        again.kill()
 
 
 def test_check_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,8 +61,8 @@ def _row(report: dict[str, Any]) -> str:
 def filled(readme: str, root: Path) -> str:
     """The README's text with the parts between its markers made anew."""
     for name, made in (("tree", tree(root)), ("results", results(root))):
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-        readme = pattern.sub(lambda m, made=made: m[1] + made + m[2], readme)  # type: ignore[misc]
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        readme = pattern.sub(lambda m, made=made: m[1] + made + "\n" + m[2], readme)  # type: ignore[misc]
     return readme
 
 

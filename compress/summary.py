@@ -41,7 +41,7 @@ def summarize(
         gain=_gain(session, recipe, data, accuracy),
         rows=tuple(ReportRow.model_validate(row) for row in table),
         speed=tuple(_speed(recipe, latency)),
-        per_class={_title(row): row["per_class"] for row in table},
+        per_class={_title(r): r["per_class"] for r in table if r["backend"] != "torch"},
         pictures=tuple(_pictures(session, recipe, data, out)),
         data=data_health(data).to_dict(),
         recipe=text,

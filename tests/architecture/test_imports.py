@@ -1,10 +1,8 @@
 """Who may import whom, and what stays light."""
 
 import ast
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -74,15 +72,13 @@ def test_heavy_packages_are_loaded_only_when_needed(statement: str, heavy: set[s
     assert not loaded(statement) & heavy
 
 
-def test_help_needs_no_heavy_import() -> None:
-    start = time.perf_counter()
+def test_help_answers_without_a_recipe() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "compress.run", "--help"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPROFILEIMPORTTIME": ""},
+        timeout=60,
     )
     assert "key=value" in done.stdout
-    assert time.perf_counter() - start < 5  # a hang, not a benchmark

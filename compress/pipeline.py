@@ -12,7 +12,7 @@ from compress.data import Data
 from compress.detector import Detector
 from compress.distill import Distiller, check_pair
 from compress.fit import evaluate_torch, fit, torch_manifest
-from compress.health import data_health
+from compress.health import Health, data_health
 from compress.loading import steps_per_epoch
 from compress.optim import TrainConfig
 from compress.pretrained import load_backbone_weights
@@ -45,7 +45,9 @@ def run(recipe: Recipe, source: "Source", runs: Path, device: str, console: Cons
     session = Session(runs / recipe.name, device, console)
     torch_device = session.torch_device()
     deterministic(torch_device)
-    data = open_data(recipe, console)
+    data = recipe.data.open()
+    health = data_health(data)  # reads every file once: hashes tell leaks between splits
+    say_data(console, data, health)
     teacher_data = data if recipe.teacher.data is None else recipe.teacher.data.open()
     same_classes(data, teacher_data)
     check_models(recipe, data, source)
@@ -58,7 +60,7 @@ def run(recipe: Recipe, source: "Source", runs: Path, device: str, console: Cons
         train_models(session, recipe, data, teacher_data)
         return session.home / "report"
     with owned(session.home):
-        write_json(data_health(data).to_dict(), session.home / "data.json")
+        write_json(health.to_dict(), session.home / "data.json")
         rooms = train_models(session, recipe, data, teacher_data)
         contestants = load_models(recipe, data, rooms)
         rows = export_all(session, recipe, data, contestants)
@@ -90,13 +92,11 @@ class Source:
         return place(self.path, self.text, self.overrides, keys)
 
 
-def open_data(recipe: Recipe, console: Console) -> Data:
-    """Read the annotations and say what was found and what looks wrong."""
-    data = recipe.data.open()
+def say_data(console: Console, data: Data, health: Health) -> None:
+    """Say what was found and what looks wrong."""
     console.say(f"data: {data.format}")
-    for line in data_health(data).lines():
+    for line in health.lines():
         console.say(f"  {line}")
-    return data
 
 
 def same_classes(data: Data, teacher_data: Data) -> None:

@@ -11,7 +11,6 @@ from benchmarks.report import Gain, Picture, ReportData, ReportRow, Speed, Train
 from benchmarks.samples import sample_grid
 from benchmarks.statistics import bootstrap_gain, gain_interval, verdict
 from compress.data import Data
-from compress.health import data_health
 from compress.recipe import Recipe
 from compress.session import Session
 
@@ -43,7 +42,7 @@ def summarize(
         speed=tuple(_speed(recipe, latency)),
         per_class={_title(r): r["per_class"] for r in table if r["backend"] != "torch"},
         pictures=tuple(_pictures(session, recipe, data, out)),
-        data=data_health(data).to_dict(),
+        data=json.loads((session.home / "data.json").read_text(encoding="utf-8")),
         recipe=text,
         notes=tuple(_notes(recipe, rooms)),
         warnings=tuple(_warnings(rooms)),

@@ -12,8 +12,9 @@ from compress.batch import Batch
 # What a loss may ask of a detector:
 #   features  maps of the pyramid, after the neck        backbone  maps of the backbone's stages
 #   dense     class logits, deltas and boxes per location  dfl     box distributions per location
-#   rois      class logits and deltas on shared proposals
-Knowledge = Literal["features", "backbone", "dense", "dfl", "rois"]
+#   anchors   anchor boxes per level                       towers  the dense head's layers
+#   rois      class logits and deltas on shared proposals  task    task losses, also in eval mode
+Knowledge = Literal["features", "backbone", "anchors", "dense", "dfl", "towers", "rois", "task"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class DetectorSpec:
         provides: what a loss may ask of this family.
         locations: says in words what the P dense locations are and how deltas are encoded; two
             detectors can compare dense outputs only when this is equal. Empty without "dense".
+        dfl_bins: reg_max + 1 of the box distributions; 0 without "dfl".
+        tower_depth: layers of each tower of the dense head; 0 without "towers".
+        tower_channels: of every layer of both towers; 0 without "towers".
+        embedding_channels: D of `Rois.embeddings`; 0 without "rois".
+        classes: the K names in order, where a run knows them; empty elsewhere.
     """
 
     family: str
@@ -40,6 +46,16 @@ class DetectorSpec:
     backbone_strides: tuple[int, ...]
     provides: frozenset[Knowledge]
     locations: str = ""
+    dfl_bins: int = 0
+    tower_depth: int = 0
+    tower_channels: int = 0
+    embedding_channels: int = 0
+    classes: tuple[str, ...] = ()
+
+
+def unmatched(boxes: Sequence[Tensor]) -> Tensor:
+    """Stand for the assigner of predictions that were made up without one."""
+    raise ValueError(f"these predictions come without an assigner for {len(boxes)} pictures")
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,10 @@ class Dense:
         assign: given one (n, 4) box tensor per picture, the (B, P) bool mask of the locations
             that this detector's own assigner would make positive if these were ground truth.
         dfl_logits: (B, P, 4 * (reg_max + 1)) edges l, t, r, b, then bin; None without "dfl".
+        match: what the task loss itself does with ground truth: given one (n, 4) box tensor per
+            picture, (B, P) int64, the index of a location's box in the boxes of all pictures laid
+            end to end, -1 for a negative, -2 for one that the task loss ignores.
+        level_counts: how many of the P locations each level has, finest first.
     """
 
     class_logits: Tensor
@@ -60,6 +80,26 @@ class Dense:
     boxes: Tensor
     assign: Callable[[Sequence[Tensor]], Tensor]
     dfl_logits: Tensor | None = None
+    match: Callable[[Sequence[Tensor]], Tensor] = unmatched
+    level_counts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Towers:
+    """The two towers of a dense head, layer by layer.
+
+    Attributes:
+        class_maps: entry i is the class tower after its first i layers, before the ReLU of the
+            last of them: L maps (B, C, H_l, W_l). Entry 0 is the pyramid's maps.
+        box_maps: likewise of the box tower.
+        resume: `resume(i, class_maps, box_maps)` runs this detector's own layers i.. and its
+            prediction layers on L maps each (after the ReLU, if i > 0), and returns the
+            predictions. Weights of a frozen detector take no gradient, the maps do.
+    """
+
+    class_maps: tuple[tuple[Tensor, ...], ...]
+    box_maps: tuple[tuple[Tensor, ...], ...]
+    resume: "Callable[[int, Sequence[Tensor], Sequence[Tensor]], Dense]"
 
 
 @dataclass(frozen=True)
@@ -71,12 +111,17 @@ class Rois:
         labels: (R,) int64; K marks background.
         class_logits: (R, K + 1); the last column is background.
         deltas: (R, K, 4) class-specific regression outputs.
+        target_deltas: (R, 4) what the task wants `deltas` of the row's label to be; 0 for
+            background.
+        embeddings: (R, D) the last hidden layer of the box head.
     """
 
     boxes: tuple[Tensor, ...]
     labels: Tensor
     class_logits: Tensor
     deltas: Tensor
+    target_deltas: Tensor | None = None
+    embeddings: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +133,10 @@ class Outputs:
         backbone: stages of (B, C_s, H_s, W_s), finest first.
         dense: one-stage predictions, or a two-stage detector's proposal network (K = 1 object).
         rois: two-stage predictions on proposals.
-        task_losses: named scalars, only in train mode; attached to the graph also when zero.
+        task_losses: named scalars, in train mode or when "task" is wanted; attached to the graph
+            also when zero.
+        anchors: L tensors (H_l * W_l * A, 4) xyxy, row-major, then anchor; only when wanted.
+        towers: the dense head's layers; only when wanted.
     """
 
     features: tuple[Tensor, ...]
@@ -96,6 +144,8 @@ class Outputs:
     dense: Dense | None = None
     rois: Rois | None = None
     task_losses: dict[str, Tensor] = field(default_factory=dict)
+    anchors: tuple[Tensor, ...] = ()
+    towers: Towers | None = None
 
 
 class Candidates(NamedTuple):
@@ -124,11 +174,11 @@ class Detector(nn.Module, ABC):
     ) -> Outputs:
         """Pass a batch and return what is `wanted`.
 
-        In train mode task losses of the labelled pictures come with it. In eval mode nothing is
-        computed beyond what `wanted` needs: features alone run no head. With "rois" wanted, a
-        two-stage head proposes, samples against the targets (its training sampler, also in eval
-        mode) and scores the sample; given `rois` it scores those boxes instead and keeps their
-        labels, while its task losses still come from its own sampling.
+        In train mode, or with "task" wanted, task losses of the labelled pictures come with it. In
+        eval mode nothing is computed beyond what `wanted` needs: features alone run no head. With
+        "rois" wanted, a two-stage head proposes, samples against the targets (its training
+        sampler, also in eval mode) and scores the sample; given `rois` it scores those boxes
+        instead and keeps their labels, while its task losses still come from its own sampling.
         """
 
     @abstractmethod

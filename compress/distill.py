@@ -2,65 +2,31 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
+from compress.balance import Balance
 from compress.batch import Batch
-from compress.detector import Detector, DetectorSpec, Knowledge, Outputs
+from compress.detector import Detector, Knowledge, Outputs
+from compress.losses.schedule import schedule_factor
+from compress.objective import Objective, SeparateTraining, Term
+from compress.pairing import as_seen_by, choose_classes, teacher_columns
 
 FEATURES: frozenset[Knowledge] = frozenset({"features"})
 
 
-@dataclass(frozen=True)
-class Term:
-    """How one weighted term stands to the task loss.
-
-    Attributes:
-        value: of the term, weighted.
-        ratio: value / task loss.
-        gradient_ratio: norm of its gradient at the student's shared features / the task loss's.
-    """
-
-    name: str
-    value: float
-    ratio: float
-    gradient_ratio: float
-
-
-def check_pair(
-    student: DetectorSpec, teacher: DetectorSpec, losses: Sequence[Any]
-) -> list[tuple[int, str]]:
-    """Say what keeps these losses from working on this pair: (index of the loss, problem)."""
-    problems = []
-    for index, loss in enumerate(losses):
-        needs: frozenset[Knowledge] = loss.needs(student, teacher)
-        for role, spec in (("student", student), ("teacher", teacher)):
-            missing = needs - spec.provides
-            if missing:
-                problems.append(
-                    (
-                        index,
-                        f"{loss.type} needs {', '.join(sorted(missing))}; {role} {spec.family!r} "
-                        f"provides {', '.join(sorted(spec.provides))}",
-                    )
-                )
-        if not any(found == index for found, _ in problems):
-            problems += [(index, problem) for problem in loss.check(student, teacher)]
-    sources = {loss.roi_source for loss in losses if "rois" in loss.needs(student, teacher)}
-    if len(sources) > 1:
-        problems.append((len(losses) - 1, "roi_source differs between the losses; use one"))
-    return problems
-
-
-class Distiller(nn.Module):
+class Distiller(Objective):
     """The training objective: a student's task losses, and what a teacher adds to them.
 
     The teacher is held outside the module tree, so it is in no `state_dict`, gets no gradient and
-    no optimiser; it always runs in eval mode.
+    no optimiser; it always runs in eval mode. A loss whose schedule is at 0 costs nothing: neither
+    it nor what it alone asks of the models is computed.
     """
+
+    student: Detector
 
     def __init__(
         self, student: Detector, teacher: Detector | None = None, losses: Sequence[Any] = ()
@@ -69,17 +35,26 @@ class Distiller(nn.Module):
         self.student = student
         self._teacher = (teacher,)  # a tuple hides it from nn.Module
         self.losses = nn.ModuleList()
+        self.balances = nn.ModuleDict()
         self.names: list[str] = []
-        self.wanted = FEATURES
+        self.configs: list[Any] = []
         self.roi_source = "teacher"
+        self._step, self._total = 0, 1
+        self._measure = False
+        self._measured: list[Term] = []
+        self._columns: list[int] | None = None
         if teacher is not None:
             teacher.eval().requires_grad_(False)
+            self._columns = teacher_columns(student.spec, teacher.spec)
+            seen = as_seen_by(student.spec, teacher.spec)
             for config in losses:
-                self.losses.append(config.build(student.spec, teacher.spec))
+                loss = config.build(student.spec, seen)
+                self.losses.append(loss)
+                self.configs.append(config)
                 self.names.append(_unique(config.type, self.names))
-                needs = config.needs(student.spec, teacher.spec)
-                self.wanted = self.wanted | needs
-                if "rois" in needs:
+                if config.weight == "auto":
+                    self.balances[self.names[-1]] = Balance(config.ratio, config.window)
+                if "rois" in loss.needs:
                     self.roi_source = config.roi_source
 
     @property
@@ -87,33 +62,98 @@ class Distiller(nn.Module):
         """The teacher, if this run has one."""
         return self._teacher[0]
 
+    @property
+    def wanted(self) -> frozenset[Knowledge]:
+        """What both models are asked for at this step."""
+        active = self._active()
+        return FEATURES.union(*(loss.needs for _, loss, factor in active if factor))
+
+    def auto_weights(self) -> dict[str, float]:
+        """The factors that `weight: auto` has arrived at, by loss."""
+        return {name: self._balance(name).factor for name in self.balances}
+
+    def at(self, step: int, total: int, *, measure: bool = False) -> None:
+        """See `Objective.at`."""
+        self._step, self._total, self._measure = step, total, measure
+        for loss in self.losses:
+            loss.at(step, total)  # type: ignore[operator]
+
+    def measured(self) -> list[Term]:
+        """See `Objective.measured`."""
+        return self._measured
+
+    def watched(self) -> frozenset[str]:
+        """The losses that count at this step; see `Objective.watched`."""
+        return frozenset(name for name, _, factor in self._active() if factor)
+
+    def separate(self) -> list[SeparateTraining]:
+        """See `Objective.separate`."""
+        found = [loss.separate() for loss in self.losses]  # type: ignore[operator]
+        return [one for one in found if one is not None]
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return named scalars: `task/<term>` and `<loss>/<term>`; their sum is to be minimised."""
-        return self._terms(batch)[0]
+        terms, student = self._terms(batch)
+        self._measured = self._compare(terms, student) if self._measure and self.losses else []
+        return terms
+
+    def _active(self) -> list[tuple[str, Any, float]]:
+        return [
+            (name, loss, schedule_factor(config, self._step, self._total))
+            for name, loss, config in zip(self.names, self.losses, self.configs, strict=True)
+        ]
+
+    def _balance(self, name: str) -> Balance:
+        balance = self.balances[name]
+        assert isinstance(balance, Balance)
+        return balance
 
     def _terms(self, batch: Batch) -> tuple[dict[str, Tensor], Outputs]:
-        if not self.losses:
+        wanted = self.wanted
+        active = [(name, loss, factor) for name, loss, factor in self._active() if factor]
+        if not active:
             student = self.student(batch, FEATURES)
-            return {f"task/{name}": value for name, value in student.task_losses.items()}, student
-        student, teacher = self._outputs(batch)
+            terms = {f"task/{name}": value for name, value in student.task_losses.items()}
+            return self._attach_idle(terms), student
+        student, teacher = self._outputs(batch, wanted)
         terms = {f"task/{name}": value for name, value in student.task_losses.items()}
-        for name, loss in zip(self.names, self.losses, strict=True):
-            for term, value in loss(student, teacher, batch).items():
-                terms[f"{name}/{term}"] = value
-        return terms, student
+        task = torch.stack(list(terms.values())).sum()
+        for name, loss, factor in active:
+            own = loss(student, teacher, batch)
+            if name in self.balances:
+                balance = self._balance(name)
+                if self.training:
+                    balance.observe(task, torch.stack(list(own.values())).sum())
+                factor = factor * balance.factor
+            for term, value in own.items():
+                terms[f"{name}/{term}"] = value if factor == 1.0 else factor * value
+        return self._attach_idle(terms), student
 
-    def _outputs(self, batch: Batch) -> tuple[Outputs, Outputs]:
+    def _attach_idle(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tie the adapters of losses that rest now to the graph: other processes wait for them."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return terms
+        idle = [p for _, loss, factor in self._active() if not factor for p in loss.parameters()]
+        if idle:
+            first = next(iter(terms))
+            terms[first] = terms[first] + 0 * torch.stack([p.sum() for p in idle]).sum()
+        return terms
+
+    def _outputs(self, batch: Batch, wanted: frozenset[Knowledge]) -> tuple[Outputs, Outputs]:
         """Both models on the same batch; with RoIs in play, on the same proposals."""
         teacher = self.teacher
         assert teacher is not None
         teacher.eval()  # whatever the caller did to it in between
-        if "rois" in self.wanted and self.roi_source == "student":
-            student = self.student(batch, self.wanted)
+        if "rois" in wanted and self.roi_source == "student":
+            student = self.student(batch, wanted)
             with torch.no_grad():
-                return student, teacher(batch, self.wanted, rois=student.rois)
+                return student, self._restrict(teacher(batch, wanted, rois=student.rois))
         with torch.no_grad():
-            taught = teacher(batch, self.wanted)
-        return self.student(batch, self.wanted, rois=taught.rois), taught
+            taught = self._restrict(teacher(batch, wanted))
+        return self.student(batch, wanted, rois=taught.rois), taught
+
+    def _restrict(self, outputs: Outputs) -> Outputs:
+        return outputs if self._columns is None else choose_classes(outputs, self._columns)
 
     def measure(self, batch: Batch) -> list[Term]:
         """Compare each distillation term with the task loss, without leaving a trace.
@@ -122,17 +162,46 @@ class Distiller(nn.Module):
         """
         with _untouched(self):
             terms, student = self._terms(batch)
-            task = torch.stack([v for n, v in terms.items() if n.startswith("task/")]).sum()
-            shared = [f for f in student.features if f.requires_grad]
-            task_norm = _gradient_norm(task, shared)
-            found = []
-            for name, value in terms.items():
-                if not name.startswith("task/"):
-                    size = value.item()
-                    ratio = size / max(task.item(), 1e-12)
-                    gradient = _gradient_norm(value, shared) / max(task_norm, 1e-12)
-                    found.append(Term(name, size, ratio, gradient))
+            return self._compare(terms, student)
+
+    def _compare(self, terms: dict[str, Tensor], student: Outputs) -> list[Term]:
+        task = torch.stack([v for n, v in terms.items() if n.startswith("task/")]).sum()
+        shared = [f for f in student.features if f.requires_grad]
+        task_norm = _gradient_norm(task, shared)
+        found = []
+        for name, value in terms.items():
+            if not name.startswith("task/"):
+                size = value.item()
+                ratio = size / max(task.item(), 1e-12)
+                gradient = _gradient_norm(value, shared) / max(task_norm, 1e-12)
+                found.append(Term(name, size, ratio, gradient))
         return found
+
+    @torch.no_grad()
+    def explain(self, batch: Batch) -> str:
+        """Name the pyramid levels whose maps are not finite, or else the largest of each model."""
+        wanted = self.wanted if self.losses else FEATURES
+        models: list[tuple[str, Detector]] = [("student", self.student)]
+        if self.teacher is not None and self.losses:
+            models.append(("teacher", self.teacher))
+        said = []
+        for role, model in models:
+            features = model(batch, wanted if role == "teacher" else FEATURES).features
+            largest = [float(f.float().abs().max()) for f in features]
+            broken = [
+                str(stride)
+                for stride, f in zip(model.spec.strides, features, strict=True)
+                if not bool(f.isfinite().all())
+            ]
+            if broken:
+                said.append(f"the {role}'s maps of stride {', '.join(broken)} are not finite")
+            else:
+                top = max(range(len(largest)), key=largest.__getitem__)
+                said.append(
+                    f"the {role}'s maps are finite, at most {largest[top]:.3g} "
+                    f"(stride {model.spec.strides[top]})"
+                )
+        return "; ".join(said)
 
 
 def advice(terms: Sequence[Term], limit: float = 10.0) -> list[str]:
@@ -144,7 +213,7 @@ def advice(terms: Sequence[Term], limit: float = 10.0) -> list[str]:
             lines.append(
                 f"{term.name} is {term.ratio:.3g} times the task loss and its gradient at the "
                 f"shared features {term.gradient_ratio:.3g} times; above {limit:g} it tends to "
-                f"drown the labels: divide its weight by about {worst:.0f}"
+                f"drown the labels: divide its weight by about {worst:.0f}, or say weight: auto"
             )
         elif term.gradient_ratio < 1e-3 and term.ratio < 1e-3:
             lines.append(

@@ -100,6 +100,7 @@ def fit(
         "terms_at_first_step": [asdict(term) for term in terms],
         "teacher_sha256": before,
         "peak_memory_mb": round(peak_memory_mb(device), 1),
+        "auto_weights": objective.auto_weights(),
         **_summary(trained),
     }
     if session.rank == 0:
@@ -134,6 +135,7 @@ def _summary(trained: Trained) -> dict[str, Any]:
         "step_ms": 1000 * trained.seconds / max(1, trained.steps),
         "stopped": trained.stopped,
         "rows": trained.rows,
+        "terms": trained.terms,
     }
 
 

@@ -1,6 +1,7 @@
 """How weights move: the training settings, the optimiser and the learning rate's path."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from pydantic import (
 from torch import nn
 from typing_extensions import Self
 
+from compress.objective import SeparateTraining
 from export.config import Section
 
 
@@ -40,9 +42,11 @@ class TrainConfig(Section):
     gamma: PositiveFloat = 0.1  # for schedule: step
     final_lr: float = Field(default=0.01, ge=0, le=1)  # times lr, for one_cycle and cosine
     clip: PositiveFloat | None = 10.0  # L2 norm of all gradients
+    clip_value: PositiveFloat | None = None  # each gradient's entries, before `clip`
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     ema: float | None = Field(default=None, gt=0, lt=1)
     channels_last: bool = True
+    measure_every: NonNegativeInt = 100  # steps between comparisons of the distillation terms
     evaluations: PositiveInt = 4  # evenly spaced, the last one at the end
     keep: Literal["last", "best"] = "last"  # which weights ship; `best` chooses on val
     patience: PositiveInt | None = None  # evaluations without a better AP before stopping
@@ -88,14 +92,19 @@ def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
     return 1.0
 
 
-def build_optimizer(objective: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """An optimiser over every trainable parameter; each group keeps its `scale` of the rate.
+def build_optimizer(
+    objective: nn.Module, config: TrainConfig, separate: Sequence[SeparateTraining] = ()
+) -> torch.optim.Optimizer:
+    """An optimiser over every trainable parameter that is not in `separate`.
+
+    Each group keeps its `scale` of the rate.
 
     Norms and biases (tensors of one dimension) are not decayed unless `decay_norms`.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    apart = {id(p) for one in separate for p in one.module.parameters()}
     for name, parameter in objective.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and id(parameter) not in apart:
             scale = config.backbone_lr if name.startswith("student.backbone.") else 1.0
             decayed = config.decay_norms or parameter.ndim > 1
             groups.setdefault((scale, decayed), []).append(parameter)
@@ -106,6 +115,13 @@ def build_optimizer(objective: nn.Module, config: TrainConfig) -> torch.optim.Op
     if config.optimizer == "sgd":
         return torch.optim.SGD(entries, lr=config.lr, momentum=config.momentum)
     return torch.optim.AdamW(entries, lr=config.lr)
+
+
+def build_separate(one: SeparateTraining) -> torch.optim.Optimizer:
+    """The optimiser of a part that is trained apart."""
+    parameters = list(one.module.parameters())
+    groups = [{"params": parameters, "scale": 1.0}]
+    return torch.optim.AdamW(groups, lr=one.lr, weight_decay=one.weight_decay)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -10,11 +10,12 @@ from benchmarks.coco_images import coco_ground_truth
 from compress.console import Console
 from compress.data import Data
 from compress.detector import Detector
-from compress.distill import Distiller, check_pair
+from compress.distill import Distiller
 from compress.fit import evaluate_torch, fit, torch_manifest
 from compress.health import Health, data_health
 from compress.loading import steps_per_epoch
 from compress.optim import TrainConfig
+from compress.pairing import check_pair
 from compress.pretrained import load_backbone_weights
 from compress.recipe import Recipe
 from compress.recipe_file import place

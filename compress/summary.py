@@ -158,7 +158,8 @@ def _notes(recipe: Recipe, rooms: dict[str, Path]) -> list[str]:
 
 
 def _warnings(rooms: dict[str, Path]) -> list[str]:
-    from compress.distill import Term, advice
+    from compress.distill import advice
+    from compress.objective import Term
 
     lines = []
     for name, room in rooms.items():

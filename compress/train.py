@@ -1,17 +1,13 @@
 """The training loop: sum named scalars, step, look now and then, and be able to go on."""
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +17,16 @@ from compress.batch import Batch
 from compress.checkpoint import load_checkpoint, save_checkpoint
 from compress.console import Console
 from compress.ema import Ema
-from compress.optim import TrainConfig, build_optimizer, learning_rate_factor, set_learning_rate
+from compress.interrupt import interruptible
+from compress.objective import Objective
+from compress.optim import (
+    TrainConfig,
+    build_optimizer,
+    build_separate,
+    learning_rate_factor,
+    set_learning_rate,
+)
+from compress.records import events, table
 from export.atomic import write_text
 from export.errors import DivergedError
 
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 AGREE_EVERY = 8  # steps between the processes' questions to each other
+IDLE_STEPS = 50  # a distillation term that is exactly 0 for so long teaches nothing
 
 Row = dict[str, float | int | None]
 Evaluate = Callable[[nn.Module], dict[str, float | None]]
@@ -42,6 +48,7 @@ class Trained:
         state: the student's weights to ship, on the CPU (the averaged ones under EMA).
         rows: one per evaluation: step, seconds, learning_rate, the metrics, and the mean of every
             loss term since the one before.
+        terms: one entry per comparison of a distillation term with the task loss.
         steps: optimiser steps taken.
         seconds: of training itself, evaluations and checkpoints left out.
         stopped: why it ended before its last step, or "".
@@ -49,13 +56,14 @@ class Trained:
 
     state: dict[str, Tensor]
     rows: list[Row]
+    terms: list[dict[str, Any]]
     steps: int
     seconds: float
     stopped: str
 
 
 def train(
-    objective: nn.Module,
+    objective: Objective,
     batches: Callable[[int, int], Iterator[Batch]],
     config: TrainConfig,
     total: int,
@@ -74,12 +82,13 @@ def train(
     started again with the same arguments, goes on from there and ends as if it had not been cut.
 
     Raises:
-        DivergedError: a loss or gradient is not finite; names step, term and pictures.
+        DivergedError: a loss or gradient is not finite, or a distillation term is exactly 0 for
+            50 steps; names step, term, pyramid level and pictures.
         KeyboardInterrupt: after the first Ctrl-C, once the state is saved; a second quits at once.
     """
     live.mkdir(parents=True, exist_ok=True)
     loop = _Loop(objective, config, total, live, evaluate, fabric, seed, console, what)
-    with _interruptible(console) as interrupted:
+    with interruptible(console) as interrupted:
         return loop.run(batches, interrupted)
 
 
@@ -88,7 +97,7 @@ class _Loop:
 
     def __init__(
         self,
-        objective: nn.Module,
+        objective: Objective,
         config: TrainConfig,
         total: int,
         live: Path,
@@ -104,13 +113,17 @@ class _Loop:
         if config.channels_last:
             objective.to(memory_format=torch.channels_last)
         self.raw = objective
-        optimizer = build_optimizer(objective, config)
-        self.objective, self.optimizer = fabric.setup(objective, optimizer)
-        self.student: nn.Module = objective.student  # type: ignore[assignment]
+        self.separate = objective.separate()
+        optimizer = build_optimizer(objective, config, self.separate)
+        apart = [build_separate(one) for one in self.separate]
+        self.objective, self.optimizer, *self.apart = fabric.setup(objective, optimizer, *apart)
+        self.student = objective.student
         self.ema = Ema(self.student, config.ema) if config.ema else None
         self.step = 0
         self.seconds = 0.0
         self.rows: list[Row] = []
+        self.terms: list[dict[str, Any]] = []
+        self.idle: dict[str, int] = {}
         self.sums: dict[str, float] = {}
         self.summed = 0
         self.best: dict[str, Tensor] | None = None
@@ -126,12 +139,15 @@ class _Loop:
             return
         self.raw.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.apart, state["separate"], strict=True):
+            optimizer.load_state_dict(saved)
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.model.load_state_dict(state["ema"])
             self.ema.updates = state["ema_updates"]
         self.step, self.seconds = state["step"], state["seconds"]
         self.rows, self.sums = json.loads(state["rows"]), json.loads(state["sums"])
+        self.terms, self.idle = json.loads(state["terms"]), json.loads(state["idle"])
         self.summed, self.best, self.best_ap = state["summed"], state["best"], state["best_ap"]
         self.stale = state["stale"]
         torch.set_rng_state(state["rng"].cpu())
@@ -142,6 +158,7 @@ class _Loop:
             state: dict[str, Any] = {
                 "objective": self.raw.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "separate": [optimizer.state_dict() for optimizer in self.apart],
                 "scaler": self.fabric.strategy.precision.state_dict(),
                 "ema": self.ema.model.state_dict() if self.ema else None,
                 "ema_updates": self.ema.updates if self.ema else 0,
@@ -149,6 +166,8 @@ class _Loop:
                 "seconds": self.seconds,
                 "rows": json.dumps(self.rows),
                 "sums": json.dumps(self.sums),
+                "terms": json.dumps(self.terms),
+                "idle": json.dumps(self.idle),
                 "summed": self.summed,
                 "best": self.best,
                 "best_ap": self.best_ap,
@@ -171,7 +190,7 @@ class _Loop:
         stopped = self._reason_to_stop(self._budget_spent()) if self.step else ""
         with (
             contextlib.closing(_closable(stream)) as feed,
-            _events(self.live, self.step, self.fabric.global_rank) as events,
+            events(self.live, self.step, self.fabric.global_rank) as writer,
             self.console.progress(self.what, self.total, self.step) as progress,
         ):
             while self.step < self.total and not stopped:
@@ -181,7 +200,7 @@ class _Loop:
                 late = self._agree(time.monotonic() - saved > self.config.checkpoint_every_s)
                 leaving = self._agree(bool(interrupted))
                 if self.step in looks or spent:
-                    self._look(events)
+                    self._look(writer)
                     stopped = self._reason_to_stop(spent)
                 if self.step in looks or spent or late or leaving:
                     self._save()
@@ -190,7 +209,7 @@ class _Loop:
                     raise KeyboardInterrupt
         if stopped:
             self.console.say(f"{self.what}: stopped at step {self.step}: {stopped}")
-        return Trained(self._weights(), self.rows, self.step, self.seconds, stopped)
+        return Trained(self._weights(), self.rows, self.terms, self.step, self.seconds, stopped)
 
     def _take_step(self, feed: Iterator[Batch]) -> float:
         start = time.perf_counter()
@@ -198,6 +217,12 @@ class _Loop:
         torch.manual_seed(_mix(self.seed, self.step, self.fabric.global_rank))
         rate = self.config.lr * learning_rate_factor(self.config, self.step, self.total)
         set_learning_rate(self.optimizer, rate)
+        fall = 0.5 * (1 + math.cos(math.pi * self.step / self.total))
+        for one, optimizer in zip(self.separate, self.apart, strict=True):
+            set_learning_rate(optimizer, one.lr * fall)
+        every = self.config.measure_every
+        measure = bool(every) and self.step % every == 0
+        self.raw.at(self.step, self.total, measure=measure)
         accumulate, total = self.config.accumulate, 0.0
         for part in range(accumulate):
             batch = next(feed).to(self.fabric.device)
@@ -209,8 +234,11 @@ class _Loop:
                 total += self._account(terms, loss, batch) / accumulate
                 self.fabric.backward(loss / accumulate)
         self._clip(batch)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in (self.optimizer, *self.apart):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if measure:
+            self.terms += [{"step": self.step, **asdict(term)} for term in self.raw.measured()]
         if self.ema is not None:
             self.ema.update(self.student)
         self.step += 1
@@ -225,16 +253,42 @@ class _Loop:
             bad = [n for n, v in zip(terms, values, strict=False) if not math.isfinite(v)]
             raise DivergedError(
                 f"{self.what}: step {self.step + 1}: {', '.join(bad) or 'the sum of the losses'} "
-                f"is not finite; pictures {', '.join(map(str, batch.image_ids[:16]))}. The last "
-                f"good checkpoint is kept in {self.live}. Lower train.lr or train.clip, set "
+                f"is not finite; {self._circumstances(batch)}. Lower train.lr or train.clip, set "
                 "train.amp: off, or lower that term's weight, under a new name"
             )
+        watched = self.raw.watched()
         for name, value in zip(terms, values, strict=False):
             self.sums[name] = self.sums.get(name, 0.0) + value
+            resting = value != 0 or name.partition("/")[0] not in watched
+            self.idle[name] = 0 if resting else self.idle.get(name, 0) + 1
+        idle = [name for name, steps in self.idle.items() if steps >= IDLE_STEPS]
+        if idle:
+            raise DivergedError(
+                f"{self.what}: step {self.step + 1}: {', '.join(idle)} has been exactly 0 for "
+                f"{IDLE_STEPS} steps, so it teaches nothing; {self._circumstances(batch)}. Give "
+                "it what it works on (boxes, instances, proposals), or set its weight to 0"
+            )
         self.summed += 1
         return float(values[-1])
 
+    def _circumstances(self, batch: Batch) -> str:
+        pictures = ", ".join(map(str, batch.image_ids[:16]))
+        levels = self.raw.explain(batch)
+        return (
+            f"pictures {pictures}{'; ' if levels else ''}{levels}. The last good checkpoint is "
+            f"kept in {self.live}"
+        )
+
     def _clip(self, batch: Batch) -> None:
+        for one, optimizer in zip(self.separate, self.apart, strict=True):
+            if one.clip is not None:
+                self.fabric.clip_gradients(
+                    one.module, optimizer, max_norm=one.clip, error_if_nonfinite=False
+                )
+        if self.config.clip_value is not None:
+            self.fabric.clip_gradients(
+                self.objective, self.optimizer, clip_val=self.config.clip_value
+            )
         if self.config.clip is None:
             return
         scaled = getattr(self.fabric.strategy.precision, "scaler", None) is not None
@@ -244,13 +298,12 @@ class _Loop:
         if not scaled and norm is not None and not math.isfinite(float(norm)):
             raise DivergedError(
                 f"{self.what}: step {self.step + 1}: the gradient is not finite though the losses "
-                f"are; pictures {', '.join(map(str, batch.image_ids[:16]))}. The last good "
-                f"checkpoint is kept in {self.live}. Lower train.lr, or set train.amp: off"
+                f"are; {self._circumstances(batch)}. Lower train.lr, or set train.amp: off"
             )
 
     # -- looking -------------------------------------------------------------------------------
 
-    def _look(self, events: Any) -> None:
+    def _look(self, writer: Any) -> None:
         model = self.ema.model if self.ema is not None else self.student
         was_training = model.training
         metrics = self.evaluate(model)
@@ -261,6 +314,12 @@ class _Loop:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         row |= {f"loss/{n}": v / max(1, self.summed) for n, v in self.sums.items()}
+        task = sum(v for n, v in self.sums.items() if n.startswith("task/"))
+        row |= {
+            f"ratio/{n}": v / max(task, 1e-12)
+            for n, v in self.sums.items()
+            if not n.startswith("task/")
+        }
         row |= metrics
         self.rows.append(row)
         self.sums, self.summed = {}, 0
@@ -271,10 +330,12 @@ class _Loop:
             if self.config.keep == "best" or self.config.patience:
                 self.best = _cpu(model.state_dict())
         if self.fabric.global_rank == 0:
-            write_text(_table(self.rows), self.live / "results.csv")
+            write_text(table(self.rows), self.live / "results.csv")
+            if self.terms:
+                write_text(table(self.terms), self.live / "terms.csv")
             for name, value in row.items():
                 if name != "step" and value is not None:
-                    events.add_scalar(name, value, self.step)
+                    writer.add_scalar(name, value, self.step)
 
     def _reason_to_stop(self, spent: bool) -> str:
         if self.config.patience and self.stale >= self.config.patience:
@@ -326,52 +387,3 @@ def _channels_last(batch: Batch) -> Batch:
 
 def _closable(stream: Iterator[Batch]) -> Any:
     return stream if hasattr(stream, "close") else (batch for batch in stream)
-
-
-def _table(rows: list[Row]) -> str:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({n: "" if v is None else v for n, v in row.items()} for row in rows)
-    return text.getvalue()
-
-
-@contextlib.contextmanager
-def _events(live: Path, step: int, rank: int) -> Iterator[Any]:
-    """A TensorBoard writer; events after `step` of a run that was cut are superseded."""
-    if rank != 0:
-        yield None
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(live), purge_step=step + 1 if step else None)
-    try:
-        yield writer
-    finally:
-        writer.close()
-
-
-@contextlib.contextmanager
-def _interruptible(console: Console) -> Iterator[list[int]]:
-    """Turn the first SIGINT or SIGTERM into an entry of the list; the second one kills."""
-    caught: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        if caught:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        caught.append(number)
-        console.say("stopping after this step and saving; once more to quit at once")
-
-    before = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread: signals are somebody else's
-        pass
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -14,7 +14,12 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from compress.backbones import Backbone
 from compress.batch import Batch, Targets
 from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
-from compress.detectors.matching import as_torchvision, overlap_mask
+from compress.detectors.matching import (
+    as_torchvision,
+    joined_matches,
+    match_overlaps,
+    overlap_mask,
+)
 from compress.detectors.nms_op import onnx_translations
 from compress.detectors.proposals import propose, roi_candidates
 from compress.detectors.roi_head import RPN_FOREGROUND_IOU, TwoStageHead
@@ -93,11 +98,12 @@ class FasterRcnn(Detector):
             strides=tuple(strides),
             backbone_channels=self.backbone.channels,
             backbone_strides=self.backbone.strides,
-            provides=frozenset({"features", "backbone", "dense", "rois"}),
+            provides=frozenset({"features", "backbone", "anchors", "dense", "rois", "task"}),
             locations=(
                 f"proposal network: 3 anchors per cell of strides {list(strides)}, side {scale:g} "
                 f"strides, input {input_size[0]}x{input_size[1]}, centre and log size deltas"
             ),
+            embedding_channels=config.head_width,
         )
 
     @property
@@ -116,23 +122,32 @@ class FasterRcnn(Detector):
         features = self.neck(stages)
         check_maps(features, self.map_sizes)
         samples = "rois" in wanted and rois is None
+        learns = self.training or "task" in wanted
         dense, scored, losses = None, None, {}
-        if self.training or samples or "dense" in wanted:
+        if learns or samples or "dense" in wanted:
             whole = samples or "dense" in wanted
             count = len(batch.images) if whole else batch.labeled
             objectness, deltas = self._first_stage([feature[:count] for feature in features])
             with torch.autocast(batch.images.device.type, enabled=False):
                 if "dense" in wanted:
                     dense = self._dense(objectness, deltas)
-                if self.training:
+                if learns:
                     losses = self._first_losses(objectness, deltas, batch)
-            if self.training or samples:
+            if learns or samples:
                 seen = len(batch.images) if samples else batch.labeled
                 scored, second = self._second_stage(features, objectness, deltas, batch, seen)
-                losses.update(second if self.training else {})
+                losses.update(second if learns else {})
         if rois is not None and "rois" in wanted:
             scored = self._score(features, rois)
-        return Outputs(features, stages, dense, scored if "rois" in wanted else None, losses)
+        counts = self.level_counts
+        return Outputs(
+            features,
+            stages,
+            dense,
+            scored if "rois" in wanted else None,
+            losses,
+            anchors=torch.split(self.anchors, counts) if "anchors" in wanted else (),
+        )
 
     def _first_stage(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return objectness (B, P) and deltas (B, P, 4), float32."""
@@ -150,7 +165,18 @@ class FasterRcnn(Detector):
         everywhere = torch.arange(len(self.anchors), device=deltas.device).expand(len(deltas), -1)
         boxes = self._decode(deltas, everywhere)
         assign = partial(overlap_mask, self.anchors, threshold=RPN_FOREGROUND_IOU)
-        return Dense(objectness.unsqueeze(-1), deltas, boxes, assign)
+        return Dense(
+            objectness.unsqueeze(-1),
+            deltas,
+            boxes,
+            assign,
+            match=self._match,
+            level_counts=tuple(self.level_counts),
+        )
+
+    def _match(self, boxes: Sequence[Tensor]) -> Tensor:
+        matcher = self.head.rpn.proposal_matcher
+        return joined_matches([match_overlaps(matcher, self.anchors, b) for b in boxes], boxes)
 
     def _first_losses(self, objectness: Tensor, deltas: Tensor, batch: Batch) -> dict[str, Tensor]:
         count, rpn = batch.labeled, self.head.rpn
@@ -198,13 +224,13 @@ class FasterRcnn(Detector):
         """Sample on the first `seen` pictures and score; losses are of the labelled alone."""
         if seen == 0:
             zero = self.head.unused()  # of no picture: 0, and attached
-            empty = features[0].new_zeros(0, self.spec.num_classes + 1)
-            none = Rois((), empty.new_zeros(0, dtype=torch.int64), empty, empty.unsqueeze(-1))
-            return none, {"roi_classification": zero, "roi_box": zero}
+            return self._no_rois(features[0]), {"roi_classification": zero, "roi_box": zero}
         boxes, labels, wanted = self._sample(
             objectness[:seen].detach(), deltas[:seen].detach(), batch.targets[:seen]
         )
-        logits, box_deltas = self.head.score(features[: self.pooled], boxes, self.input_size)
+        logits, box_deltas, hidden = self.head.score(
+            features[: self.pooled], boxes, self.input_size
+        )
         rows = sum(len(image) for image in boxes[: batch.labeled])
         with torch.autocast(logits.device.type, enabled=False):
             if rows:
@@ -219,22 +245,41 @@ class FasterRcnn(Detector):
         flat = torch.cat(labels)
         background = self.spec.num_classes
         flat = torch.where(flat == 0, background, flat - 1)
-        return self._as_rois(boxes, flat, logits, box_deltas), {
+        target_deltas = torch.cat(wanted) * (flat < background)[:, None]
+        return self._as_rois(boxes, flat, logits, box_deltas, hidden, target_deltas), {
             "roi_classification": class_loss,
             "roi_box": box_loss,
         }
 
     def _score(self, features: Sequence[Tensor], rois: Rois) -> Rois:
-        logits, deltas = self.head.score(features[: self.pooled], rois.boxes, self.input_size)
-        return self._as_rois(rois.boxes, rois.labels, logits, deltas)
+        scored = self.head.score(features[: self.pooled], rois.boxes, self.input_size)
+        assert rois.target_deltas is not None  # every RoI comes from a sampler
+        return self._as_rois(rois.boxes, rois.labels, *scored, rois.target_deltas)
 
     def _as_rois(
-        self, boxes: Sequence[Tensor], labels: Tensor, logits: Tensor, deltas: Tensor
+        self,
+        boxes: Sequence[Tensor],
+        labels: Tensor,
+        logits: Tensor,
+        deltas: Tensor,
+        embeddings: Tensor,
+        target_deltas: Tensor,
     ) -> Rois:
         """Move background from the first column to the last, and out of the deltas."""
         logits = torch.cat((logits[:, 1:], logits[:, :1]), dim=1)
         deltas = deltas.view(len(deltas), -1, 4)[:, 1:]
-        return Rois(tuple(boxes), labels, logits, deltas)
+        return Rois(tuple(boxes), labels, logits, deltas, target_deltas, embeddings)
+
+    def _no_rois(self, like: Tensor) -> Rois:
+        classes, width = self.spec.num_classes, self.spec.embedding_channels
+        return Rois(
+            (),
+            torch.zeros(0, dtype=torch.int64, device=like.device),
+            like.new_zeros(0, classes + 1),
+            like.new_zeros(0, classes, 4),
+            like.new_zeros(0, 4),
+            like.new_zeros(0, width),
+        )
 
     def candidates(self, images: Tensor) -> Candidates:
         """Return the best (proposal, class) pairs; see `Detector.candidates`."""

@@ -12,7 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from compress.backbones import Backbone
 from compress.batch import Batch, Targets, boxes_per_image
 from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
-from compress.detectors.matching import as_torchvision, mean_over_processes
+from compress.detectors.matching import as_torchvision, joined_matches, mean_over_processes
 from compress.detectors.selection import dense_candidates
 from compress.detectors.settings import (
     DetectorSettings,
@@ -23,7 +23,7 @@ from compress.detectors.settings import (
     choose_strides,
     map_sizes,
 )
-from compress.detectors.towers import Tower
+from compress.detectors.towers import Tower, finish_towers, run_towers
 from compress.neck import Neck
 from compress.norm import Norm
 
@@ -62,11 +62,15 @@ class FcosHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return torchvision's `cls_logits`, `bbox_regression` and `bbox_ctrness`."""
-        boxes, centerness = self.predictor.regression_head(self.box_tower(features))
+        return self.predict(self.class_tower(features), self.box_tower(features))
+
+    def predict(self, in_class: list[Tensor], in_box: list[Tensor]) -> dict[str, Tensor]:
+        """Return the predictions, float32, from what the towers put out."""
+        boxes, centerness = self.predictor.regression_head(in_box)
         return {
-            "cls_logits": self.predictor.classification_head(self.class_tower(features)),
-            "bbox_regression": boxes,
-            "bbox_ctrness": centerness,
+            "cls_logits": self.predictor.classification_head(in_class).float(),
+            "bbox_regression": boxes.float(),
+            "bbox_ctrness": centerness.float(),
         }
 
 
@@ -104,11 +108,13 @@ class Fcos(Detector):
             strides=tuple(strides),
             backbone_channels=self.backbone.channels,
             backbone_strides=self.backbone.strides,
-            provides=frozenset({"features", "backbone", "dense"}),
+            provides=frozenset({"features", "backbone", "anchors", "dense", "towers", "task"}),
             locations=(
                 f"top left point of each cell of strides {list(strides)}, "
                 f"input {input_size[0]}x{input_size[1]}, distances to the edges in strides"
             ),
+            tower_depth=config.head_depth,
+            tower_channels=config.head_width or config.width,
         )
 
     def forward(
@@ -121,20 +127,45 @@ class Fcos(Detector):
         stages = self.backbone(batch.images)
         features = self.neck(stages)
         check_maps(features, self.map_sizes)
-        dense, losses = None, {}
-        if "dense" in wanted or self.training:
-            count = len(batch.images) if "dense" in wanted else batch.labeled
-            raw = self.head([feature[:count] for feature in features])
-            raw = {name: value.float() for name, value in raw.items()}
+        learns = self.training or "task" in wanted
+        dense, towers, losses = None, None, {}
+        if learns or wanted & {"dense", "towers"}:
+            count = len(batch.images) if wanted & {"dense", "towers"} else batch.labeled
+            traced = run_towers(self.head, [feature[:count] for feature in features])
+            raw = self.head.predict(*traced.ends)
+            if "towers" in wanted:
+                towers = traced.as_towers(self._resume)
             with torch.autocast(batch.images.device.type, enabled=False):
-                if "dense" in wanted:
-                    deltas = raw["bbox_regression"]
-                    boxes = self.head.predictor.box_coder.decode(deltas, self.anchors)
-                    dense = Dense(raw["cls_logits"], deltas, boxes, self._assign)
-                if self.training:
+                dense = self._dense(raw) if "dense" in wanted else None
+                if learns:
                     labeled = {name: value[: batch.labeled] for name, value in raw.items()}
                     losses = self._losses(labeled, batch.targets[: batch.labeled])
-        return Outputs(features, stages, dense, task_losses=losses)
+        return Outputs(
+            features,
+            stages,
+            dense,
+            task_losses=losses,
+            anchors=torch.split(self.anchors, self.level_counts) if "anchors" in wanted else (),
+            towers=towers,
+        )
+
+    def _resume(self, index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Dense:
+        return self._dense(self.head.predict(*finish_towers(self.head, index, in_class, in_box)))
+
+    def _dense(self, raw: dict[str, Tensor]) -> Dense:
+        deltas = raw["bbox_regression"]
+        boxes = self.head.predictor.box_coder.decode(deltas, self.anchors)
+        return Dense(
+            raw["cls_logits"],
+            deltas,
+            boxes,
+            self._assign,
+            match=self._match_all,
+            level_counts=tuple(self.level_counts),
+        )
+
+    def _match_all(self, boxes: Sequence[Tensor]) -> Tensor:
+        return joined_matches([self._match(image_boxes) for image_boxes in boxes], boxes)
 
     def _assign(self, boxes: Sequence[Tensor]) -> Tensor:
         return torch.stack([self._match(image_boxes) for image_boxes in boxes]) >= 0

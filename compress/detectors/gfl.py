@@ -8,10 +8,10 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from compress.atss import atss_match
 from compress.backbones import Backbone
 from compress.batch import Batch, Targets, boxes_per_image
 from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
-from compress.detectors.atss import atss_match
 from compress.detectors.gfl_losses import distances_to_boxes, expected_distances, gfl_losses
 from compress.detectors.selection import dense_candidates
 from compress.detectors.settings import (
@@ -23,7 +23,7 @@ from compress.detectors.settings import (
     choose_strides,
     map_sizes,
 )
-from compress.detectors.towers import Tower, flatten_cells
+from compress.detectors.towers import Tower, finish_towers, flatten_cells, run_towers
 from compress.neck import Neck
 from compress.norm import Norm
 
@@ -65,10 +65,16 @@ class GflHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return class logits (B, P, K) and box logits (B, P, 4 * bins), float32."""
-        class_maps = [self.class_logits(feature) for feature in self.class_tower(features)]
+        return self.predict(self.class_tower(features), self.box_tower(features))
+
+    def predict(
+        self, in_class: Sequence[Tensor], in_box: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits of what the towers put out."""
+        class_maps = [self.class_logits(feature) for feature in in_class]
         box_maps = [
             self.box_logits(feature) * scale
-            for feature, scale in zip(self.box_tower(features), self.scales, strict=True)
+            for feature, scale in zip(in_box, self.scales, strict=True)
         ]
         return (
             flatten_cells(class_maps, self.class_logits.out_channels).float(),
@@ -107,11 +113,16 @@ class Gfl(Detector):
             strides=tuple(strides),
             backbone_channels=self.backbone.channels,
             backbone_strides=self.backbone.strides,
-            provides=frozenset({"features", "backbone", "dense", "dfl"}),
+            provides=frozenset(
+                {"features", "backbone", "anchors", "dense", "dfl", "towers", "task"}
+            ),
             locations=(
                 f"centre of each cell of strides {list(strides)}, "
                 f"input {input_size[0]}x{input_size[1]}, distances to the edges in strides"
             ),
+            dfl_bins=config.reg_max + 1,
+            tower_depth=config.head_depth,
+            tower_channels=config.head_width or config.width,
         )
 
     def forward(
@@ -125,21 +136,46 @@ class Gfl(Detector):
         features = self.neck(stages)
         check_maps(features, self.map_sizes)
         asked = bool(wanted & {"dense", "dfl"})
-        dense, losses = None, {}
-        if asked or self.training:
-            count = len(batch.images) if asked else batch.labeled
-            class_logits, box_logits = self.head([feature[:count] for feature in features])
+        learns = self.training or "task" in wanted
+        dense, towers, losses = None, None, {}
+        if asked or learns or "towers" in wanted:
+            count = len(batch.images) if wanted & {"dense", "dfl", "towers"} else batch.labeled
+            traced = run_towers(self.head, [feature[:count] for feature in features])
+            class_logits, box_logits = self.head.predict(*traced.ends)
+            if "towers" in wanted:
+                towers = traced.as_towers(self._resume)
             with torch.autocast(batch.images.device.type, enabled=False):
                 dense = self._dense(class_logits, box_logits) if asked else None
-                if self.training:
+                if learns:
                     seen = slice(batch.labeled)
                     losses = self._losses(class_logits[seen], box_logits[seen], batch.targets[seen])
-        return Outputs(features, stages, dense, task_losses=losses)
+        return Outputs(
+            features,
+            stages,
+            dense,
+            task_losses=losses,
+            anchors=torch.split(self.anchors, self.level_counts) if "anchors" in wanted else (),
+            towers=towers,
+        )
+
+    def _resume(self, index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Dense:
+        class_logits, box_logits = self.head.predict(
+            *finish_towers(self.head, index, in_class, in_box)
+        )
+        return self._dense(class_logits, box_logits)
 
     def _dense(self, class_logits: Tensor, box_logits: Tensor) -> Dense:
         distances = expected_distances(box_logits)
         boxes = distances_to_boxes(distances, self.centres, self.strides)
-        return Dense(class_logits, distances, boxes, self._assign, box_logits)
+        return Dense(
+            class_logits,
+            distances,
+            boxes,
+            self._assign,
+            box_logits,
+            match=self._match,
+            level_counts=tuple(self.level_counts),
+        )
 
     def _match(self, boxes: Sequence[Tensor]) -> Tensor:
         return atss_match(self.centres, self.anchors, self.level_counts, boxes)

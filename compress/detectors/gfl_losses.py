@@ -7,8 +7,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
+from compress.atss import paired_iou
 from compress.batch import Targets
-from compress.detectors.atss import paired_iou
 from compress.detectors.matching import mean_over_processes
 
 GIOU_WEIGHT = 2.0

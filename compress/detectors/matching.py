@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from compress.batch import Targets
@@ -32,6 +33,23 @@ def overlap_mask(anchors: Tensor, boxes: Sequence[Tensor], threshold: float) -> 
         best = iou.amax(dim=1, keepdim=True)
         masks.append(((iou >= threshold) | ((iou == best) & (best > 0))).any(dim=0))
     return torch.stack(masks)
+
+
+def match_overlaps(matcher: Matcher, anchors: Tensor, boxes: Tensor) -> Tensor:
+    """Return per anchor (P,) the index of its box among (n, 4), -1 for none, -2 to ignore."""
+    if len(boxes) == 0:
+        return torch.full((len(anchors),), -1, device=anchors.device)
+    found: Tensor = matcher(box_iou(boxes.to(anchors), anchors))
+    return found
+
+
+def joined_matches(matches: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+    """Stack per-picture matches (P,), moved to indices into all pictures' boxes end to end."""
+    before, moved = 0, []
+    for match, image_boxes in zip(matches, boxes, strict=True):
+        moved.append(torch.where(match >= 0, match + before, match))
+        before += len(image_boxes)
+    return torch.stack(moved)
 
 
 def as_torchvision(targets: Sequence[Targets], offset: int = 0) -> list[dict[str, Tensor]]:

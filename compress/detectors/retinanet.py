@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from torchvision.models.detection import retinanet as tv
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import box_iou
 
 from compress.backbones import Backbone
 from compress.batch import Batch, Targets
 from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
-from compress.detectors.matching import as_torchvision, overlap_mask
+from compress.detectors.matching import (
+    as_torchvision,
+    joined_matches,
+    match_overlaps,
+    overlap_mask,
+)
 from compress.detectors.selection import dense_candidates
 from compress.detectors.settings import (
     DetectorSettings,
@@ -26,7 +30,7 @@ from compress.detectors.settings import (
     choose_strides,
     map_sizes,
 )
-from compress.detectors.towers import Tower
+from compress.detectors.towers import Tower, finish_towers, run_towers
 from compress.neck import Neck
 from compress.norm import Norm
 
@@ -69,9 +73,13 @@ class RetinaNetHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return torchvision's `cls_logits` (B, P, K) and `bbox_regression` (B, P, 4)."""
+        return self.predict(self.class_tower(features), self.box_tower(features))
+
+    def predict(self, in_class: list[Tensor], in_box: list[Tensor]) -> dict[str, Tensor]:
+        """Return the predictions, float32, from what the towers put out."""
         return {
-            "cls_logits": self.predictor.classification_head(self.class_tower(features)),
-            "bbox_regression": self.predictor.regression_head(self.box_tower(features)),
+            "cls_logits": self.predictor.classification_head(in_class).float(),
+            "bbox_regression": self.predictor.regression_head(in_box).float(),
         }
 
 
@@ -107,11 +115,13 @@ class RetinaNet(Detector):
             strides=tuple(strides),
             backbone_channels=self.backbone.channels,
             backbone_strides=self.backbone.strides,
-            provides=frozenset({"features", "backbone", "dense"}),
+            provides=frozenset({"features", "backbone", "anchors", "dense", "towers", "task"}),
             locations=(
                 f"9 anchors per cell of strides {list(strides)}, smallest side {scale / 2:g} "
                 f"strides, input {input_size[0]}x{input_size[1]}, centre and log size deltas"
             ),
+            tower_depth=config.head_depth,
+            tower_channels=config.head_width or config.width,
         )
 
     def forward(
@@ -124,24 +134,47 @@ class RetinaNet(Detector):
         stages = self.backbone(batch.images)
         features = self.neck(stages)
         check_maps(features, self.map_sizes)
-        dense, losses = None, {}
-        if "dense" in wanted or self.training:
-            count = len(batch.images) if "dense" in wanted else batch.labeled
-            raw = self.head([feature[:count] for feature in features])
-            raw = {name: value.float() for name, value in raw.items()}
+        learns = self.training or "task" in wanted
+        dense, towers, losses = None, None, {}
+        if learns or wanted & {"dense", "towers"}:
+            count = len(batch.images) if wanted & {"dense", "towers"} else batch.labeled
+            traced = run_towers(self.head, [feature[:count] for feature in features])
+            raw = self.head.predict(*traced.ends)
+            if "towers" in wanted:
+                towers = traced.as_towers(self._resume)
             with torch.autocast(batch.images.device.type, enabled=False):
                 dense = self._dense(raw) if "dense" in wanted else None
-                if self.training:
+                if learns:
                     labeled = {name: value[: batch.labeled] for name, value in raw.items()}
                     losses = self._losses(labeled, batch.targets[: batch.labeled])
-        return Outputs(features, stages, dense, task_losses=losses)
+        return Outputs(
+            features,
+            stages,
+            dense,
+            task_losses=losses,
+            anchors=torch.split(self.anchors, self.level_counts) if "anchors" in wanted else (),
+            towers=towers,
+        )
+
+    def _resume(self, index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Dense:
+        return self._dense(self.head.predict(*finish_towers(self.head, index, in_class, in_box)))
 
     def _dense(self, raw: dict[str, Tensor]) -> Dense:
         deltas = raw["bbox_regression"]
         everywhere = torch.arange(len(self.anchors), device=deltas.device).expand(len(deltas), -1)
         boxes = self._decode(deltas, everywhere)
         assign = partial(overlap_mask, self.anchors, threshold=0.5)
-        return Dense(raw["cls_logits"], deltas, boxes, assign)
+        return Dense(
+            raw["cls_logits"],
+            deltas,
+            boxes,
+            assign,
+            match=self._match,
+            level_counts=tuple(self.level_counts),
+        )
+
+    def _match(self, boxes: Sequence[Tensor]) -> Tensor:
+        return joined_matches([match_overlaps(self.matcher, self.anchors, b) for b in boxes], boxes)
 
     def _decode(self, deltas: Tensor, locations: Tensor) -> Tensor:
         anchors = self.anchors[locations].reshape(-1, 4)
@@ -154,12 +187,7 @@ class RetinaNet(Detector):
                 "classification": raw["cls_logits"].sum(),  # of no picture: 0, and attached
                 "box": raw["bbox_regression"].sum(),
             }
-        matches = [
-            self.matcher(box_iou(target.boxes, self.anchors))
-            if len(target.boxes)
-            else torch.full((len(self.anchors),), -1, device=self.anchors.device)
-            for target in targets
-        ]
+        matches = [match_overlaps(self.matcher, self.anchors, t.boxes) for t in targets]
         losses = self.head.predictor.compute_loss(
             as_torchvision(targets), raw, [self.anchors] * len(targets), matches
         )

@@ -62,8 +62,8 @@ class TwoStageHead(nn.Module):
 
     def score(
         self, features: Sequence[Tensor], boxes: Sequence[Tensor], input_size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """Return class logits (R, K + 1), background first, and deltas (R, (K + 1) * 4).
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return class logits (R, K + 1), background first, deltas (R, (K + 1) * 4), hidden (R, D).
 
         Args:
             features: the levels that RoIs are pooled from.
@@ -74,8 +74,9 @@ class TwoStageHead(nn.Module):
             (str(index), feature[: len(boxes)].float()) for index, feature in enumerate(features)
         )
         pooled = self.roi.box_roi_pool(maps, list(boxes), [input_size] * len(boxes))
-        logits, deltas = self.roi.box_predictor(self.roi.box_head(pooled))
-        return logits.float(), deltas.float()
+        hidden = self.roi.box_head(pooled)
+        logits, deltas = self.roi.box_predictor(hidden)
+        return logits.float(), deltas.float(), hidden.float()
 
     def score_static(
         self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]

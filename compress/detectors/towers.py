@@ -1,10 +1,13 @@
 """The convolution tower of a dense head, shared by all levels of the pyramid."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from compress.detector import Dense, Towers
 from compress.norm import Norm, group_norm
 
 
@@ -49,12 +52,19 @@ class Tower(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Return one map (B, width, H_l, W_l) per level."""
-        outputs = []
-        for level, feature in enumerate(features):
-            for layer in self.layers:
-                feature = F.relu(layer(feature, level))
-            outputs.append(feature)
-        return outputs
+        return _end(self.traced(features))
+
+    def traced(self, features: Sequence[Tensor], first: int = 0) -> list[tuple[Tensor, ...]]:
+        """Return the input of layer `first` and what it and each later layer put out.
+
+        Outputs are those before the ReLU, so that entry i holds the maps after i - first layers;
+        the input is taken as it is, after the ReLU where one came before.
+        """
+        found = [tuple(features)]
+        for index, layer in enumerate(list(self.layers)[first:]):
+            inputs = found[-1] if index == 0 else tuple(F.relu(one) for one in found[-1])
+            found.append(tuple(layer(one, level) for level, one in enumerate(inputs)))
+        return found
 
 
 def flatten_cells(maps: Sequence[Tensor], channels: int) -> Tensor:
@@ -63,3 +73,48 @@ def flatten_cells(maps: Sequence[Tensor], channels: int) -> Tensor:
 
     flat = [m.permute(0, 2, 3, 1).reshape(m.shape[0], -1, channels) for m in maps]
     return torch.cat(flat, dim=1)
+
+
+class TwoTowers(Protocol):
+    """A dense head with a tower for classes and one for boxes."""
+
+    class_tower: Tower
+    box_tower: Tower
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What both towers put out, layer by layer; see `Tower.traced`."""
+
+    in_class: list[tuple[Tensor, ...]]
+    in_box: list[tuple[Tensor, ...]]
+
+    @property
+    def ends(self) -> tuple[list[Tensor], list[Tensor]]:
+        """What the prediction layers take."""
+        return _end(self.in_class), _end(self.in_box)
+
+    def as_towers(
+        self, resume: Callable[[int, Sequence[Tensor], Sequence[Tensor]], Dense]
+    ) -> Towers:
+        """As a loss gets them."""
+        return Towers(tuple(self.in_class), tuple(self.in_box), resume)
+
+
+def run_towers(head: TwoTowers, features: Sequence[Tensor]) -> Traced:
+    """Run both towers on L maps."""
+    return Traced(head.class_tower.traced(features), head.box_tower.traced(features))
+
+
+def finish_towers(
+    head: TwoTowers, index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Run the layers from `index` on; return what the prediction layers take."""
+    return (
+        _end(head.class_tower.traced(in_class, index)),
+        _end(head.box_tower.traced(in_box, index)),
+    )
+
+
+def _end(traced: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    return [F.relu(one) for one in traced[-1]] if len(traced) > 1 else [*traced[-1]]

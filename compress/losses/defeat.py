@@ -14,21 +14,20 @@ from torch.nn import functional
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
-from compress.losses.loss import DistillationLoss
+from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masks import level_masks, union_mask
-from compress.losses.matching import LevelPairs, listed, pair_levels, pair_strides
-from export.config import Section
+from compress.losses.matching import LevelPairs, check_classes, listed, pair_levels, pair_strides
+from compress.losses.schedule import LossSection
 from export.errors import RecipeError
 
 USUAL_STAGES = (8, 16, 32)  # C3, C4, C5
 AUTOMATIC_ROI_WEIGHT = 2.0
 
 
-class DeFeatConfig(Section):
+class DeFeatConfig(LossSection):
     """Weights of the three halves; a half whose two weights are 0 is left out."""
 
     type: Literal["defeat"]
-    weight: PositiveFloat = 1.0  # multiplies all terms
     object_weight: NonNegativeFloat = 3.0  # alpha_obj
     background_weight: NonNegativeFloat = 12.0  # alpha_bg
     adapter: Literal["conv", "none"] = "conv"  # none: only for equal channels
@@ -69,12 +68,7 @@ class DeFeatConfig(Section):
         neck = self.object_weight or self.background_weight
         if not neck and needs == {"features"}:
             problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
-        if "rois" in needs and student.num_classes != teacher.num_classes:
-            problems.append(
-                f"the student has {student.num_classes} classes and the teacher "
-                f"{teacher.num_classes}; their class scores cannot be compared"
-            )
-        return problems
+        return problems + (check_classes(student, teacher) if "rois" in needs else [])
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "DeFeat":
         """Return the loss for this pair."""
@@ -114,7 +108,7 @@ class DeFeat(DistillationLoss):
     """Neck, backbone and RoI-classification terms, each for objects and background apart."""
 
     def __init__(self, config: DeFeatConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.weight, config.needs(student, teacher))
+        super().__init__(config.fixed_weight, config.needs(student, teacher))
         self.config = config
         self.num_classes = student.num_classes
         self.roi_weights = config.roi_weights(student, teacher)
@@ -151,8 +145,12 @@ class DeFeat(DistillationLoss):
             sizes = [(other.shape[-2], other.shape[-1]) for _, other in neck]
             masks = level_masks(boxes, self.levels.strides, sizes)
             on, off = decoupled_error(adapted, masks)
-            terms["neck_object"] = self.config.object_weight * on
-            terms["neck_background"] = self.config.background_weight * off
+            terms |= weigh(
+                {
+                    "neck_object": (self.config.object_weight, on),
+                    "neck_background": (self.config.background_weight, off),
+                }
+            )
         if self.backbone_adapters is not None:
             stages = self.stages.select(student.backbone, teacher.backbone)
             adapted = [
@@ -162,8 +160,12 @@ class DeFeat(DistillationLoss):
             finest = (neck[0][1].shape[-2], neck[0][1].shape[-1])
             mask = union_mask(boxes, self.levels.strides[0], finest)
             on, off = decoupled_error(adapted, [nearest(mask, other) for _, other in adapted])
-            terms["backbone_object"] = self.config.backbone_object_weight * on
-            terms["backbone_background"] = self.config.backbone_background_weight * off
+            terms |= weigh(
+                {
+                    "backbone_object": (self.config.backbone_object_weight, on),
+                    "backbone_background": (self.config.backbone_background_weight, off),
+                }
+            )
         if "rois" in self.needs and student.rois is not None and teacher.rois is not None:
             terms |= self._roi_terms(student.rois, teacher.rois)
         return terms
@@ -181,8 +183,8 @@ class DeFeat(DistillationLoss):
             ),
         ):
             divergence = class_divergence(student.class_logits, teacher.class_logits, temperature)
-            terms[name] = weight * (divergence * rows).sum() / rows.sum().clamp(min=1)
-        return terms
+            terms[name] = (weight, (divergence * rows).sum() / rows.sum().clamp(min=1))
+        return weigh(terms)
 
 
 def tiny_conv(student_channels: int, teacher_channels: int) -> nn.Conv2d:

@@ -10,27 +10,26 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
 from compress.losses.gid_selection import Instances, ScoreForm, select_instances
-from compress.losses.loss import DistillationLoss
-from compress.losses.matching import pair_levels
+from compress.losses.loss import DistillationLoss, weigh
+from compress.losses.matching import check_classes, pair_levels
 from compress.losses.patches import pool_instances
-from export.config import Section
+from compress.losses.schedule import LossSection
 from export.errors import RecipeError
 
 LEAST_SQUARED_DISTANCE = 1e-12
 
 
-class GidConfig(Section):
+class GidConfig(LossSection):
     """How instances are selected, and what each of the comparisons weighs."""
 
     type: Literal["gid"]
-    weight: PositiveFloat = 1.0  # multiplies all terms
     instances: PositiveInt = 10  # K, per picture
     nms_iou: float = Field(0.3, ge=0, le=1)
     pre_nms: PositiveInt = 3000
@@ -54,12 +53,15 @@ class GidConfig(Section):
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
-        problems = []
-        if student.num_classes != teacher.num_classes:
-            problems.append(
-                f"the student has {student.num_classes} classes and the teacher "
-                f"{teacher.num_classes}; their class scores cannot be compared"
+        problems = check_classes(student, teacher)
+        if not any(
+            (
+                self.feature_weight,
+                self.relation_weight,
+                self.response_weight * (self.class_weight + self.box_weight),
             )
+        ):
+            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
         if student.locations != teacher.locations:
             problems.append(
                 "predictions are compared place by place, but the student's are at "
@@ -93,7 +95,7 @@ class Gid(DistillationLoss):
     """Feature, relation and response terms on the general instances of a batch."""
 
     def __init__(self, config: GidConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.weight, config.needs(student, teacher))
+        super().__init__(config.fixed_weight, config.needs(student, teacher))
         self.config = config
         self.levels = pair_levels(student, teacher)
         own, other = self.levels.channels(student.channels, teacher.channels)[0]
@@ -137,12 +139,14 @@ class Gid(DistillationLoss):
             [sum(found.counts)] if config.relation_scope == "batch" else found.counts,
             beta=config.relation_beta,
         )
-        return {
-            "feature": config.feature_weight * feature_loss(own, other),
-            "relation": config.relation_weight * relation,
-            "response_class": config.response_weight * config.class_weight * in_class,
-            "response_box": config.response_weight * config.box_weight * in_box,
-        }
+        return weigh(
+            {
+                "feature": (config.feature_weight, feature_loss(own, other)),
+                "relation": (config.relation_weight, relation),
+                "response_class": (config.response_weight * config.class_weight, in_class),
+                "response_box": (config.response_weight * config.box_weight, in_box),
+            }
+        )
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -1,24 +1,27 @@
 """What every distillation loss is: a module that weighs two outputs in full precision.
 
-A settings class (a `Section`) beside it offers, besides its fields,
+A settings class (a `LossSection`) beside it offers, besides its fields,
 
-- `type` and `weight`: the tag in the recipe, and a factor on all of the loss's terms;
+- `type`, the tag in the recipe; `weight` and its schedule come from `LossSection`;
 - `needs(student, teacher) -> frozenset[Knowledge]`: what to ask of both detectors in every step;
 - `check(student, teacher) -> list[str]`: what else is wrong with the pair, known from the specs
   alone and so before any weight is loaded;
 - `build(student, teacher) -> DistillationLoss`;
 - `roi_source`, if it may need "rois": whose proposals both box heads score.
+
+A module may also override `at` and `separate`; see there.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from compress.batch import Batch
-from compress.detector import Dense, Knowledge, Outputs, Rois
+from compress.detector import Dense, Knowledge, Outputs, Rois, Towers
+from compress.objective import SeparateTraining
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 
@@ -51,9 +54,21 @@ class DistillationLoss(nn.Module, ABC):
             )
         return {name: self.weight * term for name, term in terms.items()}
 
+    def at(self, step: int, total: int) -> None:
+        """Learn where the run is; for losses whose rule changes after so many steps."""
+
+    def separate(self) -> SeparateTraining | None:
+        """The part of it that is trained by an optimiser of its own, if there is one."""
+        return None
+
     @abstractmethod
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return the terms without the overall weight; the teacher comes detached."""
+
+
+def weigh(terms: Mapping[str, tuple[float, Tensor]]) -> dict[str, Tensor]:
+    """Multiply named (weight, value) pairs; a term of weight 0 is left out, not reported as 0."""
+    return {name: weight * value for name, (weight, value) in terms.items() if weight}
 
 
 def in_full_precision(outputs: Outputs, needs: frozenset[Knowledge], *, detach: bool) -> Outputs:
@@ -64,10 +79,13 @@ def in_full_precision(outputs: Outputs, needs: frozenset[Knowledge], *, detach: 
         return tensor.float() if tensor.dtype in HALF_TYPES else tensor
 
     asks_dense = not needs.isdisjoint({"dense", "dfl"})
+    towers = outputs.towers if "towers" in needs else None
     return Outputs(
         features=tuple(raised(level) for level in outputs.features),
         backbone=tuple(raised(stage) for stage in outputs.backbone) if "backbone" in needs else (),
+        anchors=outputs.anchors if "anchors" in needs else (),
         dense=_raise_dense(outputs.dense, raised) if asks_dense and outputs.dense else None,
+        towers=_raise_towers(towers, raised) if towers is not None else None,
         rois=_raise_rois(outputs.rois, raised) if "rois" in needs and outputs.rois else None,
     )
 
@@ -82,5 +100,18 @@ def _raise_dense(dense: Dense, raised: Callable[[Tensor], Tensor]) -> Dense:
     )
 
 
+def _raise_towers(towers: Towers, raised: Callable[[Tensor], Tensor]) -> Towers:
+    def all_of(layers: tuple[tuple[Tensor, ...], ...]) -> tuple[tuple[Tensor, ...], ...]:
+        return tuple(tuple(raised(level) for level in layer) for layer in layers)
+
+    return replace(towers, class_maps=all_of(towers.class_maps), box_maps=all_of(towers.box_maps))
+
+
 def _raise_rois(rois: Rois, raised: Callable[[Tensor], Tensor]) -> Rois:
-    return replace(rois, class_logits=raised(rois.class_logits), deltas=raised(rois.deltas))
+    embeddings = rois.embeddings
+    return replace(
+        rois,
+        class_logits=raised(rois.class_logits),
+        deltas=raised(rois.deltas),
+        embeddings=None if embeddings is None else raised(embeddings),
+    )

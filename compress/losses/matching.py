@@ -40,6 +40,28 @@ class LevelPairs:
         return [(student[i], teacher[j]) for i, j in zip(self.student, self.teacher, strict=True)]
 
 
+def check_classes(student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+    """Say why the two models' class scores cannot be compared, if they cannot.
+
+    A teacher that knows all of the student's classes by name and more is no problem: the distiller
+    takes the student's columns alone, and this sees a teacher of the same classes.
+    """
+    if student.classes and teacher.classes and student.classes != teacher.classes:
+        missing = [name for name in student.classes if name not in teacher.classes]
+        return [
+            f"class scores are compared, but the teacher does not know the student's classes "
+            f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''} (it knows "
+            f"{', '.join(teacher.classes[:8])}{' ...' if len(teacher.classes) > 8 else ''}); give "
+            "it all of them by the same names, or use a loss on features alone"
+        ]
+    if student.num_classes != teacher.num_classes:
+        return [
+            f"the student has {student.num_classes} classes and the teacher "
+            f"{teacher.num_classes}; their class scores cannot be compared"
+        ]
+    return []
+
+
 def pair_levels(student: DetectorSpec, teacher: DetectorSpec) -> LevelPairs:
     """Pair the pyramids' levels.
 

@@ -9,9 +9,11 @@ from compress.batch import Batch, Targets, full_size
 from compress.detector import Detector
 from compress.detectors.faster_rcnn import FasterRcnnConfig
 from compress.detectors.gfl import GflConfig
-from compress.distill import Distiller, Term, advice, check_pair
+from compress.distill import Distiller, advice
 from compress.losses.defeat import DeFeatConfig
 from compress.losses.gid import GidConfig
+from compress.objective import Term
+from compress.pairing import check_pair
 from compress.weights import weights_hash
 
 SLIM = {"type": "slim_resnet", "widths": (16, 16, 16, 16)}
@@ -66,7 +68,7 @@ def test_the_teacher_is_in_no_state_and_stays_in_eval_unchanged() -> None:
 def test_both_two_stage_heads_score_the_same_proposals(source: str) -> None:
     config = DeFeatConfig.model_validate({"type": "defeat", "roi_source": source})
     objective = Distiller(faster_rcnn(), faster_rcnn(), [config]).train()
-    student, teacher = objective._outputs(batch())
+    student, teacher = objective._outputs(batch(), objective.wanted)
     assert student.rois is not None
     assert teacher.rois is not None
     for mine, theirs in zip(student.rois.boxes, teacher.rois.boxes, strict=True):

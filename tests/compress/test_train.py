@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from compress.batch import Batch, Targets
 from compress.console import Console
 from compress.ema import Ema
+from compress.objective import Objective
 from compress.optim import TrainConfig
 from compress.train import Trained, train
 from export.errors import DivergedError
@@ -21,7 +22,7 @@ from export.errors import DivergedError
 Batches = Callable[[int, int], Iterator[Batch]]
 
 
-class Objective(nn.Module):
+class Small(Objective):
     """A student of one convolution and one BatchNorm, with noise from torch's generator."""
 
     def __init__(self) -> None:
@@ -52,13 +53,13 @@ def fit(
     live: Path,
     batches: Batches = endless,
     evaluate: Callable[[nn.Module], dict[str, float | None]] | None = None,
-    objective: nn.Module | None = None,
+    objective: Objective | None = None,
     **settings: object,
 ) -> Trained:
     config = TrainConfig.model_validate({"steps": 12, "amp": "off", "lr": 0.01, **settings})
     scores = iter(range(1, 100))
     return train(
-        objective or Objective(),
+        objective or Small(),
         batches,
         config,
         config.steps or 0,
@@ -102,7 +103,7 @@ def test_a_run_cut_anywhere_ends_as_one_that_was_not(
 
 
 def test_accumulating_two_batches_is_one_step_on_both(tmp_path: Path) -> None:
-    class Plain(nn.Module):
+    class Plain(Objective):
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(0)

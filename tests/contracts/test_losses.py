@@ -113,17 +113,20 @@ def _only(outputs, needs):
     return Outputs(
         features=outputs.features,
         backbone=outputs.backbone if "backbone" in needs else (),
+        anchors=outputs.anchors if "anchors" in needs else (),
         dense=outputs.dense if needs & {"dense", "dfl"} else None,
+        towers=outputs.towers if "towers" in needs else None,
         rois=outputs.rois if "rois" in needs else None,
     )
 
 
 def _changed(outputs, pictures, rows):
     """Apply one function to tensors by picture, another to tensors by proposal."""
-    dense, rois = outputs.dense, outputs.rois
+    dense, rois, towers = outputs.dense, outputs.rois, outputs.towers
     return Outputs(
         features=tuple(pictures(level) for level in outputs.features),
         backbone=tuple(pictures(stage) for stage in outputs.backbone),
+        anchors=outputs.anchors,
         dense=replace(
             dense,
             class_logits=pictures(dense.class_logits),
@@ -131,11 +134,18 @@ def _changed(outputs, pictures, rows):
             boxes=pictures(dense.boxes),
             dfl_logits=pictures(dense.dfl_logits),
         ),
+        towers=replace(
+            towers,
+            class_maps=tuple(tuple(pictures(m) for m in layer) for layer in towers.class_maps),
+            box_maps=tuple(tuple(pictures(m) for m in layer) for layer in towers.box_maps),
+        ),
         rois=replace(
             rois,
             labels=rows(rois.labels),
             class_logits=rows(rois.class_logits),
             deltas=rows(rois.deltas),
+            target_deltas=rows(rois.target_deltas),
+            embeddings=rows(rois.embeddings),
         ),
     )
 

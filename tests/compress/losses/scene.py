@@ -1,19 +1,24 @@
 """Small made-up detectors, pictures and outputs for the tests of losses."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from compress.batch import Batch, Targets
-from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Rois
+from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Rois, Towers
 
-EVERYTHING: frozenset[Knowledge] = frozenset({"features", "backbone", "dense", "dfl", "rois"})
+EVERYTHING: frozenset[Knowledge] = frozenset(
+    {"features", "backbone", "anchors", "dense", "dfl", "towers", "rois", "task"}
+)
 NUM_CLASSES = 3
 SIZE_PX = 64
 STRIDES = (8, 16, 32)
 ROIS_PER_PICTURE = 5
 BINS = 5
+EMBEDDING = 6
+TOWER_CHANNELS, TOWER_DEPTH = 4, 2
 
 
 def make_spec(
@@ -35,19 +40,28 @@ def make_spec(
         backbone_strides=tuple(backbone_strides),
         provides=provides,
         locations=locations,
+        dfl_bins=BINS,
+        tower_depth=TOWER_DEPTH,
+        tower_channels=TOWER_CHANNELS,
+        embedding_channels=EMBEDDING,
     )
 
 
-def make_batch(boxes: Sequence[Sequence[Sequence[float]]], size_px: int = SIZE_PX) -> Batch:
-    """One list of xyxy boxes per picture; the pictures fill their square."""
+def make_batch(
+    boxes: Sequence[Sequence[Sequence[float]]],
+    size_px: int = SIZE_PX,
+    labels: Sequence[Sequence[int]] | None = None,
+) -> Batch:
+    """One list of xyxy boxes per picture, which fills its square; labels are 0 by default."""
+    labels = [[0] * len(own) for own in boxes] if labels is None else labels
     return Batch(
         images=torch.zeros(len(boxes), 3, size_px, size_px),
         targets=tuple(
             Targets(
                 torch.tensor(own, dtype=torch.float32).reshape(-1, 4),
-                torch.zeros(len(own), dtype=torch.int64),
+                torch.tensor(classes, dtype=torch.int64),
             )
-            for own in boxes
+            for own, classes in zip(boxes, labels, strict=True)
         ),
         sizes=torch.tensor([[size_px, size_px]] * len(boxes)),
         image_ids=tuple(range(len(boxes))),
@@ -84,6 +98,55 @@ class CentresInside:
         ]
         return torch.stack(masks)
 
+    def match(self, boxes: Sequence[Tensor]) -> Tensor:
+        """The first box around each centre, numbered over all pictures; -1 without one."""
+        found, before = [], 0
+        for own in boxes:
+            x, y = self.centres.unbind(1)
+            if len(own) == 0:
+                found.append(torch.full((len(self.centres),), -1))
+                continue
+            inside = (x > own[:, :1]) & (x < own[:, 2:3]) & (y > own[:, 1:2]) & (y < own[:, 3:])
+            first = inside.int().argmax(dim=0) + before
+            found.append(torch.where(inside.any(dim=0), first, -1))
+            before += len(own)
+        return torch.stack(found)
+
+
+class SmallTowers(torch.nn.Module):
+    """Two towers of convolutions and a prediction layer each, as a frozen teacher has them."""
+
+    def __init__(self, spec: DetectorSpec, around: Tensor) -> None:
+        super().__init__()
+        widths = [spec.channels[0]] + [TOWER_CHANNELS] * TOWER_DEPTH
+        convs = [torch.nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)] * 2
+        self.layers = torch.nn.ModuleList(convs)
+        self.class_logits = torch.nn.Conv2d(TOWER_CHANNELS, spec.num_classes, 1)
+        self.box_logits = torch.nn.Conv2d(TOWER_CHANNELS, 4 * BINS, 1)
+        self.around = around
+        self.requires_grad_(False)
+
+    def resume(self, index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Dense:
+        flat = []
+        for maps, predict, first in (
+            (in_class, self.class_logits, 0),
+            (in_box, self.box_logits, TOWER_DEPTH),
+        ):
+            layers = list(self.layers)[first + index : first + TOWER_DEPTH]
+            ends = []
+            for level in maps:
+                for layer in layers:
+                    level = layer(level).relu()
+                ends.append(predict(level).flatten(2).transpose(1, 2))
+            flat.append(torch.cat(ends, dim=1))
+        bins = torch.arange(BINS, dtype=torch.float32)
+        deltas = flat[1].unflatten(-1, (4, BINS)).softmax(-1) @ bins
+        signs = torch.tensor([-1.0, -1.0, 1.0, 1.0])
+        assign = centres_inside(self.around)
+        return Dense(
+            flat[0], deltas, self.around + signs * deltas, assign, flat[1], match=assign.match
+        )
+
 
 def make_outputs(spec: DetectorSpec, pictures: int, seed: int, size_px: int = SIZE_PX) -> Outputs:
     """Random outputs of everything that a detector can provide; leaves ask for gradients."""
@@ -99,6 +162,7 @@ def make_outputs(spec: DetectorSpec, pictures: int, seed: int, size_px: int = SI
         )
 
     around = cell_boxes(spec.strides, size_px)
+    assign = centres_inside(around)
     locations, rows = around.shape[0], pictures * ROIS_PER_PICTURE
     jitter = 4 * torch.randn(pictures, locations, 4, generator=generator)
     labels = torch.randint(0, spec.num_classes + 1, (rows,), generator=torch.Generator())
@@ -109,8 +173,10 @@ def make_outputs(spec: DetectorSpec, pictures: int, seed: int, size_px: int = SI
             class_logits=draw(pictures, locations, spec.num_classes),
             deltas=draw(pictures, locations, 4),
             boxes=around + jitter,
-            assign=centres_inside(around),
+            assign=assign,
             dfl_logits=draw(pictures, locations, 4 * BINS),
+            match=assign.match,
+            level_counts=tuple((size_px // stride) ** 2 for stride in spec.strides),
         ),
         rois=Rois(
             boxes=tuple(
@@ -120,6 +186,15 @@ def make_outputs(spec: DetectorSpec, pictures: int, seed: int, size_px: int = SI
             labels=labels,
             class_logits=draw(rows, spec.num_classes + 1),
             deltas=draw(rows, spec.num_classes, 4),
+            target_deltas=torch.randn(rows, 4, generator=generator)
+            * (labels < spec.num_classes)[:, None],
+            embeddings=draw(rows, EMBEDDING),
+        ),
+        anchors=tuple(torch.split(around, [(size_px // stride) ** 2 for stride in spec.strides])),
+        towers=Towers(
+            tuple(maps([TOWER_CHANNELS] * len(spec.strides), spec.strides) for _ in range(3)),
+            tuple(maps([TOWER_CHANNELS] * len(spec.strides), spec.strides) for _ in range(3)),
+            SmallTowers(spec, around).resume,
         ),
     )
 
@@ -133,4 +208,8 @@ def leaves(outputs: Outputs) -> list[Tensor]:
         found += [dense.dfl_logits] if dense.dfl_logits is not None else []
     if rois is not None:
         found += [rois.class_logits, rois.deltas]
+        found += [rois.embeddings] if rois.embeddings is not None else []
+    if outputs.towers is not None:
+        for layers in (outputs.towers.class_maps, outputs.towers.box_maps):
+            found += [level for layer in layers for level in layer]
     return found

@@ -93,7 +93,7 @@ def test_a_half_whose_weights_are_zero_is_left_out():
         spec, spec, object_weight=0, background_weight=0, backbone_object_weight=1, weight=2
     )
     terms = loss(make_outputs(spec, 1, 0), make_outputs(spec, 1, 1), make_batch([ONE_CELL]))
-    assert set(terms) == {"backbone_object", "backbone_background"}
+    assert set(terms) == {"backbone_object"}
     assert loss.neck_adapters is None
 
 

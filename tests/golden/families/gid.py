@@ -58,7 +58,11 @@ def compare(case: Case) -> list[Deviation]:
     for key, maps in (("out_pooled_t", features_t), ("out_pooled_s", adapted)):
         if key in case:
             found.append(tensor(case, key, pool_instances(maps, strides, selected.boxes, size)))
-    found += [loss(case, theirs, terms[ours]) for ours, theirs in TERMS.items() if theirs in case]
+    found += [
+        loss(case, theirs, terms[ours])
+        for ours, theirs in TERMS.items()
+        if theirs in case and ours in terms
+    ]
     found.append(loss(case, "out_total", total))
     for level, leaf in zip(case.levels("in_feat_s"), features_s, strict=True):
         found.append(gradient(case, f"grad_feat_s_{level}", leaf))

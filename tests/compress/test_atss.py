@@ -1,6 +1,6 @@
 import torch
 
-from compress.detectors.atss import atss_match, paired_iou
+from compress.atss import atss_match, paired_iou
 from compress.detectors.gfl import _cell_centres
 
 

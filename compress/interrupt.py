@@ -1,0 +1,33 @@
+"""Stop at a step's end when asked, at once when asked twice."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from compress.console import Console
+
+
+@contextlib.contextmanager
+def interruptible(console: Console) -> Iterator[list[int]]:
+    """Turn the first SIGINT or SIGTERM into an entry of the list; the second one kills."""
+    caught: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if caught:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        caught.append(number)
+        console.say("stopping after this step and saving; once more to quit at once")
+
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread: signals are somebody else's
+        pass
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

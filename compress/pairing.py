@@ -1,0 +1,85 @@
+"""Whether a student and a teacher fit together, known from their specs alone."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.detector import DetectorSpec, Knowledge, Outputs
+
+
+def check_pair(
+    student: DetectorSpec, teacher: DetectorSpec, losses: Sequence[Any]
+) -> list[tuple[int, str]]:
+    """Say what keeps these losses from working on this pair: (index of the loss, problem)."""
+    teacher = as_seen_by(student, teacher)
+    problems = []
+    for index, loss in enumerate(losses):
+        needs: frozenset[Knowledge] = loss.needs(student, teacher)
+        for role, spec in (("student", student), ("teacher", teacher)):
+            missing = needs - spec.provides
+            if missing:
+                problems.append(
+                    (
+                        index,
+                        f"{loss.type} needs {', '.join(sorted(missing))}; {role} {spec.family!r} "
+                        f"provides {', '.join(sorted(spec.provides))}",
+                    )
+                )
+        if not any(found == index for found, _ in problems):
+            problems += [(index, problem) for problem in loss.check(student, teacher)]
+    sources = {loss.roi_source for loss in losses if "rois" in loss.needs(student, teacher)}
+    if len(sources) > 1:
+        problems.append((len(losses) - 1, "roi_source differs between the losses; use one"))
+    return problems
+
+
+def as_seen_by(student: DetectorSpec, teacher: DetectorSpec) -> DetectorSpec:
+    """Return the teacher's spec after `teacher_columns` has chosen the student's classes."""
+    if teacher_columns(student, teacher) is None:
+        return teacher
+    return replace(teacher, num_classes=student.num_classes, classes=student.classes)
+
+
+def teacher_columns(student: DetectorSpec, teacher: DetectorSpec) -> list[int] | None:
+    """Return where the student's classes stand among the teacher's.
+
+    None when both have the same classes in the same order, when a side does not know its names, or
+    when the teacher lacks one: then class scores cannot be compared, and `check_classes` says so.
+    """
+    if not student.classes or not teacher.classes or student.classes == teacher.classes:
+        return None
+    if not set(student.classes) <= set(teacher.classes):
+        return None
+    return [teacher.classes.index(name) for name in student.classes]
+
+
+def choose_classes(outputs: Outputs, columns: Sequence[int]) -> Outputs:
+    """Return a teacher's outputs with the student's K classes alone, in the student's order.
+
+    Background stays the last column of RoI logits; a RoI of a class that the student lacks gets
+    the label of background. A proposal network's one class, object, stays.
+    """
+    dense, rois = outputs.dense, outputs.rois
+    # a proposal network has one column, whatever the classes; RoIs then carry them
+    if dense is not None and rois is None and dense.class_logits.shape[-1] > 1:
+        dense = replace(dense, class_logits=dense.class_logits[..., list(columns)])
+    if rois is not None:
+        classes = rois.deltas.shape[1]
+        kept = [*columns, classes]
+        rois = replace(
+            rois,
+            class_logits=rois.class_logits[:, kept],
+            deltas=rois.deltas[:, list(columns)],
+            labels=_relabel(rois.labels, columns, classes),
+        )
+    return replace(outputs, dense=dense, rois=rois)
+
+
+def _relabel(labels: Tensor, columns: Sequence[int], classes: int) -> Tensor:
+    table = torch.full((classes + 1,), len(columns), dtype=labels.dtype, device=labels.device)
+    for own, theirs in enumerate(columns):
+        table[theirs] = own
+    return table[labels]

@@ -127,3 +127,52 @@ def test_a_pair_that_cannot_work_is_told_what_each_side_provides() -> None:
     problems = check_pair(gfl((8,)).spec, gfl((16,)).spec, [DeFeatConfig(type="defeat")])
     assert "strides 8, teacher gfl of 16: none is shared" in problems[0][1]
     assert check_pair(gfl().spec, gfl(classes=3).spec, [GidConfig(type="gid")])
+
+
+def test_a_loss_outside_its_schedule_costs_nothing_and_asks_nothing() -> None:
+    losses = [DeFeatConfig(type="defeat"), GidConfig(type="gid", min_size_px=2.0, start=0.5)]
+    objective = Distiller(gfl(), gfl(), losses).train()
+    objective.at(0, 10)
+    assert objective.wanted == {"features"}
+    assert objective.watched() == {"defeat"}
+    assert {n.partition("/")[0] for n in objective(batch())} == {"task", "defeat"}
+    objective.at(5, 10)
+    assert objective.wanted == {"features", "dense"}
+    assert {n.partition("/")[0] for n in objective(batch())} == {"task", "defeat", "gid"}
+
+
+def test_an_automatic_weight_holds_the_loss_at_its_ratio_of_the_task_loss() -> None:
+    config = DeFeatConfig(type="defeat", weight="auto", ratio=0.3, window=1)
+    objective = Distiller(gfl(), gfl(), [config]).train()
+    terms = objective(batch())
+    task = sum(v.item() for n, v in terms.items() if n.startswith("task/"))
+    own = sum(v.item() for n, v in terms.items() if n.startswith("defeat/"))
+    assert own == pytest.approx(0.3 * task, rel=1e-5)
+    assert objective.auto_weights()["defeat"] > 0
+    frozen = objective.auto_weights()
+    objective(batch())
+    assert objective.auto_weights() == frozen
+
+
+def test_comparing_during_training_changes_no_gradient() -> None:
+    plain, compared = (Distiller(gfl(), gfl(), [DeFeatConfig(type="defeat")]) for _ in range(2))
+    compared.load_state_dict(plain.state_dict())
+    gradients = []
+    for objective, measure in ((plain, False), (compared, True)):
+        teacher = gfl()
+        teacher.load_state_dict(plain.teacher.state_dict())
+        objective._teacher = (teacher.eval().requires_grad_(False),)
+        objective.train().at(0, 10, measure=measure)
+        sum(objective(batch()).values()).backward()
+        gradients.append([p.grad for p in objective.parameters() if p.grad is not None])
+    assert [t.name for t in compared.measured()] == ["defeat/neck_object", "defeat/neck_background"]
+    assert plain.measured() == []
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_maps_that_are_not_finite_are_named_by_model_and_stride() -> None:
+    teacher = gfl()
+    objective = Distiller(gfl(), teacher, [DeFeatConfig(type="defeat")]).train()
+    assert "the student's maps are finite, at most" in objective.explain(batch())
+    next(teacher.backbone.parameters()).fill_(float("inf"))
+    assert "the teacher's maps of stride 8, 16 are not finite" in objective.explain(batch())

@@ -1,14 +1,13 @@
 """What training passes around: pictures in one image space, and what is on them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Targets:
+class Targets(NamedTuple):
     """The objects of one picture.
 
     Attributes:
@@ -26,9 +25,11 @@ class Targets:
         )
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Pictures as a detector takes them: letterboxed RGB in 0..1, padded right and below.
+
+    A tuple, since Lightning Fabric rebuilds its inputs under AMP and cannot rebuild a frozen
+    dataclass.
 
     The first `labeled` pictures carry labels; the rest feed distillation only and have empty
     targets. Adapters compute task losses on the first `labeled` alone.

@@ -54,6 +54,7 @@ def fit(
     batches: Batches = endless,
     evaluate: Callable[[nn.Module], dict[str, float | None]] | None = None,
     objective: Objective | None = None,
+    precision: Any = "32-true",
     **settings: object,
 ) -> Trained:
     config = TrainConfig.model_validate({"steps": 12, "amp": "off", "lr": 0.01, **settings})
@@ -65,7 +66,7 @@ def fit(
         config.steps or 0,
         live,
         evaluate or (lambda _model: {"AP": next(scores) / 100}),
-        fabric=Fabric(accelerator="cpu", devices=1),
+        fabric=Fabric(accelerator="cpu", devices=1, precision=precision),
         seed=3,
         console=Console(quiet=True),
         what="test",
@@ -122,6 +123,13 @@ def test_accumulating_two_batches_is_one_step_on_both(tmp_path: Path) -> None:
     wholes = fit(tmp_path / "b", doubled, objective=Plain())
     for name, value in wholes.state.items():
         torch.testing.assert_close(halves.state[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_half_precision_trains_on_the_batches_of_a_dataset(tmp_path: Path) -> None:
+    """Fabric takes batches apart and puts them together again, nested targets too."""
+    trained = fit(tmp_path, precision="bf16-mixed")
+    assert trained.steps == 12
+    assert all(v.isfinite().all() for v in trained.state.values())
 
 
 def test_a_loss_that_is_not_finite_names_step_term_and_pictures(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What every member of the detectors' union must keep."""
 
-from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -83,7 +82,7 @@ def test_unlabelled_pictures_leave_the_task_losses_alone(family):
     # GroupNorm: a BatchNorm sees the whole batch by design
     detector = small_detector(family, norm="group", strides=(8, 16))
     batch = small_batch((2, 0), labeled=1)
-    batch = replace(batch, images=batch.images.requires_grad_())
+    batch = batch._replace(images=batch.images.requires_grad_())
     alone = Batch(batch.images[:1], batch.targets[:1], batch.sizes[:1], (0,), 1)
     torch.manual_seed(3)  # the two-stage samplers draw
     both = detector(batch).task_losses
@@ -170,7 +169,7 @@ def test_channels_last_gives_the_same_losses(family):
     detector = small_detector(family).to(memory_format=torch.channels_last)
     images = batch.images.contiguous(memory_format=torch.channels_last)
     torch.manual_seed(3)
-    for name, loss in detector(replace(batch, images=images)).task_losses.items():
+    for name, loss in detector(batch._replace(images=images)).task_losses.items():
         torch.testing.assert_close(loss, plain[name], rtol=1e-4, atol=1e-5)
 
 

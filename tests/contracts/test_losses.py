@@ -69,7 +69,7 @@ def test_the_order_of_the_pictures_does_not_matter(loss, student, teacher):
     again = loss(
         _reordered(student, order),
         _reordered(teacher, order),
-        replace(batch, targets=tuple(batch.targets[i] for i in order)),
+        batch._replace(targets=tuple(batch.targets[i] for i in order)),
     )
     assert terms.keys() == again.keys()
     for name, term in terms.items():

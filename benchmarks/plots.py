@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.labels import place_labels
 from benchmarks.metrics.coco_map import COCO_NAMES
 from export.atomic import write_bytes
 from export.optional import require
@@ -25,7 +26,6 @@ OTHER_COLORS = ("#7b4fb5", "#0a8f6a", "#c2417c", "#8a8a00")
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "^"}
 NOT_LOSSES = frozenset({*COCO_NAMES, "step", "epoch", "seconds", "images", "learning_rate"})
 MOST_CLASSES = 60  # drawn; beyond that nobody can read the bars
-LABEL_OFFSETS = ((0, 17, "center"), (0, -17, "center"), (10, 0, "left"), (-10, 0, "right"))
 INK, SOFT, LINE = "#1f2937", "#5b6472", "#e1e4e9"
 
 
@@ -99,14 +99,10 @@ def latency_scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     front = pareto_front([(x, y) for x, y, _ in spots])
     axes.step(*zip(*front, strict=True), where="post", color=SOFT, linewidth=1, zorder=0)
     axes.margins(x=0.14, y=0.16)
-    for (x, y, text), (dx, dy, side) in zip(spots, _label_places(spots), strict=True):
-        axes.annotate(
-            text, (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=8,
-            color=INK,
-        )  # fmt: skip
     axes.set_xlabel("end-to-end latency, median, ms")
     axes.set_ylabel("AP")
     _plain_ticks(axes.xaxis)
+    place_labels(axes, spots, color=INK, line=SOFT)
     return _save(figure, path)
 
 
@@ -224,27 +220,13 @@ def _loss_names(run: Mapping[str, Any]) -> list[str]:
     names: dict[str, None] = {}
     for entry in run["curve"]:
         names.update(dict.fromkeys(key for key, value in entry.items() if value is not None))
-    return [name for name in names if name not in NOT_LOSSES]
+    return [n for n in names if n not in NOT_LOSSES and not n.startswith("ratio/")]
 
 
 def _color(title: str, number: int = 0) -> str:
     """Colour of a model wherever it appears; `title` may say more after the model's name."""
     exact = COLORS.get(title) or COLORS.get(title.split(" ", maxsplit=1)[0])
     return exact or OTHER_COLORS[number % len(OTHER_COLORS)]
-
-
-def _label_places(spots: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
-    """Offsets of the labels in points: above the spot, elsewhere if a neighbour is close."""
-    places: list[tuple[float, float, str]] = []
-    width = max(x for x, _, _ in spots) - min(x for x, _, _ in spots) or 1.0
-    height = max(y for _, y, _ in spots) - min(y for _, y, _ in spots) or 1.0
-    for number, (x, y, _) in enumerate(spots):
-        close = sum(
-            abs(x - other_x) / width < 0.2 and abs(y - other_y) / height < 0.15
-            for other_x, other_y, _ in spots[:number]
-        )
-        places.append(LABEL_OFFSETS[close % len(LABEL_OFFSETS)])
-    return places
 
 
 def _plain_ticks(axis: "Axis") -> None:

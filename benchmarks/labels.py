@@ -59,6 +59,7 @@ def place_labels(
                 else None,
             )
             note.set_in_layout(False)
+            note.get_window_extent()  # puts it in its place
             box = Text.get_window_extent(note)  # without the line to the point
             cost = sum(_overlap(box, other) for other in taken) + _outside(box, frame)
             if best is None or cost < best[0]:

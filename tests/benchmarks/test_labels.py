@@ -15,7 +15,8 @@ def test_labels_of_crowded_points_touch_neither_one_another_nor_a_point():
     axes.set_xlim(0, 2)
     axes.set_ylim(0, 80)
     boxes = [
-        note.get_window_extent() for note in place_labels(axes, spots, color="black", line="grey")
+        Text.get_window_extent(note)
+        for note in place_labels(axes, spots, color="black", line="grey")
     ]
     assert len(boxes) == 5
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))

@@ -1,0 +1,154 @@
+"""What changed between two reports: `python -m benchmarks.compare A B`.
+
+With limits (`--max-ap-drop 0.3 --max-p99 +5%`) it exits 3 when B breaks one.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from benchmarks.gates import (
+    Content,
+    GateError,
+    GatesConfig,
+    broken_gates,
+    latency,
+    load_report,
+    rows_by_key,
+)
+from export.errors import RecipeError, ToolkitError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the differences; return the exit code: 0 good, 3 a limit is broken."""
+    options = _parser().parse_args(arguments)
+    try:
+        before, after = load_report(options.before), load_report(options.after)
+        gates = _gates(options)
+        changes = differences(before, after)
+        broken = broken_gates(before, after, gates)
+        if options.json:
+            sys.stdout.write(json.dumps({"rows": changes, "broken": broken}) + "\n")
+        else:
+            sys.stdout.write("\n".join([*_table(changes), *_notes(before, after)]) + "\n")
+        if broken:
+            raise GateError("\n".join(broken))
+    except ToolkitError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+def _gates(options: argparse.Namespace) -> GatesConfig:
+    names = ("max_ap_drop", "max_p50", "max_p99", "max_size", "allow_noisy")
+    try:
+        return GatesConfig.model_validate({name: getattr(options, name) for name in names})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise RecipeError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def differences(before: Content, after: Content) -> list[dict[str, Any]]:
+    """One entry per row of either report; figures that a side lacks are None."""
+    old, new = rows_by_key(before), rows_by_key(after)
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        entry: dict[str, Any] = {"row": " ".join(key)}
+        for side, rows in (("before", old), ("after", new)):
+            row = rows.get(key)
+            entry[side] = None if row is None else _figures(row)
+        found.append(entry)
+    return found
+
+
+def _figures(row: Content) -> dict[str, Any]:
+    ap = row["ap"]["AP"]
+    return {
+        "ap": None if ap is None else 100 * ap,
+        "p50_ms": latency(row, "p50"),
+        "p99_ms": latency(row, "p99"),
+        "size_mb": row["size_mb"],
+        "verdict": row["verdict"],
+        "sha256": row["sha256"],
+    }
+
+
+def _table(changes: Sequence[dict[str, Any]]) -> list[str]:
+    width = max(len(change["row"]) for change in changes)
+    lines = [f"{'row':<{width}}  {'AP':>20}  {'p50 ms':>22}  {'p99 ms':>22}  {'size MB':>22}"]
+    for change in changes:
+        before, after = change["before"], change["after"]
+        if before is None or after is None:
+            only = "the second" if before is None else "the first"
+            lines.append(f"{change['row']:<{width}}  only in {only} report")
+            continue
+        same = before["sha256"] is not None and before["sha256"] == after["sha256"]
+        cells = [
+            f"{_points(before['ap'], after['ap']):>20}",
+            *(
+                f"{_ratio(before[name], after[name]):>22}"
+                for name in ("p50_ms", "p99_ms", "size_mb")
+            ),
+        ]
+        lines.append(f"{change['row']:<{width}}  {'  '.join(cells)}{'  same file' if same else ''}")
+    return lines
+
+
+def _points(before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return "n/a"
+    return f"{before:.2f} -> {after:.2f} ({after - before:+.2f})"
+
+
+def _ratio(before: float | None, after: float | None) -> str:
+    if before is None or after is None or not before:
+        return "n/a"
+    return f"{before:.3g} -> {after:.3g} ({100 * (after / before - 1):+.0f}%)"
+
+
+def _notes(before: Content, after: Content) -> list[str]:
+    notes = []
+    for name in ("cpu", "gpu"):
+        sides = [report["environment"].get(name) for report in (before, after)]
+        if sides[0] != sides[1]:
+            notes.append(
+                f"measured on different machines: {name} {_model(sides[0])} and "
+                f"{_model(sides[1])}; latencies do not compare"
+            )
+    noisy = [
+        f"{where} {' '.join(key)}"
+        for where, report in (("first", before), ("second", after))
+        for key, row in rows_by_key(report).items()
+        if row["verdict"] not in {"valid", "not measured"}
+    ]
+    if noisy:
+        notes.append(f"noisy timings: {', '.join(noisy)}")
+    return notes
+
+
+def _model(part: Any) -> str:
+    return str(part.get("model", part)) if isinstance(part, dict) else str(part)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    parser.add_argument("before", type=Path, metavar="A", help="a run's or report's folder or file")
+    parser.add_argument("after", type=Path, metavar="B", help="the one to compare with it")
+    parser.add_argument("--max-ap-drop", type=float, metavar="POINTS")
+    for name in ("p50", "p99", "size"):
+        parser.add_argument(f"--max-{name}", metavar="+5%", help="or a plain number")
+    parser.add_argument(
+        "--allow-noisy", action="store_true", help="judge timings from a busy machine too"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Limits that a new report must keep against an old one, and what breaks them."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from benchmarks.report import ReportData
+from export.config import Section
+from export.errors import ToolkitError
+
+Content = Mapping[str, Any]
+RowKey = tuple[str, str, str]
+
+
+class GateError(ToolkitError):
+    """A measured figure broke a limit that was set for it."""
+
+    exit_code = 3
+
+
+class GatesConfig(Section):
+    """Limits against a reference report; what is not given is not limited.
+
+    A limit in per cent (`+5%`) is relative to the reference, a plain number is absolute: AP points
+    for `max_ap_drop`, milliseconds or megabytes for the others.
+    """
+
+    reference: Path | None = None  # report.json, or the report's or the run's folder
+    max_ap_drop: float | None = Field(default=None, ge=0)  # AP points, 0..100
+    max_p50: str | float | None = None  # end to end
+    max_p99: str | float | None = None  # end to end
+    max_size: str | float | None = None
+    allow_noisy: bool = False  # judge latencies that were measured on a busy machine too
+
+    @field_validator("max_p50", "max_p99", "max_size")
+    @classmethod
+    def _readable(cls, limit: str | float | None) -> str | float | None:
+        if limit is not None:
+            parse_limit(limit)
+        return limit
+
+
+def parse_limit(limit: str | float) -> tuple[float, bool]:
+    """Return the number, and whether it is a share of the reference (`+5%` is 0.05, True).
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(limit, int | float):
+        return float(limit), False
+    found = re.fullmatch(r"\s*\+?(\d+(?:\.\d*)?)\s*(%?)\s*", limit)
+    if not found:
+        raise ValueError(f"{limit!r} is no limit; write +5% or a plain number")
+    number = float(found.group(1))
+    return (number / 100, True) if found.group(2) else (number, False)
+
+
+def load_report(path: Path) -> dict[str, Any]:
+    """Read a report.json, given itself, its folder or the run's folder.
+
+    Raises:
+        ToolkitError: there is none, or it is not a report.
+    """
+    tried = [path, path / "report.json", path / "report" / "report.json"]
+    file = next((one for one in tried if one.is_file()), None)
+    if file is None:
+        raise ToolkitError(
+            f"{path}: there is no report here; give a report.json, a report's folder or a run's"
+        )
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        ReportData.model_validate(content)
+    except (OSError, ValueError, ValidationError) as error:
+        raise ToolkitError(f"{file}: is not a readable report: {error}") from None
+    return content
+
+
+def rows_by_key(content: Content) -> dict[RowKey, Content]:
+    """The rows by (model, backend, precision); of several teachers or seeds the first."""
+    found: dict[RowKey, Content] = {}
+    for row in content["rows"]:
+        found.setdefault((row["model"], row["backend"], row["precision"]), row)
+    return found
+
+
+def latency(row: Content, quantile: str) -> float | None:
+    """The end-to-end latency in ms, None where it was not measured."""
+    scope = (row["latency_ms"] or {}).get("end_to_end")
+    value = scope.get(quantile) if scope else None
+    return None if value is None else float(value)
+
+
+def broken_gates(before: Content, after: Content, gates: GatesConfig) -> list[str]:
+    """Say which limits the rows that both reports have do not keep; empty when all do.
+
+    A limit that cannot be judged counts as broken: a row that is gone, a figure that was not
+    measured, a latency from a busy machine (unless `allow_noisy`).
+    """
+    old, new = rows_by_key(before), rows_by_key(after)
+    shared = [key for key in old if key in new]
+    if not shared:
+        return ["the reports have no row in common, so nothing can be judged"]
+    lines = []
+    for key in shared:
+        title = " ".join(key)
+        if gates.max_ap_drop is not None:
+            lines += _ap_drop(title, old[key], new[key], gates.max_ap_drop)
+        for quantile, limit in (("p50", gates.max_p50), ("p99", gates.max_p99)):
+            if limit is not None:
+                values = latency(old[key], quantile), latency(new[key], quantile)
+                noisy = [r["verdict"] for r in (old[key], new[key]) if r["verdict"] != "valid"]
+                if noisy and not gates.allow_noisy:
+                    lines.append(
+                        f"{title}: {quantile} cannot be judged, the timing is {noisy[0]}; measure "
+                        "again on a quiet machine, or allow noisy timings"
+                    )
+                else:
+                    lines += _growth(title, f"end-to-end {quantile}", "ms", values, limit)
+        if gates.max_size is not None:
+            sizes = old[key]["size_mb"], new[key]["size_mb"]
+            lines += _growth(title, "size", "MB", sizes, gates.max_size)
+    return lines
+
+
+def _ap_drop(title: str, old: Content, new: Content, limit: float) -> list[str]:
+    before, after = old["ap"]["AP"], new["ap"]["AP"]
+    if before is None or after is None:
+        return [f"{title}: AP cannot be judged, it was not measured in both"]
+    drop = 100 * (before - after)
+    if drop <= limit + 1e-9:
+        return []
+    return [f"{title}: AP fell by {drop:.2f} to {100 * after:.2f}; allowed are {limit:g}"]
+
+
+def _growth(
+    title: str,
+    what: str,
+    unit: str,
+    values: tuple[float | None, float | None],
+    limit: str | float,
+) -> list[str]:
+    before, after = values
+    if before is None or after is None:
+        return [f"{title}: {what} cannot be judged, it was not measured in both"]
+    number, relative = parse_limit(limit)
+    allowed = before * (1 + number) if relative else number
+    if after <= allowed + 1e-9:
+        return []
+    return [
+        f"{title}: {what} is {after:.3g} {unit}; allowed are {allowed:.3g} {unit} "
+        f"({limit if relative else f'at most {number:g}'}, the reference has {before:.3g})"
+    ]

@@ -8,7 +8,9 @@ from compress.detectors.faster_rcnn import FasterRcnnConfig
 from compress.detectors.fcos import FcosConfig
 from compress.detectors.gfl import GflConfig
 from compress.detectors.retinanet import RetinaNetConfig
+from compress.detectors.ssd import SsdConfig
 
 DetectorConfig = Annotated[
-    FasterRcnnConfig | RetinaNetConfig | FcosConfig | GflConfig, Field(discriminator="type")
+    FasterRcnnConfig | RetinaNetConfig | FcosConfig | GflConfig | SsdConfig,
+    Field(discriminator="type"),
 ]

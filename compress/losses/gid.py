@@ -79,10 +79,10 @@ class GidConfig(LossSection):
                 "adapter: false needs equal channels, but the levels have (student, teacher) "
                 f"{sorted(channels)}; leave adapter out"
             )
-        if (unequal or self.adapter) and len(channels) > 1:
+        if len(channels) > 1:
             problems.append(
-                "the one adapter serves all levels, whose channels must then be the same, but "
-                f"they are (student, teacher) {sorted(channels)}"
+                "instances of all levels are compared in one space, so the levels' channels must "
+                f"be the same, but they are (student, teacher) {sorted(channels)}"
             )
         return problems
 

@@ -159,7 +159,7 @@ def test_pictures_of_another_size_are_refused(family):
 
 def test_the_whole_state_is_backbone_neck_and_head(family):
     names = {name.split(".")[0] for name in small_detector(family).state_dict()}
-    assert names == {"backbone", "neck", "head"}
+    assert names == {"backbone", "neck", "head"} - ({"neck"} if family == "ssd" else set())
 
 
 def test_channels_last_gives_the_same_losses(family):

@@ -12,7 +12,7 @@ from compress.batch import Batch, Targets, full_size
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
 
-FAMILIES = ("faster_rcnn", "retinanet", "fcos", "gfl")
+FAMILIES = ("faster_rcnn", "retinanet", "fcos", "gfl", "ssd")
 SIZE = (64, 96)
 CLASSES = 3
 CONFIG: TypeAdapter[DetectorConfig] = TypeAdapter(DetectorConfig)
@@ -24,8 +24,7 @@ def small_detector(family: str, size: tuple[int, int] = SIZE, **changes: Any) ->
         "type": family,
         "backbone": SlimResNetConfig(widths=(16, 16, 16, 16)),
         "width": 16,
-        "head_width": 16,
-        "head_depth": 1,
+        **({} if family == "ssd" else {"head_width": 16, "head_depth": 1}),
         "strides": (8, 16, 32),
         **({"proposals": 20, "rois_per_image": 32} if family == "faster_rcnn" else {}),
         **changes,
@@ -52,9 +51,10 @@ def small_batch(
 
 
 def spread(detector: nn.Module) -> nn.Module:
-    """Enlarge the prediction layers, so that scores and boxes differ from place to place."""
+    """Enlarge prediction layers that start small, so that scores and boxes differ by place."""
     with torch.no_grad():
         for name, parameter in detector.named_parameters():
-            if name.endswith("weight") and parameter.ndim == 4 and name.startswith("head"):
+            is_weight = name.endswith("weight") and parameter.ndim == 4
+            if is_weight and name.startswith("head") and parameter.std() < 0.05:
                 parameter.mul_(8)
     return detector

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models.detection import FCOS, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD
 from torchvision.ops import batched_nms
 
 from compress.detectors.retinanet import ASPECT_RATIOS, OCTAVES
+from compress.detectors.ssd import log_odds
 from tests.compress.detectors.small import CLASSES, small_detector, spread
 
 SIZE = (64, 96)
@@ -81,6 +83,37 @@ def test_fcos_detects_what_torchvisions_does():
     ).eval()
     with torch.no_grad():
         assert_same(detector.candidates(images()), theirs(list(images())))
+
+
+@pytest.mark.parametrize("lite", [False, True])
+def test_ssd_detects_what_torchvisions_does(lite):
+    detector = small_detector("ssd", (64, 64), lite=lite, min_scale=0.2, max_scale=0.8).eval()
+    generator = DefaultBoxGenerator([[2, 3]] * 3, 0.2, 0.8, steps=[8, 16, 32])
+    theirs = SSD(
+        Trunk(detector),
+        generator,
+        (64, 64),
+        CLASSES + 1,
+        head=detector.head,
+        image_mean=[0.0] * 3,
+        image_std=[1.0] * 3,
+        score_thresh=THRESHOLD,
+        nms_thresh=NMS_IOU,
+        detections_per_img=KEPT,
+        topk_candidates=1000,
+    ).eval()
+    square = images()[..., :64]
+    with torch.no_grad():
+        assert_same(detector.candidates(square), theirs(list(square)), label_offset=1)
+
+
+def test_ssds_log_odds_are_those_of_its_softmax():
+    logits = 2 * torch.randn(500, 4, dtype=torch.float64)
+    expected = torch.logit(logits.softmax(dim=1))
+    torch.testing.assert_close(log_odds(logits.float()).double(), expected, rtol=1e-4, atol=1e-4)
+    # near certainty a float32 probability is 1: odds stop at 1e6 to 1, whose logarithm is 13.8
+    certain = log_odds(torch.tensor([[200.0, 0.0]]))
+    torch.testing.assert_close(certain, torch.tensor([[13.8155, -200.0]]))
 
 
 @pytest.mark.parametrize("strides", [(8, 16, 32), (4, 8, 16, 32)])

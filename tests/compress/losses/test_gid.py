@@ -267,7 +267,7 @@ def test_extra_levels_of_one_side_are_left_alone():
         ({}, {"num_classes": 2}, "2 classes and the teacher 3"),
         ({}, {"strides": (7, 9, 11)}, "none is shared"),
         ({"adapter": False}, {"channels": (2, 2, 2)}, r"adapter: false .* \[\(2, 4\)\]"),
-        ({}, {"channels": (2, 3, 4)}, "one adapter serves all levels"),
+        ({}, {"channels": (2, 3, 4)}, "compared in one space"),
     ],
 )
 def test_a_pair_that_cannot_work_is_refused_before_it_is_built(settings, changes, message):

@@ -1,0 +1,252 @@
+"""SSD (Liu et al. 2016) and SSDLite (Sandler et al. 2018) on torchvision's heads and default boxes.
+
+No pyramid: each level is a map of the backbone, or made from the one before it, so that channels
+differ from level to level. Classes are a softmax with background; `Dense.class_logits` are each
+class's log-odds, whose sigmoid is the softmax's probability, so that losses see what they know.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torchvision.models.detection import ssd as tv
+from torchvision.models.detection._utils import BoxCoder, SSDMatcher
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssdlite import SSDLiteHead
+from typing_extensions import Self
+
+from compress.backbones import build_backbone
+from compress.batch import Batch, Targets
+from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
+from compress.detectors.matching import (
+    as_torchvision,
+    joined_matches,
+    match_overlaps,
+    mean_over_processes,
+    overlap_mask,
+)
+from compress.detectors.selection import MAX_CANDIDATES, clip_to, gather_rows
+from compress.detectors.settings import (
+    DetectorSettings,
+    check_input_size,
+    check_maps,
+    choose_strides,
+    map_sizes,
+)
+from compress.norm import Norm, NormLayer, backbone_norm
+
+ASPECT_RATIOS = (2, 3)
+MATCH_IOU = 0.5
+NEGATIVES_PER_POSITIVE = 3.0
+COARSEST = 32  # the backbone's last stage
+
+
+class SsdConfig(DetectorSettings):
+    """Settings of an SSD; `width` is the channels of the levels beyond the backbone's."""
+
+    type: Literal["ssd"]
+    lite: bool = False  # depthwise separable heads and extra levels
+    min_scale: float = Field(default=0.15, gt=0, lt=1)  # finest default boxes, of the input's side
+    max_scale: float = Field(default=0.9, gt=0, le=1)  # coarsest
+
+    @model_validator(mode="after")
+    def _own_scales(self) -> Self:
+        if self.anchor_scale is not None:
+            raise ValueError("an SSD's boxes are set by min_scale and max_scale; drop anchor_scale")
+        if self.min_scale >= self.max_scale:
+            raise ValueError(
+                f"min_scale {self.min_scale:g} is not below max_scale {self.max_scale:g}"
+            )
+        return self
+
+    def build(self, num_classes: int, input_size: tuple[int, int]) -> "Ssd":
+        """Build one with random weights for inputs of (height, width) pixels."""
+        check_input_size(input_size)
+        return Ssd(self, num_classes, input_size)
+
+
+class ExtraMaps(nn.Module):
+    """The backbone's maps, and `count` more of half the size each."""
+
+    def __init__(self, before: int, width: int, count: int, norm: Norm, *, lite: bool) -> None:
+        super().__init__()
+        layer = backbone_norm("group" if norm == "frozen" else norm)
+        self.extra = nn.ModuleList(
+            _halve(before if index == 0 else width, width, layer, lite=lite)
+            for index in range(count)
+        )
+
+    def forward(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return L maps, finest first."""
+        maps = list(stages)
+        for block in self.extra:
+            maps.append(block(maps[-1]))
+        return tuple(maps)
+
+
+def _halve(before: int, width: int, norm: NormLayer, *, lite: bool) -> nn.Sequential:
+    """Return a 1x1 convolution to half the width and a 3x3 one of stride 2."""
+    inner = max(width // 2, 1)
+    layers: list[nn.Module] = [nn.Conv2d(before, inner, 1, bias=False), norm(inner), nn.ReLU()]
+    if lite:
+        depthwise = nn.Conv2d(inner, inner, 3, stride=2, padding=1, groups=inner, bias=False)
+        layers += [depthwise, norm(inner), nn.ReLU(), nn.Conv2d(inner, width, 1, bias=False)]
+    else:
+        layers.append(nn.Conv2d(inner, width, 3, stride=2, padding=1, bias=False))
+    return nn.Sequential(*layers, norm(width), nn.ReLU())
+
+
+class Ssd(Detector):
+    """Backbone, extra maps and one prediction layer per map."""
+
+    anchors: Tensor
+
+    def __init__(self, config: SsdConfig, num_classes: int, input_size: tuple[int, int]) -> None:
+        super().__init__()
+        finest = 16 if config.lite else 8
+        strides = config.strides or choose_strides(input_size, finest=finest, coarsest=128)
+        self.input_size, self.pre_nms = input_size, config.pre_nms
+        self.map_sizes = map_sizes(input_size, strides)
+        stages = [stride for stride in strides if stride <= COARSEST]
+        self.backbone = build_backbone(config.backbone, stages, config.norm)
+        extra = len(strides) - len(stages)
+        before, width = self.backbone.channels[-1], config.width
+        self.neck = ExtraMaps(before, width, extra, config.norm, lite=config.lite)
+        channels = [*self.backbone.channels, *[width] * extra]
+        generator = DefaultBoxGenerator(
+            [list(ASPECT_RATIOS)] * len(strides),
+            min_ratio=config.min_scale,
+            max_ratio=config.max_scale,
+            steps=list(strides),
+        )
+        per_cell = generator.num_anchors_per_location()
+        self.head: nn.Module
+        if config.lite:
+            norm = backbone_norm("group" if config.norm == "frozen" else config.norm)
+            self.head = SSDLiteHead(channels, per_cell, num_classes + 1, norm)
+        else:
+            self.head = tv.SSDHead(channels, per_cell, num_classes + 1)
+        blank = [torch.zeros(1, 1, *size) for size in self.map_sizes]
+        (anchors,) = generator(ImageList(torch.zeros(1, 3, *input_size), [input_size]), blank)
+        self.level_counts = [
+            height * width * count
+            for (height, width), count in zip(self.map_sizes, per_cell, strict=True)
+        ]
+        self.register_buffer("anchors", anchors, persistent=False)
+        self.box_coder = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
+        self.matcher = SSDMatcher(MATCH_IOU)
+        self.neg_to_pos_ratio = NEGATIVES_PER_POSITIVE  # read by torchvision's compute_loss
+        self.spec = DetectorSpec(
+            family="ssd",
+            num_classes=num_classes,
+            channels=tuple(channels),
+            strides=tuple(strides),
+            backbone_channels=self.backbone.channels,
+            backbone_strides=self.backbone.strides,
+            provides=frozenset({"features", "backbone", "anchors", "dense", "task"}),
+            locations=(
+                f"{per_cell[0]} default boxes per cell of strides {list(strides)}, sides "
+                f"{config.min_scale:g} to {config.max_scale:g} of the input "
+                f"{input_size[0]}x{input_size[1]}, centre and log size deltas"
+            ),
+        )
+
+    def forward(
+        self,
+        batch: Batch,
+        wanted: frozenset[Knowledge] = frozenset({"features"}),
+        rois: Rois | None = None,  # noqa: ARG002 - two-stage families alone take them
+    ) -> Outputs:
+        """Pass a batch; see `Detector.forward`."""
+        stages = self.backbone(batch.images)
+        features = self.neck(stages)
+        check_maps(features, self.map_sizes)
+        learns = self.training or "task" in wanted
+        dense, losses = None, {}
+        if learns or "dense" in wanted:
+            count = len(batch.images) if "dense" in wanted else batch.labeled
+            raw = self.head([feature[:count] for feature in features])
+            raw = {name: value.float() for name, value in raw.items()}
+            with torch.autocast(batch.images.device.type, enabled=False):
+                dense = self._dense(raw) if "dense" in wanted else None
+                if learns:
+                    labeled = {name: value[: batch.labeled] for name, value in raw.items()}
+                    losses = self._losses(labeled, batch.targets[: batch.labeled])
+        return Outputs(
+            features,
+            stages,
+            dense,
+            task_losses=losses,
+            anchors=torch.split(self.anchors, self.level_counts) if "anchors" in wanted else (),
+        )
+
+    def _dense(self, raw: dict[str, Tensor]) -> Dense:
+        deltas = raw["bbox_regression"]
+        everywhere = torch.arange(len(self.anchors), device=deltas.device).expand(len(deltas), -1)
+        return Dense(
+            log_odds(raw["cls_logits"])[..., 1:],
+            deltas,
+            self._decode(deltas, everywhere),
+            partial(overlap_mask, self.anchors, threshold=MATCH_IOU),
+            match=self._match,
+            level_counts=tuple(self.level_counts),
+        )
+
+    def _match(self, boxes: Sequence[Tensor]) -> Tensor:
+        return joined_matches([match_overlaps(self.matcher, self.anchors, b) for b in boxes], boxes)
+
+    def _decode(self, deltas: Tensor, locations: Tensor) -> Tensor:
+        anchors = self.anchors[locations].reshape(-1, 4)
+        boxes: Tensor = self.box_coder.decode_single(deltas.reshape(-1, 4), anchors)
+        return boxes.reshape(deltas.shape)
+
+    def _losses(self, raw: dict[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
+        if not targets:
+            return {
+                "classification": raw["cls_logits"].sum(),  # of no picture: 0, and attached
+                "box": raw["bbox_regression"].sum(),
+            }
+        matches = [match_overlaps(self.matcher, self.anchors, t.boxes) for t in targets]
+        found = tv.SSD.compute_loss(
+            self, as_torchvision(targets, offset=1), raw, [self.anchors] * len(targets), matches
+        )
+        positives = torch.stack([(match >= 0).sum() for match in matches]).sum().float()
+        # torchvision divides by this process's own positives
+        ratio = positives.clamp(min=1) / mean_over_processes(positives).clamp(min=1)
+        return {
+            "classification": found["classification"] * ratio,
+            "box": found["bbox_regression"] * ratio,
+        }
+
+    def candidates(self, images: Tensor) -> Candidates:
+        """Return the best boxes of each class, then the best of all; see `Detector.candidates`.
+
+        As in torchvision, each class keeps its own `pre_nms` best, so that a common class does not
+        crowd out a rare one.
+        """
+        features = self.neck(self.backbone(images))
+        check_maps(features, self.map_sizes)
+        raw = self.head(list(features))
+        scores = raw["cls_logits"].float().softmax(dim=-1)[..., 1:].transpose(1, 2)  # (B, K, P)
+        classes, places = scores.shape[1:]
+        top, index = scores.topk(min(self.pre_nms, places), dim=2)
+        order = torch.arange(classes, dtype=torch.int32, device=images.device)
+        labels = order.view(1, -1, 1).expand_as(index).flatten(1)
+        scores, pick = top.flatten(1).topk(min(MAX_CANDIDATES, top[0].numel()), dim=1)
+        locations = index.flatten(1).gather(1, pick)
+        deltas = gather_rows(raw["bbox_regression"].float(), locations)
+        boxes = clip_to(self._decode(deltas, locations), self.input_size)
+        return Candidates(boxes, scores, labels.gather(1, pick))
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """Return log(p / (1 - p)) of each softmax probability p of (..., C) logits."""
+    log_p = logits.log_softmax(dim=-1).clamp(max=-1e-6)
+    # log(1 - p) without cancellation, whichever of p and 1 - p is small
+    small = torch.log1p(-log_p.clamp(max=-0.6931).exp())
+    large = torch.log(-torch.expm1(log_p.clamp(min=-0.6932)))
+    return log_p - torch.where(log_p < -0.6931, small, large)

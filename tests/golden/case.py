@@ -79,6 +79,12 @@ def read_case(path: Path) -> Case:
     return Case(path.stem, json.loads(str(arrays.pop("meta_json"))), arrays)
 
 
+def overall_weight(case: Case) -> float:
+    """The factor on the whole loss; 1 where the vector names none."""
+    hyper = case.meta["hyper"]
+    return float(hyper.get("loss_weight", hyper.get("weight", 1.0)))
+
+
 def loss(case: Case, key: str, ours: Tensor) -> Deviation:
     theirs = float(case.arrays[key])
     difference = abs(float(ours.detach()) - theirs)

@@ -3,7 +3,7 @@
 import torch
 
 from compress.losses.fbkd import FbkdConfig, level_errors
-from tests.golden import maps
+from tests.compress.losses.maps import map_spec
 from tests.golden.case import Case, Deviation, gradient, loss
 
 STUDENT = {
@@ -38,10 +38,10 @@ def compare(case: Case) -> list[Deviation]:
         {name: (student[name], teacher[name]) for name in STUDENT},
         (case.tensor("in_s_spatial_att"), case.tensor("in_t_spatial_att")),
     )
-    module = config.build(maps.spec([features]), maps.spec([features]))
-    total = torch.stack(list(module.weighed([errors]).values())).sum()
-    total.backward()
+    module = config.build(map_spec([features]), map_spec([features]))
+    value = torch.stack(list(module.weighed([errors]).values())).sum()
+    value.backward()
     return [
-        loss(case, "out_total", total),
+        loss(case, "out_total", value),
         *(gradient(case, key, student[name]) for name, (_, key) in STUDENT.items()),
     ]

@@ -2,8 +2,9 @@
 
 The distance-wise loss is defined on one vector per picture, as a classifier has. A detector has
 none, so each level of the pyramid gives one, the mean of its map over the cells: this choice is
-ours. Channels and sizes may differ, for only distances meet. A batch needs two pictures or more: a
-picture alone has no distance to another, and its term is 0.
+ours. Channels and sizes may differ, for only distances meet. A batch needs three pictures or more:
+a picture alone has no distance to another, and the one distance of two is its own mean, so that the
+term is 0 whatever the models say.
 """
 
 from typing import Literal

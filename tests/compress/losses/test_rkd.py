@@ -35,6 +35,11 @@ def test_by_default_only_the_directions_of_the_means_count():
     assert one_map(PLAIN, teacher * lengths, teacher) > 0.1
 
 
+def test_the_one_distance_of_two_pictures_says_nothing():
+    # It is its own mean, so both sides have the relative distance 1.
+    assert one_map(PLAIN, on_a_line(0.0, 1.0), on_a_line(0.0, 50.0)) == pytest.approx(0, abs=1e-9)
+
+
 @pytest.mark.parametrize("pictures", [1, 3], ids=["a single picture", "pictures that coincide"])
 def test_no_distance_gives_no_infinite_gradient(pictures):
     student = torch.ones(pictures, 2, 2, 2, requires_grad=True)

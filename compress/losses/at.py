@@ -1,4 +1,4 @@
-"""AT: imitate where the maps are strong (Zagoruyko and Komodakis, ICLR 2017, Eq. 2).
+"""AT: imitate where the maps are strong (Zagoruyko and Komodakis, ICLR 2017).
 
 The attention of a map is its mean square over channels, so the two may have any number of them.
 Departs from the paper in the mean over all entries instead of a norm, as the OpenMMLab toolkit has.

@@ -1,4 +1,4 @@
-"""CWD: imitate where each channel is active (Shu et al., ICCV 2021, Eq. 5 to 7).
+"""CWD: imitate where each channel is active (Shu et al., ICCV 2021).
 
 Every channel becomes a distribution over the cells of its map. The paper is on segmentation; the
 weight and temperature for detectors' maps are those of the OpenMMLab toolkit. For dense class

@@ -1,4 +1,4 @@
-"""PKD: imitate maps up to each channel's mean and scale (Cao et al., NeurIPS 2022, Eq. 4 to 6).
+"""PKD: imitate maps up to each channel's mean and scale (Cao et al., NeurIPS 2022).
 
 The mean squared error of two standardised maps is, up to the factor (n - 1) / n of the unbiased
 deviation, 2 (1 - r) with Pearson's r; so teacher and student may be of different families and

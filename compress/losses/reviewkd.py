@@ -1,4 +1,4 @@
-"""ReviewKD: the student's finer maps review its coarser ones (Chen et al., CVPR 2021, Eq. 6 to 9).
+"""ReviewKD: the student's finer maps review its coarser ones (Chen et al., CVPR 2021).
 
 The form for detectors: from the coarsest level down, each map is fused with what the level above
 left over, by weights that the two together decide, and the fused map imitates the teacher's at

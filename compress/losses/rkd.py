@@ -1,4 +1,4 @@
-"""RKD: imitate the distances between pictures (Park et al., CVPR 2019, Eq. 4 to 6).
+"""RKD: imitate the distances between pictures (Park et al., CVPR 2019).
 
 The distance-wise loss is defined on one vector per picture, as a classifier has. A detector has
 none, so each level of the pyramid gives one, the mean of its map over the cells: this choice is

@@ -4,7 +4,27 @@ from typing import Annotated
 
 from pydantic import Field
 
+from compress.losses.at import AtConfig
+from compress.losses.cwd import CwdConfig
 from compress.losses.defeat import DeFeatConfig
+from compress.losses.fbkd import FbkdConfig
 from compress.losses.gid import GidConfig
+from compress.losses.mgd import MgdConfig
+from compress.losses.mse import MseConfig
+from compress.losses.pkd import PkdConfig
+from compress.losses.reviewkd import ReviewKdConfig
+from compress.losses.rkd import RkdConfig
 
-LossConfig = Annotated[DeFeatConfig | GidConfig, Field(discriminator="type")]
+LossConfig = Annotated[
+    AtConfig
+    | CwdConfig
+    | DeFeatConfig
+    | FbkdConfig
+    | GidConfig
+    | MgdConfig
+    | MseConfig
+    | PkdConfig
+    | ReviewKdConfig
+    | RkdConfig,
+    Field(discriminator="type"),
+]

@@ -16,14 +16,13 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
+from compress.losses.distances import relative_distances
 from compress.losses.gid_selection import Instances, ScoreForm, select_instances
 from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.matching import check_classes, pair_levels
 from compress.losses.patches import pool_instances
 from compress.losses.schedule import LossSection
 from export.errors import RecipeError
-
-LEAST_SQUARED_DISTANCE = 1e-12
 
 
 class GidConfig(LossSection):
@@ -180,22 +179,6 @@ def relation_loss(
             difference = relative_distances(other) - relative_distances(own)
             groups.append(smooth_absolute(difference, beta).sum() / (count**2 - count))
     return torch.stack(groups).mean() if groups else 0 * student.sum()
-
-
-def relative_distances(vectors: Tensor) -> Tensor:
-    """Return (G, G) distances over their mean off the diagonal; the diagonal is 0.
-
-    The vectors (G, V) are long and near one another. Direct differences would take G * G * V
-    numbers, and the formula with inner products loses what the vectors have in common to
-    cancellation; so their mean, which no distance depends on, is taken away first.
-    """
-    centred = vectors - vectors.mean(dim=0).detach()
-    squared_norm = centred.square().sum(dim=1)
-    squared = squared_norm[:, None] + squared_norm - 2 * centred @ centred.T
-    apart = ~torch.eye(vectors.shape[0], dtype=torch.bool, device=vectors.device)
-    distance = squared.where(apart, 1.0).clamp(min=LEAST_SQUARED_DISTANCE).sqrt() * apart
-    mean = distance.sum() / apart.sum()
-    return distance / mean.clamp(min=1e-12)
 
 
 def response_loss(

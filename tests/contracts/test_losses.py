@@ -69,7 +69,10 @@ def test_the_order_of_the_pictures_does_not_matter(loss, student, teacher):
     again = loss(
         _reordered(student, order),
         _reordered(teacher, order),
-        batch._replace(targets=tuple(batch.targets[i] for i in order)),
+        batch._replace(
+            targets=tuple(batch.targets[i] for i in order),
+            image_ids=tuple(batch.image_ids[i] for i in order),
+        ),
     )
     assert terms.keys() == again.keys()
     for name, term in terms.items():
@@ -86,7 +89,7 @@ def test_half_precision_outputs_give_full_precision_finite_terms(loss, student, 
 
 def test_its_own_parameters_learn(loss, student, teacher):
     before = {name: value.detach().clone() for name, value in loss.named_parameters()}
-    optimizer = torch.optim.SGD([*loss.parameters(), *leaves(student)], lr=0.1)
+    optimizer = torch.optim.SGD([*loss.parameters(), *leaves(student)], lr=10)
     total(loss(student, teacher, make_batch(SOME))).backward()
     optimizer.step()
     for name, value in loss.named_parameters():
@@ -95,7 +98,7 @@ def test_its_own_parameters_learn(loss, student, teacher):
 
 def test_the_overall_weight_multiplies_every_term(loss, student, teacher):
     once = loss(student, teacher, make_batch(SOME))
-    config = loss.config.model_copy(update={"weight": 2.5})
+    config = loss.config.model_copy(update={"weight": 2.5 * loss.weight})
     heavier = config.build(STUDENT, TEACHER)
     heavier.load_state_dict(loss.state_dict())
     for name, term in heavier(student, teacher, make_batch(SOME)).items():

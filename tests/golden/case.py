@@ -62,11 +62,10 @@ class Case:
         return [self.leaf(f"{prefix}_{level}") for level in self.levels(prefix)]
 
     def load(self, module: nn.Module, prefix: str) -> None:
-        """Fill a module by `load_state_dict` from `<prefix>_weight` and `<prefix>_bias`."""
+        """Fill a module's parameters by `load_state_dict` from `<prefix>_<name>`; buffers stay."""
         names = [name for name, _ in module.named_parameters()]
-        module.load_state_dict(
-            {name: self.tensor(f"{prefix}_{name.replace('.', '_')}") for name in names}
-        )
+        found = {name: self.tensor(f"{prefix}_{name.replace('.', '_')}") for name in names}
+        module.load_state_dict(dict(module.named_buffers()) | found)
 
     def boxes(self, images: int) -> list[Tensor]:
         """`in_boxes` by image."""
@@ -78,6 +77,12 @@ def read_case(path: Path) -> Case:
     with np.load(path) as archive:
         arrays = {key: archive[key] for key in archive.files}
     return Case(path.stem, json.loads(str(arrays.pop("meta_json"))), arrays)
+
+
+def overall_weight(case: Case) -> float:
+    """The factor on the whole loss; 1 where the vector names none."""
+    hyper = case.meta["hyper"]
+    return float(hyper.get("loss_weight", hyper.get("weight", 1.0)))
 
 
 def loss(case: Case, key: str, ours: Tensor) -> Deviation:

@@ -11,11 +11,11 @@ from pydantic import TypeAdapter, ValidationError
 from compress.detector import Dense, Outputs
 from compress.detectors.matching import overlap_mask
 from compress.losses import LossConfig
+from compress.losses.distances import relative_distances
 from compress.losses.gid import (
     GidConfig,
     feature_loss,
     relation_loss,
-    relative_distances,
     response_loss,
 )
 from compress.losses.patches import pool_instances, pooling_levels

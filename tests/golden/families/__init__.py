@@ -3,12 +3,19 @@
 from collections.abc import Callable
 
 from tests.golden.case import Case, Deviation, UnknownFamilyError
-from tests.golden.families import defeat, gid, gism
+from tests.golden.families import at, cwd, defeat, fbkd, gid, gism, mgd, pkd, reviewkd, rkd
 
 FAMILIES: dict[str, Callable[[Case], list[Deviation]]] = {
+    "at": at.compare,
+    "cwd": cwd.compare,
     "defeat": defeat.compare,
+    "fbkd": fbkd.compare,
     "gid": gid.compare,
     "gism": gism.compare,
+    "mgd": mgd.compare,
+    "pkd": pkd.compare,
+    "reviewkd": reviewkd.compare,
+    "rkd": rkd.compare,
 }
 
 

@@ -1,0 +1,107 @@
+"""CWD: imitate where each channel is active (Shu et al., ICCV 2021).
+
+Every channel becomes a distribution over the cells of its map. The paper is on segmentation; the
+weight and temperature for detectors' maps are those of the OpenMMLab toolkit. For dense class
+logits no published setting is known; there a channel is one class at one of a cell's anchors.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+from torch.nn import functional
+
+from compress.batch import Batch
+from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
+from compress.losses.alignment import AlignedLevels, MapSection, finest_pairs
+from compress.losses.loss import DistillationLoss
+from compress.losses.matching import check_classes
+
+
+class CwdConfig(MapSection):
+    """What is compared and how sharp the distributions are."""
+
+    type: Literal["cwd"]
+    weight: PositiveFloat | Literal["auto"] = 10.0
+    source: Literal["features", "class_logits"] = "features"
+    temperature: PositiveFloat = 1.0  # tau
+    levels: PositiveInt | None = None  # how many of the finest; None: all
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
+        """Return what to ask of both detectors."""
+        return frozenset({"features"} if self.source == "features" else {"features", "dense"})
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Say what stands between these settings and this pair of detectors."""
+        problems = super().check(student, teacher)
+        if self.source == "class_logits":
+            problems += check_classes(student, teacher)
+            if student.locations != teacher.locations:
+                problems.append(
+                    "source: class_logits compares scores place by place, but the student's are at "
+                    f"{student.locations!r} and the teacher's at {teacher.locations!r}; give both "
+                    "the same family, levels and anchors, or say source: features"
+                )
+        return problems
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Cwd":
+        """Return the loss for this pair."""
+        return Cwd(self, student, teacher)
+
+
+class Cwd(DistillationLoss):
+    """One term, on maps or on class logits; a 1x1 convolution where maps' channels differ."""
+
+    def __init__(self, config: CwdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.fixed_weight, config.needs(student, teacher))
+        self.config = config
+        self.levels = finest_pairs(student, teacher, config.levels)
+        self.maps: AlignedLevels | None = None
+        if config.source == "features":
+            self.maps = AlignedLevels(student, teacher, config.levels, bias=False)
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 - maps alone
+        """Return `feature` or `class`, summed over levels."""
+        if self.maps is not None:
+            name, pairs = "feature", self.maps(student.features, teacher.features)
+        else:
+            name, pairs = "class", self._class_maps(student, teacher)
+        divergences = [
+            channel_divergence(own, other, self.config.temperature) for own, other in pairs
+        ]
+        return {name: torch.stack(divergences).sum()}
+
+    def _class_maps(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
+        own, other = (class_maps(outputs.dense, outputs.features) for outputs in (student, teacher))
+        return [
+            (own[i], other[j])
+            for i, j in zip(self.levels.student, self.levels.teacher, strict=True)
+        ]
+
+
+def class_maps(dense: Dense | None, features: Sequence[Tensor]) -> list[Tensor]:
+    """Return the class logits as L maps (B, A * K, H_l * W_l).
+
+    A cell's A anchors lie next to one another in (B, P, K), so each level's part is cut by cells.
+    """
+    if dense is None or len(dense.level_counts) != len(features):
+        raise ValueError("class logits by level are compared; give Dense.level_counts for each map")
+    levels = torch.split(dense.class_logits, list(dense.level_counts), dim=1)
+    pictures = dense.class_logits.shape[0]
+    return [
+        logits.reshape(pictures, level.shape[-2] * level.shape[-1], -1).transpose(1, 2)
+        for logits, level in zip(levels, features, strict=True)
+    ]
+
+
+def channel_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return KL(teacher | student) of the distributions over cells, times temperature squared.
+
+    Shapes: (B, C, H, W) or (B, C, cells). It is the mean over pictures and channels.
+    """
+    own = functional.log_softmax(student.flatten(2) / temperature, dim=2)
+    other = functional.log_softmax(teacher.flatten(2) / temperature, dim=2)
+    divergence = functional.kl_div(own, other, reduction="sum", log_target=True)
+    return temperature**2 * divergence / (student.shape[0] * student.shape[1])

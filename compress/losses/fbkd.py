@@ -1,0 +1,184 @@
+"""FBKD: attention-guided and non-local imitation (Zhang and Ma, ICLR 2021).
+
+As in the OpenMMLab toolkit: roots of sums of squares over the whole batch, not squares, and the
+attention weighs the feature term without being imitated itself. Its channel attention is computed
+and never used, so it is left out here. Departs from it in the non-local blocks, which have no
+normalisation and start from ordinary weights, and in adapters that take any two channel counts.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compress.batch import Batch
+from compress.detector import DetectorSpec, Outputs
+from compress.losses.alignment import MapSection, finest_pairs
+from compress.losses.loss import DistillationLoss, weigh
+
+Pair = tuple[Tensor, Tensor]  # student's first
+
+
+class FbkdConfig(MapSection):
+    """What each of the four comparisons weighs, and how coarse the non-local blocks are."""
+
+    type: Literal["fbkd"]
+    feature_weight: NonNegativeFloat = 7e-5
+    channel_weight: NonNegativeFloat = 4e-3
+    spatial_weight: NonNegativeFloat = 4e-3
+    relation_weight: NonNegativeFloat = 7e-5
+    temperature: PositiveFloat = 0.5  # of the spatial attention
+    levels: PositiveInt = 4  # how many of the finest
+    reductions: tuple[PositiveInt, ...] = (4, 4, 2, 2)  # of channels, in each level's block
+    pools: tuple[PositiveInt, ...] = (8, 4, 2, 2)  # cells per side that a block looks at as one
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Say what stands between these settings and this pair of detectors."""
+        problems = super().check(student, teacher)
+        if not any(self.weights.values()):
+            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
+        for name, entries in (("reductions", self.reductions), ("pools", self.pools)):
+            if len(entries) != self.levels:
+                problems.append(
+                    f"levels: {self.levels} needs as many {name}, one per level, finest first; "
+                    f"it has {len(entries)}"
+                )
+        return problems
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Fbkd":
+        """Return the loss for this pair."""
+        return Fbkd(self, student, teacher)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term."""
+        return {
+            "feature": self.feature_weight,
+            "channel": self.channel_weight,
+            "spatial": self.spatial_weight,
+            "relation": self.relation_weight,
+        }
+
+
+class Fbkd(DistillationLoss):
+    """Four terms; per level a non-local block for each side and adapters for the student."""
+
+    def __init__(self, config: FbkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.fixed_weight, config.needs(student, teacher))
+        self.config = config
+        self.levels = finest_pairs(student, teacher, config.levels)
+        self.adapters = nn.ModuleList(
+            Adapters(config, own, other, level)
+            for level, (own, other) in enumerate(
+                self.levels.channels(student.channels, teacher.channels)
+            )
+        )
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 - maps alone
+        """Return `feature`, `channel`, `spatial` and `relation`, each summed over levels."""
+        errors = []
+        for adapt, (own, other) in zip(
+            self.adapters, self.levels.select(student.features, teacher.features), strict=True
+        ):
+            attention = tuple(
+                spatial_attention(maps, self.config.temperature) for maps in (own, other)
+            )
+            errors.append(level_errors(adapt(own, other), (attention[0], attention[1])))
+        return self.weighed(errors)
+
+    def weighed(self, errors: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Sum each term over the levels, and weigh it."""
+        return weigh(
+            {
+                name: (weight, torch.stack([level[name] for level in errors]).sum())
+                for name, weight in self.config.weights.items()
+                if weight
+            }
+        )
+
+
+class Adapters(nn.Module):
+    """What one level is adapted by; only what a weighted term uses is there."""
+
+    def __init__(self, config: FbkdConfig, own: int, other: int, level: int) -> None:
+        super().__init__()
+        shape = config.reductions[level], config.pools[level]
+        self.parts = nn.ModuleDict()
+        if config.feature_weight:
+            self.parts["feature"] = nn.Conv2d(own, other, kernel_size=1)
+        if config.channel_weight:
+            self.parts["channel"] = nn.Linear(own, other)
+        if config.spatial_weight:
+            self.parts["spatial"] = nn.Conv2d(1, 1, kernel_size=3, padding=1)
+        if config.relation_weight:
+            self.parts["relation"] = nn.Sequential(
+                NonLocal(own, *shape), nn.Conv2d(own, other, kernel_size=1)
+            )
+            self.parts["teacher_relation"] = NonLocal(other, *shape)
+
+    def forward(self, own: Tensor, other: Tensor) -> dict[str, Pair]:
+        """Return what each weighted term compares of two maps (B, Cs, H, W) and (B, Ct, H, W)."""
+        parts, pairs = self.parts, {}
+        if "feature" in parts:
+            pairs["feature"] = parts["feature"](own), other
+        if "channel" in parts:
+            pairs["channel"] = parts["channel"](own.mean(dim=(2, 3))), other.mean(dim=(2, 3))
+        if "spatial" in parts:
+            pooled = own.mean(dim=1, keepdim=True), other.mean(dim=1, keepdim=True)
+            pairs["spatial"] = parts["spatial"](pooled[0]), pooled[1]
+        if "relation" in parts:
+            pairs["relation"] = parts["relation"](own), parts["teacher_relation"](other)
+        return pairs
+
+
+class NonLocal(nn.Module):
+    """A non-local block (Wang et al., CVPR 2018) that compares cells by plain dot products."""
+
+    def __init__(self, channels: int, reduction: int, pool: int) -> None:
+        super().__init__()
+        inner = max(1, channels // reduction)
+        self.query = nn.Conv2d(channels, inner, kernel_size=1)
+        self.key = nn.Conv2d(channels, inner, kernel_size=1)
+        self.value = nn.Conv2d(channels, inner, kernel_size=1)
+        self.out = nn.Conv2d(inner, channels, kernel_size=1)
+        self.pool = pool
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return (B, C, H, W): each cell and what the cells like it hold.
+
+        Without a softmax, (query x key) x value is query x (key x value): the second never makes
+        a number per pair of cells.
+        """
+        size = [min(self.pool, side) for side in maps.shape[-2:]]
+        key = functional.max_pool2d(self.key(maps), size).flatten(2)  # (B, C', cells')
+        value = functional.max_pool2d(self.value(maps), size).flatten(2)
+        query = self.query(maps).flatten(2)  # (B, C', cells)
+        context = value @ key.transpose(1, 2) / key.shape[2]  # (B, C', C')
+        return maps + self.out((context @ query).unflatten(2, maps.shape[-2:]))  # type: ignore[no-any-return]
+
+
+def spatial_attention(maps: Tensor, temperature: float) -> Tensor:
+    """Return (B, 1, H, W): a softmax over cells of the mean size, scaled to the mean 1."""
+    strength = maps.abs().mean(dim=1, keepdim=True)
+    cells = strength.shape[2] * strength.shape[3]
+    return cells * (strength.flatten(1) / temperature).softmax(dim=1).view_as(strength)
+
+
+def level_errors(adapted: Mapping[str, Pair], attention: Pair) -> dict[str, Tensor]:
+    """Return the root of the summed squared difference of each pair.
+
+    Args:
+        adapted: pairs of equal shapes, by term.
+        attention: the two sides' (B, 1, H, W); their mean weighs the squares of `feature`.
+
+    Returns:
+        Scalars by term. Where nothing differs, the gradient is 0 and not infinite.
+    """
+    root = ((attention[0] + attention[1]) / 2).detach().sqrt()
+    differences = {name: own - other for name, (own, other) in adapted.items()}
+    if "feature" in differences:
+        differences["feature"] = root * differences["feature"]
+    return {name: torch.linalg.vector_norm(error) for name, error in differences.items()}

@@ -1,0 +1,42 @@
+"""MSE: the plain squared error of the pyramid's maps, the simplest imitation there is.
+
+A hint in the manner of FitNets (Romero et al., ICLR 2015) on every level of the neck; what the
+other losses on maps are to be measured against, in cost and in gain.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+from torch.nn import functional
+
+from compress.batch import Batch
+from compress.detector import DetectorSpec, Outputs
+from compress.losses.alignment import AlignedLevels, MapSection
+from compress.losses.loss import DistillationLoss
+
+
+class MseConfig(MapSection):
+    """Which levels count."""
+
+    type: Literal["mse"]
+    levels: PositiveInt | None = None  # how many of the finest; None: all
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Mse":
+        """Return the loss for this pair."""
+        return Mse(self, student, teacher)
+
+
+class Mse(DistillationLoss):
+    """One term; a 1x1 convolution where the channels differ."""
+
+    def __init__(self, config: MseConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.fixed_weight, config.needs(student, teacher))
+        self.config = config
+        self.maps = AlignedLevels(student, teacher, config.levels)
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 - maps alone
+        """Return `feature`: the mean squared error of each level, summed over levels."""
+        pairs = self.maps(student.features, teacher.features)
+        return {"feature": torch.stack([functional.mse_loss(*pair) for pair in pairs]).sum()}

@@ -1,0 +1,98 @@
+"""PKD: imitate maps up to each channel's mean and scale (Cao et al., NeurIPS 2022).
+
+The mean squared error of two standardised maps is, up to the factor (n - 1) / n of the unbiased
+deviation, 2 (1 - r) with Pearson's r; so teacher and student may be of different families and
+magnitudes. Departs from the released code in three places: both axes are looked at for a difference
+of size (it looks at the height alone), channels that differ get a 1x1 convolution, and a channel in
+which the student has died is left alone: its gradient would be about 1e6 times any other's.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+from torch.nn import functional
+
+from compress.batch import Batch
+from compress.detector import DetectorSpec, Outputs
+from compress.losses.alignment import MapSection, align_channels, finest_pairs, is_two_stage
+from compress.losses.loss import DistillationLoss
+
+ONE_STAGE_WEIGHT, TWO_STAGE_WEIGHT = 10.0, 6.0
+
+
+class PkdConfig(MapSection):
+    """Which levels count, how sizes are matched, and how much it weighs."""
+
+    type: Literal["pkd"]
+    loss_weight: PositiveFloat | None = None  # None: 6 for a two-stage student, 10 for others
+    levels: PositiveInt = 4  # how many of the finest
+    resize: Literal["student", "teacher"] = "student"  # whose map takes the other's size
+    epsilon: PositiveFloat = 1e-6  # added to every standard deviation
+    dead_below: NonNegativeFloat = 1e-4  # standard deviation of a student's channel; 0: none is
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Pkd":
+        """Return the loss for this pair."""
+        return Pkd(self, student, teacher)
+
+
+class Pkd(DistillationLoss):
+    """One term: the squared error of standardised maps."""
+
+    def __init__(self, config: PkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.fixed_weight, config.needs(student, teacher))
+        self.config = config
+        usual = TWO_STAGE_WEIGHT if is_two_stage(student) else ONE_STAGE_WEIGHT
+        self.loss_weight = usual if config.loss_weight is None else config.loss_weight
+        self.levels = finest_pairs(student, teacher, config.levels)
+        channels = self.levels.channels(student.channels, teacher.channels)
+        self.aligners = align_channels(channels, bias=False)
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 - maps alone
+        """Return `feature`, half the mean squared error of each level, summed over levels."""
+        errors = []
+        for align, i, j in zip(
+            self.aligners, self.levels.student, self.levels.teacher, strict=True
+        ):
+            own, other = align(student.features[i]), teacher.features[j]
+            # Not `LevelPairs.select`: that is for roundings, and it always resizes the student.
+            if self.config.resize == "student":
+                own = resized(own, other)
+            else:
+                other = resized(other, own)
+            errors.append(
+                standardised_error(
+                    own, other, epsilon=self.config.epsilon, dead_below=self.config.dead_below
+                )
+            )
+        return {"feature": self.loss_weight * 0.5 * torch.stack(errors).sum()}
+
+
+def resized(features: Tensor, like: Tensor) -> Tensor:
+    """Return maps (B, C, H, W) at the height and width of `like`."""
+    size = like.shape[-2:]
+    if features.shape[-2:] == size:
+        return features
+    return functional.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+def standardised_error(
+    student: Tensor, teacher: Tensor, *, epsilon: float, dead_below: float
+) -> Tensor:
+    """Return the mean squared error of two maps (B, C, H, W) after (x - mean) / (std + epsilon).
+
+    Mean and unbiased standard deviation are those of a channel over the batch and its cells. A
+    channel in which the student varies by less than `dead_below` adds nothing, and is still counted
+    in the mean; maps of a single number per channel have no deviation, so they add nothing at all.
+    """
+    if student[:, 0].numel() < 2:
+        return 0 * student.sum()
+    own, deviation = _standardised(student, epsilon)
+    other, _ = _standardised(teacher, epsilon)
+    return ((own - other).square() * (deviation >= dead_below)).mean()
+
+
+def _standardised(maps: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    deviation, mean = torch.std_mean(maps, dim=(0, 2, 3), keepdim=True)
+    return (maps - mean) / (deviation + epsilon), deviation

@@ -9,7 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from compress.detector import Outputs, Rois
 from compress.losses import LossConfig
-from compress.losses.defeat import DeFeatConfig, class_divergence, nearest, tiny_conv
+from compress.losses.defeat import DeFeatConfig, tiny_conv
+from compress.losses.divergence import class_divergence
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 
 ONE_CELL = [[0.0, 0.0, 8.0, 8.0]]
@@ -142,12 +143,6 @@ class TestBackbone:
 
     def test_the_adapter_ends_in_a_relu(self):
         assert self.terms([[[0, 0, 32, 32]]], bias=-2.0) == (0.0, 0.0)
-
-
-def test_a_mask_is_resampled_by_whole_numbers():
-    mask = torch.arange(5)[None, None] % 2 == 1  # columns 1 and 3 of 5
-    # 3 columns look at 0, 5 // 3 = 1 and 10 // 3 = 3.
-    assert nearest(mask, torch.zeros(1, 1, 1, 3)).tolist() == [[[False, True, True]]]
 
 
 class TestProposals:

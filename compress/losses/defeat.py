@@ -173,7 +173,8 @@ class DeFeat(DistillationLoss):
         return terms
 
     def _roi_terms(self, student: Rois, teacher: Rois) -> dict[str, Tensor]:
-        is_object = teacher.labels < self.num_classes  # (R,)
+        # the student's labels: a teacher that knows more classes may number them differently
+        is_object = student.labels < self.num_classes  # (R,)
         terms = {}
         for name, weight, temperature, rows in (
             ("roi_object", self.roi_weights[0], self.config.temperature_object, is_object),

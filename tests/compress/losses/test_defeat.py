@@ -173,6 +173,18 @@ class TestProposals:
         # The largest label in the batch is 0 here, and it is no background.
         assert self.terms([0, 0, 0]) == pytest.approx((2 * self.DIVERGENCE, 0.0))
 
+    def test_the_students_labels_count(self):
+        spec = flat_spec(num_classes=1)
+        logits = torch.tensor([[math.log(3.0), 0.0]])
+        rois = [
+            Rois((), torch.tensor([label]), row, torch.zeros(1, 1, 4))
+            for label, row in ((0, torch.zeros(1, 2)), (1, logits))
+        ]
+        loss = build(spec, spec)
+        found = loss(flat(0.0, rois=rois[0]), flat(0.0, rois=rois[1]), make_batch([ONE_CELL], 32))
+        assert float(found["roi_object"]) == pytest.approx(2 * self.DIVERGENCE)
+        assert float(found["roi_background"]) == 0
+
     def test_no_proposals_at_all(self):
         assert self.terms([]) == (0.0, 0.0)
 

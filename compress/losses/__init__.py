@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from compress.losses.defeat import DeFeatConfig
+from compress.losses.fgd import FgdConfig
 from compress.losses.gid import GidConfig
 
-LossConfig = Annotated[DeFeatConfig | GidConfig, Field(discriminator="type")]
+LossConfig = Annotated[DeFeatConfig | FgdConfig | GidConfig, Field(discriminator="type")]

@@ -159,7 +159,9 @@ def largest_product(rows: Tensor, columns: Tensor) -> Tensor:
     """
     drawn = rows.new_zeros((rows.shape[0], rows.shape[2], columns.shape[2]))
     for some, others in zip(
-        rows.split(BOXES_AT_ONCE, dim=1), columns.split(BOXES_AT_ONCE, dim=1), strict=True
+        torch.split(rows, BOXES_AT_ONCE, dim=1),
+        torch.split(columns, BOXES_AT_ONCE, dim=1),
+        strict=True,
     ):
         if some.shape[1]:
             products = some[..., None] * others[..., None, :]  # (B, some, H, W)

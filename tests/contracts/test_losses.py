@@ -85,12 +85,13 @@ def test_half_precision_outputs_give_full_precision_finite_terms(loss, student, 
 
 
 def test_its_own_parameters_learn(loss, student, teacher):
-    before = {name: value.detach().clone() for name, value in loss.named_parameters()}
-    optimizer = torch.optim.SGD([*loss.parameters(), *leaves(student)], lr=0.1)
+    with torch.no_grad():  # a layer that starts at 0 hides those before it from the first gradient
+        for value in loss.parameters():
+            value.add_(torch.randn_like(value), alpha=0.1)
     total(loss(student, teacher, make_batch(SOME))).backward()
-    optimizer.step()
     for name, value in loss.named_parameters():
-        assert not torch.equal(value, before[name]), name
+        assert value.grad is not None, name
+        assert value.grad.any(), name
 
 
 def test_the_overall_weight_multiplies_every_term(loss, student, teacher):

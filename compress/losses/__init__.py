@@ -6,6 +6,9 @@ from pydantic import Field
 
 from compress.losses.defeat import DeFeatConfig
 from compress.losses.fgd import FgdConfig
+from compress.losses.fgfi import FgfiConfig
 from compress.losses.gid import GidConfig
 
-LossConfig = Annotated[DeFeatConfig | FgdConfig | GidConfig, Field(discriminator="type")]
+LossConfig = Annotated[
+    DeFeatConfig | FgdConfig | FgfiConfig | GidConfig, Field(discriminator="type")
+]

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 from tests.golden.case import Case, Deviation, UnknownFamilyError
-from tests.golden.families import defeat, fgd, gid, gism
+from tests.golden.families import defeat, fgd, fgfi, gid, gism
 
 FAMILIES: dict[str, Callable[[Case], list[Deviation]]] = {
     "defeat": defeat.compare,
     "fgd": fgd.compare,
+    "fgfi": fgfi.compare,
     "gid": gid.compare,
     "gism": gism.compare,
 }

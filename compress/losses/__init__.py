@@ -8,7 +8,8 @@ from compress.losses.defeat import DeFeatConfig
 from compress.losses.fgd import FgdConfig
 from compress.losses.fgfi import FgfiConfig
 from compress.losses.gid import GidConfig
+from compress.losses.tadf import TadfConfig
 
 LossConfig = Annotated[
-    DeFeatConfig | FgdConfig | FgfiConfig | GidConfig, Field(discriminator="type")
+    DeFeatConfig | FgdConfig | FgfiConfig | GidConfig | TadfConfig, Field(discriminator="type")
 ]

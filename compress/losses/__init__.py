@@ -8,23 +8,29 @@ from compress.losses.at import AtConfig
 from compress.losses.cwd import CwdConfig
 from compress.losses.defeat import DeFeatConfig
 from compress.losses.fbkd import FbkdConfig
+from compress.losses.fgd import FgdConfig
+from compress.losses.fgfi import FgfiConfig
 from compress.losses.gid import GidConfig
 from compress.losses.mgd import MgdConfig
 from compress.losses.mse import MseConfig
 from compress.losses.pkd import PkdConfig
 from compress.losses.reviewkd import ReviewKdConfig
 from compress.losses.rkd import RkdConfig
+from compress.losses.tadf import TadfConfig
 
 LossConfig = Annotated[
     AtConfig
     | CwdConfig
     | DeFeatConfig
     | FbkdConfig
+    | FgdConfig
+    | FgfiConfig
     | GidConfig
     | MgdConfig
     | MseConfig
     | PkdConfig
     | ReviewKdConfig
-    | RkdConfig,
+    | RkdConfig
+    | TadfConfig,
     Field(discriminator="type"),
 ]

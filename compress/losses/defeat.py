@@ -14,8 +14,10 @@ from torch.nn import functional
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
+from compress.losses.divergence import class_divergence, mean_over
 from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.masks import level_masks, union_mask
+from compress.losses.masked_error import masked_error, squared_error
+from compress.losses.masks import level_masks, nearest, union_mask
 from compress.losses.matching import LevelPairs, check_classes, listed, pair_levels, pair_strides
 from compress.losses.schedule import LossSection
 from export.errors import RecipeError
@@ -171,7 +173,8 @@ class DeFeat(DistillationLoss):
         return terms
 
     def _roi_terms(self, student: Rois, teacher: Rois) -> dict[str, Tensor]:
-        is_object = teacher.labels < self.num_classes  # (R,)
+        # the student's labels: a teacher that knows more classes may number them differently
+        is_object = student.labels < self.num_classes  # (R,)
         terms = {}
         for name, weight, temperature, rows in (
             ("roi_object", self.roi_weights[0], self.config.temperature_object, is_object),
@@ -183,7 +186,7 @@ class DeFeat(DistillationLoss):
             ),
         ):
             divergence = class_divergence(student.class_logits, teacher.class_logits, temperature)
-            terms[name] = (weight, (divergence * rows).sum() / rows.sum().clamp(min=1))
+            terms[name] = (weight, mean_over(divergence, rows))
         return weigh(terms)
 
 
@@ -210,32 +213,7 @@ def decoupled_error(
     on: list[Tensor] = []
     off: list[Tensor] = []
     for (student, teacher), mask in zip(pairs, masks, strict=True):
-        error = (student - teacher).square().sum(dim=1)  # (B, H, W)
-        channels = teacher.shape[1]
-        for side, found in ((mask, on), (~mask, off)):
-            count = side.sum() * (2 * channels)
-            found.append((error * side).sum() / count.clamp(min=1))
+        error = squared_error(student, teacher)
+        on.append(masked_error(error, mask, teacher.shape[1]))
+        off.append(masked_error(error, ~mask, teacher.shape[1]))
     return torch.stack(on).mean(), torch.stack(off).mean()
-
-
-def nearest(mask: Tensor, like: Tensor) -> Tensor:
-    """Return a mask (B, H, W) at the height and width of `like`, by nearest neighbour.
-
-    In whole numbers: torch's own scale is a rounded float32, which misses a cell now and then.
-    """
-    height, width = like.shape[-2:]
-    rows = torch.arange(height, device=mask.device) * mask.shape[1] // height
-    columns = torch.arange(width, device=mask.device) * mask.shape[2] // width
-    return mask[:, rows][:, :, columns]
-
-
-def class_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return KL(teacher | student) per row, (R,), times temperature squared.
-
-    Shapes: logits (R, K + 1).
-    """
-    own = functional.log_softmax(student / temperature, dim=1)
-    other = functional.log_softmax(teacher / temperature, dim=1)
-    return temperature**2 * functional.kl_div(own, other, reduction="none", log_target=True).sum(
-        dim=1
-    )

@@ -9,7 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from compress.detector import Outputs, Rois
 from compress.losses import LossConfig
-from compress.losses.defeat import DeFeatConfig, class_divergence, nearest, tiny_conv
+from compress.losses.defeat import DeFeatConfig, tiny_conv
+from compress.losses.divergence import class_divergence
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 
 ONE_CELL = [[0.0, 0.0, 8.0, 8.0]]
@@ -144,12 +145,6 @@ class TestBackbone:
         assert self.terms([[[0, 0, 32, 32]]], bias=-2.0) == (0.0, 0.0)
 
 
-def test_a_mask_is_resampled_by_whole_numbers():
-    mask = torch.arange(5)[None, None] % 2 == 1  # columns 1 and 3 of 5
-    # 3 columns look at 0, 5 // 3 = 1 and 10 // 3 = 3.
-    assert nearest(mask, torch.zeros(1, 1, 1, 3)).tolist() == [[[False, True, True]]]
-
-
 class TestProposals:
     def terms(self, labels, **settings):
         """Student uniform over two columns, teacher 3 : 1 for the first, on every proposal."""
@@ -177,6 +172,18 @@ class TestProposals:
     def test_without_negatives_every_proposal_is_an_object(self):
         # The largest label in the batch is 0 here, and it is no background.
         assert self.terms([0, 0, 0]) == pytest.approx((2 * self.DIVERGENCE, 0.0))
+
+    def test_the_students_labels_count(self):
+        spec = flat_spec(num_classes=1)
+        logits = torch.tensor([[math.log(3.0), 0.0]])
+        rois = [
+            Rois((), torch.tensor([label]), row, torch.zeros(1, 1, 4))
+            for label, row in ((0, torch.zeros(1, 2)), (1, logits))
+        ]
+        loss = build(spec, spec)
+        found = loss(flat(0.0, rois=rois[0]), flat(0.0, rois=rois[1]), make_batch([ONE_CELL], 32))
+        assert float(found["roi_object"]) == pytest.approx(2 * self.DIVERGENCE)
+        assert float(found["roi_background"]) == 0
 
     def test_no_proposals_at_all(self):
         assert self.terms([]) == (0.0, 0.0)

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from compress.losses.masks import box_levels, level_masks, union_mask
+from compress.losses.masks import (
+    BOXES_AT_ONCE,
+    between,
+    box_levels,
+    largest_product,
+    level_masks,
+    nearest,
+    pad_boxes,
+    union_mask,
+)
 
 
 def cells(mask):
@@ -79,3 +88,34 @@ def test_no_picture_has_a_box():
     (mask,) = level_masks([boxes(), boxes()], (8,), ((3, 3),))
     assert mask.shape == (2, 3, 3)
     assert not mask.any()
+
+
+def test_a_mask_is_resampled_by_whole_numbers():
+    mask = torch.arange(5)[None, None] % 2 == 1  # columns 1 and 3 of 5
+    # 3 columns look at 0, 5 // 3 = 1 and 10 // 3 = 3.
+    assert nearest(mask, torch.zeros(1, 1, 1, 3)).tolist() == [[[False, True, True]]]
+
+
+def test_padding_is_no_box():
+    padded, real = pad_boxes([boxes(), boxes([1, 2, 3, 4], [5, 6, 7, 8]), boxes([9, 9, 10, 10])])
+    assert padded.shape == (3, 2, 4)
+    assert real.tolist() == [[False, False], [True, True], [True, False]]
+    assert padded[1, 1].tolist() == [5, 6, 7, 8]
+
+
+def test_the_larger_of_two_overlapping_boxes_stands():
+    # Rows 0..1 and columns 0..1 of weight 2, rows 1..2 and columns 1..2 of weight 3.
+    rows = torch.tensor([[[2.0, 2.0, 0.0], [0.0, 3.0, 3.0]]])
+    columns = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]])
+    assert largest_product(rows, columns)[0].tolist() == [[2, 2, 0], [2, 3, 3], [0, 3, 3]]
+
+
+def test_many_boxes_are_drawn_in_parts():
+    count = 2 * BOXES_AT_ONCE + 1
+    places = torch.arange(count)[None]
+    eye = between(count, places, places + 1).float()
+    assert largest_product(eye, eye).equal(torch.eye(count)[None])
+
+
+def test_nothing_is_drawn_without_boxes():
+    assert not largest_product(torch.zeros(2, 0, 3), torch.zeros(2, 0, 4)).any()

@@ -3,13 +3,28 @@
 from collections.abc import Callable
 
 from tests.golden.case import Case, Deviation, UnknownFamilyError
-from tests.golden.families import at, cwd, defeat, fbkd, gid, gism, mgd, pkd, reviewkd, rkd
+from tests.golden.families import (
+    at,
+    cwd,
+    defeat,
+    fbkd,
+    fgd,
+    fgfi,
+    gid,
+    gism,
+    mgd,
+    pkd,
+    reviewkd,
+    rkd,
+)
 
 FAMILIES: dict[str, Callable[[Case], list[Deviation]]] = {
     "at": at.compare,
     "cwd": cwd.compare,
     "defeat": defeat.compare,
     "fbkd": fbkd.compare,
+    "fgd": fgd.compare,
+    "fgfi": fgfi.compare,
     "gid": gid.compare,
     "gism": gism.compare,
     "mgd": mgd.compare,

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -147,7 +148,11 @@ class Distiller(Objective):
         if "rois" in wanted and self.roi_source == "student":
             student = self.student(batch, wanted)
             with torch.no_grad():
-                return student, self._restrict(teacher(batch, wanted, rois=student.rois))
+                taught = self._restrict(teacher(batch, wanted, rois=student.rois))
+            assert taught.rois is not None
+            assert student.rois is not None
+            # the proposals' labels are the student's already, not the teacher's to be translated
+            return student, replace(taught, rois=replace(taught.rois, labels=student.rois.labels))
         with torch.no_grad():
             taught = self._restrict(teacher(batch, wanted))
         return self.student(batch, wanted, rois=taught.rois), taught

@@ -1,6 +1,7 @@
 """The distiller: who provides what, the same proposals for both, and a teacher left alone."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,9 +25,11 @@ def gfl(strides: tuple[int, ...] = (8, 16), classes: int = 2) -> Detector:
     return GflConfig.model_validate({**settings, "strides": strides}).build(classes, (64, 64))
 
 
-def faster_rcnn() -> Detector:
+def faster_rcnn(classes: int = 2) -> Detector:
     settings = {"type": "faster_rcnn", "backbone": SLIM, "width": 16, "head_width": 16}
-    return FasterRcnnConfig.model_validate({**settings, "strides": (8, 16)}).build(2, (64, 64))
+    return FasterRcnnConfig.model_validate({**settings, "strides": (8, 16)}).build(
+        classes, (64, 64)
+    )
 
 
 def batch(labeled: int = 2) -> Batch:
@@ -75,6 +78,21 @@ def test_both_two_stage_heads_score_the_same_proposals(source: str) -> None:
         assert torch.equal(mine, theirs)
     assert torch.equal(student.rois.labels, teacher.rois.labels)
     assert student.task_losses
+
+
+def test_labels_of_the_students_proposals_are_not_translated_from_a_teacher_of_more_classes() -> (
+    None
+):
+    student, teacher = faster_rcnn(2), faster_rcnn(3)
+    student.spec = replace(student.spec, classes=("cat", "dog"))
+    teacher.spec = replace(teacher.spec, classes=("dog", "horse", "cat"))
+    config = DeFeatConfig.model_validate({"type": "defeat", "roi_source": "student"})
+    objective = Distiller(student, teacher, [config]).train()
+    mine, theirs = objective._outputs(batch(), objective.wanted)
+    assert mine.rois is not None
+    assert theirs.rois is not None
+    assert torch.equal(theirs.rois.labels, mine.rois.labels)
+    assert theirs.rois.class_logits.shape == mine.rois.class_logits.shape
 
 
 def test_unlabelled_pictures_feed_the_distillation_alone() -> None:

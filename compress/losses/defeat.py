@@ -17,6 +17,7 @@ from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masks import level_masks, union_mask
 from compress.losses.matching import LevelPairs, check_classes, listed, pair_levels, pair_strides
+from compress.losses.responses import divergence
 from compress.losses.schedule import LossSection
 from export.errors import RecipeError
 
@@ -182,8 +183,8 @@ class DeFeat(DistillationLoss):
                 ~is_object,
             ),
         ):
-            divergence = class_divergence(student.class_logits, teacher.class_logits, temperature)
-            terms[name] = (weight, (divergence * rows).sum() / rows.sum().clamp(min=1))
+            apart = divergence(student.class_logits, teacher.class_logits, temperature)  # (R,)
+            terms[name] = (weight, (apart * rows).sum() / rows.sum().clamp(min=1))
         return weigh(terms)
 
 
@@ -227,15 +228,3 @@ def nearest(mask: Tensor, like: Tensor) -> Tensor:
     rows = torch.arange(height, device=mask.device) * mask.shape[1] // height
     columns = torch.arange(width, device=mask.device) * mask.shape[2] // width
     return mask[:, rows][:, :, columns]
-
-
-def class_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return KL(teacher | student) per row, (R,), times temperature squared.
-
-    Shapes: logits (R, K + 1).
-    """
-    own = functional.log_softmax(student / temperature, dim=1)
-    other = functional.log_softmax(teacher / temperature, dim=1)
-    return temperature**2 * functional.kl_div(own, other, reduction="none", log_target=True).sum(
-        dim=1
-    )

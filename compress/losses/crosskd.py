@@ -163,7 +163,7 @@ class CrossKd(DistillationLoss):
             raise ValueError("CrossKD passes maps between towers; ask both detectors for `towers`")
         matched = student.dense.match(boxes_per_image(batch.targets))  # (B, P)
         if self.divisor == "centerness":
-            points = torch.cat(student.anchors).unflatten(1, (2, 2)).mean(dim=1)
+            points = torch.cat(student.anchors).view(-1, 2, 2).mean(dim=1)
             count = centerness_sum(points, matched, batch.targets)
         else:
             count = (matched >= 0).sum()

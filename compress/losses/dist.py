@@ -72,5 +72,5 @@ def uncorrelated(student: Tensor, teacher: Tensor) -> Tensor:
     """
     own = student - student.mean(dim=1, keepdim=True)
     other = teacher - teacher.mean(dim=1, keepdim=True)
-    cosine = (own * other).sum(dim=1) / (own.norm(dim=1) * other.norm(dim=1) + EPSILON)
+    cosine: Tensor = (own * other).sum(dim=1) / (own.norm(dim=1) * other.norm(dim=1) + EPSILON)
     return (1 - cosine).mean()

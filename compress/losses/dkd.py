@@ -89,10 +89,9 @@ def decoupled(
     rest = (len(labels), student.shape[1] - 1)
     own, other = student[~is_target].view(rest), teacher[~is_target].view(rest)
     # two logits whose softmax is (p_target, 1 - p_target)
-    pairs = [
-        torch.stack(
-            (logits[is_target] / temperature, (others / temperature).logsumexp(dim=1)), dim=1
-        )
+    own_pair, other_pair = (
+        torch.stack((logits[is_target] / temperature, (others / temperature).logsumexp(1)), dim=1)
         for logits, others in ((student, own), (teacher, other))
-    ]
-    return temperature**2 * divergence(*pairs, 1.0), divergence(own, other, temperature)
+    )
+    target = temperature**2 * divergence(own_pair, other_pair, 1.0)
+    return target, divergence(own, other, temperature)

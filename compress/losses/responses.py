@@ -28,10 +28,8 @@ def edge_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Ten
 
     Shapes: logits (..., 4 * bins), edge by edge; result (...).
     """
-    edges = (4, student.shape[-1] // 4)
-    return divergence(student.unflatten(-1, edges), teacher.unflatten(-1, edges), temperature).sum(
-        dim=-1
-    )
+    own, other = (logits.reshape(*logits.shape[:-1], 4, -1) for logits in (student, teacher))
+    return divergence(own, other, temperature).sum(dim=-1)
 
 
 def two_way_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -3,12 +3,30 @@
 from collections.abc import Callable
 
 from tests.golden.case import Case, Deviation, UnknownFamilyError
-from tests.golden.families import defeat, gid, gism
+from tests.golden.families import (
+    bckd,
+    bckdloc,
+    crosskd,
+    defeat,
+    dist,
+    dkd,
+    gid,
+    gism,
+    kl,
+    ld,
+)
 
 FAMILIES: dict[str, Callable[[Case], list[Deviation]]] = {
     "defeat": defeat.compare,
     "gid": gid.compare,
     "gism": gism.compare,
+    "kl": kl.compare,
+    "dkd": dkd.compare,
+    "dist": dist.compare,
+    "ld": ld.compare,
+    "bckd": bckd.compare,
+    "bckdloc": bckdloc.compare,
+    "crosskd": crosskd.compare,
 }
 
 

@@ -28,8 +28,8 @@ def edge_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Ten
 
     Shapes: logits (..., 4 * bins), edge by edge; result (...).
     """
-    own, other = (logits.reshape(*logits.shape[:-1], 4, -1) for logits in (student, teacher))
-    return divergence(own, other, temperature).sum(dim=-1)
+    by_edge = (*student.shape[:-1], 4, student.shape[-1] // 4)
+    return divergence(student.reshape(by_edge), teacher.reshape(by_edge), temperature).sum(dim=-1)
 
 
 def two_way_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -46,11 +46,7 @@ def atss_match(
     image = torch.cat(
         [torch.full((len(b),), i, device=anchors.device) for i, b in enumerate(boxes)]
     )
-    candidates = _nearest(centres, level_counts, (flat[:, :2] + flat[:, 2:]) / 2)  # (G, C)
-    iou = paired_iou(anchors[candidates], flat[:, None])
-    threshold = iou.mean(dim=1)
-    if iou.shape[1] > 1:
-        threshold = threshold + iou.std(dim=1)
+    candidates, iou, threshold = atss_thresholds(centres, anchors, level_counts, flat)
     points = centres[candidates]
     margin = torch.minimum(points - flat[:, None, :2], flat[:, None, 2:] - points).amin(dim=2)
     positive = (iou >= threshold[:, None]) & (margin > 0.01)
@@ -63,6 +59,29 @@ def atss_match(
     # equal claims go to the later box, on every device
     matched = matched.scatter_reduce(0, place, owner.masked_fill(~wins, -1), "amax")
     return matched.view(len(boxes), count)
+
+
+def atss_thresholds(
+    centres: Tensor, anchors: Tensor, level_counts: Sequence[int], boxes: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each box's candidates, their overlaps with it, and the overlap of a positive.
+
+    Args:
+        centres: (P, 2) x, y of the locations, level-major.
+        anchors: (P, 4) xyxy, one per location.
+        level_counts: how many of the P locations each level has.
+        boxes: (G, 4) xyxy.
+
+    Returns:
+        Indices (G, C) into the P locations, IoU (G, C), and thresholds (G,), the mean plus the
+        standard deviation of the IoU.
+    """
+    candidates = _nearest(centres, level_counts, (boxes[:, :2] + boxes[:, 2:]) / 2)
+    iou = paired_iou(anchors[candidates], boxes[:, None])
+    threshold = iou.mean(dim=1)
+    if iou.shape[1] > 1:
+        threshold = threshold + iou.std(dim=1)
+    return candidates, iou, threshold
 
 
 def _nearest(centres: Tensor, level_counts: Sequence[int], points: Tensor) -> Tensor:

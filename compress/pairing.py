@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress.detector import DetectorSpec, Knowledge, Outputs
+from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
 
 
 def check_pair(
@@ -62,10 +62,13 @@ def choose_classes(outputs: Outputs, columns: Sequence[int]) -> Outputs:
     Background stays the last column of RoI logits; a RoI of a class that the student lacks gets
     the label of background. A proposal network's one class, object, stays.
     """
-    dense, rois = outputs.dense, outputs.rois
+    dense, rois, towers = outputs.dense, outputs.rois, outputs.towers
     # a proposal network has one column, whatever the classes; RoIs then carry them
     if dense is not None and rois is None and dense.class_logits.shape[-1] > 1:
-        dense = replace(dense, class_logits=dense.class_logits[..., list(columns)])
+        dense = _choose_dense(dense, columns)
+    if towers is not None:
+        resume = towers.resume
+        towers = replace(towers, resume=lambda *started: _choose_dense(resume(*started), columns))
     if rois is not None:
         classes = rois.deltas.shape[1]
         kept = [*columns, classes]
@@ -75,7 +78,11 @@ def choose_classes(outputs: Outputs, columns: Sequence[int]) -> Outputs:
             deltas=rois.deltas[:, list(columns)],
             labels=_relabel(rois.labels, columns, classes),
         )
-    return replace(outputs, dense=dense, rois=rois)
+    return replace(outputs, dense=dense, rois=rois, towers=towers)
+
+
+def _choose_dense(dense: Dense, columns: Sequence[int]) -> Dense:
+    return replace(dense, class_logits=dense.class_logits[..., list(columns)])
 
 
 def _relabel(labels: Tensor, columns: Sequence[int], classes: int) -> Tensor:

@@ -12,7 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from compress.backbones import Backbone
 from compress.batch import Batch, Targets, boxes_per_image
 from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
-from compress.detectors.matching import as_torchvision, joined_matches, mean_over_processes
+from compress.detectors.matching import as_torchvision, joined_matches
 from compress.detectors.selection import dense_candidates
 from compress.detectors.settings import (
     DetectorSettings,
@@ -26,6 +26,7 @@ from compress.detectors.settings import (
 from compress.detectors.towers import Tower, finish_towers, run_towers
 from compress.neck import Neck
 from compress.norm import Norm
+from compress.processes import mean_over_processes
 
 CENTRE_RADIUS = 1.5  # of centre sampling, in strides
 

@@ -9,7 +9,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 from compress.atss import paired_iou
 from compress.batch import Targets
-from compress.detectors.matching import mean_over_processes
+from compress.processes import mean_over_processes
 
 GIOU_WEIGHT = 2.0
 DFL_WEIGHT = 0.25

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
@@ -55,16 +54,3 @@ def joined_matches(matches: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor
 def as_torchvision(targets: Sequence[Targets], offset: int = 0) -> list[dict[str, Tensor]]:
     """Return targets as torchvision takes them, with `offset` added to the labels."""
     return [{"boxes": t.boxes.float(), "labels": t.labels + offset} for t in targets]
-
-
-def mean_over_processes(value: Tensor) -> Tensor:
-    """Return the mean of a scalar over the processes of a distributed run.
-
-    Losses divided by it have, after the processes' gradients are averaged, the gradient that one
-    process would have on the whole batch.
-    """
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        value = value.detach().clone()
-        dist.all_reduce(value)
-        value = value / dist.get_world_size()
-    return value

@@ -26,7 +26,6 @@ from compress.detectors.matching import (
     as_torchvision,
     joined_matches,
     match_overlaps,
-    mean_over_processes,
     overlap_mask,
 )
 from compress.detectors.selection import MAX_CANDIDATES, clip_to, gather_rows
@@ -38,6 +37,7 @@ from compress.detectors.settings import (
     map_sizes,
 )
 from compress.norm import Norm, NormLayer, backbone_norm
+from compress.processes import mean_over_processes
 
 ASPECT_RATIOS = (2, 3)
 MATCH_IOU = 0.5

@@ -5,12 +5,18 @@ from typing import Annotated
 from pydantic import Field
 
 from compress.losses.at import AtConfig
+from compress.losses.bckd import BckdConfig
+from compress.losses.crosskd import CrossKdConfig
 from compress.losses.cwd import CwdConfig
 from compress.losses.defeat import DeFeatConfig
+from compress.losses.dist import DistConfig
+from compress.losses.dkd import DkdConfig
 from compress.losses.fbkd import FbkdConfig
 from compress.losses.fgd import FgdConfig
 from compress.losses.fgfi import FgfiConfig
 from compress.losses.gid import GidConfig
+from compress.losses.kl import KlConfig
+from compress.losses.ld import LdConfig
 from compress.losses.mgd import MgdConfig
 from compress.losses.mse import MseConfig
 from compress.losses.pkd import PkdConfig
@@ -20,12 +26,18 @@ from compress.losses.tadf import TadfConfig
 
 LossConfig = Annotated[
     AtConfig
+    | BckdConfig
+    | CrossKdConfig
     | CwdConfig
     | DeFeatConfig
+    | DistConfig
+    | DkdConfig
     | FbkdConfig
     | FgdConfig
     | FgfiConfig
     | GidConfig
+    | KlConfig
+    | LdConfig
     | MgdConfig
     | MseConfig
     | PkdConfig

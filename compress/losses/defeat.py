@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
-from compress.losses.divergence import class_divergence, mean_over
 from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masked_error import masked_error, squared_error
 from compress.losses.masks import level_masks, nearest, union_mask
 from compress.losses.matching import LevelPairs, check_classes, listed, pair_levels, pair_strides
+from compress.losses.responses import divergence, mean_over
 from compress.losses.schedule import LossSection
 from export.errors import RecipeError
 
@@ -185,8 +185,8 @@ class DeFeat(DistillationLoss):
                 ~is_object,
             ),
         ):
-            divergence = class_divergence(student.class_logits, teacher.class_logits, temperature)
-            terms[name] = (weight, mean_over(divergence, rows))
+            apart = divergence(student.class_logits, teacher.class_logits, temperature)  # (R,)
+            terms[name] = (weight, mean_over(apart, rows))
         return weigh(terms)
 
 

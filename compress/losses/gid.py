@@ -19,7 +19,7 @@ from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
 from compress.losses.distances import relative_distances
 from compress.losses.gid_selection import Instances, ScoreForm, select_instances
 from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.matching import check_classes, pair_levels
+from compress.losses.matching import check_classes, check_locations, pair_levels
 from compress.losses.patches import pool_instances
 from compress.losses.schedule import LossSection
 from export.errors import RecipeError
@@ -61,12 +61,7 @@ class GidConfig(LossSection):
             )
         ):
             problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
-        if student.locations != teacher.locations:
-            problems.append(
-                "predictions are compared place by place, but the student's are at "
-                f"{student.locations!r} and the teacher's at {teacher.locations!r}; "
-                "give both the same family, levels and anchors"
-            )
+        problems += check_locations(student, teacher)
         try:
             pairs = pair_levels(student, teacher)
         except RecipeError as error:

@@ -62,6 +62,17 @@ def check_classes(student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
     return []
 
 
+def check_locations(student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+    """Say why the two models' dense predictions cannot be compared place by place, if so."""
+    if student.locations == teacher.locations:
+        return []
+    return [
+        "predictions are compared place by place, but the student's are at "
+        f"{student.locations!r} and the teacher's at {teacher.locations!r}; "
+        "give both the same family, levels and anchors"
+    ]
+
+
 def pair_levels(student: DetectorSpec, teacher: DetectorSpec) -> LevelPairs:
     """Pair the pyramids' levels.
 

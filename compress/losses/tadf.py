@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
-from compress.losses.divergence import class_divergence, mean_over
 from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masked_error import mean_masked_error
 from compress.losses.masks import between, box_levels, cell_ranges, largest_product, pad_boxes
 from compress.losses.matching import check_classes, pair_levels
+from compress.losses.responses import mean_over
 from compress.losses.schedule import LossSection
 from export.errors import RecipeError
 
@@ -112,10 +112,8 @@ class Tadf(DistillationLoss):
     def _roi_terms(self, student: Rois, teacher: Rois) -> dict[str, Tensor]:
         is_object = student.labels < self.num_classes  # (R,)
         in_class, in_box = self.roi_weights
-        divergence = class_divergence(
-            student.class_logits, teacher.class_logits, self.config.temperature
-        )
-        terms = {"roi_class": (in_class, mean_over(divergence, is_object))}
+        apart = divergence(student.class_logits, teacher.class_logits, self.config.temperature)
+        terms = {"roi_class": (in_class, mean_over(apart, is_object))}
         if in_box:
             if student.target_deltas is None:
                 raise ValueError("TADF's box term needs RoIs with `target_deltas`")

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from torch import nn
 
 from compress.backbones import SlimResNetConfig
 from compress.batch import Batch, Targets, full_size
@@ -18,7 +17,9 @@ CLASSES = 3
 CONFIG: TypeAdapter[DetectorConfig] = TypeAdapter(DetectorConfig)
 
 
-def small_detector(family: str, size: tuple[int, int] = SIZE, **changes: Any) -> Detector:
+def small_detector(
+    family: str, size: tuple[int, int] = SIZE, classes: int = CLASSES, **changes: Any
+) -> Detector:
     """Build a detector of a family, seeded."""
     settings: dict[str, Any] = {
         "type": family,
@@ -30,7 +31,7 @@ def small_detector(family: str, size: tuple[int, int] = SIZE, **changes: Any) ->
         **changes,
     }
     torch.manual_seed(0)
-    return CONFIG.validate_python(settings).build(CLASSES, size)
+    return CONFIG.validate_python(settings).build(classes, size)
 
 
 def small_batch(
@@ -50,7 +51,7 @@ def small_batch(
     return Batch(images, tuple(targets), full_size(images), ids, known)
 
 
-def spread(detector: nn.Module) -> nn.Module:
+def spread(detector: Detector) -> Detector:
     """Enlarge prediction layers that start small, so that scores and boxes differ by place."""
     with torch.no_grad():
         for name, parameter in detector.named_parameters():

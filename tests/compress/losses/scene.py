@@ -166,13 +166,15 @@ def make_outputs(spec: DetectorSpec, pictures: int, seed: int, size_px: int = SI
     locations, rows = around.shape[0], pictures * ROIS_PER_PICTURE
     jitter = 4 * torch.randn(pictures, locations, 4, generator=generator)
     labels = torch.randint(0, spec.num_classes + 1, (rows,), generator=torch.Generator())
+    class_logits = draw(pictures, locations, spec.num_classes)
+    deltas = draw(pictures, locations, 4)
     return Outputs(
         features=maps(spec.channels, spec.strides),
         backbone=maps(spec.backbone_channels, spec.backbone_strides),
         dense=Dense(
-            class_logits=draw(pictures, locations, spec.num_classes),
-            deltas=draw(pictures, locations, 4),
-            boxes=around + jitter,
+            class_logits=class_logits,
+            deltas=deltas,
+            boxes=around + jitter + deltas,
             assign=assign,
             dfl_logits=draw(pictures, locations, 4 * BINS),
             match=assign.match,

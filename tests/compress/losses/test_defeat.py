@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from compress.detector import Outputs, Rois
 from compress.losses import LossConfig
 from compress.losses.defeat import DeFeatConfig, tiny_conv
-from compress.losses.divergence import class_divergence
+from compress.losses.responses import divergence
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 
 ONE_CELL = [[0.0, 0.0, 8.0, 8.0]]
@@ -210,7 +210,7 @@ def test_the_divergence_of_a_row_grows_with_its_own_logits_only():
     student = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
     teacher = torch.tensor([[math.log(3.0), 0.0], [5.0, 5.0]])
     expected = torch.tensor([TestProposals.DIVERGENCE, 0.0])
-    torch.testing.assert_close(class_divergence(student, teacher, 1.0), expected)
+    torch.testing.assert_close(divergence(student, teacher, 1.0), expected)
 
 
 def test_the_adapters_start_almost_at_nothing_with_both_signs():

@@ -1,0 +1,89 @@
+"""BCKD: each class as a question of its own, and boxes by GIoU (Yang et al., ICCV 2023).
+
+At every location of a dense head that the task loss does not ignore. The classes' cross entropies
+are weighted by the gap between the scores, the boxes by the largest gap of their location. Departs
+from the released code in one place: levels without positives count too.
+"""
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat
+from torch import Tensor
+
+from compress.batch import Batch, boxes_per_image
+from compress.detector import DetectorSpec, Knowledge, Outputs
+from compress.losses.loss import DistillationLoss, weigh
+from compress.losses.matching import check_classes, check_locations
+from compress.losses.responses import (
+    IGNORED,
+    focal_cross_entropy,
+    giou_error,
+    normaliser,
+    score_gap,
+)
+from compress.losses.schedule import LossSection
+
+
+class BckdConfig(LossSection):
+    """What the two terms weigh."""
+
+    type: Literal["bckd"]
+    class_weight: NonNegativeFloat = 1.0
+    box_weight: NonNegativeFloat = 4.0
+    beta: NonNegativeFloat = 1.0  # power of the gap in the class term
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
+        """Return what to ask of both detectors."""
+        return frozenset({"dense"})
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Say what stands between these settings and this pair of detectors."""
+        problems = check_classes(student, teacher) + check_locations(student, teacher)
+        if not self.class_weight and not self.box_weight:
+            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
+        return problems
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Bckd":
+        """Return the loss for this pair."""
+        return Bckd(self, student, teacher)
+
+
+class Bckd(DistillationLoss):
+    """A class and a box term over all locations, divided by the number of positive ones."""
+
+    def __init__(self, config: BckdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.fixed_weight, config.needs(student, teacher))
+        self.config = config
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return `class` and `box`."""
+        own, other = student.dense, teacher.dense
+        if own is None or other is None:
+            raise ValueError("BCKD compares dense predictions; ask both detectors for `dense`")
+        config = self.config
+        matched = own.match(boxes_per_image(batch.targets))  # (B, P)
+        counts = (matched != IGNORED).float()
+        positives = normaliser((matched >= 0).sum())
+        scores = other.class_logits.sigmoid()
+        gap = score_gap(own.class_logits, scores)
+        terms: dict[str, tuple[float, Tensor]] = {}
+        if config.class_weight:
+            value = focal_cross_entropy(own.class_logits, scores, gap, config.beta)
+            terms["class"] = (config.class_weight, (counts * value).sum() / positives)
+        if config.box_weight:
+            value = box_term(own.boxes, other.boxes, gap, counts)
+            terms["box"] = (config.box_weight, value / positives)
+        return weigh(terms)
+
+
+def box_term(student: Tensor, teacher: Tensor, gap: Tensor, counts: Tensor) -> Tensor:
+    """Return 1 - GIoU, summed with the largest gap of each location as its weight.
+
+    Args:
+        student: (..., 4) xyxy.
+        teacher: (..., 4) xyxy, detached.
+        gap: (..., K) between the scores; no gradient passes through it.
+        counts: (...) 0 where a location is ignored, else 1.
+    """
+    weight = gap.detach().amax(dim=-1) * counts
+    return (weight * giou_error(student, teacher)).sum()

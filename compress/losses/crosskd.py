@@ -1,0 +1,255 @@
+"""CrossKD: the teacher's last layers judge the student's maps (Wang et al., CVPR 2024).
+
+A map of each student tower is given the teacher's statistics and passed through the rest of the
+teacher's frozen head; what comes out is compared with what the teacher says itself. The student's
+own predictions, which the task loss may pull elsewhere, take no part. Three forms follow the
+released code: that of GFL (distributions of the edges), of RetinaNet (GIoU) and of FCOS (-log IoU,
+divided by centreness targets). ATSS's centreness term has no detector here that needs it.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+from torch import Tensor
+from torch.nn import functional
+
+from compress.atss import paired_iou
+from compress.batch import Batch, Targets, boxes_per_image
+from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Towers
+from compress.losses.loss import DistillationLoss, weigh
+from compress.losses.matching import check_classes, check_locations, listed
+from compress.losses.responses import (
+    IGNORED,
+    edge_divergence,
+    focal_cross_entropy,
+    giou_error,
+    normaliser,
+    score_gap,
+)
+from compress.losses.schedule import LossSection
+from compress.processes import mean_over_processes
+
+BoxTerm = Literal["dfl", "giou", "iou"]
+BOX_WEIGHTS: dict[BoxTerm, float] = {"dfl": 4.0, "giou": 1.0, "iou": 0.75}
+STATISTICS_EPSILON = 1e-6
+LEAST_IOU = 1e-6
+
+
+class CrossKdConfig(LossSection):
+    """Where the student's maps enter the teacher's head, and how its answers are compared.
+
+    What is left out takes the value that the authors chose for the family: `index` the last layer
+    (FCOS the last but one), `class_weight` 1 (FCOS 0.4), `box` dfl where both have distributions,
+    iou for FCOS, else giou, `box_weight` 4, 0.75 and 1 for these.
+    """
+
+    type: Literal["crosskd"]
+    index: int | None = Field(None, ge=0)  # layers of the towers that are the student's
+    class_weight: NonNegativeFloat | None = None
+    beta: NonNegativeFloat = 1.0  # power of the gap between scores in the class term
+    box: BoxTerm | None = None
+    box_weight: NonNegativeFloat | None = None
+    temperature: PositiveFloat = 1.0  # of the dfl term, which is multiplied by its square
+    normalizer: Literal["positives", "centerness"] | None = None  # dfl has its own: its weights
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
+        """Return what to ask of both detectors."""
+        needs: set[Knowledge] = {"dense", "towers"}
+        if self.box_term(student, teacher) == "dfl":
+            needs.add("dfl")
+        if self.divisor(teacher) == "centerness":
+            needs.add("anchors")
+        return frozenset(needs)
+
+    def entry(self, teacher: DetectorSpec) -> int:
+        """Return how many layers of the towers are the student's."""
+        left = 2 if teacher.family == "fcos" else 1
+        return max(0, teacher.tower_depth - left) if self.index is None else self.index
+
+    def box_term(self, student: DetectorSpec, teacher: DetectorSpec) -> BoxTerm:
+        """Return the form of the box term."""
+        if self.box is not None:
+            return self.box
+        if "dfl" in student.provides & teacher.provides and student.dfl_bins == teacher.dfl_bins:
+            return "dfl"
+        return "iou" if teacher.family == "fcos" else "giou"
+
+    def divisor(self, teacher: DetectorSpec) -> Literal["positives", "centerness"]:
+        """Return what the class term, and a box term but dfl, is divided by."""
+        if self.normalizer is not None:
+            return self.normalizer
+        return "centerness" if teacher.family == "fcos" else "positives"
+
+    def weights(self, student: DetectorSpec, teacher: DetectorSpec) -> tuple[float, float]:
+        """Return the weights of the class and the box term."""
+        usual = (
+            0.4 if teacher.family == "fcos" else 1.0,
+            BOX_WEIGHTS[self.box_term(student, teacher)],
+        )
+        return (
+            usual[0] if self.class_weight is None else self.class_weight,
+            usual[1] if self.box_weight is None else self.box_weight,
+        )
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Say what stands between these settings and this pair of detectors."""
+        problems = check_classes(student, teacher)
+        problems += check_locations(student, teacher) + self._check_towers(student, teacher)
+        if self.box == "dfl" and student.dfl_bins != teacher.dfl_bins:
+            problems.append(
+                f"box: dfl compares bin by bin, but the student has {student.dfl_bins} bins and "
+                f"the teacher {teacher.dfl_bins}; give both the same reg_max, or use box: giou"
+            )
+        if not any(self.weights(student, teacher)):
+            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
+        return problems
+
+    def _check_towers(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        depths = student.tower_depth, teacher.tower_depth
+        if 0 in depths:
+            return [
+                "the student's maps enter the teacher's towers, but the towers have (student, "
+                f"teacher) {depths} layers; give both a head_depth of at least 1"
+            ]
+        problems = []
+        if student.strides != teacher.strides:
+            problems.append(
+                "the teacher's head takes all of its levels, but the student has strides "
+                f"{listed(student.strides)} and the teacher {listed(teacher.strides)}; give both "
+                "the same strides"
+            )
+        index = self.entry(teacher)
+        if index > min(depths[0], depths[1] - 1):
+            problems.append(
+                f"the student's maps after {index} layers are to enter the teacher's towers, "
+                f"which have (student, teacher) {depths} layers; set index to at most "
+                f"{min(depths[0], depths[1] - 1)}"
+            )
+        widths = (
+            (student.tower_channels, teacher.tower_channels)
+            if index
+            else (student.channels, teacher.channels)
+        )
+        if widths[0] != widths[1]:
+            problems.append(
+                f"the maps after {index} layers have (student, teacher) {widths} channels, and "
+                f"the teacher's next layer takes its own alone; give both the same "
+                f"{'head_width' if index else 'width'}"
+            )
+        return problems
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "CrossKd":
+        """Return the loss for this pair."""
+        return CrossKd(self, student, teacher)
+
+
+class CrossKd(DistillationLoss):
+    """A class and a box term between the teacher's head on the student's maps and on its own."""
+
+    def __init__(self, config: CrossKdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.fixed_weight, config.needs(student, teacher))
+        self.config = config
+        self.index = config.entry(teacher)
+        self.box = config.box_term(student, teacher)
+        self.divisor = config.divisor(teacher)
+        self.class_weight, self.box_weight = config.weights(student, teacher)
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return `class` and `box`."""
+        if student.dense is None or teacher.dense is None:
+            raise ValueError("CrossKD compares dense predictions; ask both detectors for `dense`")
+        if student.towers is None or teacher.towers is None:
+            raise ValueError("CrossKD passes maps between towers; ask both detectors for `towers`")
+        matched = student.dense.match(boxes_per_image(batch.targets))  # (B, P)
+        if self.divisor == "centerness":
+            points = torch.cat(student.anchors).view(-1, 2, 2).mean(dim=1)
+            count = centerness_sum(points, matched, batch.targets)
+        else:
+            count = (matched >= 0).sum()
+        crossed = self.cross(student.towers, teacher.towers)
+        return self.compare(crossed, teacher.dense, (matched != IGNORED).float(), count)
+
+    def cross(self, student: Towers, teacher: Towers) -> Dense:
+        """Return what the teacher's layers from `index` on say of the student's maps."""
+        index = self.index
+        inputs = []
+        for own, other in (
+            (student.class_maps[index], teacher.class_maps[index]),
+            (student.box_maps[index], teacher.box_maps[index]),
+        ):
+            styled = [restyle(*level) for level in zip(own, other, strict=True)]
+            inputs.append([functional.relu(level) for level in styled] if index else styled)
+        return teacher.resume(index, *inputs)
+
+    def compare(
+        self, crossed: Dense, teacher: Dense, counts: Tensor, divisor: Tensor
+    ) -> dict[str, Tensor]:
+        """Return `class` and `box`.
+
+        Args:
+            crossed: what the teacher's head says of the student's maps, at P locations.
+            teacher: what it says of its own.
+            counts: (B, P) 0 where a location is ignored, else 1.
+            divisor: of both terms, but for a dfl term.
+        """
+        scores = teacher.class_logits.sigmoid()
+        weight = scores.amax(dim=-1).masked_fill(counts == 0, 0.0)  # (B, P)
+        divisor = normaliser(divisor)
+        terms: dict[str, tuple[float, Tensor]] = {}
+        if self.class_weight:
+            gap = score_gap(crossed.class_logits, scores)
+            value = focal_cross_entropy(crossed.class_logits, scores, gap, self.config.beta)
+            terms["class"] = (self.class_weight, (counts * value).sum() / divisor)
+        if self.box_weight:
+            if self.box == "dfl":
+                divisor = mean_over_processes(weight.sum()).clamp(min=STATISTICS_EPSILON)
+            terms["box"] = (self.box_weight, self.box_sum(crossed, teacher, weight) / divisor)
+        return weigh(terms)
+
+    def box_sum(self, crossed: Dense, teacher: Dense, weight: Tensor) -> Tensor:
+        """Return the box term before its divisor; `weight` is (B, P)."""
+        if self.box == "dfl":
+            if crossed.dfl_logits is None or teacher.dfl_logits is None:
+                raise ValueError("box: dfl compares edge by edge; both detectors must offer `dfl`")
+            error = (
+                edge_divergence(crossed.dfl_logits, teacher.dfl_logits, self.config.temperature) / 4
+            )
+        elif self.box == "giou":
+            error = giou_error(crossed.boxes, teacher.boxes)
+        else:
+            error = -paired_iou(crossed.boxes, teacher.boxes).clamp(min=LEAST_IOU).log()
+        return (weight * error).sum()
+
+
+def restyle(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the student's map with the mean and the deviation of the teacher's, by channel.
+
+    Over batch and cells. A channel of a single cell in the whole batch has no deviation: it becomes
+    the teacher's, as a constant channel does.
+
+    Shapes: (B, C, H, W).
+    """
+    over = (0, 2, 3)
+    centred = student - student.mean(dim=over, keepdim=True)
+    mean = teacher.mean(dim=over, keepdim=True)
+    if student.numel() == student.shape[1]:
+        return centred + mean
+    # not var().sqrt(), whose gradient is infinite at a constant channel
+    deviation = student.std(dim=over, keepdim=True) + STATISTICS_EPSILON
+    return centred / deviation * teacher.std(dim=over, keepdim=True) + mean
+
+
+def centerness_sum(points: Tensor, matched: Tensor, targets: tuple[Targets, ...]) -> Tensor:
+    """Return the sum of the centreness targets of the positive locations (FCOS, Eq. 3).
+
+    Args:
+        points: (P, 2) x, y.
+        matched: (B, P) index of a box in the boxes of all targets laid end to end; else negative.
+        targets: B entries.
+    """
+    _, location = (matched >= 0).nonzero(as_tuple=True)
+    boxes = torch.cat([target.boxes for target in targets]).to(points)[matched[matched >= 0]]
+    before, after = points[location] - boxes[:, :2], boxes[:, 2:] - points[location]
+    low, high = torch.minimum(before, after), torch.maximum(before, after)
+    return (low / high.clamp(min=STATISTICS_EPSILON)).clamp(min=0).prod(dim=1).sqrt().sum()

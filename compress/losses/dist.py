@@ -1,0 +1,76 @@
+"""DIST: match correlations instead of values (Huang et al., NeurIPS 2022).
+
+Between the class scores of each row (inter) and between the rows' scores of each class (intra). On
+RoIs where both detectors have two stages, else on a dense head, a softmax over its K logits.
+"""
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from compress.batch import Batch
+from compress.detector import DetectorSpec, Knowledge, Outputs
+from compress.losses.loss import DistillationLoss, weigh
+from compress.losses.rows import RowChoice, check_rows, row_needs, select_rows
+from compress.losses.schedule import LossSection
+
+EPSILON = 1e-8
+
+
+class DistConfig(LossSection):
+    """Weights of the two relations, and at which rows they are compared."""
+
+    type: Literal["dist"]
+    temperature: PositiveFloat = 1.0  # tau; the loss is multiplied by its square
+    inter_weight: NonNegativeFloat = 1.0
+    intra_weight: NonNegativeFloat = 2.0
+    rows: RowChoice | None = None  # None: all RoIs, or the positive locations of a dense head
+    roi_source: Literal["teacher", "student"] = "teacher"  # whose proposals both heads score
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
+        """Return what to ask of both detectors."""
+        return row_needs(student, teacher)
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Say what stands between these settings and this pair of detectors."""
+        problems = check_rows(student, teacher)
+        if not self.inter_weight and not self.intra_weight:
+            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
+        return problems
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Dist":
+        """Return the loss for this pair."""
+        return Dist(self, student, teacher)
+
+
+class Dist(DistillationLoss):
+    """Two terms over the rows of a batch."""
+
+    def __init__(self, config: DistConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.fixed_weight, config.needs(student, teacher))
+        self.config = config
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return `inter` and `intra`; 0 without rows, and `intra` says nothing of a single row."""
+        config = self.config
+        rows = select_rows(student, teacher, batch, config.rows)
+        if len(rows.student) == 0:
+            inter = intra = rows.student.sum()
+        else:
+            own = (rows.student / config.temperature).softmax(dim=1)
+            other = (rows.teacher / config.temperature).softmax(dim=1)
+            square = config.temperature**2
+            inter, intra = square * uncorrelated(own, other), square * uncorrelated(own.T, other.T)
+        return weigh({"inter": (config.inter_weight, inter), "intra": (config.intra_weight, intra)})
+
+
+def uncorrelated(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return 1 - Pearson's correlation along each row (R, C), averaged over rows.
+
+    A row of equal entries correlates with nothing: it adds 1, and no gradient.
+    """
+    own = student - student.mean(dim=1, keepdim=True)
+    other = teacher - teacher.mean(dim=1, keepdim=True)
+    cosine: Tensor = (own * other).sum(dim=1) / (own.norm(dim=1) * other.norm(dim=1) + EPSILON)
+    return (1 - cosine).mean()

@@ -1,0 +1,35 @@
+"""Rows of logits as the outputs of a two-stage detector, for KL, DKD and DIST."""
+
+import torch
+from torch import Tensor
+
+from compress.batch import Batch
+from compress.detector import DetectorSpec, Outputs, Rois
+
+BATCH = Batch(torch.zeros(0, 3, 1, 1), (), torch.zeros(0, 2, dtype=torch.int64), (), 0)
+
+
+def specs(logits: Tensor) -> tuple[DetectorSpec, DetectorSpec]:
+    spec = DetectorSpec(
+        family="golden",
+        num_classes=logits.shape[1] - 1,
+        channels=(1,),
+        strides=(8,),
+        backbone_channels=(),
+        backbone_strides=(),
+        provides=frozenset({"features", "rois"}),
+    )
+    return spec, spec
+
+
+def outputs(logits: Tensor, labels: Tensor | None = None) -> Outputs:
+    rows, columns = logits.shape
+    return Outputs(
+        features=(torch.zeros(1, 1, 1, 1),),
+        rois=Rois(
+            boxes=(torch.zeros(rows, 4),),
+            labels=torch.zeros(rows, dtype=torch.int64) if labels is None else labels,
+            class_logits=logits,
+            deltas=torch.zeros(rows, columns - 1, 4),
+        ),
+    )

@@ -20,7 +20,7 @@ from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masked_error import mean_masked_error
 from compress.losses.masks import between, box_levels, cell_ranges, largest_product, pad_boxes
 from compress.losses.matching import check_classes, pair_levels
-from compress.losses.responses import mean_over
+from compress.losses.responses import divergence, mean_over
 from compress.losses.schedule import LossSection
 from export.errors import RecipeError
 

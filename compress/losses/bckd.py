@@ -1,8 +1,9 @@
 """BCKD: each class as a question of its own, and boxes by GIoU (Yang et al., ICCV 2023).
 
 At every location of a dense head that the task loss does not ignore. The classes' cross entropies
-are weighted by the gap between the scores, the boxes by the largest gap of their location. Departs
-from the released code in one place: levels without positives count too.
+are weighted by the gap between the scores, the boxes by the largest gap of their location. Of two
+two-stage detectors, the dense heads are the proposal networks, with one class. Departs from the
+released code in one place: levels without positives count too.
 """
 
 from typing import Literal

@@ -6,5 +6,6 @@ from pydantic import Field
 
 from compress.losses.defeat import DeFeatConfig
 from compress.losses.gid import GidConfig
+from compress.losses.icd import IcdConfig
 
-LossConfig = Annotated[DeFeatConfig | GidConfig, Field(discriminator="type")]
+LossConfig = Annotated[DeFeatConfig | GidConfig | IcdConfig, Field(discriminator="type")]

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 
 from tests.golden.case import Case, Deviation, UnknownFamilyError
-from tests.golden.families import defeat, gid, gism
+from tests.golden.families import defeat, gid, gism, icd, icdaux
 
 FAMILIES: dict[str, Callable[[Case], list[Deviation]]] = {
     "defeat": defeat.compare,
     "gid": gid.compare,
     "gism": gism.compare,
+    "icd": icd.compare,
+    "icdaux": icdaux.compare,
 }
 
 

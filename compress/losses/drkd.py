@@ -171,9 +171,11 @@ class InstanceRelation(nn.Module):
         present = pad_sequence([torch.ones(n, dtype=torch.bool) for n in split], batch_first=True)
         present = present.to(own.device)
         pairs = (present[:, :, None] & present[:, None]).flatten(1)  # (B, n * n)
-        mine = self.relate(pad_sequence(torch.split(own, split), batch_first=True), pairs)
+        mine = self.relate(pad_sequence(list(torch.split(own, split)), batch_first=True), pairs)
         with torch.no_grad():
-            wanted = self.relate(pad_sequence(torch.split(other, split), batch_first=True), pairs)
+            wanted = self.relate(
+                pad_sequence(list(torch.split(other, split)), batch_first=True), pairs
+            )
         pictures = max(1, sum(count > 0 for count in counts))
         return (mine - wanted).square().sum() / pictures
 
@@ -187,4 +189,5 @@ class InstanceRelation(nn.Module):
         strength = (gate * product / scale).flatten(1)
         # a picture without instances has no pair, and a softmax over none is no number
         hidden = strength.masked_fill(~pairs, torch.finfo(strength.dtype).min)
-        return hidden.softmax(dim=1) * pairs
+        relations: Tensor = hidden.softmax(dim=1) * pairs
+        return relations

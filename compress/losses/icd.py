@@ -1,4 +1,4 @@
-"""ICD: imitate where an instance is recognised (Kang et al., NeurIPS 2021, Eq. 3 to 7).
+"""ICD: imitate where an instance is recognised (Kang et al., NeurIPS 2021).
 
 A decoder learns, on the frozen teacher's maps, to tell objects of a picture from made-up ones and
 to find their edges; its attention weighs, cell by cell, the error between projected values of

@@ -121,13 +121,15 @@ class Distiller(Objective):
         task = torch.stack(list(terms.values())).sum()
         for name, loss, factor in active:
             own = loss(student, teacher, batch)
+            weighted = {term: own[term] for term in own if term not in loss.unweighted}
             if name in self.balances:
                 balance = self._balance(name)
                 if self.training:
-                    balance.observe(task, torch.stack(list(own.values())).sum())
+                    balance.observe(task, torch.stack(list(weighted.values())).sum())
                 factor = factor * balance.factor
             for term, value in own.items():
-                terms[f"{name}/{term}"] = value if factor == 1.0 else factor * value
+                as_is = factor == 1.0 or term not in weighted
+                terms[f"{name}/{term}"] = value if as_is else factor * value
         return self._attach_idle(terms), student
 
     def _attach_idle(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -174,8 +176,13 @@ class Distiller(Objective):
         shared = [f for f in student.features if f.requires_grad]
         task_norm = _gradient_norm(task, shared)
         found = []
+        apart = {
+            f"{name}/{term}"
+            for name, loss in zip(self.names, self.losses, strict=True)
+            for term in loss.unweighted  # type: ignore[union-attr]
+        }
         for name, value in terms.items():
-            if not name.startswith("task/"):
+            if not name.startswith("task/") and name not in apart:
                 size = value.item()
                 ratio = size / max(task.item(), 1e-12)
                 gradient = _gradient_norm(value, shared) / max(task_norm, 1e-12)

@@ -11,10 +11,13 @@ from compress.losses.cwd import CwdConfig
 from compress.losses.defeat import DeFeatConfig
 from compress.losses.dist import DistConfig
 from compress.losses.dkd import DkdConfig
+from compress.losses.drkd import DrkdConfig
 from compress.losses.fbkd import FbkdConfig
 from compress.losses.fgd import FgdConfig
 from compress.losses.fgfi import FgfiConfig
+from compress.losses.gdetkd import GDetKdConfig
 from compress.losses.gid import GidConfig
+from compress.losses.icd import IcdConfig
 from compress.losses.kl import KlConfig
 from compress.losses.ld import LdConfig
 from compress.losses.mgd import MgdConfig
@@ -32,10 +35,13 @@ LossConfig = Annotated[
     | DeFeatConfig
     | DistConfig
     | DkdConfig
+    | DrkdConfig
     | FbkdConfig
     | FgdConfig
     | FgfiConfig
+    | GDetKdConfig
     | GidConfig
+    | IcdConfig
     | KlConfig
     | LdConfig
     | MgdConfig

@@ -32,7 +32,11 @@ class DistillationLoss(nn.Module, ABC):
     Attributes:
         weight: a factor on all terms.
         needs: what both detectors are asked for in every step.
+        unweighted: terms that teach a part of `separate` alone and nothing to the student; no
+            weight, schedule or `weight: auto` applies to them.
     """
+
+    unweighted: frozenset[str] = frozenset()
 
     def __init__(self, weight: float, needs: frozenset[Knowledge]) -> None:
         super().__init__()
@@ -52,7 +56,10 @@ class DistillationLoss(nn.Module, ABC):
                 in_full_precision(teacher, self.needs, detach=True),
                 batch,
             )
-        return {name: self.weight * term for name, term in terms.items()}
+        return {
+            name: term if name in self.unweighted else self.weight * term
+            for name, term in terms.items()
+        }
 
     def at(self, step: int, total: int) -> None:
         """Learn where the run is; for losses whose rule changes after so many steps."""

@@ -55,6 +55,19 @@ def pool_instances(
     return torch.cat(patches)[torch.cat(places).argsort()]
 
 
+def pool_every_level(
+    maps: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tensor], size: int
+) -> Tensor:
+    """Return (G, L, C, size, size): each box from all maps; arguments as of `pool_instances`."""
+    stacked, _ = stack_boxes(boxes)
+    counts = [len(one) for one in boxes]
+    patches = [
+        _align(features, stacked.to(features) / stride, counts, size)
+        for features, stride in zip(maps, strides, strict=True)
+    ]
+    return torch.stack(patches, dim=1)
+
+
 def _align(features: Tensor, boxes: Tensor, counts: list[int], size: int) -> Tensor:
     """Return (n, C, size, size) patches of one level (B, C, H, W).
 

@@ -13,6 +13,7 @@ from compress.detectors.gfl import GflConfig
 from compress.distill import Distiller, advice
 from compress.losses.defeat import DeFeatConfig
 from compress.losses.gid import GidConfig
+from compress.losses.icd import IcdConfig
 from compress.objective import Term
 from compress.pairing import check_pair
 from compress.weights import weights_hash
@@ -127,6 +128,26 @@ def test_measuring_leaves_no_trace() -> None:
     after = objective.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(p.grad is None for p in objective.parameters())
+
+
+def test_terms_that_teach_a_part_of_its_own_are_left_out_of_the_balance() -> None:
+    auto = IcdConfig(type="icd", weight="auto", ratio=0.25, warmup=1.0)
+    objective = Distiller(gfl(), gfl(), [auto]).train()
+    objective.at(99, 100)  # the last step of the warm-up: a factor of 1
+    terms = objective(batch())
+    task = sum(value.item() for name, value in terms.items() if name.startswith("task/"))
+    assert terms["icd/instance"].item() == pytest.approx(0.25 * task, rel=1e-4)
+    factor = objective.auto_weights()["icd"]
+    assert factor != pytest.approx(1.0, rel=0.01)
+    objective.at(9, 100)  # a tenth of the way up
+    torch.manual_seed(0)
+    early = objective(batch())
+    objective.at(99, 100)
+    torch.manual_seed(0)
+    late = objective(batch())
+    torch.testing.assert_close(early["icd/auxiliary_box"], late["icd/auxiliary_box"])
+    assert early["icd/instance"].item() < 0.2 * late["icd/instance"].item()
+    assert {term.name for term in objective.measure(batch())} == {"icd/instance"}
 
 
 def test_a_term_beyond_ten_times_the_task_gets_advice() -> None:

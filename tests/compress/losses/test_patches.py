@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from compress.losses.patches import pool_instances
+from compress.losses.patches import pool_every_level, pool_instances
 
 BOXES = torch.tensor(
     [
@@ -51,3 +51,13 @@ def test_no_boxes_give_no_patches_that_are_still_attached() -> None:
     assert pooled.shape == (0, 3, 5, 5)
     pooled.sum().backward()
     assert features.grad is not None
+
+
+def test_every_level_gives_the_patch_that_it_would_give_alone() -> None:
+    maps = [torch.randn(2, 3, 8, 8), torch.randn(2, 3, 4, 4)]
+    boxes = [torch.tensor([[8.0, 8.0, 24.0, 24.0], [0.0, 3.0, 50.0, 60.0]]), torch.zeros(0, 4)]
+    found = pool_every_level(maps, (8, 16), boxes, 4)
+    assert found.shape == (2, 2, 3, 4, 4)
+    for index, stride in enumerate((8, 16)):
+        alone = pool_instances([maps[index]], (stride,), boxes, 4)
+        torch.testing.assert_close(found[:, index], alone)

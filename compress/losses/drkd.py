@@ -1,0 +1,193 @@
+"""DRKD: imitate relations between pixels and between instances (Ni et al., 2023).
+
+Reconstructed from a third party's summary; there is no released code, and we could not check our
+numbers against the authors'. Ours are therefore: all default weights and sizes, the means that
+terms are divided by, the residual around the graph, and the rule that both sides pass through the
+same graph and the same projections, which learn through the student's side alone: a target that
+could learn would learn to vanish.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from compress.batch import Batch, boxes_per_image
+from compress.detector import DetectorSpec, Knowledge, Outputs
+from compress.losses.loss import DistillationLoss, weigh
+from compress.losses.matching import pair_levels
+from compress.losses.patches import pool_instances
+from compress.losses.schedule import LossSection
+from export.errors import RecipeError
+
+
+class DrkdConfig(LossSection):
+    """The graph's and the relations' sizes, and what each term weighs."""
+
+    type: Literal["drkd"]
+    pixel_weight: NonNegativeFloat = 1.0
+    relation_weight: NonNegativeFloat = 10.0
+    instance_weight: NonNegativeFloat = 1.0
+    nodes: PositiveInt = 32  # C_2
+    node_channels: PositiveInt = 64  # C_1
+    relation_channels: PositiveInt = 64
+    roi_size: PositiveInt = 7
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
+        """Return what to ask of both detectors."""
+        return frozenset({"features"})
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Say what stands between these settings and this pair of detectors."""
+        try:
+            pairs = pair_levels(student, teacher)
+        except RecipeError as error:
+            return [str(error)]
+        problems = []
+        channels = {teacher.channels[index] for index in pairs.teacher}
+        if len(channels) > 1 and (self.relation_weight or self.instance_weight):
+            problems.append(
+                "instances of all levels are compared, so the teacher needs equal channels on all "
+                f"of them; it has {sorted(channels)}"
+            )
+        if not (self.pixel_weight or self.relation_weight or self.instance_weight):
+            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
+        return problems
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Drkd":
+        """Return the loss for this pair."""
+        return Drkd(self, student, teacher)
+
+
+class Drkd(DistillationLoss):
+    """Pixel relation, instance relation and instance feature terms."""
+
+    def __init__(self, config: DrkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.fixed_weight, config.needs(student, teacher))
+        self.config = config
+        self.levels = pair_levels(student, teacher)
+        channels = self.levels.channels(student.channels, teacher.channels)
+        self.adapters = nn.ModuleList(
+            nn.Conv2d(own, other, kernel_size=1) for own, other in channels
+        )
+        graphs = channels if config.pixel_weight else []
+        self.graphs = nn.ModuleList(
+            PixelGraph(other, config.node_channels, config.nodes) for _, other in graphs
+        )
+        self.after = nn.ModuleList(nn.Conv2d(other, other, kernel_size=1) for _, other in graphs)
+        self.relation: InstanceRelation | None = None
+        if config.relation_weight:
+            length = channels[0][1] * config.roi_size**2
+            self.relation = InstanceRelation(length, config.relation_channels)
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return `pixel_relation`, `instance_relation` and `instance`.
+
+        The latter two work on the ground truth; a picture without boxes adds nothing to them.
+        """
+        config = self.config
+        maps = [
+            (adapt(own), other)
+            for adapt, (own, other) in zip(
+                self.adapters, self.levels.select(student.features, teacher.features), strict=True
+            )
+        ]
+        found: dict[str, tuple[float, Tensor]] = {}
+        if config.pixel_weight:
+            errors = []
+            for graph, after, (own, other) in zip(self.graphs, self.after, maps, strict=True):
+                with torch.no_grad():
+                    wanted = graph(other)
+                errors.append((after(graph(own)) - wanted).square().mean())
+            found["pixel_relation"] = (config.pixel_weight, torch.stack(errors).mean())
+        if config.relation_weight or config.instance_weight:
+            boxes = boxes_per_image(batch.targets)
+            own, other = (
+                pool_instances(side, self.levels.strides, boxes, config.roi_size)
+                for side in zip(*maps, strict=True)
+            )
+            if self.relation is not None:
+                counts = [len(one) for one in boxes]
+                error = self.relation(own.flatten(1), other.flatten(1), counts)
+                found["instance_relation"] = (config.relation_weight, error)
+            error = (own - other).square().sum() / max(1, own.numel())
+            found["instance"] = (config.instance_weight, error)
+        return weigh(found)
+
+
+class PixelGraph(nn.Module):
+    """Gathers a map's cells in nodes, lets these exchange what they hold, and hands it back.
+
+    Each cell belongs to the nodes by a softmax; a node holds the mean of its cells; nodes mix by
+    I - A and a linear layer; each cell gets its nodes' share back, added to what it was.
+    """
+
+    def __init__(self, channels: int, node_channels: int, nodes: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(channels, node_channels, kernel_size=1)
+        self.assign = nn.Conv2d(channels, nodes, kernel_size=1)
+        self.adjacency = nn.Parameter(torch.zeros(nodes, nodes))
+        self.mix = nn.Linear(node_channels, node_channels, bias=False)
+        self.restore = nn.Conv2d(node_channels, channels, kernel_size=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return a map (B, C, H, W) of the same size."""
+        cells = self.project(features).flatten(2)  # (B, C1, HW)
+        share = self.assign(features).flatten(2).softmax(dim=1)  # (B, C2, HW)
+        nodes = share @ cells.transpose(1, 2)  # (B, C2, C1)
+        nodes = nodes / share.sum(dim=2, keepdim=True).clamp(min=1e-6)
+        mixed = self.mix(nodes - self.adjacency @ nodes)
+        returned = (mixed.transpose(1, 2) @ share).unflatten(2, features.shape[-2:])
+        restored: Tensor = features + self.restore(returned)
+        return restored
+
+
+class InstanceRelation(nn.Module):
+    """Compares how strongly each pair of instances of a picture is related.
+
+    A relation is the inner product of two projections, filtered by a gate that looks at the pair,
+    then a softmax over all ordered pairs of the picture.
+    """
+
+    def __init__(self, length: int, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Linear(length, channels, bias=False) for _ in range(2))
+        # one layer on both vectors end to end, written as one on each
+        self.gate_first = nn.Linear(length, 1)
+        self.gate_second = nn.Linear(length, 1, bias=False)
+
+    def forward(self, own: Tensor, other: Tensor, counts: Sequence[int]) -> Tensor:
+        """Return the squared difference summed over pairs, a mean over pictures with any.
+
+        Args:
+            own: (G, V) the student's instances, picture by picture.
+            other: (G, V) the teacher's.
+            counts: how many each picture has; they sum to G.
+        """
+        split = list(counts)
+        present = pad_sequence([torch.ones(n, dtype=torch.bool) for n in split], batch_first=True)
+        present = present.to(own.device)
+        pairs = (present[:, :, None] & present[:, None]).flatten(1)  # (B, n * n)
+        mine = self.relate(pad_sequence(list(torch.split(own, split)), batch_first=True), pairs)
+        with torch.no_grad():
+            wanted = self.relate(
+                pad_sequence(list(torch.split(other, split)), batch_first=True), pairs
+            )
+        pictures = max(1, sum(count > 0 for count in counts))
+        return (mine - wanted).square().sum() / pictures
+
+    def relate(self, vectors: Tensor, pairs: Tensor) -> Tensor:
+        """Return (B, n * n) relations of (B, n, V) vectors; 0 where `pairs` is False."""
+        product: Tensor = self.first(vectors) @ self.second(vectors).transpose(1, 2)
+        scale = self.first.out_features**0.5
+        gate: Tensor = (
+            self.gate_first(vectors) + self.gate_second(vectors).transpose(1, 2)
+        ).sigmoid()
+        strength = (gate * product / scale).flatten(1)
+        # a picture without instances has no pair, and a softmax over none is no number
+        hidden = strength.masked_fill(~pairs, torch.finfo(strength.dtype).min)
+        relations: Tensor = hidden.softmax(dim=1) * pairs
+        return relations

@@ -1,0 +1,267 @@
+"""G-DetKD: let the teacher's region choose among the student's levels (Yao et al., ICCV 2021).
+
+Reconstructed from a description of the method; the authors released no code, and we could not
+check our numbers against theirs. Ours are therefore: all default weights, the number and choice of
+regions, the sizes of embeddings and queue, both temperatures' starts, the overlap above which two
+boxes are no contrast, and that a RoI's box error is summed over its four deltas.
+
+Regions are the proposals that both box heads score, where both detectors are two-stage; else the
+ground truth.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import box_iou
+
+from compress.batch import Batch, boxes_per_image
+from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
+from compress.losses.loss import DistillationLoss, weigh
+from compress.losses.masks import stack_boxes
+from compress.losses.matching import check_classes, pair_levels
+from compress.losses.patches import pool_every_level, pool_instances
+from compress.losses.schedule import LossSection
+from export.errors import RecipeError
+
+AUTOMATIC_BOX_WEIGHT = 1.0
+
+
+class GDetKdConfig(LossSection):
+    """Which regions are compared, how their levels are mixed, and what each term weighs."""
+
+    type: Literal["gdetkd"]
+    feature_weight: NonNegativeFloat = 1.0
+    contrast_weight: NonNegativeFloat = 0.1
+    box_weight: NonNegativeFloat | None = None  # default 1 if both have RoIs
+    instances: PositiveInt = 32  # most regions per picture
+    positive_share: float = Field(default=0.25, ge=0, le=1)  # of these, among proposals
+    roi_size: PositiveInt = 7
+    match_channels: PositiveInt = 64  # of the embedding that compares levels
+    temperature: PositiveFloat | None = None  # its start; default the root of the embedding's size
+    contrast_channels: PositiveInt = 128
+    contrast_temperature: PositiveFloat = 0.1  # gamma
+    queue: PositiveInt = 1024  # regions of earlier steps that serve as contrast
+    same_iou: float = Field(default=0.5, ge=0, le=1)  # boxes that overlap more are no contrast
+    roi_source: Literal["teacher", "student"] = "teacher"
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
+        """Return what to ask of both detectors."""
+        if shared(student, teacher, "rois") or self.box_weight:
+            return frozenset({"features", "rois"})
+        if shared(student, teacher, "towers") and self.contrast_weight:
+            return frozenset({"features", "towers"})
+        return frozenset({"features"})
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Say what stands between these settings and this pair of detectors."""
+        try:
+            pairs = pair_levels(student, teacher)
+        except RecipeError as error:
+            return [str(error)]
+        problems = []
+        channels = {teacher.channels[index] for index in pairs.teacher}
+        if len(channels) > 1:
+            problems.append(
+                "regions of all levels are compared, so the teacher needs equal channels on all "
+                f"of them; it has {sorted(channels)}"
+            )
+        box_weight = self.resolved_box_weight(student, teacher)
+        if not (self.feature_weight or self.contrast_weight or box_weight):
+            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
+        return problems + (check_classes(student, teacher) if box_weight else [])
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "GDetKd":
+        """Return the loss for this pair."""
+        return GDetKd(self, student, teacher)
+
+    def resolved_box_weight(self, student: DetectorSpec, teacher: DetectorSpec) -> float:
+        """Return the weight of the box term, the automatic one resolved."""
+        automatic = AUTOMATIC_BOX_WEIGHT if shared(student, teacher, "rois") else 0.0
+        return automatic if self.box_weight is None else self.box_weight
+
+
+def shared(student: DetectorSpec, teacher: DetectorSpec, knowledge: Knowledge) -> bool:
+    """Whether both detectors provide it."""
+    return knowledge in student.provides and knowledge in teacher.provides
+
+
+class GDetKd(DistillationLoss):
+    """Feature, contrast and box terms on the regions of a batch."""
+
+    def __init__(self, config: GDetKdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.fixed_weight, config.needs(student, teacher))
+        self.config = config
+        self.num_classes = student.num_classes
+        self.box_weight = config.resolved_box_weight(student, teacher)
+        self.levels = pair_levels(student, teacher)
+        channels = self.levels.channels(student.channels, teacher.channels)
+        width = channels[0][1]
+        wide = (width, width)
+        if "rois" in self.needs:
+            wide = (student.embedding_channels, teacher.embedding_channels)
+        elif "towers" in self.needs:
+            wide = (student.tower_channels, teacher.tower_channels)
+        # The mixed levels are needed by the feature term, and by the contrast without a head.
+        mixes = config.feature_weight or (config.contrast_weight and self.needs == {"features"})
+        self.adapters = nn.ModuleList(
+            nn.Conv2d(own, other, kernel_size=1) for own, other in channels if mixes
+        )
+        self.mixture = LevelMixture(config, width) if mixes else None
+        self.contrast = Contrast(config, *wide) if config.contrast_weight else None
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return `feature`, `contrast` and `box`; a picture without regions adds nothing."""
+        config, rois = self.config, teacher.rois
+        rows: Tensor | None = None
+        if rois is None:
+            boxes = [own[: config.instances] for own in boxes_per_image(batch.targets)]
+        else:
+            rows, boxes = self.sample(rois)
+        maps = self.levels.select(student.features, teacher.features)
+        strides, size = self.levels.strides, config.roi_size
+        found: dict[str, tuple[float, Tensor]] = {}
+        own = other = maps[0][0][:0, :, 0, 0]  # no region, and attached
+        if self.mixture is not None:
+            adapted = [adapt(own) for adapt, (own, _) in zip(self.adapters, maps, strict=True)]
+            other = pool_instances([level for _, level in maps], strides, boxes, size)
+            own = self.mixture(pool_every_level(adapted, strides, boxes, size), other)
+            error = (own - other).square().sum() / max(1, other.numel())
+            found["feature"] = (config.feature_weight, error)
+        if self.contrast is not None:
+            if rows is not None:
+                own, other = _embeddings(student.rois)[rows], _embeddings(rois)[rows]
+            elif "towers" in self.needs:
+                own, other = self._tower_regions(student, teacher, boxes)
+            else:
+                own, other = own.mean(dim=(2, 3)), other.mean(dim=(2, 3))
+            found["contrast"] = (config.contrast_weight, self.contrast(own, other, boxes))
+        if self.box_weight and student.rois is not None and rois is not None:
+            found["box"] = (self.box_weight, box_loss(student.rois, rois))
+        return weigh(found)
+
+    def sample(self, rois: Rois) -> tuple[Tensor, list[Tensor]]:
+        """Keep the first objects and the first background of each picture, in the set ratio.
+
+        Returns:
+            The indices (G,) of the proposals, and the boxes of each picture.
+        """
+        positives = round(self.config.positive_share * self.config.instances)
+        limits = (positives, self.config.instances - positives)
+        kept = []
+        for labels in torch.split(rois.labels, [len(boxes) for boxes in rois.boxes]):
+            on = labels < self.num_classes
+            sides = [
+                side & (side.cumsum(0) <= n) for side, n in zip((on, ~on), limits, strict=True)
+            ]
+            kept.append(sides[0] | sides[1])
+        boxes = [own[chosen] for own, chosen in zip(rois.boxes, kept, strict=True)]
+        return torch.cat(kept).nonzero()[:, 0], boxes
+
+    def _tower_regions(
+        self, student: Outputs, teacher: Outputs, boxes: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return (G, C) of both sides: the ends of the class towers, a mean over each box."""
+        assert student.towers is not None
+        assert teacher.towers is not None
+        maps = self.levels.select(student.towers.class_maps[-1], teacher.towers.class_maps[-1])
+        sides = [
+            pool_instances(
+                [level.relu() for level in side], self.levels.strides, boxes, self.config.roi_size
+            ).mean(dim=(2, 3))
+            for side in zip(*maps, strict=True)
+        ]
+        return sides[0], sides[1]
+
+
+class LevelMixture(nn.Module):
+    """Mixes the student's levels by how much each one's region resembles the teacher's."""
+
+    def __init__(self, config: GDetKdConfig, channels: int) -> None:
+        super().__init__()
+        width, size = config.match_channels, config.roi_size
+        self.embed = nn.Sequential(
+            nn.Conv2d(channels, width, kernel_size=3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        length = width * ((size + 3) // 4) ** 2
+        start = config.temperature or math.sqrt(length)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(start)))
+
+    def forward(self, own: Tensor, other: Tensor) -> Tensor:
+        """Return (G, C, S, S), the mixture of (G, L, C, S, S) for the teacher's (G, C, S, S)."""
+        ours = self.embed(own.flatten(0, 1)).unflatten(0, own.shape[:2])  # (G, L, E)
+        likeness = torch.einsum("gle,ge->gl", ours, self.embed(other))
+        share = (likeness / self.log_temperature.exp()).softmax(dim=1)
+        return torch.einsum("gl,glchw->gchw", share, own)
+
+
+class Contrast(nn.Module):
+    """InfoNCE: a region's two embeddings belong together, those of other regions do not.
+
+    Regions of earlier steps are remembered in buffers, as the teacher's projection saw them then.
+    """
+
+    queue: Tensor
+    filled: Tensor
+
+    def __init__(self, config: GDetKdConfig, student: int, teacher: int) -> None:
+        super().__init__()
+        self.temperature, self.same_iou = config.contrast_temperature, config.same_iou
+        self.own = nn.Linear(student, config.contrast_channels)
+        self.other = nn.Linear(teacher, config.contrast_channels)
+        self.register_buffer("queue", torch.zeros(config.queue, config.contrast_channels))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, own: Tensor, other: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """Return the mean over G regions, 0 without any; remember them in train mode.
+
+        Args:
+            own: (G, D_s) the student's embeddings.
+            other: (G, D_t) the teacher's.
+            boxes: one (n, 4) xyxy tensor per picture; they sum to G.
+        """
+        own = functional.normalize(self.own(own), dim=1)
+        other = functional.normalize(self.other(other), dim=1)
+        count = len(own)
+        stacked, picture = stack_boxes(boxes)
+        same = (box_iou(stacked, stacked) > self.same_iou) & (picture[:, None] == picture)
+        same.fill_diagonal_(False)
+        empty = torch.arange(len(self.queue), device=own.device) >= self.filled
+        logits = own @ torch.cat([other, self.queue]).T / self.temperature
+        logits = logits.masked_fill(torch.cat([same, empty.expand(count, -1)], dim=1), -math.inf)
+        answers = torch.arange(count, device=own.device)
+        loss = functional.cross_entropy(logits, answers, reduction="sum") / max(1, count)
+        if self.training:
+            self.remember(other.detach())
+        return loss
+
+    @torch.no_grad()
+    def remember(self, embeddings: Tensor) -> None:
+        """Put (G, P) embeddings first; what no longer fits is forgotten."""
+        self.queue.copy_(torch.cat([embeddings, self.queue])[: len(self.queue)])
+        self.filled.add_(len(embeddings)).clamp_(max=len(self.queue))
+
+
+def box_loss(student: Rois, teacher: Rois) -> Tensor:
+    """Return the absolute error of the deltas expected under the teacher's classes.
+
+    Summed over the four deltas, mean over all R proposals; a class that the teacher rules out does
+    not count, and so neither does a proposal that it takes for background.
+    """
+    chances = teacher.class_logits.softmax(dim=1)[:, :-1]  # (R, K)
+    error = torch.einsum("rk,rkd->rd", chances, teacher.deltas - student.deltas)
+    return error.abs().sum() / max(1, len(error))
+
+
+def _embeddings(rois: Rois | None) -> Tensor:
+    if rois is None or rois.embeddings is None:
+        raise ValueError("these proposals come without the box head's hidden layer")
+    return rois.embeddings

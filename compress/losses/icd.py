@@ -1,0 +1,254 @@
+"""ICD: imitate where an instance is recognised (Kang et al., NeurIPS 2021).
+
+A decoder learns, on the frozen teacher's maps, to tell objects of a picture from made-up ones and
+to find their edges; its attention weighs, cell by cell, the error between projected values of
+student and teacher. As in the authors' code the student shares the attention alone, and has a
+value projection of its own. Departs from that code in three places: scale tags use each picture's
+own size, a picture without labels is asked nothing, and a short run delays for a quarter at most.
+
+The decoder and all that belongs to it learn by an optimiser of their own from the two `auxiliary`
+terms, which reach nothing else. So `weight`, its schedule and `weight: auto` leave these two alone;
+and since AdamW and a gradient norm cut to `auxiliary_clip` undo any factor, so could they anyway.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compress.batch import Batch
+from compress.detector import DetectorSpec, Knowledge, Outputs
+from compress.losses.icd_decoder import (
+    Attention,
+    Cells,
+    DecoderLayer,
+    Perceptron,
+    auxiliary_losses,
+    instance_weights,
+    locate_cells,
+)
+from compress.losses.icd_queries import (
+    CENTRE_FEATURES,
+    SCALE_BUCKETS,
+    IcdQueries,
+    Questions,
+    describe,
+    draw_questions,
+)
+from compress.losses.loss import DistillationLoss, weigh
+from compress.losses.matching import pair_levels
+from compress.losses.schedule import LossSection
+from compress.objective import SeparateTraining
+from export.errors import RecipeError
+
+USUAL_HEADS, LEAST_HEAD_CHANNELS = 8, 4
+USUAL_DELAY_STEPS = 1000
+ErrorForm = Literal["squared", "absolute", "smooth", "root"]
+
+
+class IcdConfig(LossSection):
+    """The decoder, its questions and its training, and what imitation weighs.
+
+    The authors start from the teacher's neck and head; say so with the recipe's `inherit`.
+    """
+
+    type: Literal["icd"]
+    instance_weight: PositiveFloat | None = None  # default 8, 3 with proposals
+    temperature: PositiveFloat = 1.0  # of the attention that weighs cells
+    error: ErrorForm = "squared"
+    heads: PositiveInt | None = None  # default 8, fewer below 32 channels
+    layers: PositiveInt = 1
+    queries: IcdQueries = IcdQueries()
+    confidence_weight: NonNegativeFloat = 1.0
+    box_weight: NonNegativeFloat = 1.0
+    auxiliary_lr: PositiveFloat = 1e-4  # AdamW, falling along a cosine
+    auxiliary_weight_decay: NonNegativeFloat = 1e-4
+    auxiliary_clip: PositiveFloat | None = 0.01  # L2 norm of its gradients
+    # Steps from the start in which the student does not feel it, but its projection learns;
+    # default 1000, but no more than a quarter of the run.
+    delay_steps: NonNegativeInt | None = None
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
+        """Return what to ask of both detectors."""
+        return frozenset({"features"})
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Say what stands between these settings and this pair of detectors."""
+        try:
+            channels = pair_levels(student, teacher).channels(student.channels, teacher.channels)
+        except RecipeError as error:
+            return [str(error)]
+        if len(set(channels)) > 1:
+            return [
+                "all levels are read as one sequence, so each side needs equal channels on all of "
+                f"them, but they are (student, teacher) {sorted(set(channels))}"
+            ]
+        problems = self.queries.check(student.num_classes)
+        width = channels[0][1]
+        if width % 4:
+            problems.append(f"the position code needs channels by fours; the teacher has {width}")
+        if self.heads is not None and (width % self.heads or width // self.heads < 2):
+            problems.append(
+                f"heads: {self.heads} does not divide the teacher's {width} channels into equal "
+                "parts of two or more; leave it out for a number that does"
+            )
+        if not self.confidence_weight and not self.box_weight:
+            problems.append(
+                "confidence_weight and box_weight are 0, so the decoder never learns where to "
+                "look; give one of them"
+            )
+        return problems
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Icd":
+        """Return the loss for this pair."""
+        return Icd(self, student, teacher)
+
+    def head_count(self, width: int) -> int:
+        """Return the number of heads for so many channels."""
+        fitting = math.gcd(USUAL_HEADS, max(1, width // LEAST_HEAD_CHANNELS))
+        return fitting if self.heads is None else self.heads
+
+
+class Decoder(nn.Module):
+    """All that learns from the auxiliary terms: questions, decoder and predictor."""
+
+    prior: Tensor
+    statistics: Tensor
+
+    def __init__(self, config: IcdConfig, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        described = num_classes + 2 * CENTRE_FEATURES + 2 * SCALE_BUCKETS
+        self.ask = Perceptron(described, width, width)
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, config.head_count(width)) for _ in range(config.layers)
+        )
+        self.predict = Perceptron(width, width, 5)
+        self.register_buffer("prior", config.queries.prior(num_classes), persistent=False)
+        self.register_buffer("statistics", config.queries.statistics(num_classes), persistent=False)
+
+    def forward(
+        self, questions: Questions, memory: Tensor, cells: Cells
+    ) -> tuple[Tensor, list[Attention]]:
+        """Return predictions (B, k, 5) on a teacher's cells (B, S, D), and each layer's look."""
+        answers = self.ask(describe(questions, self.num_classes))
+        looks = []
+        for layer in self.layers:
+            answers, look = layer(answers, memory, cells)
+            looks.append(look)
+        return self.predict(answers), looks
+
+
+class Icd(DistillationLoss):
+    """The imitation term, and the two terms that teach the decoder where to look."""
+
+    unweighted = frozenset({"auxiliary_confidence", "auxiliary_box"})
+
+    def __init__(self, config: IcdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.fixed_weight, config.needs(student, teacher))
+        self.config = config
+        self.levels = pair_levels(student, teacher)
+        own, width = self.levels.channels(student.channels, teacher.channels)[0]
+        two_stage = "rois" in student.provides
+        self.most = config.queries.slots or (100 if two_stage else 300)
+        self.instance_weight = config.instance_weight or (3.0 if two_stage else 8.0)
+        self.decoder = Decoder(config, width, student.num_classes)
+        self.values = nn.ModuleList(nn.Linear(own, width) for _ in range(config.layers))
+        self.student_rests = False
+
+    def at(self, step: int, total: int) -> None:
+        """Let the student feel nothing during the first steps of this loss."""
+        delay = self.config.delay_steps
+        if delay is None:
+            delay = min(USUAL_DELAY_STEPS, total // 4)
+        self.student_rests = step < math.ceil(self.config.start * total) + delay
+
+    def separate(self) -> SeparateTraining:
+        """Return the decoder; the student's value projection learns with the student."""
+        config = self.config
+        return SeparateTraining(
+            self.decoder,
+            config.auxiliary_lr,
+            config.auxiliary_weight_decay,
+            config.auxiliary_clip,
+        )
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return `instance`, `auxiliary_confidence` and `auxiliary_box`."""
+        maps = self.levels.select(student.features, teacher.features)
+        own, memory = (
+            torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in side], dim=1)
+            for side in zip(*maps, strict=True)
+        )  # (B, S, C)
+        if self.student_rests:
+            own = own.detach()
+        questions = draw_questions(
+            batch, self.config.queries, self.most, self.decoder.prior, self.decoder.statistics
+        )
+        cells = locate_cells(
+            batch.sizes,
+            [(other.shape[-2], other.shape[-1]) for _, other in maps],
+            (batch.images.shape[-2], batch.images.shape[-1]),
+            memory.shape[-1],
+        )
+        predictions, looks = self.decoder(questions, memory, cells)
+        confidence, box = auxiliary_losses(
+            predictions, questions.real, questions.present, questions.offsets
+        )
+        return weigh(
+            {
+                "instance": (self.instance_weight, self.imitate(own, looks, questions)),
+                "auxiliary_confidence": (self.config.confidence_weight, confidence),
+                "auxiliary_box": (self.config.box_weight, box),
+            }
+        )
+
+    def imitate(self, own: Tensor, looks: list[Attention], questions: Questions) -> Tensor:
+        """Return the student's error where the decoder looked for the objects, a mean over layers.
+
+        Args:
+            own: (B, S, C) the student's cells.
+            looks: one per layer.
+            questions: whose real ones count.
+        """
+        errors = []
+        for project, look in zip(self.values, looks, strict=True):
+            with torch.no_grad():
+                real = questions.real[:, : questions.most_real]
+                weights = instance_weights(look, real, self.config.temperature)
+            values = project(own).unflatten(-1, look.values.shape[-2:])
+            errors.append(
+                weighted_error(values, look.values.detach(), weights, form=self.config.error)
+            )
+        return torch.stack(errors).mean()
+
+
+def weighted_error(student: Tensor, teacher: Tensor, weights: Tensor, *, form: ErrorForm) -> Tensor:
+    """Compare values, each normalised over the d channels of its head.
+
+    `squared`: each picture's and head's weighted mean, then the mean of these; a picture whose
+    weights are 0 adds 0. The others are weighted means over the whole batch.
+
+    Args:
+        student: (B, S, a, d).
+        teacher: (B, S, a, d).
+        weights: (B, a, S).
+        form: `root` is the root of the mean squared error.
+    """
+    channels = student.shape[-1:]
+    own, other = (functional.layer_norm(side, channels) for side in (student, teacher))
+    if form == "absolute":
+        error = functional.l1_loss(own, other, reduction="none")
+    elif form == "smooth":
+        error = functional.smooth_l1_loss(own, other, reduction="none")
+    else:
+        error = functional.mse_loss(own, other, reduction="none")
+    weighted = (error.mean(dim=-1).transpose(1, 2) * weights).sum(dim=-1)  # (B, a)
+    if form == "squared":
+        return (weighted / weights.sum(dim=-1).clamp(min=1e-6)).mean()
+    mean = weighted.sum() / weights.sum().clamp(min=1e-6)
+    # the root's slope at 0 is infinite
+    return mean.clamp(min=1e-12).sqrt() if form == "root" else mean

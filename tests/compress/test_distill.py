@@ -68,7 +68,7 @@ def test_the_teacher_is_in_no_state_and_stays_in_eval_unchanged() -> None:
 def test_both_two_stage_heads_score_the_same_proposals(source: str) -> None:
     config = DeFeatConfig.model_validate({"type": "defeat", "roi_source": source})
     objective = Distiller(faster_rcnn(), faster_rcnn(), [config]).train()
-    student, teacher = objective._outputs(batch(), objective.wanted)
+    student, teacher = objective._outputs(batch())
     assert student.rois is not None
     assert teacher.rois is not None
     for mine, theirs in zip(student.rois.boxes, teacher.rois.boxes, strict=True):

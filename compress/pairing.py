@@ -34,9 +34,7 @@ def check_pair(
                 )
         if not any(found == index for found, _ in problems):
             problems += [(index, problem) for problem in loss.check(student, teacher)]
-    sources = {
-        loss.roi_source for loss in losses if "rois" in loss.teacher_needs(student, teacher)
-    }
+    sources = {loss.roi_source for loss in losses if "rois" in loss.teacher_needs(student, teacher)}
     if len(sources) > 1:
         problems.append((len(losses) - 1, "roi_source differs between the losses; use one"))
     return problems

@@ -75,7 +75,8 @@ class Classifier(nn.Module):
 
     def last_map(self, crops: Tensor) -> Tensor:
         """Return (n, C, h, w) of (n, 3, crop, crop) RGB in 0..1."""
-        return self.backbone(crops)[-1]
+        last: Tensor = self.backbone(crops)[-1]
+        return last
 
     def forward(self, crops: Tensor) -> Tensor:
         """Return logits (n, K)."""

@@ -37,5 +37,5 @@ def crop_boxes(images: Tensor, boxes: Sequence[Tensor], size: int) -> Tensor:
                 padding_mode="border",
                 align_corners=False,
             )
-            crops.append(found[0].unflatten(1, (-1, size)).transpose(0, 1))
+            crops.append(found.view(-1, len(own), size, size).transpose(0, 1))
     return torch.cat(crops)

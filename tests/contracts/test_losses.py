@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
+from compress.classifier import ClassifierConfig
 from compress.detector import Outputs
 from compress.losses import LossConfig
 from tests.compress.losses.scene import leaves, make_batch, make_outputs, make_spec
@@ -14,6 +15,11 @@ MEMBERS = get_args(get_args(LossConfig)[0]) or (get_args(LossConfig)[0],)
 TAGS = [get_args(member.model_fields["type"].annotation)[0] for member in MEMBERS]
 STUDENT = make_spec(channels=(3, 3, 3), backbone_channels=(2, 2, 3, 4))
 TEACHER = make_spec()
+# what a settings class cannot do without, besides its type
+REQUIRED = {"ikd": {"base": {"type": "defeat"}}}
+CLASSIFIER = ClassifierConfig.model_validate(
+    {"backbone": {"type": "slim_resnet", "widths": (16, 16, 16, 16)}, "crop": 32}
+)
 SOME = [[[4.0, 6.0, 40.0, 50.0], [20.0, 20.0, 22.0, 60.0]], [[30.0, 2.0, 62.0, 30.0]], []]
 NONE: list[list[list[float]]] = [[], [], []]
 
@@ -21,10 +27,23 @@ NONE: list[list[list[float]]] = [[], [], []]
 @pytest.fixture(params=MEMBERS, ids=TAGS)
 def loss(request):
     tag = get_args(request.param.model_fields["type"].annotation)[0]
-    config = request.param.model_validate({"type": tag})
+    config = request.param.model_validate({"type": tag, **REQUIRED.get(tag, {})})
     assert config.check(STUDENT, TEACHER) == []
     torch.manual_seed(0)
-    return config.build(STUDENT, TEACHER)
+    return built(config)
+
+
+def built(config):
+    loss = config.build(STUDENT, TEACHER)
+    if config.wanted_classifier() is not None:
+        torch.manual_seed(3)
+        loss.use_classifier(CLASSIFIER.build(STUDENT.num_classes))
+    return loss
+
+
+def terms_of(loss, student, teacher, batch):
+    """All that it can say: of the batch, and of pictures of its own if it wants any."""
+    return {**loss(student, teacher, batch), **loss.forward_view(student, teacher, batch)}
 
 
 @pytest.fixture
@@ -43,7 +62,7 @@ def total(terms):
 
 @pytest.mark.parametrize("boxes", [SOME, NONE], ids=["one picture empty", "all empty"])
 def test_terms_and_gradients_are_finite_without_objects(loss, student, teacher, boxes):
-    terms = loss(student, teacher, make_batch(boxes))
+    terms = terms_of(loss, student, teacher, make_batch(boxes))
     total(terms).backward()
     assert all(term.ndim == 0 and term.isfinite() for term in terms.values())
     gradients = [leaf.grad for leaf in leaves(student) if leaf.grad is not None]
@@ -53,20 +72,21 @@ def test_terms_and_gradients_are_finite_without_objects(loss, student, teacher, 
 
 @pytest.mark.parametrize("boxes", [SOME, NONE], ids=["one picture empty", "all empty"])
 def test_every_term_hangs_on_the_students_graph_even_when_it_is_zero(loss, student, teacher, boxes):
-    for name, term in loss(student, teacher, make_batch(boxes)).items():
+    for name, term in terms_of(loss, student, teacher, make_batch(boxes)).items():
         assert term.requires_grad, name
 
 
 def test_no_gradient_reaches_the_teacher(loss, student, teacher):
-    total(loss(student, teacher, make_batch(SOME))).backward()
+    total(terms_of(loss, student, teacher, make_batch(SOME))).backward()
     assert all(leaf.grad is None for leaf in leaves(teacher))
 
 
 def test_the_order_of_the_pictures_does_not_matter(loss, student, teacher):
     order = [2, 0, 1]
     batch = make_batch(SOME)
-    terms = loss(student, teacher, batch)
-    again = loss(
+    terms = terms_of(loss, student, teacher, batch)
+    again = terms_of(
+        loss,
         _reordered(student, order),
         _reordered(teacher, order),
         replace(batch, targets=tuple(batch.targets[i] for i in order)),
@@ -78,7 +98,7 @@ def test_the_order_of_the_pictures_does_not_matter(loss, student, teacher):
 
 def test_half_precision_outputs_give_full_precision_finite_terms(loss, student, teacher):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = loss(_halved(student), _halved(teacher), make_batch(SOME))
+        terms = terms_of(loss, _halved(student), _halved(teacher), make_batch(SOME))
     total(terms).backward()
     assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
     assert all(p.grad.isfinite().all() for p in loss.parameters())
@@ -87,25 +107,25 @@ def test_half_precision_outputs_give_full_precision_finite_terms(loss, student, 
 def test_its_own_parameters_learn(loss, student, teacher):
     before = {name: value.detach().clone() for name, value in loss.named_parameters()}
     optimizer = torch.optim.SGD([*loss.parameters(), *leaves(student)], lr=0.1)
-    total(loss(student, teacher, make_batch(SOME))).backward()
+    total(terms_of(loss, student, teacher, make_batch(SOME))).backward()
     optimizer.step()
     for name, value in loss.named_parameters():
         assert not torch.equal(value, before[name]), name
 
 
 def test_the_overall_weight_multiplies_every_term(loss, student, teacher):
-    once = loss(student, teacher, make_batch(SOME))
+    once = terms_of(loss, student, teacher, make_batch(SOME))
     config = loss.config.model_copy(update={"weight": 2.5})
-    heavier = config.build(STUDENT, TEACHER)
+    heavier = built(config)
     heavier.load_state_dict(loss.state_dict())
-    for name, term in heavier(student, teacher, make_batch(SOME)).items():
+    for name, term in terms_of(heavier, student, teacher, make_batch(SOME)).items():
         torch.testing.assert_close(term, 2.5 * once[name])
 
 
 def test_it_works_with_only_what_it_asks_for(loss, student, teacher):
     assert loss.needs == loss.config.needs(STUDENT, TEACHER)
-    full = loss(student, teacher, make_batch(SOME))
-    less = loss(_only(student, loss.needs), _only(teacher, loss.needs), make_batch(SOME))
+    full = terms_of(loss, student, teacher, make_batch(SOME))
+    less = terms_of(loss, _only(student, loss.needs), _only(teacher, loss.needs), make_batch(SOME))
     assert all(torch.equal(less[name], term) for name, term in full.items())
 
 

@@ -179,10 +179,7 @@ def make_outputs(spec: DetectorSpec, pictures: int, seed: int, size_px: int = SI
             level_counts=tuple((size_px // stride) ** 2 for stride in spec.strides),
         ),
         rois=Rois(
-            boxes=tuple(
-                torch.tensor([[0.0, 0.0, 16.0, 16.0]] * ROIS_PER_PICTURE),
-            )
-            * pictures,
+            boxes=(torch.tensor([[0.0, 0.0, 16.0, 16.0]] * ROIS_PER_PICTURE),) * pictures,
             labels=labels,
             class_logits=draw(rows, spec.num_classes + 1),
             deltas=draw(rows, spec.num_classes, 4),

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from tests.golden.case import Case, Deviation, UnknownFamilyError
-from tests.golden.families import defeat, gid, gism
+from tests.golden.families import defeat, dicod, gid, gism
 
 FAMILIES: dict[str, Callable[[Case], list[Deviation]]] = {
     "defeat": defeat.compare,
+    "dicod": dicod.compare,
     "gid": gid.compare,
     "gism": gism.compare,
 }

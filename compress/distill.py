@@ -125,8 +125,8 @@ class Distiller(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return named scalars: `task/<term>` and `<loss>/<term>`; their sum is to be minimised."""
-        terms, student = self._terms(batch)
-        self._measured = self._compare(terms, student) if self._measure and self.losses else []
+        terms, shared = self._terms(batch)
+        self._measured = self._compare(terms, shared) if self._measure and self.losses else []
         return terms
 
     def _active(self) -> list[tuple[str, Any, float]]:
@@ -140,19 +140,26 @@ class Distiller(Objective):
         assert isinstance(balance, Balance)
         return balance
 
-    def _terms(self, batch: Batch) -> tuple[dict[str, Tensor], Outputs]:
+    def _terms(self, batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return all terms, and the student's pyramids that they were computed from."""
         active = [(name, loss, factor) for name, loss, factor in self._active() if factor]
         if not active:
             student = self.student(batch, FEATURES)
             terms = {f"task/{name}": value for name, value in student.task_losses.items()}
-            return self._attach_idle(terms), student
+            return self._attach_idle(terms), list(student.features)
         for _, loss, _ in active:
             batch = loss.disturb(batch)
         student, teacher = self._outputs(batch)
         terms = {f"task/{name}": value for name, value in student.task_losses.items()}
         task = torch.stack(list(terms.values())).sum()
+        shared = list(student.features)
         for name, loss, factor in active:
-            own = {**loss(student, teacher, batch), **self._view_terms(loss, batch)}
+            own = loss(student, teacher, batch)
+            view: Batch | None = loss.view(batch, self._task_losses)
+            if view is not None:
+                maps = self.student.maps(view.images)
+                own |= loss.forward_view(Outputs(maps), self._teach_maps(view), view)
+                shared += maps
             if name in self.balances:
                 balance = self._balance(name)
                 if self.training:
@@ -160,7 +167,7 @@ class Distiller(Objective):
                 factor = factor * balance.factor
             for term, value in own.items():
                 terms[f"{name}/{term}"] = value if factor == 1.0 else factor * value
-        return self._attach_idle(terms), student
+        return self._attach_idle(terms), shared
 
     def _attach_idle(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tie the adapters of losses that rest now to the graph: other processes wait for them."""
@@ -215,17 +222,10 @@ class Distiller(Objective):
             losses: dict[str, Tensor] = teacher(known, TASK).task_losses
             return losses
 
-    def _view_terms(self, loss: Any, batch: Batch) -> dict[str, Tensor]:
-        """What a loss makes of pictures of its own, if it wants any."""
-        view: Batch | None = loss.view(batch, self._task_losses)
-        if view is None:
-            return {}
+    def _teach_maps(self, view: Batch) -> Outputs:
+        """The teacher's pyramid of pictures that a loss wants besides the batch."""
         with torch.no_grad(), self._arithmetic(view):
-            taught = Outputs(self._ready_teacher().maps(view.images))
-        terms: dict[str, Tensor] = loss.forward_view(
-            Outputs(self.student.maps(view.images)), taught, view
-        )
-        return terms
+            return Outputs(self._ready_teacher().maps(view.images))
 
     def measure(self, batch: Batch) -> list[Term]:
         """Compare each distillation term with the task loss, without leaving a trace.
@@ -233,12 +233,11 @@ class Distiller(Objective):
         Weights, buffers (BatchNorm statistics) and random state are put back afterwards.
         """
         with _untouched(self):
-            terms, student = self._terms(batch)
-            return self._compare(terms, student)
+            return self._compare(*self._terms(batch))
 
-    def _compare(self, terms: dict[str, Tensor], student: Outputs) -> list[Term]:
+    def _compare(self, terms: dict[str, Tensor], maps: Sequence[Tensor]) -> list[Term]:
         task = torch.stack([v for n, v in terms.items() if n.startswith("task/")]).sum()
-        shared = [f for f in student.features if f.requires_grad]
+        shared = [f for f in maps if f.requires_grad]
         task_norm = _gradient_norm(task, shared)
         found = []
         for name, value in terms.items():

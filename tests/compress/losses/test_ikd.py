@@ -104,6 +104,8 @@ def test_it_disturbs_a_real_teacher_and_leaves_no_gradient_in_it(family):
     sum(terms.values()).backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert all(p.grad.abs().sum() > 0 for p in objective.losses[0].adapters.parameters())
+    measured = {term.name: term for term in objective.measure(small_batch(labeled=1))}
+    assert measured["ikd/adversarial"].gradient_ratio > 0
     objective.at(1, 10)
     objective.zero_grad()
     off = objective(small_batch(labeled=1))

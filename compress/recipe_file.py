@@ -122,8 +122,9 @@ def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[Key, str]:
             )
         keys: Key = tuple(int(p) if p.isdigit() else p for p in dotted.split("."))
         try:
-            parsed = yaml.load(value, Loader=_Loader)
-        except yaml.YAMLError:
+            # through JSON also parts what YAML aliases share
+            parsed = json.loads(json.dumps(yaml.load(value, Loader=_Loader), allow_nan=False))
+        except (yaml.YAMLError, TypeError, ValueError):
             raise RecipeError(f"command line: {text}: the value is not plain YAML") from None
         parent: Any = tree
         for position, key in enumerate(keys[:-1]):

@@ -30,6 +30,7 @@ def predict(
     *,
     batch: int = 8,
     indices: Sequence[int] | None = None,
+    other_classes: bool = False,
 ) -> list[CocoResult]:
     """Detect objects in `images` (or those at `indices`); return COCO results.
 
@@ -42,12 +43,14 @@ def predict(
         images: the labelled set.
         batch: pictures per call.
         indices: pictures to take, default all.
+        other_classes: let the model know other classes than the set; what it finds of those that
+            the set lacks is left out, as nothing can be said of it.
 
     Raises:
         DataError: the set's classes are not the model's, or a picture cannot be read.
     """
     manifest = engine.manifest
-    categories = category_of_label(manifest, images)
+    categories = category_of_label(manifest, images, other_classes=other_classes)
     chosen = range(len(images)) if indices is None else indices
     size = batch if manifest.input.dynamic_batch else 1
     results: list[CocoResult] = []
@@ -63,15 +66,18 @@ def predict(
 
 
 def coco_results(
-    detections: Detections, image_id: int, categories: Sequence[int]
+    detections: Detections, image_id: int, categories: Sequence[int | None]
 ) -> list[CocoResult]:
-    """Detections in photograph pixels as COCO results, rounded as they are saved."""
+    """Detections in photograph pixels as COCO results, rounded as they are saved.
+
+    A label whose category is None is left out.
+    """
     corners = detections.boxes.astype(np.float64)
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     return [
         {
             "image_id": image_id,
-            "category_id": categories[label],
+            "category_id": category,
             "bbox": [round(value, BOX_DECIMALS) for value in box],
             "score": round(score, SCORE_DECIMALS),
         }
@@ -81,6 +87,7 @@ def coco_results(
             detections.labels.tolist(),
             strict=True,
         )
+        if (category := categories[label]) is not None
     ]
 
 
@@ -89,14 +96,18 @@ def save_predictions(results: Sequence[CocoResult], path: Path) -> None:
     write_json(list(results), path, indent=None)
 
 
-def category_of_label(manifest: Manifest, images: ImageSet) -> tuple[int, ...]:
+def category_of_label(
+    manifest: Manifest, images: ImageSet, *, other_classes: bool = False
+) -> tuple[int | None, ...]:
     """The set's category id for each of the model's labels, matched by class name.
+
+    With `other_classes` the model may know other classes; those that the set lacks are None.
 
     Raises:
         DataError: the two lists do not hold the same classes.
     """
     known = dict(zip(images.classes, images.category_ids, strict=True))
-    if set(known) != set(manifest.classes):
+    if set(known) != set(manifest.classes) and not other_classes:
         only_model = sorted(set(manifest.classes) - set(known))
         only_data = sorted(set(known) - set(manifest.classes))
         raise DataError(
@@ -104,7 +115,7 @@ def category_of_label(manifest: Manifest, images: ImageSet) -> tuple[int, ...]:
             f"only the model knows {only_model}, only the data know {only_data}; "
             "evaluate on data with the classes that the model was trained on"
         )
-    return tuple(known[name] for name in manifest.classes)
+    return tuple(known.get(name) for name in manifest.classes)
 
 
 def _batches(

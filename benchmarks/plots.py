@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.labels import place_labels
 from benchmarks.metrics.coco_map import COCO_NAMES
+from benchmarks.report_text import model_title
 from export.atomic import write_bytes
 from export.optional import require
 
@@ -90,9 +91,7 @@ def latency_scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
             capsize=3,
             markerfacecolor="white" if row["backend"] == "torch" else color,
         )
-        spots.append(
-            (x, y, f"{row['model'].replace('_', ' ')}\n{row['backend']} {row['precision']}")
-        )
+        spots.append((x, y, f"{model_title(row)}\n{row['backend']} {row['precision']}"))
     xs = [x for x, _, _ in spots]
     if max(xs) > 4 * min(xs):
         axes.set_xscale("log")

@@ -77,7 +77,14 @@ def parameter_count(value: int | None) -> str:
 
 def row_title(row: Content) -> str:
     """`student onnxruntime int8`."""
-    return f"{TITLES.get(row['model'], row['model'])} {row['backend']} {row['precision']}"
+    return f"{model_title(row)} {row['backend']} {row['precision']}"
+
+
+def model_title(row: Content) -> str:
+    """`student`; of several teachers the second is `teacher 2`."""
+    title: str = TITLES.get(row["model"], row["model"])
+    number = str(row.get("name") or "").removeprefix("teacher")
+    return f"{title} {number}" if row["model"] == "teacher" and number.isdigit() else title
 
 
 def table_row(row: Content) -> list[str]:
@@ -89,7 +96,7 @@ def table_row(row: Content) -> list[str]:
     if end_to_end and not end_to_end.get("p99_reliable", True):
         p99 += BELOW_RELIABLE
     return [
-        TITLES.get(row["model"], row["model"]),
+        model_title(row),
         row["backend"],
         row["precision"],
         points(ap["AP"]),
@@ -176,7 +183,8 @@ def derived_warnings(content: Content) -> list[str]:
     """What the numbers themselves must not be silent about."""
     rows = content["rows"]
     found = []
-    teacher = _ap_of(rows, "teacher", None)
+    teachers = [row["ap"]["AP"] for row in rows if row["model"] == "teacher"]
+    teacher = max((ap for ap in teachers if ap is not None), default=None)
     for other in ("baseline", "student"):
         ap = _ap_of(rows, other, None)
         if teacher is not None and ap is not None and teacher < ap:

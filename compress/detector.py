@@ -164,6 +164,12 @@ class Detector(nn.Module, ABC):
     """One detector family behind two calls. Boxes are xyxy pixels of the letterboxed input."""
 
     spec: DetectorSpec
+    backbone: nn.Module
+    neck: nn.Module
+
+    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The pyramid's maps of (B, 3, H, W) alone: no head runs, no loss is computed."""
+        return tuple(self.neck(self.backbone(images)))
 
     @abstractmethod
     def forward(

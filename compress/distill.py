@@ -1,9 +1,8 @@
 """Pair a student with a teacher: who provides what, in which order, and under which names."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +10,25 @@ from torch import distributed as dist
 
 from compress.balance import Balance
 from compress.batch import Batch
-from compress.detector import Detector, Knowledge, Outputs
+from compress.detector import Detector, Knowledge, Outputs, Rois
 from compress.losses.schedule import schedule_factor
 from compress.objective import Objective, SeparateTraining, Term
-from compress.pairing import as_seen_by, choose_classes, teacher_columns
+from compress.pairing import (
+    as_seen_by,
+    choose_classes,
+    in_teachers_classes,
+    rois_in_teachers_classes,
+    teacher_columns,
+)
+
+if TYPE_CHECKING:
+    from compress.classifier import Classifier
 
 FEATURES: frozenset[Knowledge] = frozenset({"features"})
+TASK: frozenset[Knowledge] = frozenset({"task"})
+
+# The arithmetic of the teacher's forward pass; `train` is whatever the student is trained in.
+TeacherPrecision = Literal["train", "fp32", "bf16"]
 
 
 class Distiller(Objective):
@@ -25,12 +37,22 @@ class Distiller(Objective):
     The teacher is held outside the module tree, so it is in no `state_dict`, gets no gradient and
     no optimiser; it always runs in eval mode. A loss whose schedule is at 0 costs nothing: neither
     it nor what it alone asks of the models is computed.
+
+    The teacher runs under `no_grad`. `inference_mode` was measured too: it takes the same time, as
+    convolutions are nearly all of it, and autograd may not keep its tensors, so that what losses
+    use would have to be copied.
     """
 
     student: Detector
 
     def __init__(
-        self, student: Detector, teacher: Detector | None = None, losses: Sequence[Any] = ()
+        self,
+        student: Detector,
+        teacher: Detector | None = None,
+        losses: Sequence[Any] = (),
+        *,
+        precision: TeacherPrecision = "train",
+        classifier: "Classifier | None" = None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -40,6 +62,7 @@ class Distiller(Objective):
         self.names: list[str] = []
         self.configs: list[Any] = []
         self.roi_source = "teacher"
+        self.precision = precision
         self._step, self._total = 0, 1
         self._measure = False
         self._measured: list[Term] = []
@@ -55,8 +78,10 @@ class Distiller(Objective):
                 self.names.append(_unique(config.type, self.names))
                 if config.weight == "auto":
                     self.balances[self.names[-1]] = Balance(config.ratio, config.window)
-                if "rois" in loss.needs:
+                if "rois" in loss.teacher_needs:
                     self.roi_source = config.roi_source
+                if classifier is not None:
+                    loss.use_classifier(classifier)
 
     @property
     def teacher(self) -> Detector | None:
@@ -65,9 +90,15 @@ class Distiller(Objective):
 
     @property
     def wanted(self) -> frozenset[Knowledge]:
-        """What both models are asked for at this step."""
+        """What the student is asked for at this step."""
         active = self._active()
         return FEATURES.union(*(loss.needs for _, loss, factor in active if factor))
+
+    @property
+    def wanted_of_teacher(self) -> frozenset[Knowledge]:
+        """What the teacher is asked for at this step; it does not run if that is nothing."""
+        nothing: frozenset[Knowledge] = frozenset()
+        return nothing.union(*(loss.teacher_needs for _, loss, factor in self._active() if factor))
 
     def auto_weights(self) -> dict[str, float]:
         """The factors that `weight: auto` has arrived at, by loss."""
@@ -94,8 +125,8 @@ class Distiller(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return named scalars: `task/<term>` and `<loss>/<term>`; their sum is to be minimised."""
-        terms, student = self._terms(batch)
-        self._measured = self._compare(terms, student) if self._measure and self.losses else []
+        terms, shared = self._terms(batch)
+        self._measured = self._compare(terms, shared) if self._measure and self.losses else []
         return terms
 
     def _active(self) -> list[tuple[str, Any, float]]:
@@ -109,18 +140,26 @@ class Distiller(Objective):
         assert isinstance(balance, Balance)
         return balance
 
-    def _terms(self, batch: Batch) -> tuple[dict[str, Tensor], Outputs]:
-        wanted = self.wanted
+    def _terms(self, batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return all terms, and the student's pyramids that they were computed from."""
         active = [(name, loss, factor) for name, loss, factor in self._active() if factor]
         if not active:
             student = self.student(batch, FEATURES)
             terms = {f"task/{name}": value for name, value in student.task_losses.items()}
-            return self._attach_idle(terms), student
-        student, teacher = self._outputs(batch, wanted)
+            return self._attach_idle(terms), list(student.features)
+        for _, loss, _ in active:
+            batch = loss.disturb(batch)
+        student, teacher = self._outputs(batch)
         terms = {f"task/{name}": value for name, value in student.task_losses.items()}
         task = torch.stack(list(terms.values())).sum()
+        shared = list(student.features)
         for name, loss, factor in active:
             own = loss(student, teacher, batch)
+            view: Batch | None = loss.view(batch, self._task_losses)
+            if view is not None:
+                maps = self.student.maps(view.images)
+                own |= loss.forward_view(Outputs(maps), self._teach_maps(view), view)
+                shared += maps
             weighted = {term: own[term] for term in own if term not in loss.unweighted}
             if name in self.balances:
                 balance = self._balance(name)
@@ -130,7 +169,7 @@ class Distiller(Objective):
             for term, value in own.items():
                 as_is = factor == 1.0 or term not in weighted
                 terms[f"{name}/{term}"] = value if as_is else factor * value
-        return self._attach_idle(terms), student
+        return self._attach_idle(terms), shared
 
     def _attach_idle(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tie the adapters of losses that rest now to the graph: other processes wait for them."""
@@ -142,25 +181,53 @@ class Distiller(Objective):
             terms[first] = terms[first] + 0 * torch.stack([p.sum() for p in idle]).sum()
         return terms
 
-    def _outputs(self, batch: Batch, wanted: frozenset[Knowledge]) -> tuple[Outputs, Outputs]:
+    def _outputs(self, batch: Batch) -> tuple[Outputs, Outputs]:
         """Both models on the same batch; with RoIs in play, on the same proposals."""
-        teacher = self.teacher
-        assert teacher is not None
-        teacher.eval()  # whatever the caller did to it in between
-        if "rois" in wanted and self.roi_source == "student":
+        wanted, of_teacher = self.wanted, self.wanted_of_teacher
+        if not of_teacher:
+            return self.student(batch, wanted), Outputs(())
+        if "rois" in of_teacher and self.roi_source == "student":
             student = self.student(batch, wanted)
-            with torch.no_grad():
-                taught = self._restrict(teacher(batch, wanted, rois=student.rois))
-            assert taught.rois is not None
-            assert student.rois is not None
-            # the proposals' labels are the student's already, not the teacher's to be translated
-            return student, replace(taught, rois=replace(taught.rois, labels=student.rois.labels))
-        with torch.no_grad():
-            taught = self._restrict(teacher(batch, wanted))
+            return student, self._teach(batch, of_teacher, student.rois)
+        taught = self._teach(batch, of_teacher)
         return self.student(batch, wanted, rois=taught.rois), taught
 
-    def _restrict(self, outputs: Outputs) -> Outputs:
-        return outputs if self._columns is None else choose_classes(outputs, self._columns)
+    def _teach(
+        self, batch: Batch, wanted: frozenset[Knowledge], rois: Rois | None = None
+    ) -> Outputs:
+        """What the teacher says of a batch, in the student's classes; no gradient."""
+        teacher, columns = self._ready_teacher(), self._columns
+        with torch.no_grad(), self._arithmetic(batch):
+            if columns is None:
+                return teacher(batch, wanted, rois=rois)  # type: ignore[no-any-return]
+            if rois is not None:
+                rois = rois_in_teachers_classes(rois, columns, teacher.spec.num_classes)
+            outputs = teacher(in_teachers_classes(batch, columns), wanted, rois=rois)
+            return choose_classes(outputs, columns)
+
+    def _ready_teacher(self) -> Detector:
+        teacher = self.teacher
+        assert teacher is not None
+        return teacher.eval()  # whatever the caller did to it in between
+
+    def _arithmetic(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == "train":
+            return contextlib.nullcontext()
+        device = batch.images.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _task_losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The teacher's task losses on a batch with the student's labels; see `TaskLosses`."""
+        teacher, columns = self._ready_teacher(), self._columns
+        with self._arithmetic(batch):
+            known = batch if columns is None else in_teachers_classes(batch, columns)
+            losses: dict[str, Tensor] = teacher(known, TASK).task_losses
+            return losses
+
+    def _teach_maps(self, view: Batch) -> Outputs:
+        """The teacher's pyramid of pictures that a loss wants besides the batch."""
+        with torch.no_grad(), self._arithmetic(view):
+            return Outputs(self._ready_teacher().maps(view.images))
 
     def measure(self, batch: Batch) -> list[Term]:
         """Compare each distillation term with the task loss, without leaving a trace.
@@ -168,12 +235,11 @@ class Distiller(Objective):
         Weights, buffers (BatchNorm statistics) and random state are put back afterwards.
         """
         with _untouched(self):
-            terms, student = self._terms(batch)
-            return self._compare(terms, student)
+            return self._compare(*self._terms(batch))
 
-    def _compare(self, terms: dict[str, Tensor], student: Outputs) -> list[Term]:
+    def _compare(self, terms: dict[str, Tensor], maps: Sequence[Tensor]) -> list[Term]:
         task = torch.stack([v for n, v in terms.items() if n.startswith("task/")]).sum()
-        shared = [f for f in student.features if f.requires_grad]
+        shared = [f for f in maps if f.requires_grad]
         task_norm = _gradient_norm(task, shared)
         found = []
         apart = {
@@ -192,13 +258,12 @@ class Distiller(Objective):
     @torch.no_grad()
     def explain(self, batch: Batch) -> str:
         """Name the pyramid levels whose maps are not finite, or else the largest of each model."""
-        wanted = self.wanted if self.losses else FEATURES
         models: list[tuple[str, Detector]] = [("student", self.student)]
         if self.teacher is not None and self.losses:
             models.append(("teacher", self.teacher))
         said = []
         for role, model in models:
-            features = model(batch, wanted if role == "teacher" else FEATURES).features
+            features = model.maps(batch.images)
             largest = [float(f.float().abs().max()) for f in features]
             broken = [
                 str(stride)

@@ -1,6 +1,7 @@
 """Train one detector of a run into a finished room: teacher, baseline or student."""
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -206,6 +207,7 @@ def count_parameters(model: nn.Module) -> int:
 
 def torch_manifest(detector: Detector, data: Data, export: ExportConfig, model: str) -> Manifest:
     """The manifest of a detector in torch; what is exported later begins from it."""
+    classes = detector.spec.classes or data.classes
     return Manifest(
         model=model,
         family=detector.spec.family,
@@ -213,12 +215,19 @@ def torch_manifest(detector: Detector, data: Data, export: ExportConfig, model: 
         precision="fp32",
         parameters=count_parameters(detector),
         input=InputSpec(height=data.input_height, width=data.input_width, dynamic_batch=True),
-        classes=data.classes,
-        category_ids=data.category_ids,
+        classes=classes,
+        category_ids=category_ids(classes, data),
         nms=NmsSpec(iou=export.nms_iou, max_detections=export.max_detections),
         score_threshold=export.score_threshold,
         evaluation_score_threshold=export.evaluation_score_threshold,
     )
+
+
+def category_ids(classes: Sequence[str], data: Data) -> tuple[int, ...]:
+    """The data's ids by name; a class that the data lacks gets one that the data has not."""
+    known = dict(zip(data.classes, data.category_ids, strict=True))
+    free = itertools.count(max(data.category_ids) + 1)
+    return tuple(known[name] if name in known else next(free) for name in classes)
 
 
 def evaluate_torch(
@@ -231,7 +240,7 @@ def evaluate_torch(
     """COCO metrics on the validation split; the processes share the pictures."""
     share = range(session.rank, len(data.val), session.world)
     with TorchEngine(detector, manifest, session.torch_device()) as engine:
-        results = predict(engine, data.val, batch=16, indices=share)
+        results = predict(engine, data.val, batch=16, indices=share, other_classes=True)
     if session.world > 1:
         parts: list[Any] = [None] * session.world
         torch.distributed.all_gather_object(parts, results)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
+from compress.batch import Batch, Targets
+from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Rois
 
 
 def check_pair(
@@ -17,8 +18,11 @@ def check_pair(
     teacher = as_seen_by(student, teacher)
     problems = []
     for index, loss in enumerate(losses):
-        needs: frozenset[Knowledge] = loss.needs(student, teacher)
-        for role, spec in (("student", student), ("teacher", teacher)):
+        asked: tuple[tuple[str, DetectorSpec, frozenset[Knowledge]], ...] = (
+            ("student", student, loss.needs(student, teacher)),
+            ("teacher", teacher, loss.teacher_needs(student, teacher)),
+        )
+        for role, spec, needs in asked:
             missing = needs - spec.provides
             if missing:
                 problems.append(
@@ -30,7 +34,7 @@ def check_pair(
                 )
         if not any(found == index for found, _ in problems):
             problems += [(index, problem) for problem in loss.check(student, teacher)]
-    sources = {loss.roi_source for loss in losses if "rois" in loss.needs(student, teacher)}
+    sources = {loss.roi_source for loss in losses if "rois" in loss.teacher_needs(student, teacher)}
     if len(sources) > 1:
         problems.append((len(losses) - 1, "roi_source differs between the losses; use one"))
     return problems
@@ -83,6 +87,19 @@ def choose_classes(outputs: Outputs, columns: Sequence[int]) -> Outputs:
 
 def _choose_dense(dense: Dense, columns: Sequence[int]) -> Dense:
     return replace(dense, class_logits=dense.class_logits[..., list(columns)])
+
+
+def in_teachers_classes(batch: Batch, columns: Sequence[int]) -> Batch:
+    """Return the batch with its labels as the teacher numbers them."""
+    table = torch.tensor(columns, device=batch.images.device)
+    targets = tuple(Targets(target.boxes, table[target.labels]) for target in batch.targets)
+    return batch._replace(targets=targets)
+
+
+def rois_in_teachers_classes(rois: Rois, columns: Sequence[int], classes: int) -> Rois:
+    """Return the student's proposals with their labels as the teacher of K `classes` has them."""
+    table = torch.tensor([*columns, classes], device=rois.labels.device)
+    return replace(rois, labels=table[rois.labels])
 
 
 def _relabel(labels: Tensor, columns: Sequence[int], classes: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from compress.console import Console
+from compress.data import Data
 from compress.detector import Detector
 from compress.fit import count_parameters
 from compress.health import data_health
 from compress.loading import steps_per_epoch
-from compress.pipeline import Source, check_models, check_training, same_classes
+from compress.pipeline import Source, check_models, check_training, wanted_classifier
 from compress.recipe import Recipe
+from compress.rooms import stage_names
 from compress.rundir import differences
 from compress.session import Session, torch_device
+from compress.teachers import open_teachers
 
 # A training step costs about three forward passes: one forward, and a backward of twice its work.
 TRAINING = 3.0
@@ -76,59 +80,76 @@ def plan(recipe: Recipe, source: Source, runs: Path, device: str) -> Plan:
     """
     where = torch_device(device)
     data = recipe.data.open()
-    teacher_data = data if recipe.teacher.data is None else recipe.teacher.data.open()
-    same_classes(data, teacher_data)
-    student, teacher = check_models(recipe, data, source)
-    check_training(Session(runs, device, Console()), recipe, data, teacher_data, source)
+    opened = open_teachers(recipe, data)
+    student, teachers = check_models(recipe, data, opened, source)
+    check_training(Session(runs, device, Console()), recipe, data, opened, source)
     size = (data.input_height, data.input_width)
-    forward = {id(m): _forward_seconds(m, where, size) for m in (student, teacher)}
-    memory = {id(m): _memory_bytes(m, where, size) for m in (student, teacher)}
-    steps = recipe.train.total_steps(steps_per_epoch(data, recipe.train.batch))
-    batch = recipe.train.batch * recipe.train.accumulate
-    taught = TRAINING * forward[id(student)] + (forward[id(teacher)] if recipe.distill else 0.0)
+    costs = [
+        Cost(_forward_seconds(m, where, size), _memory_bytes(m, where, size))
+        for m in (student, *teachers)
+    ]
     stages = []
-    if recipe.teacher.train is not None:
-        config = recipe.teacher.train
-        count = config.total_steps(steps_per_epoch(teacher_data, config.batch))
-        seconds = TRAINING * forward[id(teacher)] * config.batch * config.accumulate * count
-        stages.append(_stage("teacher", count, teacher, seconds, memory[id(teacher)], config.batch))
+    for teacher, detector, cost in zip(opened, teachers, costs[1:], strict=True):
+        config = teacher.config.train
+        if config is not None:
+            count = config.total_steps(steps_per_epoch(teacher.data, config.batch))
+            seconds = TRAINING * cost.seconds * config.batch * config.accumulate * count
+            stages.append(_stage(teacher.name, count, detector, seconds, cost.memory, config.batch))
     for seed in range(recipe.seed, recipe.seed + recipe.seeds):
-        plain = TRAINING * forward[id(student)] * batch * steps
-        distilled = taught * batch * steps
-        bytes_ = memory[id(student)]
-        if recipe.baseline.enabled:
-            stages.append(
-                _stage(f"seed{seed}-baseline", steps, student, plain, bytes_, recipe.train.batch)
-            )
-        both = bytes_ + (memory[id(teacher)] if recipe.distill else 0)
-        stages.append(
-            _stage(f"seed{seed}-student", steps, student, distilled, both, recipe.train.batch)
-        )
-        if recipe.baseline.enabled and recipe.baseline.equal_time and recipe.distill:
-            longer = round(steps * distilled / plain)
-            stages.append(
-                _stage(
-                    f"seed{seed}-baseline_equal_time",
-                    longer,
-                    student,
-                    distilled,
-                    bytes_,
-                    recipe.train.batch,
-                )
-            )
+        stages += _student_stages(recipe, data, seed, student, costs)
     losses = ", ".join(loss.type for loss in recipe.distill) or "none"
-    models = (
-        f"teacher {_describe(teacher)}",
-        f"student {_describe(student)}",
-        f"distillation: {losses}",
-    )
+    notes = []
+    wanted = wanted_classifier(recipe)
+    if wanted is not None:
+        schedule = wanted[0].schedule()
+        steps = schedule.total_steps(steps_per_epoch(data, schedule.batch))
+        notes.append(f"classifier: {steps} steps on object crops come before the students")
     return Plan(
         recipe.name,
         (f"data: {data.format}", *(f"  {line}" for line in data_health(data).lines())),
-        models,
+        (
+            *(f"{t.name} {_describe(d)}" for t, d in zip(opened, teachers, strict=True)),
+            f"student {_describe(student)}",
+            f"distillation: {losses}",
+        ),
         tuple(stages),
-        tuple(_notes(recipe, runs)),
+        (*notes, *_notes(recipe, runs)),
     )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one model and picture: seconds of a forward pass, bytes that a training step keeps."""
+
+    seconds: float
+    memory: float
+
+
+def _student_stages(
+    recipe: Recipe, data: Data, seed: int, student: Detector, costs: Sequence[Cost]
+) -> list[Stage]:
+    """The trainings of one seed; `costs` are the student's, then its teachers'."""
+    config, baseline = recipe.train, recipe.baseline
+    steps = config.total_steps(steps_per_epoch(data, config.batch))
+    pictures = config.batch * config.accumulate * steps
+    own, teachers = costs[0], costs[1:]
+    plain = TRAINING * own.seconds * pictures
+    stages, taught = [], 0.0
+    if baseline.enabled:
+        stages += [
+            _stage(name, steps, student, plain, own.memory, config.batch)
+            for name in stage_names(seed, "baseline", len(teachers))
+        ]
+    for name, teacher in zip(stage_names(seed, "student", len(teachers)), teachers, strict=True):
+        seconds = plain + (teacher.seconds * pictures if recipe.distill else 0.0)
+        memory = own.memory + (teacher.memory if recipe.distill else 0.0)
+        taught += seconds
+        stages.append(_stage(name, steps, student, seconds, memory, config.batch))
+    if baseline.enabled and baseline.equal_time and recipe.distill:
+        longer = round(steps * taught / plain)
+        name = f"seed{seed}-baseline_equal_time"
+        stages.append(_stage(name, longer, student, taught, own.memory, config.batch))
+    return stages
 
 
 def _stage(

@@ -10,11 +10,32 @@ from torch import Tensor, nn
 from torchvision import models
 
 from compress.backbones import Backbone, SlimResNetConfig
-from compress.weights import WeightsReport, fill, read_tensors
+from compress.console import Console
+from compress.weights import WeightsReport, fill, load_weights, read_tensors
 from export.errors import MissingDependencyError, RecipeError
 from export.optional import require
 
 PREFIXES = ("", "features.", "backbone.body.", "backbone.", "model.", "encoder.")
+
+
+def load_starting_weights(
+    console: Console, config: Any, detector: nn.Module, *, strict: bool = True
+) -> list[WeightsReport]:
+    """Load what a detector's settings name: the backbone's weights, then the whole detector's.
+
+    Without `strict` a file that holds the whole detector in part only is taken, and said loudly.
+    """
+    reports = []
+    if config.backbone_weights is not None:
+        report = load_backbone_weights(detector, config.backbone, config.backbone_weights)
+        console.say(f"backbone weights from {report.source}: {report.summary()}")
+    if config.weights is not None:
+        what = f"{config.type} weights"
+        report = load_weights(detector, config.weights, strict=strict, what=what)
+        say = console.say if report.complete else console.warn
+        say(f"weights from {report.source}: {report.summary()}")
+        reports.append(report)
+    return reports
 
 
 def load_backbone_weights(

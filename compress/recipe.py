@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag, model_validator
 from typing_extensions import Self
 
 from benchmarks.latency import BenchmarkConfig
@@ -22,6 +22,9 @@ class TeacherConfig(Section):
     detector: DetectorConfig
     train: TrainConfig | None = None
     data: DataConfig | None = None  # what it is trained on; None: the recipe's own data
+    classes: tuple[str, ...] | None = None  # that a loaded one knows, in order; None: data's
+    strict: bool = True  # false: take a weights file that matches only in part, and say what
+    precision: Literal["train", "fp32", "bf16"] = "train"  # of its forward pass; train: as there
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -32,7 +35,27 @@ class TeacherConfig(Section):
             )
         if self.data is not None and self.train is None:
             raise ValueError("data is only for a teacher that is trained here (give train)")
+        if self.classes is not None:
+            if self.train is not None:
+                raise ValueError(
+                    "classes is only for a loaded teacher (detector.weights); one that is trained "
+                    "here knows those of its data"
+                )
+            if not self.classes or len(set(self.classes)) < len(self.classes):
+                raise ValueError("classes must name each class that the teacher knows, once")
         return self
+
+
+def _one_or_several(value: Any) -> str:
+    # tags that read like the types they stand for are left out of a mistake's key
+    return "tuple[TeacherConfig]" if isinstance(value, list | tuple) else "TeacherConfig"
+
+
+TeachersConfig = Annotated[
+    Annotated[TeacherConfig, Tag("TeacherConfig")]
+    | Annotated[tuple[TeacherConfig, ...], Field(min_length=1), Tag("tuple[TeacherConfig]")],
+    Discriminator(_one_or_several),
+]
 
 
 class BaselineConfig(Section):
@@ -78,7 +101,7 @@ class Recipe(Section):
     seed: NonNegativeInt = 0
     seeds: PositiveInt = 1  # student and baseline are trained this often: seed, seed + 1, ...
     data: DataConfig
-    teacher: TeacherConfig
+    teacher: TeachersConfig  # one, or several that teach one after the other
     student: DetectorConfig
     distill: tuple[LossConfig, ...] = ()
     inherit: Literal["none", "neck+head"] = "none"  # from the teacher; baseline too
@@ -86,6 +109,15 @@ class Recipe(Section):
     train: TrainConfig  # of student and baseline
     export: ExportConfig = ExportConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
+
+    @property
+    def teachers(self) -> tuple[TeacherConfig, ...]:
+        """The teachers, in the order in which they teach."""
+        return self.teacher if isinstance(self.teacher, tuple) else (self.teacher,)
+
+    def teacher_keys(self, index: int) -> tuple[str | int, ...]:
+        """Where the settings of one teacher stand in the file."""
+        return ("teacher", index) if isinstance(self.teacher, tuple) else ("teacher",)
 
     def resolved(self) -> dict[str, Any]:
         """Every setting, defaults included, as JSON."""

@@ -57,7 +57,10 @@ def load_model(kind: type[Model], path: Path, overrides: Sequence[str] = ()) -> 
         return kind.model_validate_json(json.dumps(tree)), text
     except ValidationError as error:
         where = _Where(path, node, tree, changed, kind)
-        lines = [line for details in error.errors() for line in where.describe(details)]
+        found = error.errors()
+        lines = [line for details in found for line in where.describe(details)]
+        if not lines:  # each branch left it to another one
+            lines = [line for details in found for line in where.describe(details, every=True)]
         raise RecipeError("\n".join(dict.fromkeys(lines))) from None
 
 
@@ -119,8 +122,9 @@ def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[Key, str]:
             )
         keys: Key = tuple(int(p) if p.isdigit() else p for p in dotted.split("."))
         try:
-            parsed = yaml.load(value, Loader=_Loader)
-        except yaml.YAMLError:
+            # through JSON also parts what YAML aliases share
+            parsed = json.loads(json.dumps(yaml.load(value, Loader=_Loader), allow_nan=False))
+        except (yaml.YAMLError, TypeError, ValueError):
             raise RecipeError(f"command line: {text}: the value is not plain YAML") from None
         parent: Any = tree
         for position, key in enumerate(keys[:-1]):
@@ -167,10 +171,13 @@ class _Where:
     ) -> None:
         self.path, self.node, self.tree, self.changed, self.kind = path, node, tree, changed, kind
 
-    def describe(self, error: "ErrorDetails") -> Iterator[str]:
-        """One line for a mistake; none when another branch of a union explains it better."""
+    def describe(self, error: "ErrorDetails", *, every: bool = False) -> Iterator[str]:
+        """One line for a mistake; none when another branch of a union explains it better.
+
+        With `every` there is one in any case.
+        """
         keys, value, types_here, parent = self._walk(error["loc"])
-        if self._is_other_branch(error, value):
+        if self._is_other_branch(error, value) and not every:
             return
         message = _reword(error, value, types_here, parent)
         dotted = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in keys).lstrip(".")

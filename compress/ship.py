@@ -195,7 +195,7 @@ def evaluate_rows(session: Session, data: Data, rows: Sequence[Row]) -> dict[str
 
         def fill(out: Path, row: Row = row) -> None:
             with row.open() as engine:
-                results = predict(engine, data.val, batch=16)
+                results = predict(engine, data.val, batch=16, other_classes=True)
             save_predictions(results, out / "predictions.json")
             saved = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
             metrics = coco_map(saved, ground_truth)

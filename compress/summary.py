@@ -10,8 +10,11 @@ from benchmarks.latency import ratio_ci
 from benchmarks.report import Gain, Picture, ReportData, ReportRow, Speed, TrainingRun, write_report
 from benchmarks.samples import sample_grid
 from benchmarks.statistics import bootstrap_gain, gain_interval, verdict
+from compress.classifier import NAME as CLASSIFIER
+from compress.classifier import describe_accuracy
 from compress.data import Data
 from compress.recipe import Recipe
+from compress.rooms import role_of, teacher_name
 from compress.session import Session
 
 Measured = dict[str, dict[str, Any]]
@@ -44,22 +47,32 @@ def summarize(
         pictures=tuple(_pictures(session, recipe, data, out)),
         data=json.loads((session.home / "data.json").read_text(encoding="utf-8")),
         recipe=text,
-        notes=tuple(_notes(recipe, rooms)),
+        notes=tuple(_notes(session, recipe, rooms)),
         warnings=tuple(_warnings(rooms)),
     )
     return write_report(report, out)
 
 
 def _training(name: str, room: Path) -> TrainingRun:
-    record = json.loads((room / "training.json").read_text(encoding="utf-8"))
-    role = name.partition("-")[2] or "teacher"
+    record = _record(room)
     return TrainingRun.model_validate(
-        {**record, "model": role, "seed": record.get("seed", 0), "curve": record.pop("rows")}
+        {
+            **record,
+            "model": role_of(name),
+            "seed": record.get("seed", 0),
+            "curve": record.pop("rows"),
+        }
     )
 
 
+def _record(room: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((room / "training.json").read_text(encoding="utf-8"))
+    return found
+
+
 def _title(row: dict[str, Any]) -> str:
-    return f"{row['model']} {row['backend']} {row['precision']}"
+    model = row["name"] if row["model"] == "teacher" else row["model"]
+    return f"{model} {row['backend']} {row['precision']}"
 
 
 def _gain(session: Session, recipe: Recipe, data: Data, accuracy: Measured) -> Gain | None:
@@ -106,8 +119,9 @@ def _predictions(session: Session, key: str) -> list[Any]:
 
 
 def _speed(recipe: Recipe, latency: Measured) -> list[Speed]:
-    """How much faster the student's artifacts are than the teacher's fp32 one."""
-    reference = f"teacher-{SHIPPED}"
+    """How much faster the student's artifacts are than the (last) teacher's fp32 one."""
+    teacher = teacher_name(len(recipe.teachers) - 1)
+    reference = f"{teacher}-{SHIPPED}"
     found = []
     for precision in recipe.export.precisions:
         key = f"seed{recipe.seed}-student-onnxruntime-{precision}"
@@ -117,7 +131,7 @@ def _speed(recipe: Recipe, latency: Measured) -> list[Speed]:
                 Speed.model_validate(
                     {
                         "model": f"student onnxruntime {precision}",
-                        "reference": "teacher onnxruntime fp32",
+                        "reference": f"{teacher} onnxruntime fp32",
                         "scope": scope,
                         "ratio": ratio.ratio,
                         "ci95": list(ratio.ci95),
@@ -132,7 +146,7 @@ def _pictures(session: Session, recipe: Recipe, data: Data, out: Path) -> list[P
     """Validation pictures spread over the split, with what each exported model sees on them."""
     count = min(PICTURES, len(data.val))
     indices = [round(i * (len(data.val) - 1) / max(1, count - 1)) for i in range(count)]
-    roles = ["teacher", f"seed{recipe.seed}-student"]
+    roles = [teacher_name(len(recipe.teachers) - 1), f"seed{recipe.seed}-student"]
     if recipe.baseline.enabled:
         roles.insert(1, f"seed{recipe.seed}-baseline")
     columns = {
@@ -144,16 +158,31 @@ def _pictures(session: Session, recipe: Recipe, data: Data, out: Path) -> list[P
     return [Picture(path=path.name, caption=caption)]
 
 
-def _notes(recipe: Recipe, rooms: dict[str, Path]) -> list[str]:
+def _notes(session: Session, recipe: Recipe, rooms: dict[str, Path]) -> list[str]:
     notes = [
         "AP is COCO's, by pycocotools, on letterboxed pictures and from the artifact of the row; "
         "figures in papers are measured otherwise.",
         f"The weights shipped are those of the {recipe.train.keep} evaluation of each training.",
         "Paths in report.json are relative to the report's folder.",
     ]
-    record = json.loads((rooms["teacher"] / "training.json").read_text(encoding="utf-8"))
-    if record.get("loaded"):
-        notes.append("The teacher was loaded, not trained here; its cost is not in the table.")
+    for index in range(len(recipe.teachers)):
+        name = teacher_name(index)
+        if _record(rooms[name]).get("loaded"):
+            notes.append(f"The {name} was loaded, not trained here; its cost is not in the table.")
+    if len(recipe.teachers) > 1:
+        notes.append(
+            f"The student learnt from {len(recipe.teachers)} teachers, one after the other, each "
+            "for a full schedule; the baseline went through as many schedules without a teacher."
+        )
+    classifier = session.home / "models" / CLASSIFIER
+    if classifier.exists():
+        said = describe_accuracy(_record(classifier)["accuracy"])
+        notes.append(f"A classifier of object crops taught the student too: {said}.")
+    for name, room in rooms.items():
+        weights = _record(room).get("auto_weights") or {}
+        if weights:
+            chosen = ", ".join(f"{loss} {value:.3g}" for loss, value in weights.items())
+            notes.append(f"Weights that {name} arrived at by `weight: auto`: {chosen}.")
     return notes
 
 
@@ -163,9 +192,13 @@ def _warnings(rooms: dict[str, Path]) -> list[str]:
 
     lines = []
     for name, room in rooms.items():
-        record = json.loads((room / "training.json").read_text(encoding="utf-8"))
+        record = _record(room)
         terms = [Term(**term) for term in record.get("terms_at_first_step", [])]
         lines += [f"{name}: {line}" for line in advice(terms)]
         if record.get("stopped"):
             lines.append(f"{name}: stopped early: {record['stopped']}")
+        lines += [
+            f"{name}: its weights file matched only in part: {said}"
+            for said in record.get("loaded_in_part", [])
+        ]
     return lines

@@ -3,7 +3,7 @@
 import hashlib
 import pickle
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,11 +158,16 @@ def fill(
     return WeightsReport(source, report.loaded, (), tuple(n for n in found if n not in used), ())
 
 
-def inherit(student: nn.Module, teacher: nn.Module) -> InheritReport:
-    """Copy every tensor outside the backbone that equals one of the teacher's by name and shape."""
+def inherit(
+    student: nn.Module, teacher: nn.Module, skip: Collection[str] = frozenset()
+) -> InheritReport:
+    """Copy every tensor outside the backbone that equals one of the teacher's by name and shape.
+
+    Those in `skip` are left alone, whatever their shape: rows of classes in another order.
+    """
     own, theirs = student.state_dict(), teacher.state_dict()
     names = [name for name in own if not name.startswith("backbone.")]
-    copied = [n for n in names if n in theirs and theirs[n].shape == own[n].shape]
+    copied = [n for n in names if n not in skip and n in theirs and theirs[n].shape == own[n].shape]
     with torch.no_grad():
         for name in copied:
             own[name].copy_(theirs[name])

@@ -9,6 +9,7 @@ from compress.losses.bckd import BckdConfig
 from compress.losses.crosskd import CrossKdConfig
 from compress.losses.cwd import CwdConfig
 from compress.losses.defeat import DeFeatConfig
+from compress.losses.dicod import DicodConfig
 from compress.losses.dist import DistConfig
 from compress.losses.dkd import DkdConfig
 from compress.losses.drkd import DrkdConfig
@@ -18,6 +19,7 @@ from compress.losses.fgfi import FgfiConfig
 from compress.losses.gdetkd import GDetKdConfig
 from compress.losses.gid import GidConfig
 from compress.losses.icd import IcdConfig
+from compress.losses.ikd import IkdConfig
 from compress.losses.kl import KlConfig
 from compress.losses.ld import LdConfig
 from compress.losses.mgd import MgdConfig
@@ -27,12 +29,13 @@ from compress.losses.reviewkd import ReviewKdConfig
 from compress.losses.rkd import RkdConfig
 from compress.losses.tadf import TadfConfig
 
-LossConfig = Annotated[
+Plain = (
     AtConfig
     | BckdConfig
     | CrossKdConfig
     | CwdConfig
     | DeFeatConfig
+    | DicodConfig
     | DistConfig
     | DkdConfig
     | DrkdConfig
@@ -49,6 +52,11 @@ LossConfig = Annotated[
     | PkdConfig
     | ReviewKdConfig
     | RkdConfig
-    | TadfConfig,
-    Field(discriminator="type"),
-]
+    | TadfConfig
+)  # every method that stands alone
+
+# IKD wraps one of them, so that its settings are whole only once all of them are known
+PlainLossConfig = Annotated[Plain, Field(discriminator="type")]
+IkdConfig.model_rebuild(_types_namespace={"PlainLossConfig": PlainLossConfig})
+
+LossConfig = Annotated[Plain | IkdConfig, Field(discriminator="type")]

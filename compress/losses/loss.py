@@ -7,14 +7,17 @@ A settings class (a `LossSection`) beside it offers, besides its fields,
 - `check(student, teacher) -> list[str]`: what else is wrong with the pair, known from the specs
   alone and so before any weight is loaded;
 - `build(student, teacher) -> DistillationLoss`;
-- `roi_source`, if it may need "rois": whose proposals both box heads score.
+- `roi_source`, if it may need "rois": whose proposals both box heads score;
+- `teacher_needs`, if it asks less of the teacher than of the student;
+- `wanted_classifier`, if it learns from a classifier of crops.
 
-A module may also override `at` and `separate`; see there.
+A module may also override `at`, `separate`, `disturb`, `view` and `view_terms`; see there.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,13 @@ from torch import Tensor, nn
 from compress.batch import Batch
 from compress.detector import Dense, Knowledge, Outputs, Rois, Towers
 from compress.objective import SeparateTraining
+
+if TYPE_CHECKING:
+    from compress.classifier import Classifier
+
+# Named task losses of the frozen teacher on a batch with the student's labels; gradients reach the
+# pictures.
+TaskLosses = Callable[[Batch], Mapping[str, Tensor]]
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 
@@ -34,14 +44,21 @@ class DistillationLoss(nn.Module, ABC):
         needs: what both detectors are asked for in every step.
         unweighted: terms that teach a part of `separate` alone and nothing to the student; no
             weight, schedule or `weight: auto` applies to them.
+        teacher_needs: what the teacher is asked for, where that is less; nothing at all if empty.
     """
 
     unweighted: frozenset[str] = frozenset()
 
-    def __init__(self, weight: float, needs: frozenset[Knowledge]) -> None:
+    def __init__(
+        self,
+        weight: float,
+        needs: frozenset[Knowledge],
+        teacher_needs: frozenset[Knowledge] | None = None,
+    ) -> None:
         super().__init__()
         self.weight = weight
         self.needs = needs
+        self.teacher_needs = needs if teacher_needs is None else teacher_needs
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return weighted named scalars, computed in fp32 whatever autocast says.
@@ -49,16 +66,29 @@ class DistillationLoss(nn.Module, ABC):
         The teacher's tensors are detached here. Every scalar hangs on the student's graph, also
         when it is zero, so that no process of a distributed run waits for a missing gradient.
         """
+        return self._in_full_precision(self.terms, student, teacher, batch)
+
+    def forward_view(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return `view_terms` as `forward` returns `terms`."""
+        return self._in_full_precision(self.view_terms, student, teacher, batch)
+
+    def _in_full_precision(
+        self,
+        terms: Callable[[Outputs, Outputs, Batch], dict[str, Tensor]],
+        student: Outputs,
+        teacher: Outputs,
+        batch: Batch,
+    ) -> dict[str, Tensor]:
         device_type = student.features[0].device.type
         with torch.autocast(device_type, enabled=False):
-            terms = self.terms(
+            found = terms(
                 in_full_precision(student, self.needs, detach=False),
                 in_full_precision(teacher, self.needs, detach=True),
                 batch,
             )
         return {
             name: term if name in self.unweighted else self.weight * term
-            for name, term in terms.items()
+            for name, term in found.items()
         }
 
     def at(self, step: int, total: int) -> None:
@@ -67,6 +97,29 @@ class DistillationLoss(nn.Module, ABC):
     def separate(self) -> SeparateTraining | None:
         """The part of it that is trained by an optimiser of its own, if there is one."""
         return None
+
+    def use_classifier(self, classifier: "Classifier") -> None:
+        """Take the classifier that was trained because the settings ask for one; frozen."""
+
+    def disturb(self, batch: Batch) -> Batch:
+        """Return the batch that both models are to see; most losses leave it as it is.
+
+        It counts for the task loss and for every other loss too.
+        """
+        return batch
+
+    def view(self, batch: Batch, task_losses: TaskLosses) -> Batch | None:
+        """Return further pictures of which both models' pyramids are wanted; most want none.
+
+        `task_losses` are the teacher's. The maps come back to `view_terms`.
+        """
+        del batch, task_losses
+        return None
+
+    def view_terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of what `view` returned; the outputs hold `features` alone."""
+        del student, teacher, batch
+        return {}
 
     @abstractmethod
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

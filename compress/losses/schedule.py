@@ -1,12 +1,16 @@
 """What every entry of `distill` may say: how much it weighs, and when."""
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
+from compress.detector import DetectorSpec, Knowledge
 from export.config import Section
+
+if TYPE_CHECKING:
+    from compress.classifier import ClassifierConfig
 
 
 class LossSection(Section):
@@ -33,6 +37,18 @@ class LossSection(Section):
                 "all three are shares of the run"
             )
         return self
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
+        """Return what to ask of both detectors in every step."""
+        raise NotImplementedError
+
+    def teacher_needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
+        """Return what to ask of the teacher, where that is less than what the student is asked."""
+        return self.needs(student, teacher)
+
+    def wanted_classifier(self) -> "ClassifierConfig | None":
+        """Return the settings of the classifier of object crops that it learns from, if any."""
+        return None
 
     @property
     def fixed_weight(self) -> float:

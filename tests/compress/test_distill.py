@@ -72,7 +72,7 @@ def test_the_teacher_is_in_no_state_and_stays_in_eval_unchanged() -> None:
 def test_both_two_stage_heads_score_the_same_proposals(source: str) -> None:
     config = DeFeatConfig.model_validate({"type": "defeat", "roi_source": source})
     objective = Distiller(faster_rcnn(), faster_rcnn(), [config]).train()
-    student, teacher = objective._outputs(batch(), objective.wanted)
+    student, teacher = objective._outputs(batch())
     assert student.rois is not None
     assert teacher.rois is not None
     for mine, theirs in zip(student.rois.boxes, teacher.rois.boxes, strict=True):
@@ -89,7 +89,7 @@ def test_labels_of_the_students_proposals_are_not_translated_from_a_teacher_of_m
     teacher.spec = replace(teacher.spec, classes=("dog", "horse", "cat"))
     config = DeFeatConfig.model_validate({"type": "defeat", "roi_source": "student"})
     objective = Distiller(student, teacher, [config]).train()
-    mine, theirs = objective._outputs(batch(), objective.wanted)
+    mine, theirs = objective._outputs(batch())
     assert mine.rois is not None
     assert theirs.rois is not None
     assert torch.equal(theirs.rois.labels, mine.rois.labels)
@@ -148,6 +148,76 @@ def test_terms_that_teach_a_part_of_its_own_are_left_out_of_the_balance() -> Non
     torch.testing.assert_close(early["icd/auxiliary_box"], late["icd/auxiliary_box"])
     assert early["icd/instance"].item() < 0.2 * late["icd/instance"].item()
     assert {term.name for term in objective.measure(batch())} == {"icd/instance"}
+
+
+def named(detector: Detector, *classes: str) -> Detector:
+    detector.spec = replace(detector.spec, classes=classes)
+    return detector
+
+
+def turned(detector: Detector, rows: int, layers: dict[str, int]) -> Detector:
+    """Swap classes 0 and 1 in the named layers, which hold `rows` outputs before them."""
+    state = detector.state_dict()
+    for name, each in layers.items():
+        for key in (f"{name}.weight", f"{name}.bias"):
+            if key in state:
+                first, second = (
+                    slice(rows * each + each * c, rows * each + each * (c + 1)) for c in (0, 1)
+                )
+                kept = state[key][first].clone()
+                state[key][first] = state[key][second]
+                state[key][second] = kept
+    return detector
+
+
+@pytest.mark.parametrize("source", ["teacher", "student"])
+def test_a_teacher_of_the_same_classes_in_another_order_teaches_the_same(source: str) -> None:
+    config = DeFeatConfig.model_validate({"type": "defeat", "roi_source": source})
+    student = named(faster_rcnn(), "a", "b")
+    teacher = named(faster_rcnn(), "a", "b")
+    layers = {"head.roi.box_predictor.cls_score": 1, "head.roi.box_predictor.bbox_pred": 4}
+    other = named(turned(copy.deepcopy(teacher), 1, layers), "b", "a")
+    found = []
+    for one in (teacher, other):
+        torch.manual_seed(3)
+        objective = Distiller(student, one, [config]).train()
+        torch.manual_seed(4)
+        found.append(objective(batch()))
+    assert found[0].keys() == found[1].keys()
+    assert found[0]["defeat/roi_object"] > 0
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_a_teacher_that_knows_more_is_heard_on_the_students_classes_alone() -> None:
+    student, teacher = named(gfl(classes=2), "a", "b"), named(gfl(classes=3), "x", "b", "a")
+    config = GidConfig(type="gid", min_size_px=2.0)
+    assert check_pair(student.spec, teacher.spec, [config]) == []
+    objective = Distiller(student, teacher, [config])
+    _, taught = objective._outputs(batch())
+    own = teacher(batch(), frozenset({"features", "dense"})).dense
+    assert own is not None
+    assert taught.dense is not None
+    assert torch.equal(taught.dense.class_logits, own.class_logits[..., [2, 1]])
+
+
+def test_the_teachers_arithmetic_is_its_own_if_the_recipe_says_so() -> None:
+    losses = [DeFeatConfig(type="defeat")]
+    found = {}
+    for precision in ("train", "fp32", "bf16"):
+        objective = Distiller(gfl(), gfl(), losses, precision=precision)
+        for autocast in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                _, taught = objective._outputs(batch())
+            found[precision, autocast] = taught.features[0].dtype == torch.bfloat16
+    assert found == {
+        ("train", False): False,
+        ("train", True): True,
+        ("fp32", False): False,
+        ("fp32", True): False,
+        ("bf16", False): True,
+        ("bf16", True): True,
+    }
 
 
 def test_a_term_beyond_ten_times_the_task_gets_advice() -> None:

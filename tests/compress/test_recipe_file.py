@@ -1,5 +1,6 @@
 """Recipes: every mistake at once, with its line, in the user's words."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,61 @@ def test_an_unknown_backbone_names_the_nearest(tmp_path: Path) -> None:
     )
 
 
+TWO = GOOD.replace(
+    """\
+  detector: {type: gfl, backbone: resnet18}
+  train: {epochs: 1}
+""",
+    """\
+  - detector: {type: gfl, backbone: resnet18}
+    train: {epochs: 1}
+  - detector: {type: gfl, backbone: resnet34}
+    train: {epochs: 3}
+""",
+)
+
+
+def test_a_teacher_may_be_one_or_a_list(tmp_path: Path) -> None:
+    one, _ = load_recipe(write(tmp_path, GOOD))
+    two, _ = load_recipe(write(tmp_path, TWO))
+    assert [t.train.epochs for t in two.teachers if t.train] == [1, 3]
+    assert (one.teacher_keys(0), two.teacher_keys(1)) == (("teacher",), ("teacher", 1))
+    for recipe in (one, two):
+        assert Recipe.model_validate_json(json.dumps(recipe.resolved())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "said"),
+    [
+        (TWO.replace("epochs: 3", "epoch: 3"), [], "8: teacher[1].train.epoch: unknown key"),
+        (TWO.replace("resnet34", "resnet43"), [], "7: teacher[1].detector.backbone: unknown"),
+        (TWO.replace("    train: {epochs: 3}\n", ""), [], "7: teacher[1]: give exactly one of"),
+        (TWO, ["teacher.1.train.lr=x"], "command line: teacher.1.train.lr=x: teacher[1].train.lr:"),
+        (TWO, ["teacher.2.strict=no"], "command line: teacher.2.strict=no: the recipe's list has"),
+        (
+            GOOD.replace("  train: {epochs: 1}", "  train: {epoch: 1}"),
+            [],
+            "6: teacher.train.epoch:",
+        ),
+        (GOOD, ["teacher=[]"], "command line: teacher=[]: teacher: Tuple should have at least 1"),
+        (GOOD, ["teacher=3"], "command line: teacher=3: teacher: should be an object"),
+        (GOOD, ["teacher.classes=[a]"], "4: teacher: classes is only for a loaded teacher"),
+        (GOOD, ["teacher.precision=fp8"], "command line: teacher.precision=fp8: teacher.precision"),
+    ],
+)
+def test_a_mistake_in_one_teacher_says_which(
+    tmp_path: Path, text: str, overrides: list[str], said: str
+) -> None:
+    assert mistakes(tmp_path, text, *overrides)[0].startswith(said)
+
+
+def test_a_mistake_in_a_wrapped_method_says_where(tmp_path: Path) -> None:
+    text = GOOD.replace(
+        "{type: defeat, object_weight: 2}", "{type: ikd, base: {type: gid, nmsiou: 1}}"
+    )
+    assert mistakes(tmp_path, text)[0].startswith("9: distill[0].base.nmsiou: unknown key; did you")
+
+
 def test_an_override_is_blamed_on_the_command_line(tmp_path: Path) -> None:
     lines = mistakes(tmp_path, GOOD, "train.lr=fast", "distill.0.wait=1", "baselin.enabled=false")
     assert [line.split(": ")[1] for line in sorted(lines)] == [
@@ -146,7 +202,5 @@ def test_a_late_mistake_finds_its_line_or_its_override(tmp_path: Path) -> None:
 
 
 def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
-    import json
-
     recipe, _ = load_recipe(write(tmp_path, GOOD))
     assert Recipe.model_validate_json(json.dumps(recipe.resolved())) == recipe

@@ -237,7 +237,11 @@ def test_check_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["student.strides=[32]", "student.type=gfl"], 2, "distill[0]"),
         (["data={type: folder, root: /no/such/folder, image_size: 64}"], 3, "/no/such/folder"),
         (["train.batch=64"], 3, "64"),
-        (["teacher.data={type: shapes, image_size: 64, difficulty: hard}"], 2, "classes"),
+        (
+            ["data.difficulty=hard", "teacher.data={type: shapes, image_size: 64}"],
+            2,
+            "does not know the student's classes",
+        ),
         (["teacher.data={type: shapes, image_size: 96}"], 2, "image_size"),
         (["teacher.train=null", "teacher.detector.weights=/no/such.pt"], 2, "/no/such.pt"),
         (["train.amp=fp16"], 2, "fp16"),

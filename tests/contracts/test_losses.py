@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 import torch
 
+from compress.classifier import ClassifierConfig
 from compress.detector import Outputs
 from compress.losses import LossConfig
 from tests.compress.losses.scene import leaves, make_batch, make_outputs, make_spec
@@ -15,6 +16,11 @@ MEMBERS = get_args(get_args(LossConfig)[0]) or (get_args(LossConfig)[0],)
 TAGS = [get_args(member.model_fields["type"].annotation)[0] for member in MEMBERS]
 STUDENT = make_spec(channels=(3, 3, 3), backbone_channels=(2, 2, 3, 4))
 TEACHER = make_spec()
+# what a settings class cannot do without, besides its type
+REQUIRED = {"ikd": {"base": {"type": "defeat"}}}
+CLASSIFIER = ClassifierConfig.model_validate(
+    {"backbone": {"type": "slim_resnet", "widths": (16, 16, 16, 16)}, "crop": 32}
+)
 SOME = [[[4.0, 6.0, 40.0, 50.0], [20.0, 20.0, 22.0, 60.0]], [[30.0, 2.0, 62.0, 30.0]], []]
 # Larger than the picture, so that each of the three levels has a box of its size (56 px and up).
 OF_EVERY_SIZE = [*SOME[:2], [[0.0, 0.0, 150.0, 150.0], [0.0, 0.0, 300.0, 300.0]]]
@@ -24,10 +30,23 @@ NONE: list[list[list[float]]] = [[], [], []]
 @pytest.fixture(params=MEMBERS, ids=TAGS)
 def loss(request):
     tag = get_args(request.param.model_fields["type"].annotation)[0]
-    config = request.param.model_validate({"type": tag})
+    config = request.param.model_validate({"type": tag, **REQUIRED.get(tag, {})})
     assert config.check(STUDENT, TEACHER) == []
     torch.manual_seed(0)
-    return config.build(STUDENT, TEACHER)
+    return built(config)
+
+
+def built(config):
+    loss = config.build(STUDENT, TEACHER)
+    if config.wanted_classifier() is not None:
+        torch.manual_seed(3)
+        loss.use_classifier(CLASSIFIER.build(STUDENT.num_classes))
+    return loss
+
+
+def terms_of(loss, student, teacher, batch):
+    """All that it can say: of the batch, and of pictures of its own if it wants any."""
+    return {**loss(student, teacher, batch), **loss.forward_view(student, teacher, batch)}
 
 
 @pytest.fixture
@@ -47,12 +66,12 @@ def total(terms):
 def pass_through(loss, student, teacher, batch):
     """One pass that always begins in the same state: a loss may draw and remember."""
     torch.manual_seed(0)
-    return copy.deepcopy(loss)(student, teacher, batch)
+    return terms_of(copy.deepcopy(loss), student, teacher, batch)
 
 
 @pytest.mark.parametrize("boxes", [SOME, NONE], ids=["one picture empty", "all empty"])
 def test_terms_and_gradients_are_finite_without_objects(loss, student, teacher, boxes):
-    terms = loss(student, teacher, make_batch(boxes))
+    terms = terms_of(loss, student, teacher, make_batch(boxes))
     total(terms).backward()
     assert all(term.ndim == 0 and term.isfinite() for term in terms.values())
     gradients = [leaf.grad for leaf in leaves(student) if leaf.grad is not None]
@@ -62,12 +81,12 @@ def test_terms_and_gradients_are_finite_without_objects(loss, student, teacher, 
 
 @pytest.mark.parametrize("boxes", [SOME, NONE], ids=["one picture empty", "all empty"])
 def test_every_term_hangs_on_the_students_graph_even_when_it_is_zero(loss, student, teacher, boxes):
-    for name, term in loss(student, teacher, make_batch(boxes)).items():
+    for name, term in terms_of(loss, student, teacher, make_batch(boxes)).items():
         assert term.requires_grad, name
 
 
 def test_no_gradient_reaches_the_teacher(loss, student, teacher):
-    total(loss(student, teacher, make_batch(SOME))).backward()
+    total(terms_of(loss, student, teacher, make_batch(SOME))).backward()
     assert all(leaf.grad is None for leaf in leaves(teacher))
 
 
@@ -87,7 +106,7 @@ def test_the_order_of_the_pictures_does_not_matter(loss, student, teacher):
 
 def test_half_precision_outputs_give_full_precision_finite_terms(loss, student, teacher):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = loss(_halved(student), _halved(teacher), make_batch(SOME))
+        terms = terms_of(loss, _halved(student), _halved(teacher), make_batch(SOME))
     total(terms).backward()
     assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
     assert all(p.grad.isfinite().all() for p in loss.parameters())
@@ -97,7 +116,7 @@ def test_its_own_parameters_learn(loss, student, teacher):
     with torch.no_grad():  # a layer that starts at 0 hides those before it from the first gradient
         for value in loss.parameters():
             value.add_(torch.randn_like(value), alpha=0.1)
-    total(loss(student, teacher, make_batch(OF_EVERY_SIZE))).backward()
+    total(terms_of(loss, student, teacher, make_batch(OF_EVERY_SIZE))).backward()
     for name, value in loss.named_parameters():
         assert value.grad is not None, name
         assert value.grad.any(), name
@@ -106,7 +125,7 @@ def test_its_own_parameters_learn(loss, student, teacher):
 def test_the_overall_weight_multiplies_every_term(loss, student, teacher):
     once = pass_through(loss, student, teacher, make_batch(SOME))
     config = loss.config.model_copy(update={"weight": 2.5 * loss.weight})
-    heavier = config.build(STUDENT, TEACHER)
+    heavier = built(config)
     heavier.load_state_dict(loss.state_dict())
     for name, term in pass_through(heavier, student, teacher, make_batch(SOME)).items():
         factor = 1 if name in loss.unweighted else 2.5

@@ -1,0 +1,219 @@
+"""A small classifier of object crops, trained on the same labels; it teaches `dicod`.
+
+It goes through the same loop as a detector, on the boxes of the same batches, so that it is cut
+and resumed as one is.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.coco_images import ImageSet, read_canvas
+from compress.backbones import BackboneConfig, build_backbone
+from compress.batch import Batch, boxes_per_image
+from compress.crops import crop_boxes
+from compress.data import Data
+from compress.loading import steps_per_epoch, training_batches
+from compress.objective import Objective
+from compress.optim import TrainConfig
+from compress.pretrained import load_backbone_weights
+from compress.rundir import once
+from compress.session import Session
+from compress.train import train
+from compress.weights import load_weights, save_weights
+from export.atomic import write_json
+from export.config import Section
+from export.images import fit as letterbox_fit
+from export.images import to_tensor
+
+NAME = "classifier"
+PICTURES = 8  # looked at together when accuracy is measured
+
+
+class ClassifierConfig(Section):
+    """The classifier and its training."""
+
+    backbone: BackboneConfig = "resnet18"
+    backbone_weights: str | None = None  # a file, torchvision or timm, as of a detector
+    crop: int = Field(default=112, ge=32)  # pixels; crops are brought to this square
+    epochs: PositiveInt = 10
+    batch: PositiveInt = 16  # pictures, with all of their boxes
+    lr: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.05
+    workers: NonNegativeInt = 0
+
+    def build(self, num_classes: int) -> "Classifier":
+        """Build one with random weights."""
+        return Classifier(self, num_classes)
+
+    def schedule(self) -> TrainConfig:
+        """Its training in the loop's terms."""
+        return TrainConfig(
+            epochs=self.epochs,
+            batch=self.batch,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            workers=self.workers,
+            evaluations=1,
+            amp="off",
+        )
+
+
+class Classifier(nn.Module):
+    """A backbone, the mean over its last map, and one layer."""
+
+    def __init__(self, config: ClassifierConfig, num_classes: int) -> None:
+        super().__init__()
+        self.crop = config.crop
+        self.backbone = build_backbone(config.backbone, (32,), "batch")
+        self.class_logits = nn.Linear(self.backbone.channels[-1], num_classes)
+
+    def last_map(self, crops: Tensor) -> Tensor:
+        """Return (n, C, h, w) of (n, 3, crop, crop) RGB in 0..1."""
+        last: Tensor = self.backbone(crops)[-1]
+        return last
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Return logits (n, K)."""
+        logits: Tensor = self.class_logits(self.last_map(crops).mean(dim=(2, 3)))
+        return logits
+
+
+class CropClassification(Objective):
+    """The objective: cross entropy over the boxes of a batch."""
+
+    student: Classifier
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.student = classifier
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `task/class`; 0, and attached, for pictures without boxes."""
+        boxes = boxes_per_image(batch.targets[: batch.labeled])
+        if not sum(len(own) for own in boxes):
+            zero = torch.stack([p.sum() for p in self.student.parameters()]).sum() * 0
+            return {"task/class": zero}
+        labels = torch.cat([target.labels for target in batch.targets[: batch.labeled]])
+        logits = self.student(crop_boxes(batch.images, boxes, self.student.crop))
+        return {"task/class": functional.cross_entropy(logits, labels)}
+
+
+def classifier_room(session: Session, config: ClassifierConfig, data: Data, seed: int) -> Path:
+    """Train the classifier into `models/classifier`; do nothing if it is there."""
+    room = session.home / "models" / NAME
+    if room.exists():
+        session.console.say(f"{NAME}: already trained, kept")
+        return room
+    torch.manual_seed(seed)
+    classifier = config.build(data.num_classes)
+    if config.backbone_weights is not None:
+        report = load_backbone_weights(classifier, config.backbone, config.backbone_weights)
+        session.console.say(f"{NAME}: backbone weights from {report.source}: {report.summary()}")
+    schedule, fabric = config.schedule(), session.fabric("32-true")
+    total = schedule.total_steps(steps_per_epoch(data, schedule.batch))
+    session.console.say(
+        f"{NAME}: {total} steps on the boxes of {schedule.batch} of {len(data.train)} pictures"
+    )
+
+    def batches(first: int, count: int) -> Iterator[Batch]:
+        return training_batches(
+            data,
+            batch=schedule.batch,
+            seed=seed,
+            start_step=first,
+            steps=count,
+            rank=session.rank,
+            world=session.world,
+            workers=schedule.workers,
+            unlabeled_batch=0,
+            pin=session.torch_device().type == "cuda",
+            device=session.torch_device(),
+        )
+
+    def evaluate(model: nn.Module) -> dict[str, float | None]:
+        assert isinstance(model, Classifier)
+        return {"accuracy": accuracy(model, data)}
+
+    trained = train(
+        CropClassification(classifier),
+        batches,
+        schedule,
+        total,
+        session.home / "training" / NAME,
+        evaluate,
+        fabric=fabric,
+        seed=seed,
+        console=session.console,
+        what=NAME,
+    )
+    record = {
+        "name": NAME,
+        "seed": seed,
+        "steps": trained.steps,
+        "seconds": trained.seconds,
+        "accuracy": trained.rows[-1]["accuracy"],
+        "rows": trained.rows,
+    }
+
+    def write(out: Path) -> None:
+        save_weights(trained.state, out / "model.safetensors")
+        write_json(record, out / "training.json")
+
+    if session.rank == 0:
+        once(room, write)
+    fabric.barrier()
+    return room
+
+
+def load_classifier(
+    session: Session, config: ClassifierConfig, data: Data, room: Path
+) -> Classifier:
+    """The finished classifier, frozen, on the device; says how good it is."""
+    classifier = config.build(data.num_classes)
+    load_weights(classifier, room / "model.safetensors", strict=True, what=NAME)
+    record = json.loads((room / "training.json").read_text(encoding="utf-8"))
+    session.console.say(f"{NAME}: {describe_accuracy(record['accuracy'])}")
+    return classifier.to(session.torch_device()).eval().requires_grad_(False)
+
+
+def describe_accuracy(value: float | None) -> str:
+    """Say the accuracy in words."""
+    found = "accuracy n/a" if value is None else f"{100 * value:.1f} % of crops right"
+    return f"{found} on the objects of the validation pictures"
+
+
+@torch.inference_mode()
+def accuracy(classifier: Classifier, data: Data) -> float | None:
+    """The share of the validation split's boxes, crowds left out, that it names rightly."""
+    device = next(classifier.parameters()).device
+    classifier.eval()
+    right = seen = 0
+    for start in range(0, len(data.val), PICTURES):
+        indices = range(start, min(start + PICTURES, len(data.val)))
+        canvases = [
+            read_canvas(data.val, index, data.input_height, data.input_width)[0]
+            for index in indices
+        ]
+        images = torch.from_numpy(to_tensor(canvases)).to(device)
+        found = [_objects(data.val, index, data) for index in indices]
+        labels = torch.cat([own for _, own in found]).to(device)
+        if len(labels):
+            boxes = [own.to(device) for own, _ in found]
+            chosen = classifier(crop_boxes(images, boxes, classifier.crop)).argmax(dim=1)
+            right += int((chosen == labels).sum())
+            seen += len(labels)
+    return right / seen if seen else None
+
+
+def _objects(images: ImageSet, index: int, data: Data) -> tuple[Tensor, Tensor]:
+    """Boxes (n, 4), input pixels, and labels (n,) of one picture."""
+    image = images.images[index]
+    place = letterbox_fit(image.width, image.height, data.input_height, data.input_width)
+    boxes = torch.from_numpy(place.to_input(image.boxes[~image.crowd])).float()
+    return boxes, torch.from_numpy(image.labels[~image.crowd])

@@ -1,0 +1,235 @@
+"""DICOD: a classifier of object crops teaches the detector (Guo et al. 2021, "DICOD").
+
+The class term follows the authors' code: the classifier's logits on the crop of an object are what
+every location or proposal assigned to it should say. The localisation term is reconstructed: what
+the predicted and the target box hold should look alike to the classifier; we compare the pictures
+themselves and the classifier's last map, each pooled to `pooled` cells, and of each object only the
+`boxes_per_object` best predictions, since each costs a pass of the classifier. The detector that
+the recipe calls teacher is asked for nothing.
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import box_iou
+
+from compress.batch import Batch, boxes_per_image
+from compress.classifier import Classifier, ClassifierConfig
+from compress.crops import crop_boxes
+from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Rois
+from compress.losses.loss import DistillationLoss, weigh
+from compress.losses.masks import stack_boxes
+from compress.losses.schedule import LossSection
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Variant = Literal["kl-ce softmax", "kl-ce sigmoid", "kl-bce sigmoid"]
+EPSILON = 1e-10
+
+
+class DicodConfig(LossSection):
+    """The classifier, and what each of the two comparisons weighs."""
+
+    type: Literal["dicod"]
+    classifier: ClassifierConfig = ClassifierConfig()
+    class_weight: NonNegativeFloat = 0.4
+    temperature: PositiveFloat = 2.0
+    sigmoid: Literal["kl-ce", "kl-bce"] = "kl-ce"  # how dense heads, which have one, are compared
+    localization_weight: NonNegativeFloat | None = None  # None: 0.15, and 0 on a two-stage student
+    boxes_per_object: PositiveInt | None = 1  # None: all predictions assigned to it
+    pooled: tuple[PositiveInt, PositiveInt] = (8, 4)  # cells of the pictures, of the last map
+    roi_source: Literal["teacher", "student"] = "teacher"  # of other losses; this one has no say
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - the student's alone
+        """Return what to ask of the student: proposals if it has them, else dense predictions."""
+        return frozenset({"features", "rois" if "rois" in student.provides else "dense"})
+
+    def teacher_needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - see above
+        """Return nothing: the classifier teaches."""
+        return frozenset()
+
+    def wanted_classifier(self) -> ClassifierConfig:
+        """Return the classifier's settings."""
+        return self.classifier
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:  # noqa: ARG002 - see above
+        """Say what stands between these settings and this student."""
+        problems = []
+        if "rois" in student.provides and self.localization_weight:
+            problems.append(
+                "localization_weight needs decoded boxes, which only one-stage students provide; "
+                f"the student is {student.family!r}: leave it out"
+            )
+        if not self.class_weight and not self.box_weight(student):
+            problems.append("all weights are 0, so nothing is learnt; give one or drop the loss")
+        return problems
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Dicod":
+        """Return the loss for this student; it wants `use_classifier` before it is used."""
+        return Dicod(self, student, teacher)
+
+    def box_weight(self, student: DetectorSpec) -> float:
+        """Return the localisation term's weight, the automatic one resolved."""
+        automatic = 0.0 if "rois" in student.provides else 0.15
+        return automatic if self.localization_weight is None else self.localization_weight
+
+
+class Dicod(DistillationLoss):
+    """Terms `class` and `localization`; both are of positives alone, and 0 without any."""
+
+    def __init__(self, config: DicodConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.fixed_weight, config.needs(student, teacher), frozenset())
+        self.config = config
+        self.num_classes = student.num_classes
+        self.box_weight = config.box_weight(student)
+        self._classifier: tuple[Classifier, ...] = ()  # a tuple hides it from nn.Module
+
+    def use_classifier(self, classifier: Classifier) -> None:
+        """Take the trained classifier; see `DistillationLoss.use_classifier`."""
+        self._classifier = (classifier.eval().requires_grad_(False),)
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return both terms; unlabelled pictures have no objects and no part in them."""
+        del teacher
+        (classifier,) = self._classifier
+        config, boxes = self.config, boxes_per_image(batch.targets)
+        with torch.no_grad():
+            known = _in_parts(classifier, crop_boxes(batch.images, boxes, classifier.crop))
+        if student.rois is not None:
+            logits, owner = student.rois.class_logits, roi_owners(student.rois, batch)
+            variant: Variant = "kl-ce softmax"
+        else:
+            assert student.dense is not None
+            logits, owner = student.dense.class_logits.flatten(0, 1), _dense_owners(student, boxes)
+            variant = "kl-ce sigmoid" if config.sigmoid == "kl-ce" else "kl-bce sigmoid"
+        positive = owner >= 0
+        in_class = class_term(
+            logits[positive],
+            known[owner[positive]],
+            variant=variant,
+            temperature=config.temperature,
+            count=positive.sum(),
+        )
+        terms = {"class": (config.class_weight, in_class)}
+        if self.box_weight and student.dense is not None:
+            found = self._localization(student.dense, owner, batch, classifier)
+            terms["localization"] = (self.box_weight, found)
+        return weigh(terms)
+
+    def _localization(
+        self, dense: Dense, owner: Tensor, batch: Batch, classifier: Classifier
+    ) -> Tensor:
+        """Return the mean absolute difference of what the predicted and target boxes hold."""
+        targets, picture = stack_boxes(boxes_per_image(batch.targets))
+        places = (owner >= 0).nonzero()[:, 0]
+        predicted = dense.boxes.flatten(0, 1)
+        if self.config.boxes_per_object is not None:
+            overlap = paired_iou(predicted[places].detach(), targets[owner[places]])
+            best = best_of_each(owner[places], overlap, self.config.boxes_per_object)
+            places = places[best]
+        own, other = predicted[places], targets[owner[places]]
+        if not len(places):
+            return 0 * predicted.sum()
+        counts = torch.bincount(picture[owner[places]], minlength=len(batch.images)).tolist()
+        size = classifier.crop
+        seen = crop_boxes(batch.images, torch.split(own, counts), size)
+        with torch.no_grad():
+            wanted = crop_boxes(batch.images, torch.split(other, counts), size)
+            wanted_map = classifier.last_map(wanted)
+        pairs = ((seen, wanted), (classifier.last_map(seen), wanted_map))
+        return torch.stack(
+            [
+                (
+                    functional.adaptive_avg_pool2d(a, cells)
+                    - functional.adaptive_avg_pool2d(b, cells)
+                )
+                .abs()
+                .mean()
+                for (a, b), cells in zip(pairs, self.config.pooled, strict=True)
+            ]
+        ).sum()
+
+
+def class_term(
+    student: Tensor, teacher: Tensor, *, variant: Variant, temperature: float, count: Tensor
+) -> Tensor:
+    """Return temperature squared times the divergence of the rows, over `count`, 1 at least.
+
+    Args:
+        student: logits (R, K), or (R, K + 1) with background last for softmax.
+        teacher: logits (R, K) of the classifier.
+        variant: softmax over K + 1 (the classifier knows no background: 0 there); the sigmoids
+            brought to a sum of 1; or class by class, the mean over classes.
+        temperature: divides both logits.
+        count: positives, a scalar.
+    """
+    own, other = student / temperature, teacher / temperature
+    if variant == "kl-ce softmax":
+        rows = _divergence(own.softmax(1), functional.pad(other.softmax(1), (0, 1))).sum(1)
+    elif variant == "kl-ce sigmoid":
+        own, other = (functional.normalize(p.sigmoid(), p=1, dim=1) for p in (own, other))
+        rows = _divergence(own, other).sum(1)
+    else:
+        own, other = own.sigmoid(), other.sigmoid()
+        rows = (_divergence(own, other) + _divergence(1 - own, 1 - other)).mean(1)
+    return temperature**2 * rows.sum() / count.clamp(min=1)
+
+
+def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    own, other = student + EPSILON, teacher + EPSILON
+    return other * (other.log() - own.log())
+
+
+def _in_parts(classifier: Classifier, crops: Tensor) -> Tensor:
+    """Return logits (n, K); no crop, no pass."""
+    if not len(crops):
+        return crops.new_zeros(0, classifier.class_logits.out_features)
+    logits: Tensor = classifier(crops)
+    return logits.float()
+
+
+def _dense_owners(student: Outputs, boxes: "Sequence[Tensor]") -> Tensor:
+    """Return (B * P,): the object of each location, counted over all pictures; negative: none."""
+    assert student.dense is not None
+    return student.dense.match(boxes).flatten()
+
+
+def roi_owners(rois: Rois, batch: Batch) -> Tensor:
+    """Return (R,): the object that each positive proposal was assigned to; -1 for background.
+
+    A sample keeps the class of its object alone, so that it is the one of that class and picture
+    that the proposal overlaps most.
+    """
+    boxes, picture = stack_boxes(boxes_per_image(batch.targets))
+    proposals, origin = stack_boxes(rois.boxes)
+    if not len(boxes) or not len(proposals):
+        return torch.full_like(rois.labels, -1)
+    labels = torch.cat([target.labels for target in batch.targets])
+    fits = (rois.labels[:, None] == labels) & (origin[:, None] == picture)
+    overlap, owner = box_iou(proposals, boxes).where(fits, -1.0).max(dim=1)
+    return torch.where(overlap >= 0, owner, -1)
+
+
+def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Return (n,) overlaps of boxes (n, 4) with others (n, 4), row by row."""
+    low, high = (
+        torch.maximum(boxes[:, :2], others[:, :2]),
+        torch.minimum(boxes[:, 2:], others[:, 2:]),
+    )
+    inside = (high - low).clamp(min=0).prod(1)
+    areas = [(b[:, 2:] - b[:, :2]).clamp(min=0).prod(1) for b in (boxes, others)]
+    return inside / (areas[0] + areas[1] - inside).clamp(min=EPSILON)
+
+
+def best_of_each(owner: Tensor, score: Tensor, count: int) -> Tensor:
+    """Return the rows of the `count` highest scores of every owner, owner by owner."""
+    by_score = score.argsort(descending=True, stable=True)
+    order = by_score[owner[by_score].argsort(stable=True)]
+    sorted_owner = owner[order]
+    first = torch.searchsorted(sorted_owner, sorted_owner)  # where each owner's rows begin
+    rank = torch.arange(len(order), device=order.device) - first
+    return order[rank < count]

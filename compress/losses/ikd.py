@@ -1,0 +1,235 @@
+"""IKD: give any base method adversarially shifted and noisy pictures (instance-conditional "IKD").
+
+A wrapper, as in the authors' released code: (a) pictures moved against the teacher by iterative
+FGSM with diverse inputs (Kurakin et al. 2017, Xie et al. 2019), on which the student's pyramid
+imitates the teacher's; (b) Gaussian noise on pictures whose objects are all small, for both models
+and every loss. Departs from the code in three places: the shifted pictures are made anew in every
+step (or every `every` steps) from the batch as it is augmented, where the code makes them once from
+the files, and so each such step costs `iterations` forward and backward passes of the whole teacher
+on top; "small" is measured in letterboxed pixels, which are what a batch has; and there is no crop
+here: the authors' crop of 0.8 is `data.augment.scale: [1.0, 1.25]`.
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+from typing_extensions import Self
+
+from compress.batch import Batch, Targets, boxes_per_image
+from compress.detector import DetectorSpec, Knowledge, Outputs
+from compress.losses.loss import DistillationLoss, TaskLosses
+from compress.losses.masks import stack_boxes
+from compress.losses.matching import check_classes, pair_levels
+from compress.losses.schedule import LossSection
+from compress.objective import SeparateTraining
+
+if TYPE_CHECKING:
+    from compress.classifier import Classifier, ClassifierConfig
+    from compress.losses import PlainLossConfig
+
+FILL = 114 / 255  # of the letterbox
+SHARED = ("ratio", "window", "start", "end", "warmup", "decay")  # of the whole, not of the base
+
+
+class IkdConfig(LossSection):
+    """The method that is helped, and how pictures are changed for it."""
+
+    type: Literal["ikd"]
+    end: float = Field(default=16 / 24, gt=0, le=1)  # the authors stop after 16 of 24 epochs
+    base: "PlainLossConfig"  # any other method; its terms keep their names
+    adversarial_weight: NonNegativeFloat = 1e-5  # alpha_adv; 0: no shifted pictures
+    every: PositiveInt = 1  # steps from one set of shifted pictures to the next
+    iterations: PositiveInt = 5  # of FGSM
+    epsilon: PositiveFloat = 8 / 255  # the farthest that a pixel moves; pixels are 0..1
+    step_size: PositiveFloat = 2 / 255  # per iteration
+    diversity: float = Field(default=0.5, ge=0, le=1)  # probability of a smaller, shifted input
+    diversity_scale: float = Field(default=0.9, gt=0, le=1)  # its smallest side, of the input's
+    noise_probability: float = Field(default=0.3, ge=0, le=1)  # per picture of small objects
+    noise_std: NonNegativeFloat = 0.08  # severity 1
+    noise_area_px2: NonNegativeFloat = 1024.0  # an object below is small; letterboxed pixels
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Self:
+        fields = type(self.base).model_fields
+        given = [name for name in SHARED if getattr(self.base, name) != fields[name].default]
+        given += ["weight: auto"] if self.base.weight == "auto" else []
+        if given:
+            raise ValueError(
+                f"base shares the schedule of the whole: give {', '.join(given)} beside it, not "
+                "inside"
+            )
+        return self
+
+    @property
+    def roi_source(self) -> str:
+        """Whose proposals both box heads score, if the base method compares them."""
+        return str(getattr(self.base, "roi_source", "teacher"))
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
+        """Return what the base method asks."""
+        return self.base.needs(student, teacher) | {"features"}
+
+    def teacher_needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
+        """Return what the base method asks of the teacher."""
+        return self.base.teacher_needs(student, teacher)
+
+    def wanted_classifier(self) -> "ClassifierConfig | None":
+        """Return the base method's."""
+        return self.base.wanted_classifier()
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Say what stands between these settings and this pair of detectors."""
+        problems = [f"base: {text}" for text in self.base.check(student, teacher)]
+        if self.adversarial_weight:
+            if "task" not in teacher.provides:
+                problems.append(
+                    "adversarial pictures need the teacher's task loss, and "
+                    f"{teacher.family!r} does not provide it; set adversarial_weight: 0"
+                )
+            problems += [
+                f"adversarial pictures: {text}; or set adversarial_weight: 0"
+                for text in check_classes(student, teacher)
+            ]
+        return problems
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Ikd":
+        """Return the loss for this pair."""
+        return Ikd(self, student, teacher)
+
+
+class Ikd(DistillationLoss):
+    """The base method's terms, and `adversarial`: the pyramids' distance on shifted pictures."""
+
+    def __init__(self, config: IkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        needs, asked = config.needs(student, teacher), config.teacher_needs(student, teacher)
+        super().__init__(config.fixed_weight, needs, asked)
+        self.config = config
+        self.base: DistillationLoss = config.base.build(student, teacher)
+        self.levels = pair_levels(student, teacher)
+        self.adapters = nn.ModuleList(
+            nn.Identity() if own == other else nn.Conv2d(own, other, 1)
+            for own, other in self.levels.channels(student.channels, teacher.channels)
+            if config.adversarial_weight
+        )
+        self.step = 0
+
+    def at(self, step: int, total: int) -> None:
+        """Learn which step it is, and tell the base method."""
+        self.step = step
+        self.base.at(step, total)
+
+    def separate(self) -> SeparateTraining | None:
+        """Return the base method's part that is trained apart."""
+        return self.base.separate()
+
+    def use_classifier(self, classifier: "Classifier") -> None:
+        """Hand it to the base method."""
+        self.base.use_classifier(classifier)
+
+    def disturb(self, batch: Batch) -> Batch:
+        """Return the batch with noise on some pictures whose objects are all small.
+
+        A labelled picture without objects counts as one; an unlabelled one never does.
+        """
+        config = self.config
+        batch = self.base.disturb(batch)
+        boxes, picture = stack_boxes(boxes_per_image(batch.targets))
+        sides = boxes[:, 2:] - boxes[:, :2]
+        large = sides.prod(dim=1) >= config.noise_area_px2
+        count = torch.zeros(len(batch.images), device=boxes.device)
+        small = count.index_add(0, picture, large.to(count)) == 0
+        small &= torch.arange(len(small), device=boxes.device) < batch.labeled
+        chosen = small & (torch.rand(len(small), device=small.device) < config.noise_probability)
+        if not bool(chosen.any()):
+            return batch
+        noise = config.noise_std * torch.randn_like(batch.images)
+        noisy = (batch.images + noise).clamp(0, 1)
+        images = torch.where(chosen[:, None, None, None], noisy, batch.images)
+        return with_images(batch, images, batch.targets)
+
+    def view(self, batch: Batch, task_losses: TaskLosses) -> Batch | None:
+        """Return the labelled pictures, shifted so that the teacher errs on them."""
+        if not self._due() or not batch.labeled:
+            return None
+        labeled = Batch(
+            batch.images[: batch.labeled],
+            batch.targets[: batch.labeled],
+            batch.sizes[: batch.labeled],
+            batch.image_ids[: batch.labeled],
+            batch.labeled,
+        )
+        return with_images(
+            labeled, shifted_pictures(labeled, task_losses, self.config), labeled.targets
+        )
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the base method's terms."""
+        terms = {
+            name: self.base.weight * term
+            for name, term in self.base.terms(student, teacher, batch).items()
+        }
+        resting = [p.sum() for p in self.adapters.parameters()]
+        if resting and not self._due():  # other processes wait for their gradients too
+            first = next(iter(terms))
+            terms[first] = terms[first] + 0 * torch.stack(resting).sum()
+        return terms
+
+    def view_terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return `adversarial`: squared distances over all levels, over the number of pictures."""
+        distances = [
+            (adapter(own) - other).square().sum()
+            for adapter, (own, other) in zip(
+                self.adapters, self.levels.select(student.features, teacher.features), strict=True
+            )
+        ]
+        total = torch.stack(distances).sum()
+        return {"adversarial": self.config.adversarial_weight / len(batch.images) * total}
+
+    def _due(self) -> bool:
+        return bool(self.config.adversarial_weight) and self.step % self.config.every == 0
+
+
+def shifted_pictures(batch: Batch, task_losses: TaskLosses, config: IkdConfig) -> Tensor:
+    """Return (B, 3, H, W): pictures moved uphill on the teacher's task loss, by epsilon at most."""
+    clean = batch.images
+    lowest = (clean - config.epsilon).clamp(min=0)
+    highest = (clean + config.epsilon).clamp(max=1)
+    moved = clean.clone()
+    for _ in range(config.iterations):
+        with torch.enable_grad():
+            leaf = moved.detach().requires_grad_()
+            losses = task_losses(diverse_input(with_images(batch, leaf, batch.targets), config))
+            total = torch.stack([loss.float() for loss in losses.values()]).sum()
+            (gradient,) = torch.autograd.grad(total, leaf)
+        moved = (moved + config.step_size * gradient.sign()).clamp(lowest, highest)
+    return moved.detach()
+
+
+def diverse_input(batch: Batch, config: IkdConfig) -> Batch:
+    """Return the batch, or with some probability a smaller copy of it at a random place.
+
+    Boxes go along. One size and place serve all pictures; the rest is filled as a letterbox.
+    """
+    chance, size, down, right = torch.rand(4).tolist()
+    if chance >= config.diversity:
+        return batch
+    height, width = batch.images.shape[-2:]
+    scale = config.diversity_scale + size * (1 - config.diversity_scale)
+    rows, columns = max(1, round(scale * height)), max(1, round(scale * width))
+    top, left = int(down * (height - rows + 1)), int(right * (width - columns + 1))
+    smaller = functional.interpolate(
+        batch.images, size=(rows, columns), mode="bilinear", align_corners=False
+    )
+    around = (left, width - columns - left, top, height - rows - top)
+    factor = smaller.new_tensor([columns / width, rows / height] * 2)
+    offset = smaller.new_tensor([left, top] * 2)
+    targets = tuple(Targets(t.boxes * factor + offset, t.labels) for t in batch.targets)
+    return with_images(batch, functional.pad(smaller, around, value=FILL), targets)
+
+
+def with_images(batch: Batch, images: Tensor, targets: tuple[Targets, ...]) -> Batch:
+    """Return the batch with other pictures, and boxes that fit them."""
+    return Batch(images, targets, batch.sizes, batch.image_ids, batch.labeled)

@@ -108,6 +108,7 @@ def test_a_student_that_predicts_the_very_boxes_has_no_localisation_term():
 @pytest.mark.parametrize("per_object", [1, None])
 def test_the_localisation_term_moves_boxes_of_positives_alone(per_object):
     outputs, batch = scene()
+    outputs.dense.boxes.retain_grad()
     loss = taught(dicod(boxes_per_object=per_object))
     loss(outputs, outputs, batch)["localization"].backward()
     moved = outputs.dense.boxes.grad.abs().sum(dim=-1) > 0

@@ -82,7 +82,7 @@ def row_title(row: Content) -> str:
 
 def model_title(row: Content) -> str:
     """`student`; of several teachers the second is `teacher 2`."""
-    title: str = TITLES.get(row["model"], row["model"])
+    title = str(TITLES.get(row["model"], row["model"]))
     number = str(row.get("name") or "").removeprefix("teacher")
     return f"{title} {number}" if row["model"] == "teacher" and number.isdigit() else title
 

@@ -14,7 +14,7 @@ from compress.losses.ikd import diverse_input, shifted_pictures
 from tests.compress.detectors.small import FAMILIES, small_batch, small_detector
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 
-CONFIG: TypeAdapter = TypeAdapter(LossConfig)
+CONFIG: TypeAdapter[LossConfig] = TypeAdapter(LossConfig)
 SMALL = [4.0, 4.0, 35.0, 36.0]  # 31 x 32 = 992 square pixels
 LARGE = [4.0, 4.0, 36.0, 36.0]  # 1024
 

@@ -179,10 +179,23 @@ def _notes(session: Session, recipe: Recipe, rooms: dict[str, Path]) -> list[str
         said = describe_accuracy(_record(classifier)["accuracy"])
         notes.append(f"A classifier of object crops taught the student too: {said}.")
     for name, room in rooms.items():
-        weights = _record(room).get("auto_weights") or {}
+        record = _record(room)
+        weights = record.get("auto_weights") or {}
         if weights:
             chosen = ", ".join(f"{loss} {value:.3g}" for loss, value in weights.items())
             notes.append(f"Weights that {name} arrived at by `weight: auto`: {chosen}.")
+        measured = record.get("terms") or []
+        if measured:
+            step = measured[-1]["step"]
+            sizes = ", ".join(
+                f"{term['name']} {term['ratio']:.2g} ({term['gradient_ratio']:.2g})"
+                for term in measured
+                if term["step"] == step
+            )
+            notes.append(
+                f"Terms of {name} when last compared, after {step} steps, in parts of the task "
+                f"loss (of its gradient at the shared features): {sizes}."
+            )
     return notes
 
 

@@ -161,6 +161,8 @@ def with_constant_weights(model: Any) -> tuple[str, ...]:
 
 def tidy(model: Any) -> None:
     """Remove operator sets no node uses, and the traces of where the graph was made."""
+    for node in _all_nodes(model.graph):
+        node.domain = "" if node.domain == "ai.onnx" else node.domain  # two names of one set
     used = {node.domain for node in _all_nodes(model.graph)}
     for function in model.functions:
         used |= {node.domain for node in function.node}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError
+from export.graph import tidy
 from export.manifest import Manifest, read_manifest
 from export.optional import require
 
@@ -47,7 +48,9 @@ def prepare(onnx_path: Path) -> Any:
             raise ExportError(
                 f"{onnx_path}: cannot be prepared for another precision: {error}"
             ) from error
-        return onnx.load(str(prepared))
+        model = onnx.load(str(prepared))
+    tidy(model)
+    return model
 
 
 def made_by(manifest: Manifest) -> dict[str, str]:

@@ -167,9 +167,11 @@ def tidy(model: Any) -> None:
     for function in model.functions:
         used |= {node.domain for node in function.node}
     used |= {""}
-    kept = [opset for opset in model.opset_import if opset.domain in used]
+    # merged and optimised graphs may list a set twice
+    kept = {opset.domain: opset for opset in model.opset_import if opset.domain in used}
+    imports = list(kept.values())
     del model.opset_import[:]
-    model.opset_import.extend(kept)
+    model.opset_import.extend(imports)
     for element in (model, model.graph, *_all_nodes(model.graph), *model.functions):
         element.ClearField("doc_string")
         element.ClearField("metadata_props")

@@ -10,6 +10,7 @@ from benchmarks.latency import ratio_ci
 from benchmarks.report import Gain, Picture, ReportData, ReportRow, Speed, TrainingRun, write_report
 from benchmarks.samples import sample_grid
 from benchmarks.statistics import bootstrap_gain, gain_interval, verdict
+from compress.artifacts import REFUSED
 from compress.data import Data
 from compress.recipe import Recipe
 from compress.session import Session
@@ -45,7 +46,7 @@ def summarize(
         data=json.loads((session.home / "data.json").read_text(encoding="utf-8")),
         recipe=text,
         notes=tuple(_notes(recipe, rooms)),
-        warnings=tuple(_warnings(rooms)),
+        warnings=(*_warnings(rooms), *_refused(session)),
     )
     return write_report(report, out)
 
@@ -111,6 +112,8 @@ def _speed(recipe: Recipe, latency: Measured) -> list[Speed]:
     found = []
     for precision in recipe.export.precisions:
         key = f"seed{recipe.seed}-student-onnxruntime-{precision}"
+        if key not in latency:  # refused, or made for another runtime
+            continue
         for scope in ("engine", "end_to_end"):
             ratio = ratio_ci(latency[reference][f"{scope}_blocks"], latency[key][f"{scope}_blocks"])
             found.append(
@@ -155,6 +158,12 @@ def _notes(recipe: Recipe, rooms: dict[str, Path]) -> list[str]:
     if record.get("loaded"):
         notes.append("The teacher was loaded, not trained here; its cost is not in the table.")
     return notes
+
+
+def _refused(session: Session) -> list[str]:
+    """Why an artifact that was asked for is not in the table."""
+    found = sorted((session.home / "export").glob(f"*/{REFUSED}"))
+    return [json.loads(path.read_text(encoding="utf-8"))["reason"] for path in found]
 
 
 def _warnings(rooms: dict[str, Path]) -> list[str]:

@@ -67,6 +67,28 @@ def prediction_nodes(model: Any) -> frozenset[str]:
     return frozenset(found)
 
 
+def prediction_outputs(model: Any) -> list[str]:
+    """Return the names of the tensors that the Convs and Gemms which predict put out."""
+    predicting = prediction_nodes(model)
+    return [
+        node.output[0]
+        for node in model.graph.node
+        if node.name in predicting and node.op_type in _PREDICTING
+    ]
+
+
+def after_topk(model: Any) -> dict[str, str]:
+    """Return each node behind a TopK, by name, and each of their tensors: name -> TopK's name."""
+    behind: dict[str, str] = {}
+    for node in model.graph.node:  # makers come first in a valid graph
+        source = next((behind[name] for name in node.input if name in behind), None)
+        if source is None and node.op_type == "TopK":
+            source = node.name
+        if source is not None:
+            behind |= dict.fromkeys((node.name, *node.output), source)
+    return behind
+
+
 def decoding_nodes(model: Any) -> frozenset[str]:
     """Return the names of MatMuls after the predictions: they integrate bins or compare boxes."""
     after = prediction_nodes(model)

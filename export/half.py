@@ -64,9 +64,7 @@ def cast_half(onnx_path: Path, canvases: Sequence[NDArray[np.uint8]], folder: Pa
     )
     write_manifest(filled, path.with_suffix(".json"))
     certified = certify(path, canvases[0])
-    write_manifest(
-        filled.model_copy(update={"certificate": certified}), path.with_suffix(".json")
-    )
+    write_manifest(filled.model_copy(update={"certificate": certified}), path.with_suffix(".json"))
     _check_finite(path, canvases)
     return path
 
@@ -133,7 +131,7 @@ def _float_tensors(onnx: Any, model: Any) -> set[str]:
 
 
 def _float_inputs(node: Any, floats: set[str], chosen: bool) -> tuple[list[int], list[str]]:
-    """Slots that a node takes in half precision, and names of float tensors it takes as they are."""
+    """Slots that a node takes in half precision, and names of what it takes as it is."""
     excepted = _ALWAYS_FLOAT.get(node.op_type, ())
     slots = [
         slot

@@ -238,4 +238,3 @@ def _iou(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.f
         union > 0, shared / np.where(union > 0, union, 1), equal
     )
     return overlap
-

@@ -22,7 +22,9 @@ def read_float_manifest(onnx_path: Path, folder: Path) -> Manifest:
     """
     manifest = read_manifest(onnx_path.with_suffix(".json"))
     if manifest.precision != "fp32":
-        raise ExportError(f"{onnx_path}: is {manifest.precision}; start from the fp32 model instead")
+        raise ExportError(
+            f"{onnx_path}: is {manifest.precision}; start from the fp32 model instead"
+        )
     if (folder / "model.onnx").resolve() == onnx_path.resolve():
         raise ExportError(f"{folder}: holds the fp32 model itself; choose another folder")
     return manifest

@@ -20,13 +20,11 @@ def lint_qdq(model: Any) -> list[str]:
     onnx = require("onnx", extra="train", purpose="Checking a quantised graph")
     graph = model.graph
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            stored |= {
-                node.output[0]: onnx.numpy_helper.to_array(attribute.t)
-                for attribute in node.attribute
-                if attribute.name == "value"
-            }
+    stored |= {
+        node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute[0].name == "value"
+    }
     found: dict[str, list[str]] = {}
 
     def blame(problem: str, name: str) -> None:

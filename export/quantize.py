@@ -79,7 +79,10 @@ class Quantizer:
         kinds = quantization.QuantType
         ranges = calibrate.TensorsData(
             calibrate.CalibrationMethod.MinMax,
-            {name: (np.float32(low), np.float32(high)) for name, (low, high) in self.ranges.items()},
+            {
+                name: (np.float32(low), np.float32(high))
+                for name, (low, high) in self.ranges.items()
+            },
         )
         with quiet():
             quantizer = inner.QDQQuantizer(

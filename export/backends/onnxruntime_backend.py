@@ -142,7 +142,9 @@ class OnnxRuntimeEngine:
         wanted, inputs = self._manifest.input, session.get_inputs()
         outputs = {output.name for output in session.get_outputs()}
         shape = list(inputs[0].shape) if len(inputs) == 1 else []
-        promised = {"boxes", "scores", "labels"} | ({"num"} if self._manifest.nms.in_graph else set())
+        promised = {"boxes", "scores", "labels"} | (
+            {"num"} if self._manifest.nms.in_graph else set()
+        )
         if (
             shape[1:] != list(_picture_shape(wanted))
             or inputs[0].name != wanted.name

@@ -57,9 +57,7 @@ def test_detections_are_those_of_the_host(mode, batch, threshold):
     host = NmsSpec(iou=0.45, max_detections=20)
     for seed in range(6):
         given = crowd(seed)
-        spec = NmsSpec(
-            mode=mode, iou=0.45, max_detections=20, rounds=chain_length(given, 0.45)
-        )
+        spec = NmsSpec(mode=mode, iou=0.45, max_detections=20, rounds=chain_length(given, 0.45))
         model = with_nms(passing(batch), spec, CLASSES)
         onnx.checker.check_model(model, full_check=True)
         out = run(model, given)

@@ -54,14 +54,15 @@ def test_stored_integer_weights_need_no_quantize_linear():
 def test_a_softmax_between_pairs_is_named():
     body = f"{PAIR.replace('y =', 'd =')} y = Softmax(d)"
     assert any(
-        "quantised Softmax" in p
-        for p in lint_qdq(parsed("float s = {0.5}, int8 z = {0}", body))
+        "quantised Softmax" in p for p in lint_qdq(parsed("float s = {0.5}, int8 z = {0}", body))
     )
 
 
 def test_a_quantized_tensor_read_without_its_partner_is_named():
     found = "; ".join(
-        lint_qdq(parsed("float s = {0.5}, int8 z = {0}", "q = QuantizeLinear(x, s, z) y = Cast<to=1>(q)"))
+        lint_qdq(
+            parsed("float s = {0.5}, int8 z = {0}", "q = QuantizeLinear(x, s, z) y = Cast<to=1>(q)")
+        )
     )
     assert "something but DequantizeLinear reads" in found
     assert "1 QuantizeLinear against 0 DequantizeLinear" in found
@@ -72,7 +73,9 @@ def test_unused_and_foreign_operator_sets_are_named():
     found = lint_qdq(parsed(stored, PAIR, ', "com.microsoft" : 1'))
     assert found == ["operator sets that no node uses: com.microsoft"]
     body = "q = com.microsoft.QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z)"
-    assert any("com.microsoft" in p for p in lint_qdq(parsed(stored, body, ', "com.microsoft" : 1')))
+    assert any(
+        "com.microsoft" in p for p in lint_qdq(parsed(stored, body, ', "com.microsoft" : 1'))
+    )
 
 
 def test_the_command_line_tells_the_cpu_flavour_from_tensorrts(dynamic_model, tmp_path, capsys):

@@ -188,6 +188,11 @@ class Maker:
                 f"{path}: {self.name} {precision} on {len(self._pictures)} validation pictures: "
                 f"{'; '.join(problems)}. Nothing is timed that is not right"
             )
+        if not parity.matched and not parity.missing:
+            self.session.console.warn(
+                f"{self.name} {precision}: torch finds nothing that scores 0.05 on the "
+                f"{len(self._pictures)} pictures of the parity check, so it says nothing"
+            )
         images = {"images": len(self._pictures), "stable": True}
         _amend(path, parity={**parity.to_dict(), **images})
         self.session.console.say(

@@ -112,7 +112,8 @@ def _speed(recipe: Recipe, latency: Measured) -> list[Speed]:
     found = []
     for precision in recipe.export.precisions:
         key = f"seed{recipe.seed}-student-onnxruntime-{precision}"
-        if key not in latency:  # refused, or made for another runtime
+        # Refused, made for another runtime, or computed in fp32 by the CPU behind casts.
+        if key not in latency or precision == "fp16":
             continue
         for scope in ("engine", "end_to_end"):
             ratio = ratio_ci(latency[reference][f"{scope}_blocks"], latency[key][f"{scope}_blocks"])
@@ -154,6 +155,16 @@ def _notes(recipe: Recipe, rooms: dict[str, Path]) -> list[str]:
         f"The weights shipped are those of the {recipe.train.keep} evaluation of each training.",
         "Paths in report.json are relative to the report's folder.",
     ]
+    if "fp16" in recipe.export.precisions:
+        notes.append(
+            "ONNX Runtime's CPU kernels compute FP16 files in FP32 and convert before and after; "
+            "the latency of those rows is no GPU's."
+        )
+    if "int8-trt" in recipe.export.precisions:
+        notes.append(
+            "int8-trt is the symmetric form that TensorRT builds engines of: its AP is measured in "
+            "ONNX Runtime, its speed only on a device with TensorRT."
+        )
     record = json.loads((rooms["teacher"] / "training.json").read_text(encoding="utf-8"))
     if record.get("loaded"):
         notes.append("The teacher was loaded, not trained here; its cost is not in the table.")

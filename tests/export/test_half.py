@@ -36,7 +36,7 @@ def test_fp16_stays_close_to_float_and_is_not_the_same(dynamic_model, half):
 def test_convolutions_are_half_and_geometry_is_single(half):
     model = onnx.load(str(half))
     types = element_types(model)
-    kinds = {}
+    kinds: dict[str, set[int]] = {}
     for node in model.graph.node:
         if node.op_type != "Cast":
             kinds.setdefault(node.op_type, set()).add(types[node.output[0]])

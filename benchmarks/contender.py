@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from export.detections import Detections, select_detections, to_photograph
 from export.engine import Engine
 from export.errors import ExportError
-from export.images import letterbox, to_tensor
+from export.images import letterbox, to_input
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Contender:
         def canvas(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
             return letterbox(pixels, spec.height, spec.width, spec.fill)[0]
 
-        tensors = [to_tensor([canvas(pixels) for pixels in group]) for group in groups]
+        tensors = [to_input([canvas(pixels) for pixels in group], spec) for group in groups]
         return cls(engine, tensors, groups, score_threshold)
 
     def warm_up(self, warmup: int, blocks: int, calls: int, limit_s: float | None) -> None:
@@ -130,7 +130,7 @@ def detect(
     manifest = engine.manifest
     spec = manifest.input
     placed = [letterbox(pixels, spec.height, spec.width, spec.fill) for pixels in photographs]
-    found = engine.candidates(to_tensor([canvas for canvas, _ in placed]))
+    found = engine.candidates(to_input([canvas for canvas, _ in placed], spec))
     return [
         to_photograph(detections, frame, pixels.shape[1], pixels.shape[0])
         for detections, (_, frame), pixels in zip(

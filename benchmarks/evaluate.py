@@ -15,7 +15,7 @@ from export.atomic import write_json
 from export.detections import Detections, select_detections, to_photograph
 from export.engine import Engine
 from export.errors import DataError, ExportError
-from export.images import Letterbox, to_tensor
+from export.images import Letterbox, to_input
 from export.manifest import InputSpec, Manifest
 
 # Decimals kept of boxes (pixels) and scores. They are cut here, before anything is scored, so
@@ -139,7 +139,7 @@ def _batches(
                 decoded = [future.result() for future in futures]
                 yield (
                     members,
-                    to_tensor([canvas for canvas, _ in decoded]),
+                    to_input([canvas for canvas, _ in decoded], spec),
                     [letterbox for _, letterbox in decoded],
                 )
         finally:  # an error or an early end must not wait for pictures nobody wants

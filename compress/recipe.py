@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 from typing_extensions import Self
 
 from benchmarks.latency import BenchmarkConfig
@@ -73,17 +81,32 @@ class CalibrationConfig(Section):
     seed: NonNegativeInt = 0
 
 
-class ExportConfig(Section):
-    """The artifacts of the student; teacher and baselines are exported in fp32 alone."""
+class QuantizationConfig(Section):
+    """What INT8 may cost. Layers return to float until no more AP is lost than `max_drop`."""
 
-    precisions: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
+    max_drop: NonNegativeFloat | None = 0.5  # AP points on held-back training pictures; null: any
+    check_images: PositiveInt = 128  # held back, at most half of the training split
+    keep_float: tuple[str, ...] = ()  # parts of names of layers that stay float in any case
+
+
+class ExportConfig(Section):
+    """The artifacts of the student; teacher and baselines are exported in fp32 alone.
+
+    `int8` is for CPUs, `int8-trt` the symmetric form that TensorRT builds engines of: here it is
+    measured for accuracy, never for speed.
+    """
+
+    precisions: tuple[Literal["fp32", "fp16", "int8", "int8-trt"], ...] = ("fp32", "int8")
     opset: int = Field(default=18, ge=18, le=21)
     dynamic_batch: bool = False
+    input: Literal["float32", "uint8"] = "float32"  # uint8: letterboxed pictures, channels last
+    nms: Literal["host", "graph", "matrix"] = "host"  # in the graph: NonMaxSuppression or matrices
     nms_iou: float = Field(default=0.6, gt=0, le=1)
     max_detections: PositiveInt = 100
     score_threshold: float = Field(default=0.25, ge=0, le=1)  # for use on the device
     evaluation_score_threshold: float = Field(default=0.001, ge=0, le=1)  # for AP
     calibration: CalibrationConfig = CalibrationConfig()
+    quantization: QuantizationConfig = QuantizationConfig()
     parity_images: PositiveInt = 32
 
     @model_validator(mode="after")

@@ -2,36 +2,32 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from benchmarks.coco_images import ImageSet, coco_ground_truth, read_canvas
+from benchmarks.coco_images import coco_ground_truth
 from benchmarks.evaluate import predict, save_predictions
 from benchmarks.latency import measure
 from benchmarks.metrics.coco_map import coco_map
+from compress.artifacts import REFUSED, Maker
 from compress.data import Data
 from compress.detector import Detector
 from compress.fit import torch_manifest
-from compress.recipe import ExportConfig, Recipe
+from compress.recipe import Recipe
 from compress.rundir import once
 from compress.session import Session
 from compress.torch_engine import TorchEngine
 from compress.weights import load_weights
 from export.atomic import write_json
-from export.detections import Detections, select_detections
 from export.engine import Engine, open_engine
-from export.images import to_tensor
-from export.manifest import Manifest, file_sha256, read_manifest, write_manifest
-from export.parity import compare_detections
-from export.quantize import quantize_cpu_int8
-from export.to_onnx import export_onnx
+from export.manifest import Manifest, file_sha256, read_manifest
+
+NOT_MEASURED = {"latency_ms": None, "verdict": "not measured: made for TensorRT"}
 
 
 @dataclass(frozen=True)
@@ -79,24 +75,43 @@ def load_contestant(
 def export_all(
     session: Session, recipe: Recipe, data: Data, contestants: Sequence[Contestant]
 ) -> list[Row]:
-    """Make every artifact that is not there yet; return the rows to measure, in report order."""
+    """Make every artifact that is not there yet; return the rows to measure, in report order.
+
+    Raises:
+        ExportError: an artifact does not see what torch sees.
+    """
     rows: list[Row] = []
     for contestant in contestants:
         if contestant.timed_in_torch:
             rows.append(_torch_row(session, recipe, data, contestant))
-        folder = session.home / "export"
-        fp32 = once(
-            folder / f"{contestant.name}-fp32",
-            lambda out, c=contestant: _export_fp32(session, recipe.export, data, c, out),  # type: ignore[misc]
+        rooms = _artifacts(session, recipe, data, contestant)
+        rows.extend(
+            _onnx_row(recipe, contestant, room / "model.onnx")
+            for room in rooms
+            if not (room / REFUSED).exists()
         )
-        rows.append(_onnx_row(recipe, contestant, fp32 / "model.onnx"))
-        if "int8" in contestant.precisions:
-            int8 = once(
-                folder / f"{contestant.name}-int8",
-                lambda out, source=fp32: _quantize(session, recipe.export, data, source, out),  # type: ignore[misc]
-            )
-            rows.append(_onnx_row(recipe, contestant, int8 / "model.onnx"))
     return rows
+
+
+def _artifacts(
+    session: Session, recipe: Recipe, data: Data, contestant: Contestant
+) -> Iterator[Path]:
+    """The room of each precision that was asked for, fp32 first: the others are made of it."""
+    name = contestant.name
+    maker = Maker(session, recipe.export, data, contestant.detector, name, contestant.role)
+
+    def room(precision: str, make: Callable[[Path], None]) -> Path:
+        return once(session.home / "export" / f"{name}-{precision}", make)
+
+    fp32 = room("fp32", maker.fp32)
+    source = fp32 / "model.onnx"
+    yield fp32
+    if "fp16" in contestant.precisions:
+        yield room("fp16", lambda out: maker.fp16(source, out))
+    if "int8" in contestant.precisions:
+        yield room("int8", lambda out: maker.int8(source, out, "cpu"))
+    if "int8-trt" in contestant.precisions:
+        yield room("int8-trt", lambda out: maker.int8(source, out, "tensorrt"))
 
 
 def _torch_row(session: Session, recipe: Recipe, data: Data, contestant: Contestant) -> Row:
@@ -121,68 +136,6 @@ def _onnx_row(recipe: Recipe, contestant: Contestant, path: Path) -> Row:
         manifest,
         path,
         lambda: open_engine(path, threads=threads),
-    )
-
-
-def _export_fp32(
-    session: Session, export: ExportConfig, data: Data, contestant: Contestant, out: Path
-) -> None:
-    manifest = torch_manifest(contestant.detector, data, export, contestant.role)
-    manifest = manifest.model_copy(
-        update={
-            "backend": "onnxruntime",
-            "input": manifest.input.model_copy(update={"dynamic_batch": export.dynamic_batch}),
-        }
-    )
-    count = min(export.parity_images, len(data.val))
-    sample = np.concatenate([_tensor(data, data.val, index) for index in range(count)])
-    detector = contestant.detector.cpu()
-    translations = getattr(detector, "onnx_translations", None)
-    path = export_onnx(
-        detector, manifest, out, sample[:1], opset=export.opset, translations=translations
-    )
-    with TorchEngine(detector, manifest) as torch_engine, open_engine(path) as onnx_engine:
-        reference = _detect(torch_engine, sample)
-        found = _detect(onnx_engine, sample)
-    parity = compare_detections(reference, found)
-    if not parity.ok():
-        session.console.warn(
-            f"{contestant.name}: the ONNX file does not agree with torch on {count} pictures: "
-            f"{parity.to_dict()}; its AP below is its own"
-        )
-    sidecar = path.with_suffix(".json")
-    exported = read_manifest(sidecar)
-    write_manifest(exported.model_copy(update={"parity": parity.to_dict()}), sidecar)
-    session.console.say(
-        f"{contestant.name}: exported, parity with torch on {count} pictures: {parity.matched} "
-        f"matched, {parity.missing} missing, {parity.extra} extra, boxes within "
-        f"{parity.max_box_difference_px:.3g} px"
-    )
-
-
-def _detect(engine: Engine, sample: NDArray[np.float32]) -> list[Detections]:
-    found: list[Detections] = []
-    for image in sample:
-        candidates = engine.candidates(image[None])
-        found += select_detections(candidates, engine.manifest.nms, 0.05)
-    return found
-
-
-def _tensor(data: Data, images: ImageSet, index: int) -> NDArray[np.float32]:
-    canvas, _ = read_canvas(images, index, data.input_height, data.input_width)
-    return to_tensor([canvas])
-
-
-def _quantize(session: Session, export: ExportConfig, data: Data, source: Path, out: Path) -> None:
-    calibration = export.calibration
-    order = np.random.default_rng(calibration.seed).permutation(len(data.train))
-    canvases = [
-        read_canvas(data.train, int(index), data.input_height, data.input_width)[0]
-        for index in order[: calibration.images]
-    ]
-    session.console.say(f"INT8 for the CPU: calibrating on {len(canvases)} training pictures")
-    quantize_cpu_int8(
-        source / "model.onnx", canvases, out, method=calibration.method, seed=calibration.seed
     )
 
 
@@ -211,7 +164,11 @@ def evaluate_rows(session: Session, data: Data, rows: Sequence[Row]) -> dict[str
 def time_rows(
     session: Session, recipe: Recipe, data: Data, rows: Sequence[Row]
 ) -> dict[str, dict[str, Any]]:
-    """Latency of every row, measured side by side: key -> {latency_ms, verdict, blocks}."""
+    """Latency of every row, measured side by side: key -> {latency_ms, verdict, blocks}.
+
+    What is made for TensorRT has no latency here: a CPU's would be mistaken for its speed.
+    """
+    rows = [row for row in rows if row.manifest.precision != "int8-trt"]
 
     def fill(out: Path) -> None:
         threads = torch.get_num_threads()
@@ -251,6 +208,8 @@ def report_rows(
     shutil.copyfile(evaluation / "ground_truth.json", report / "ground_truth.json")
     found = []
     for row in rows:
+        timed = latency.get(row.key, NOT_MEASURED)
+        certificate = row.manifest.certificate
         predictions = f"predictions/{row.key}.json"
         shutil.copyfile(evaluation / row.key / "predictions.json", report / predictions)
         found.append(
@@ -266,11 +225,13 @@ def report_rows(
                 "parameters": row.manifest.parameters,
                 "ap": accuracy[row.key]["values"],
                 "per_class": accuracy[row.key]["per_class"],
-                "latency_ms": latency[row.key]["latency_ms"],
-                "verdict": latency[row.key]["verdict"],
+                "latency_ms": timed["latency_ms"],
+                "verdict": timed["verdict"],
                 "predictions": predictions,
                 "parity": row.manifest.parity,
                 "quantization": row.manifest.quantization,
+                "nms": row.manifest.nms.model_dump(mode="json"),
+                "certificate": None if certificate is None else certificate.model_dump(mode="json"),
             }
         )
     return found

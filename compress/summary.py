@@ -10,6 +10,7 @@ from benchmarks.latency import ratio_ci
 from benchmarks.report import Gain, Picture, ReportData, ReportRow, Speed, TrainingRun, write_report
 from benchmarks.samples import sample_grid
 from benchmarks.statistics import bootstrap_gain, gain_interval, verdict
+from compress.artifacts import REFUSED
 from compress.classifier import NAME as CLASSIFIER
 from compress.classifier import describe_accuracy
 from compress.data import Data
@@ -48,7 +49,7 @@ def summarize(
         data=json.loads((session.home / "data.json").read_text(encoding="utf-8")),
         recipe=text,
         notes=tuple(_notes(session, recipe, rooms)),
-        warnings=tuple(_warnings(rooms)),
+        warnings=(*_warnings(rooms), *_refused(session)),
     )
     return write_report(report, out)
 
@@ -125,6 +126,9 @@ def _speed(recipe: Recipe, latency: Measured) -> list[Speed]:
     found = []
     for precision in recipe.export.precisions:
         key = f"seed{recipe.seed}-student-onnxruntime-{precision}"
+        # Refused, made for another runtime, or computed in fp32 by the CPU behind casts.
+        if key not in latency or precision == "fp16":
+            continue
         for scope in ("engine", "end_to_end"):
             ratio = ratio_ci(latency[reference][f"{scope}_blocks"], latency[key][f"{scope}_blocks"])
             found.append(
@@ -196,7 +200,23 @@ def _notes(session: Session, recipe: Recipe, rooms: dict[str, Path]) -> list[str
                 f"Terms of {name} when last compared, after {step} steps, in parts of the task "
                 f"loss (of its gradient at the shared features): {sizes}."
             )
+    if "fp16" in recipe.export.precisions:
+        notes.append(
+            "ONNX Runtime's CPU kernels compute FP16 files in FP32 and convert before and after; "
+            "the latency of those rows is no GPU's."
+        )
+    if "int8-trt" in recipe.export.precisions:
+        notes.append(
+            "int8-trt is the symmetric form that TensorRT builds engines of: its AP is measured in "
+            "ONNX Runtime, its speed only on a device with TensorRT."
+        )
     return notes
+
+
+def _refused(session: Session) -> list[str]:
+    """Why an artifact that was asked for is not in the table."""
+    found = sorted((session.home / "export").glob(f"*/{REFUSED}"))
+    return [json.loads(path.read_text(encoding="utf-8"))["reason"] for path in found]
 
 
 def _warnings(rooms: dict[str, Path]) -> list[str]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import DataError
-from export.images import read_canvas, to_tensor
+from export.images import read_canvas, to_input
 from export.manifest import InputSpec
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
@@ -15,10 +16,10 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"
 
 def calibration_batches(
     canvases: Sequence[NDArray[np.uint8]], spec: InputSpec, batch: int = 1
-) -> Iterator[dict[str, NDArray[np.float32]]]:
+) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield named inputs of `batch` letterboxed (H, W, 3) pictures; a short rest is left out."""
     for start in range(0, len(canvases) - batch + 1, batch):
-        yield {spec.name: to_tensor(canvases[start : start + batch])}
+        yield {spec.name: to_input(canvases[start : start + batch], spec)}
 
 
 def picture_files(folder: Path) -> list[Path]:

@@ -48,7 +48,8 @@ def select_detections(
 
     Keeps scores above the threshold; with `nms.mode` "host" then drops every box that overlaps a
     better one of its class by more than `nms.iou` (greedy, exact). Equal scores go by index. At
-    most `nms.max_detections` stay per picture.
+    most `nms.max_detections` stay per picture. With NMS in the graph the candidates are detections
+    already; a threshold after NMS keeps what one before it would, since no box suppresses a better.
     """
     selected = []
     for boxes, scores, labels in zip(
@@ -86,6 +87,14 @@ def suppress(
                 alive[row + 1 :] &= ~covers[row, row + 1 :]
         kept = np.concatenate([kept, chunk[alive]])
     return kept[:at_most]
+
+
+def overlapping(
+    boxes: NDArray[np.float32], labels: NDArray[np.int32], iou: float
+) -> NDArray[np.bool_]:
+    """Return (n, n): whether two boxes of one class overlap by more than `iou`."""
+    everyone = np.arange(len(boxes))
+    return _covers(boxes, labels, everyone, everyone, iou)
 
 
 def _covers(

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
 from export.backends import OnnxRuntimeConfig
+from export.backends.onnxruntime_backend import PRECISIONS, Precision
 from export.detections import Candidates
 from export.errors import ExportError
 from export.manifest import Manifest, read_manifest
@@ -22,7 +23,7 @@ class Engine(Protocol):
         """Input size, classes and NMS settings of the artifact."""
 
     def candidates(self, images: NDArray[np.float32]) -> Candidates:
-        """Boxes for (B, 3, H, W) RGB in 0..1; returns once they are on the host."""
+        """Boxes for what `to_input` makes of pictures; returns once they are on the host."""
 
     def __enter__(self) -> Self:
         """Load the model."""
@@ -52,10 +53,10 @@ def open_engine(
     if not path.is_file():
         raise ExportError(f"{path}: no such model file")
     manifest = read_manifest(path.with_suffix(".json"))
-    if manifest.backend == "onnxruntime" and manifest.precision in ("fp32", "int8"):
-        precision: Literal["fp32", "int8"] = "fp32" if manifest.precision == "fp32" else "int8"
+    if manifest.backend == "onnxruntime" and manifest.precision in PRECISIONS:
+        precision = cast(Precision, manifest.precision)
         return OnnxRuntimeConfig(device=device, threads=threads, precision=precision).open(path)
     raise ExportError(
         f"{path}: made for {manifest.backend} {manifest.precision}; "
-        "this version opens onnxruntime fp32 and int8"
+        f"this version opens onnxruntime {', '.join(PRECISIONS)}"
     )

@@ -4,11 +4,46 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from export.atomic import write_bytes
 from export.errors import ExportError
 from export.optional import require
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 _PREDICTING = frozenset({"Conv", "Gemm"})  # a MatMul there decodes: the integral of box bins
+# What may stand between two weighted nodes without any geometry in it.
+_FEATURE_OPS = WEIGHTED | {
+    "Add",
+    "AveragePool",
+    "BatchNormalization",
+    "Clip",
+    "Concat",
+    "ConvTranspose",
+    "Div",
+    "Elu",
+    "Flatten",
+    "Gelu",
+    "GlobalAveragePool",
+    "GroupNormalization",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "InstanceNormalization",
+    "LeakyRelu",
+    "MaxPool",
+    "Mul",
+    "PRelu",
+    "Pad",
+    "Relu",
+    "Reshape",
+    "Resize",
+    "Sigmoid",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Sub",
+    "Transpose",
+    "Unsqueeze",
+}
 
 
 def prediction_nodes(model: Any) -> frozenset[str]:
@@ -30,6 +65,67 @@ def prediction_nodes(model: Any) -> frozenset[str]:
         if node.op_type not in _PREDICTING:
             pending.extend(node.input)
     return frozenset(found)
+
+
+def prediction_outputs(model: Any) -> list[str]:
+    """Return the names of the tensors that the Convs and Gemms which predict put out."""
+    predicting = prediction_nodes(model)
+    return [
+        node.output[0]
+        for node in model.graph.node
+        if node.name in predicting and node.op_type in _PREDICTING
+    ]
+
+
+def after_topk(model: Any) -> dict[str, str]:
+    """Return each node behind a TopK, by name, and each of their tensors: name -> TopK's name."""
+    behind: dict[str, str] = {}
+    for node in model.graph.node:  # makers come first in a valid graph
+        source = next((behind[name] for name in node.input if name in behind), None)
+        if source is None and node.op_type == "TopK":
+            source = node.name
+        if source is not None:
+            behind |= dict.fromkeys((node.name, *node.output), source)
+    return behind
+
+
+def decoding_nodes(model: Any) -> frozenset[str]:
+    """Return the names of MatMuls after the predictions: they integrate bins or compare boxes."""
+    after = prediction_nodes(model)
+    return frozenset(
+        node.name for node in model.graph.node if node.name in after and node.op_type == "MatMul"
+    )
+
+
+def feature_nodes(model: Any) -> frozenset[int]:
+    """Return the indices of the nodes that compute features, up to and with the predictions.
+
+    These are the Convs, Gemms and MatMuls with stored weights, and what lies between two of them
+    without passing geometry (TopK, RoiAlign, Exp, comparisons and the like). The normalisation
+    before the first and all that decodes after the last are not among them.
+    """
+    nodes = list(model.graph.node)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    decoding = decoding_nodes(model)
+    weighted = {
+        index
+        for index, node in enumerate(nodes)
+        if node.op_type in WEIGHTED
+        and any(name in stored for name in node.input)
+        and node.name not in decoding
+    }
+    makers = {output: index for index, node in enumerate(nodes) for output in node.output}
+    above = [{makers[name] for name in node.input if name in makers} for node in nodes]
+    fed: set[int] = set()  # by a weighted node, through feature operators alone
+    for index, node in enumerate(nodes):  # makers come first in a valid graph
+        if node.op_type in _FEATURE_OPS and above[index] & (fed | weighted):
+            fed.add(index)
+    feeding: set[int] = set()  # a weighted node
+    for index in range(len(nodes) - 1, -1, -1):
+        if index in weighted or (index in feeding and nodes[index].op_type in _FEATURE_OPS):
+            feeding |= above[index]
+    between = {i for i in fed & feeding if nodes[i].op_type in _FEATURE_OPS}
+    return frozenset(weighted | between)
 
 
 def first_nodes(model: Any) -> frozenset[str]:
@@ -87,13 +183,17 @@ def with_constant_weights(model: Any) -> tuple[str, ...]:
 
 def tidy(model: Any) -> None:
     """Remove operator sets no node uses, and the traces of where the graph was made."""
+    for node in _all_nodes(model.graph):
+        node.domain = "" if node.domain == "ai.onnx" else node.domain  # two names of one set
     used = {node.domain for node in _all_nodes(model.graph)}
     for function in model.functions:
         used |= {node.domain for node in function.node}
     used |= {""}
-    kept = [opset for opset in model.opset_import if opset.domain in used]
+    # merged and optimised graphs may list a set twice
+    kept = {opset.domain: opset for opset in model.opset_import if opset.domain in used}
+    imports = list(kept.values())
     del model.opset_import[:]
-    model.opset_import.extend(kept)
+    model.opset_import.extend(imports)
     for element in (model, model.graph, *_all_nodes(model.graph), *model.functions):
         element.ClearField("doc_string")
         element.ClearField("metadata_props")
@@ -112,9 +212,7 @@ def save_checked(model: Any, path: Path) -> None:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # checker and shape inference raise unrelated classes
         raise ExportError(f"{path}: the graph is not valid ONNX: {error}") from error
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(model.SerializeToString(deterministic=True))
-    partial.replace(path)
+    write_bytes(model.SerializeToString(deterministic=True), path)
 
 
 def _all_nodes(graph: Any) -> list[Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from export.errors import DataError
+from export.manifest import InputSpec
 
 # What Pillow's readers raise on files that are broken in one way or another.
 _BROKEN = (
@@ -165,6 +167,11 @@ def to_tensor(canvases: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     stacked = np.stack(canvases).transpose(0, 3, 1, 2)
     tensor: NDArray[np.float32] = np.divide(stacked, 255, dtype=np.float32, order="C")
     return tensor
+
+
+def to_input(canvases: Sequence[NDArray[np.uint8]], spec: InputSpec) -> NDArray[Any]:
+    """Stack (H, W, 3) canvases to the tensor that an artifact takes, contiguous."""
+    return np.stack(canvases) if spec.format == "uint8" else to_tensor(canvases)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from typing_extensions import Self
@@ -14,13 +14,15 @@ from export.errors import ExportError
 
 
 class InputSpec(Section):
-    """The tensor that the artifact takes: (B, 3, height, width) float32 RGB in 0..1.
+    """The tensor that the artifact takes; `export.images.to_input` makes it.
 
-    A picture is letterboxed into it: scaled to fit, laid at the top left, the rest filled with
-    `fill`/255. Mean and standard deviation are inside the graph.
+    With `format` float32 it is (B, 3, height, width) RGB in 0..1, with uint8 it is
+    (B, height, width, 3) RGB in 0..255. A picture is letterboxed into it: scaled to fit, laid at
+    the top left, the rest filled with `fill`. Mean and standard deviation are inside the graph.
     """
 
     name: str = "images"
+    format: Literal["float32", "uint8"] = "float32"
     height: PositiveInt
     width: PositiveInt
     fill: int = Field(default=114, ge=0, le=255)
@@ -28,11 +30,38 @@ class InputSpec(Section):
 
 
 class NmsSpec(Section):
-    """How candidate boxes become detections."""
+    """How candidate boxes become detections.
 
-    mode: Literal["host", "graph", "none"] = "host"
+    Modes: `host` leaves NMS to `export.detections`; `graph` (NonMaxSuppression) and `matrix`
+    (greedy NMS as a fixed number of matrix products) have it inside, and the graph gives `num`,
+    `boxes`, `scores` and `labels`, best first; `none` needs no NMS.
+    """
+
+    mode: Literal["host", "graph", "matrix", "none"] = "host"
     iou: float = Field(default=0.6, gt=0, le=1)
     max_detections: PositiveInt = 100
+    rounds: PositiveInt | None = None  # of the matrix form
+
+    @property
+    def in_graph(self) -> bool:
+        """Whether the graph's outputs are detections already."""
+        return self.mode in {"graph", "matrix"}
+
+
+class Certificate(Section):
+    """In which data type an artifact really computes.
+
+    Attributes:
+        nodes: data type -> how many Conv, Gemm and MatMul nodes with stored weights.
+        time: data type -> share of the measured time, all operators; empty where not measured.
+        measured_on: the runtime of `time`.
+        problem: what contradicts the artifact's name; None where nothing does.
+    """
+
+    nodes: dict[str, int]
+    time: dict[str, float] = Field(default_factory=dict)
+    measured_on: str | None = None
+    problem: str | None = None
 
 
 class Manifest(Section):
@@ -48,7 +77,7 @@ class Manifest(Section):
     model: str  # role in the report: teacher, baseline, baseline_equal_time, student
     family: str
     backend: str  # torch, onnxruntime, tensorrt
-    precision: str  # fp32, fp16, int8
+    precision: str  # fp32, fp16, int8 (for CPUs), int8-trt (for TensorRT), fp8
     artifact: str | None = None  # file name beside this sidecar; None for torch
     sha256: str | None = None  # of the artifact
     parameters: int
@@ -60,8 +89,9 @@ class Manifest(Section):
     evaluation_score_threshold: float = Field(default=0.001, ge=0, le=1)
     opset: int | None = None
     made_by: dict[str, str] = Field(default_factory=dict)  # package -> version
-    parity: dict[str, float] = Field(default_factory=dict)  # against torch, on real images
-    quantization: dict[str, str | int | float] = Field(default_factory=dict)
+    parity: dict[str, Any] = Field(default_factory=dict)  # against torch, on real images
+    quantization: dict[str, Any] = Field(default_factory=dict)
+    certificate: Certificate | None = None
 
     @model_validator(mode="after")
     def _one_id_per_class(self) -> Self:

@@ -19,7 +19,7 @@ from export.detections import Detections, select_detections, to_photograph
 from export.draw import draw_boxes
 from export.engine import Engine, open_engine
 from export.errors import DataError, ToolkitError
-from export.images import open_photograph, photograph_size, read_canvas, to_tensor
+from export.images import open_photograph, photograph_size, read_canvas, to_input
 from export.manifest import Manifest
 
 
@@ -32,7 +32,7 @@ def predict(engine: Engine, path: Path, score_threshold: float) -> Detections:
     spec = engine.manifest.input
     width, height = photograph_size(path)
     canvas, place = read_canvas(path, spec.height, spec.width, spec.fill)
-    candidates = engine.candidates(to_tensor([canvas]))
+    candidates = engine.candidates(to_input([canvas], spec))
     found = select_detections(candidates, engine.manifest.nms, score_threshold)[0]
     return to_photograph(found, place, width, height)
 

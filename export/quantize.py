@@ -1,19 +1,22 @@
-"""INT8 for the CPU: 8-bit activations and weights where they cost no accuracy worth the name."""
+"""INT8, in two artifacts that are never confused: one for CPUs, one for TensorRT.
 
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+`cpu` (precision int8) has unsigned activations with a zero point and signed weights, outputs
+quantised too: what ONNX Runtime turns into integer kernels. `tensorrt` (precision int8-trt) is
+explicit and symmetric: signed, zero points 0, weights in float behind a Q/DQ pair, a pair per
+consumer, at the inputs of weighted nodes alone, so that TensorRT fuses what follows them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.calibration import calibration_batches
+from export.certificate import certify
 from export.cpu import int8_saturates
-from export.errors import DataError, ExportError
+from export.errors import ExportError
 from export.graph import (
     WEIGHTED,
     first_nodes,
@@ -23,10 +26,210 @@ from export.graph import (
     tidy,
     with_constant_weights,
 )
-from export.manifest import file_sha256, read_manifest, write_manifest
+from export.manifest import Manifest, file_sha256, write_manifest
 from export.optional import require
+from export.prepare import made_by, prepare, quiet, read_float_manifest
+from export.qdq_lint import lint_qdq
+from export.ranges import Method, Ranges, activation_ranges
 
-Method = Literal["minmax", "entropy", "percentile"]
+Flavour = Literal["cpu", "tensorrt"]
+PRECISION_OF: dict[Flavour, str] = {"cpu": "int8", "tensorrt": "int8-trt"}
+_SCHEME = {
+    "cpu": "U8S8 QDQ, weights per channel",
+    "tensorrt": "S8S8 QDQ, symmetric, weights per channel in float behind Q/DQ, inputs only",
+}
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A float model, prepared and calibrated once, of which any nodes can be quantised.
+
+    Attributes:
+        source: of the float model.
+        manifest: its sidecar.
+        model: the prepared graph.
+        ranges: of its activations.
+        nodes: the names that may be quantised, in graph order.
+        kept: of the weighted nodes that stay float in any case.
+        record: for the sidecar.
+    """
+
+    source: Path
+    manifest: Manifest
+    model: Any
+    ranges: Ranges
+    flavour: Flavour
+    reduced: bool
+    nodes: tuple[str, ...]
+    kept: tuple[str, ...]
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def precision(self) -> str:
+        """The name of what comes out."""
+        return PRECISION_OF[self.flavour]
+
+    def graph(self, nodes: Sequence[str]) -> Any:
+        """Return a graph (`onnx.ModelProto`) with `nodes` quantised and all others float."""
+        if not nodes:
+            return _copy(self.model)
+        quantization = require("onnxruntime.quantization", extra="train", purpose="INT8")
+        inner = require("onnxruntime.quantization.qdq_quantizer", extra="train", purpose="INT8")
+        calibrate = require("onnxruntime.quantization.calibrate", extra="train", purpose="INT8")
+        kinds = quantization.QuantType
+        ranges = calibrate.TensorsData(
+            calibrate.CalibrationMethod.MinMax,
+            {
+                name: (np.float32(low), np.float32(high))
+                for name, (low, high) in self.ranges.items()
+            },
+        )
+        with quiet():
+            quantizer = inner.QDQQuantizer(
+                _copy(self.model),
+                per_channel=True,
+                reduce_range=self.reduced,
+                weight_qType=kinds.QInt8,
+                activation_qType=kinds.QUInt8 if self.flavour == "cpu" else kinds.QInt8,
+                tensors_range=ranges,
+                nodes_to_quantize=list(nodes),
+                nodes_to_exclude=[],
+                op_types_to_quantize=sorted(WEIGHTED),
+                extra_options=_options(self.flavour),
+            )
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+        model = quantizer.model.model
+        tidy(model)
+        return model
+
+    def write(
+        self,
+        folder: Path,
+        nodes: Sequence[str],
+        record: dict[str, Any],
+        canvas: NDArray[np.uint8] | None = None,
+    ) -> Path:
+        """Write `folder/model.onnx` with `nodes` quantised, and its sidecar.
+
+        Args:
+            folder: made if it is not there.
+            nodes: to quantise, some of `self.nodes`.
+            record: added to the sidecar's.
+            canvas: a picture to profile the certificate's times on.
+
+        Raises:
+            ExportError: TensorRT would refuse the graph, or it is not what its name says.
+        """
+        path = folder / "model.onnx"
+        graph = self.graph(nodes)
+        problems = lint_qdq(graph) if self.flavour == "tensorrt" else []
+        if problems:
+            raise ExportError(f"{path}: not what TensorRT takes: {'; '.join(problems)}")
+        save_checked(graph, path)
+        filled = self.manifest.model_copy(
+            update={
+                "precision": self.precision,
+                "artifact": path.name,
+                "sha256": file_sha256(path),
+                "parity": {},  # the float model's says nothing of this one
+                "quantization": {
+                    **self.record,
+                    "nodes_quantized": len(nodes),
+                    "nodes_kept_float": len(self.nodes) + len(self.kept) - len(nodes),
+                    **record,
+                },
+                "made_by": made_by(self.manifest),
+            }
+        )
+        write_manifest(filled, path.with_suffix(".json"))
+        certificate = certify(path, canvas if self.flavour == "cpu" else None)
+        filled = filled.model_copy(update={"certificate": certificate})
+        write_manifest(filled, path.with_suffix(".json"))
+        return path
+
+
+def open_quantizer(
+    onnx_path: Path,
+    canvases: Sequence[NDArray[np.uint8]],
+    folder: Path,
+    *,
+    flavour: Flavour = "cpu",
+    keep_float: Sequence[str] = (),
+    method: Method = "minmax",
+    seed: int = 0,
+    reduce_range: bool | None = None,
+    cache: Path | None = None,
+) -> Quantizer:
+    """Prepare and calibrate the float model at `onnx_path`.
+
+    The first Conv, the Convs and Gemms that predict and all that decodes after them stay float.
+
+    Args:
+        onnx_path: the float model, with its sidecar beside it.
+        canvases: real letterboxed (H, W, 3) pictures of the input's size.
+        folder: where the artifact will go; not the float model's own.
+        flavour: for whom.
+        keep_float: parts of names; nodes whose name or weights' names contain one stay float.
+        method: how ranges are taken from the activations seen.
+        seed: that chose the pictures, for the record.
+        reduce_range: keep weights to 7 bits; None does so on CPUs that need it.
+        cache: folder of earlier calibrations.
+
+    Raises:
+        DataError: no pictures, or of another size than the model takes.
+        ExportError: the model is not float, a `keep_float` part matches nothing, or nothing is
+            left to quantise.
+        MissingDependencyError: onnx or onnxruntime is not installed.
+    """
+    manifest = read_float_manifest(onnx_path, folder)
+    model = prepare(onnx_path)
+    nodes, kept = _choose(model, keep_float)
+    cpu = flavour == "cpu"
+    ranges = activation_ranges(
+        model, canvases, manifest.input, method, symmetric=not cpu, cache=cache
+    )
+    reduced = cpu and (int8_saturates() if reduce_range is None else reduce_range)
+    record = {
+        "flavour": flavour,
+        "method": method,
+        "scheme": _SCHEME[flavour],
+        "images": len(canvases),
+        "seed": seed,
+        "weight_bits": 7 if reduced else 8,
+        "float_sha256": file_sha256(onnx_path),
+    }
+    return Quantizer(onnx_path, manifest, model, ranges, flavour, reduced, nodes, kept, record)
+
+
+def quantize_int8(
+    onnx_path: Path,
+    canvases: Sequence[NDArray[np.uint8]],
+    folder: Path,
+    keep_float: Sequence[str] = (),
+    *,
+    flavour: Flavour = "cpu",
+    method: Method = "minmax",
+    seed: int = 0,
+    reduce_range: bool | None = None,
+    cache: Path | None = None,
+) -> Path:
+    """Write `folder/model.onnx` and its sidecar with all nodes quantised that may be.
+
+    See `open_quantizer`; `export.sensitivity` restores layers to float until AP holds.
+    """
+    quantizer = open_quantizer(
+        onnx_path,
+        canvases,
+        folder,
+        flavour=flavour,
+        keep_float=keep_float,
+        method=method,
+        seed=seed,
+        reduce_range=reduce_range,
+        cache=cache,
+    )
+    return quantizer.write(folder, quantizer.nodes, {}, canvases[0])
 
 
 def quantize_cpu_int8(
@@ -39,110 +242,37 @@ def quantize_cpu_int8(
     seed: int = 0,
     reduce_range: bool | None = None,
 ) -> Path:
-    """Write `folder/model.onnx` and its sidecar, quantised for ONNX Runtime on the CPU.
-
-    Conv, Gemm and MatMul with stored weights take unsigned 8-bit activations and signed 8-bit
-    weights per channel, in Q/DQ form. The first Conv, the Convs and Gemms that predict and all
-    that decodes after them stay float.
-
-    Args:
-        onnx_path: the float model, with its sidecar beside it.
-        canvases: real letterboxed (H, W, 3) pictures of the input's size.
-        folder: made if it is not there; not the float model's own.
-        keep_float: parts of names; nodes whose name or weights' names contain one stay float.
-        method: how ranges are taken from the activations seen.
-        seed: that chose the pictures, for the record.
-        reduce_range: keep weights to 7 bits; None does so on processors that need it.
-
-    Raises:
-        DataError: no pictures, or of another size than the model takes.
-        ExportError: the model is not float, a `keep_float` part matches nothing, or nothing is
-            left to quantise.
-        MissingDependencyError: onnx or onnxruntime is not installed.
-    """
-    manifest = read_manifest(onnx_path.with_suffix(".json"))
-    size = (manifest.input.height, manifest.input.width, 3)
-    if not canvases or any(canvas.shape != size for canvas in canvases):
-        found = sorted({canvas.shape for canvas in canvases}) or "none"
-        raise DataError(f"calibration pictures: expected some of {size}, got {found}")
-    if manifest.precision != "fp32":
-        raise ExportError(f"{onnx_path}: is {manifest.precision}; quantise the fp32 model instead")
-    path = folder / "model.onnx"
-    if path.resolve() == onnx_path.resolve():
-        raise ExportError(f"{folder}: holds the fp32 model itself; choose another folder")
-    reduced = int8_saturates() if reduce_range is None else reduce_range
-    with tempfile.TemporaryDirectory(prefix="quantize") as scratch, _quiet():
-        prepared = _prepare(onnx_path, Path(scratch))
-        chosen, kept = _choose(prepared, keep_float)
-        reader = _Reader(calibration_batches(canvases, manifest.input))
-        model = _quantize(prepared, Path(scratch), reader, chosen, method, reduced)
-    tidy(model)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_checked(model, path)
-    record: dict[str, str | int | float] = {
-        "method": method,
-        "scheme": "U8S8 QDQ, weights per channel",
-        "images": len(canvases),
-        "seed": seed,
-        "nodes_quantized": len(chosen),
-        "nodes_kept_float": len(kept),
-        "weight_bits": 7 if reduced else 8,
-        "float_sha256": file_sha256(onnx_path),
-    }
-    filled = manifest.model_copy(
-        update={
-            "precision": "int8",
-            "backend": "onnxruntime",
-            "artifact": path.name,
-            "sha256": file_sha256(path),
-            "parity": {},  # the float model's says nothing of this one
-            "quantization": record,
-            "made_by": {
-                **manifest.made_by,
-                **{name: _version_of(name) for name in ("onnx", "onnxruntime")},
-            },
-        }
+    """Write `folder/model.onnx`, quantised for ONNX Runtime on the CPU; see `quantize_int8`."""
+    return quantize_int8(
+        onnx_path,
+        canvases,
+        folder,
+        keep_float,
+        flavour="cpu",
+        method=method,
+        seed=seed,
+        reduce_range=reduce_range,
     )
-    write_manifest(filled, path.with_suffix(".json"))
-    return path
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the quantiser, which prints its progress and warns of its own use of onnx."""
-    with warnings.catch_warnings(), redirect_stdout(StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+def _options(flavour: Flavour) -> dict[str, Any]:
+    if flavour == "cpu":
+        return {"ActivationSymmetric": False, "WeightSymmetric": True}
+    return {
+        "ActivationSymmetric": True,
+        "WeightSymmetric": True,
+        "QuantizeBias": False,  # TensorRT takes no INT32 DequantizeLinear
+        "DedicatedQDQPair": True,
+        "AddQDQPairToWeight": True,
+        "OpTypesToExcludeOutputQuantization": sorted(WEIGHTED),
+    }
 
 
-def _version_of(package: str) -> str:
-    """Return a package's own version; ONNX Runtime is distributed under several names."""
-    return str(require(package, extra="onnxruntime", purpose="Quantisation").__version__)
-
-
-class _Reader:
-    """Calibration inputs, one at a time, as the quantiser asks for them."""
-
-    def __init__(self, batches: Iterator[dict[str, NDArray[np.float32]]]) -> None:
-        self._batches = batches
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        return next(self._batches, None)
-
-
-def _prepare(onnx_path: Path, scratch: Path) -> Any:
-    """Return the model with norms folded into convolutions and every shape inferred."""
+def _copy(model: Any) -> Any:
     onnx = require("onnx", extra="train", purpose="Quantising a model")
-    runtime = require("onnxruntime", extra="onnxruntime", purpose="Quantising a model")
-    shapes = require("onnxruntime.quantization.shape_inference", extra="train", purpose="INT8")
-    runtime.set_default_logger_severity(3)
-    prepared = scratch / "prepared.onnx"
-    try:
-        # Symbolic inference would need sympy; the candidates graph has no shape it would add.
-        shapes.quant_pre_process(str(onnx_path), str(prepared), skip_symbolic_shape=True)
-    except Exception as error:  # the runtime's exceptions share no base but this
-        raise ExportError(f"{onnx_path}: cannot be prepared for quantisation: {error}") from error
-    return onnx.load(str(prepared))
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    return copied
 
 
 def _choose(model: Any, keep_float: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -156,38 +286,3 @@ def _choose(model: Any, keep_float: Sequence[str]) -> tuple[tuple[str, ...], tup
             "or match keep_float"
         )
     return chosen, tuple(name for name in candidates if name in protected)
-
-
-def _quantize(
-    model: Any,
-    scratch: Path,
-    reader: _Reader,
-    chosen: tuple[str, ...],
-    method: Method,
-    reduced: bool,
-) -> Any:
-    """Return the quantised graph as an `onnx.ModelProto`."""
-    onnx = require("onnx", extra="train", purpose="Quantising a model")
-    quantization = require("onnxruntime.quantization", extra="train", purpose="INT8")
-    methods = quantization.CalibrationMethod
-    quantized = scratch / "quantized.onnx"
-    quantization.quantize_static(
-        model,
-        str(quantized),
-        reader,
-        quant_format=quantization.QuantFormat.QDQ,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-        per_channel=True,
-        reduce_range=reduced,
-        op_types_to_quantize=sorted(WEIGHTED),  # also: watch the tensors around these alone
-        nodes_to_quantize=list(chosen),
-        calibrate_method={
-            "minmax": methods.MinMax,
-            "entropy": methods.Entropy,
-            "percentile": methods.Percentile,
-        }[method],
-        calibration_providers=["CPUExecutionProvider"],
-        extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
-    )
-    return onnx.load(str(quantized))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,12 @@ from export.config import Section
 from export.cpu import usable_cores
 from export.detections import Candidates
 from export.errors import ExportError
-from export.manifest import Manifest, file_sha256, read_manifest
+from export.manifest import InputSpec, Manifest, file_sha256, read_manifest
 from export.optional import require
 
+# int8-trt is quantised for TensorRT: what it computes can be checked here, its speed cannot.
+Precision = Literal["fp32", "fp16", "int8", "int8-trt"]
+PRECISIONS = get_args(Precision)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _LOG_ERRORS = 3  # ONNX Runtime's scale: 2 warns of missing GPUs on every CPU machine
 
@@ -26,7 +29,7 @@ class OnnxRuntimeConfig(Section):
     type: Literal["onnxruntime"] = "onnxruntime"
     device: Literal["cpu", "cuda"] = "cpu"
     threads: PositiveInt | None = None  # None: the physical cores this process may use
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: Precision = "fp32"
 
     def open(self, path: Path) -> "OnnxRuntimeEngine":
         """Return the engine for the artifact at `path`; it loads on enter."""
@@ -64,7 +67,7 @@ class OnnxRuntimeEngine:
         return self._manifest
 
     def candidates(self, images: NDArray[np.float32]) -> Candidates:
-        """Return boxes for (B, 3, H, W) RGB in 0..1.
+        """Return boxes for (B, 3, H, W) RGB in 0..1, or what else the manifest's input says.
 
         Raises:
             ExportError: the engine is closed, or the images do not have the artifact's shape.
@@ -139,15 +142,20 @@ class OnnxRuntimeEngine:
         wanted, inputs = self._manifest.input, session.get_inputs()
         outputs = {output.name for output in session.get_outputs()}
         shape = list(inputs[0].shape) if len(inputs) == 1 else []
+        promised = {"boxes", "scores", "labels"} | (
+            {"num"} if self._manifest.nms.in_graph else set()
+        )
         if (
-            shape[1:] != [3, wanted.height, wanted.width]
+            shape[1:] != list(_picture_shape(wanted))
             or inputs[0].name != wanted.name
-            or not {"boxes", "scores", "labels"} <= outputs
+            or inputs[0].type != ("tensor(uint8)" if wanted.format == "uint8" else "tensor(float)")
+            or outputs != promised
         ):
             raise ExportError(
-                f"{self.path}: the graph takes {[(i.name, i.shape) for i in inputs]} and gives "
-                f"{sorted(outputs)}; its sidecar promises {wanted.name} (B, 3, {wanted.height}, "
-                f"{wanted.width}) and boxes, scores, labels. Export the model again"
+                f"{self.path}: the graph takes {[(i.name, i.shape, i.type) for i in inputs]} and "
+                f"gives {sorted(outputs)}; its sidecar promises {wanted.name} (B, "
+                f"{', '.join(map(str, _picture_shape(wanted)))}) {wanted.format} and "
+                f"{', '.join(sorted(promised))}. Export the model again"
             )
         return shape[0] if isinstance(shape[0], int) else None
 
@@ -155,16 +163,22 @@ class OnnxRuntimeEngine:
         wanted = self._manifest.input
         if (
             images.ndim == 4
-            and images.shape[1:] == (3, wanted.height, wanted.width)
+            and images.shape[1:] == _picture_shape(wanted)
             and images.shape[0] > 0
             and self._batch in (None, images.shape[0])
-            and images.dtype == np.float32
+            and images.dtype == wanted.format
         ):
             return
         raise ExportError(
             f"{self.path}: got images {images.shape} {images.dtype}; expected "
-            f"({self._batch or 'B'}, 3, {wanted.height}, {wanted.width}) float32"
+            f"({self._batch or 'B'}, {', '.join(map(str, _picture_shape(wanted)))}) {wanted.format}"
         )
+
+
+def _picture_shape(spec: InputSpec) -> tuple[int, int, int]:
+    """Of one picture in the input."""
+    plane = (spec.height, spec.width)
+    return (*plane, 3) if spec.format == "uint8" else (3, *plane)
 
 
 def verify_artifact(path: Path, manifest: Manifest) -> None:

@@ -93,5 +93,5 @@ def test_pictures_must_be_there_and_have_the_size_of_the_input(dynamic_model, tm
 def test_neither_the_float_model_nor_an_int8_one_is_overwritten(dynamic_model, quantized, tmp_path):
     with pytest.raises(ExportError, match="holds the fp32 model itself"):
         quantize_cpu_int8(dynamic_model, canvases(2), dynamic_model.parent)
-    with pytest.raises(ExportError, match="is int8; quantise the fp32 model instead"):
+    with pytest.raises(ExportError, match="is int8; start from the fp32 model instead"):
         quantize_cpu_int8(quantized, canvases(2), tmp_path)

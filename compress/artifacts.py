@@ -1,0 +1,240 @@
+"""Make the artifacts of one finished model, each judged against torch before it may be timed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.coco_images import ImageSet, coco_ground_truth, read_canvas
+from benchmarks.evaluate import predict
+from benchmarks.metrics.coco_map import coco_map
+from compress.data import Data
+from compress.detector import Detector
+from compress.fit import torch_manifest
+from compress.recipe import ExportConfig
+from compress.session import Session
+from compress.torch_engine import TorchEngine
+from export.atomic import write_json
+from export.certificate import certify
+from export.detections import Detections, select_detections
+from export.engine import Engine, open_engine
+from export.errors import ExportError
+from export.half import cast_half
+from export.images import to_input, to_tensor
+from export.manifest import Manifest, read_manifest, write_manifest
+from export.nms_graph import put_nms_inside
+from export.parity import Gate, compare_detections, draw_difference, unstable
+from export.quantize import Flavour, open_quantizer
+from export.sensitivity import MeasureAp, hold_drop
+from export.to_onnx import export_onnx
+from export.uint8_input import take_uint8
+
+REFUSED = "refused.json"  # in the room of an artifact that could not be made as asked
+# INT8 is judged by AP: its boxes differ on purpose.
+_GATES = {"fp32": Gate(), "fp16": Gate(0.03, 2.0, 0.02)}
+_LOW_SCORE = 0.01  # to select with; differences count from 0.05
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes the artifacts of one model.
+
+    Attributes:
+        name: for messages.
+        role: in the report.
+    """
+
+    session: Session
+    export: ExportConfig
+    data: Data
+    detector: Detector
+    name: str
+    role: str
+
+    def fp32(self, out: Path) -> None:
+        """Trace the detector into `out`, with NMS and input as the recipe says.
+
+        Raises:
+            ExportError: the file does not see what torch sees.
+        """
+        export = self.export
+        manifest = self._torch_manifest
+        manifest = manifest.model_copy(
+            update={
+                "backend": "onnxruntime",
+                "input": manifest.input.model_copy(update={"dynamic_batch": export.dynamic_batch}),
+            }
+        )
+        detector = self.detector.cpu()
+        path = export_onnx(
+            detector,
+            manifest,
+            out,
+            to_tensor(self._pictures[:1]),
+            opset=export.opset,
+            translations=getattr(detector, "onnx_translations", None),
+        )
+        if export.nms != "host":
+            put_nms_inside(path, export.nms, self._pictures)
+        if export.input == "uint8":
+            take_uint8(path)
+        certificate = certify(path, self._pictures[0])
+        _amend(path, certificate=certificate)
+        self._judge(path)
+
+    def fp16(self, source: Path, out: Path) -> None:
+        """Cast the float model at `source` to half precision.
+
+        Raises:
+            ExportError: it overflows, or does not see what torch sees.
+        """
+        self._judge(cast_half(source, self._pictures, out))
+
+    def int8(self, source: Path, out: Path, flavour: Flavour) -> None:
+        """Quantise the float model at `source`; leave `refused.json` where AP cannot be held."""
+        config, console = self.export.quantization, self.session.console
+        calibration = self.export.calibration
+        train = self.data.train
+        order = np.random.default_rng(calibration.seed).permutation(len(train)).tolist()
+        held_back = min(config.check_images, len(order) // 2)
+        seen = order[: min(calibration.images, len(order) - held_back)]
+        held = train.subset(order[len(seen) : len(seen) + held_back])
+        canvases = [self._canvas(train, index) for index in seen]
+        quantizer = open_quantizer(
+            source,
+            canvases,
+            out,
+            flavour=flavour,
+            keep_float=config.keep_float,
+            method=calibration.method,
+            seed=calibration.seed,
+            cache=self.session.home / "calibration",
+        )
+        what = f"{self.name} {quantizer.precision}"
+        console.say(
+            f"{what}: calibrated on {len(canvases)} training pictures, "
+            f"{len(quantizer.nodes)} nodes may be INT8"
+        )
+        nodes, record = quantizer.nodes, {}
+        if config.max_drop is not None and len(held):
+            probes = [self._canvas(held, index) for index in range(min(4, len(held)))]
+            outcome = hold_drop(quantizer, probes, _ap_on(held), config.max_drop)
+            record = {**outcome.record, "check_images": len(held)}
+            if outcome.nodes is None:
+                kept = "fp32" if flavour == "cpu" else "fp16 or fp32"
+                reason = (
+                    f"{what}: not made: {record['ap_fp32']} AP fall to {record['ap_all_int8']} on "
+                    f"{len(held)} held-back training pictures, and no choice of layers keeps the "
+                    f"loss within max_drop: {config.max_drop:g}; keep {kept}"
+                )
+                console.warn(reason)
+                write_json({"reason": reason, **quantizer.record, **record}, out / REFUSED)
+                return
+            nodes = outcome.nodes
+            console.say(_restored(what, record))
+        self._judge(quantizer.write(out, nodes, record, canvases[0]))
+
+    @cached_property
+    def _torch_manifest(self) -> Manifest:
+        return torch_manifest(self.detector, self.data, self.export, self.role)
+
+    @cached_property
+    def _pictures(self) -> list[NDArray[np.uint8]]:
+        """Validation pictures on which artifacts are held against torch."""
+        count = min(self.export.parity_images, len(self.data.val))
+        return [self._canvas(self.data.val, index) for index in range(count)]
+
+    @cached_property
+    def _reference(self) -> list[Detections]:
+        """What torch sees on them."""
+        with TorchEngine(self.detector.cpu(), self._torch_manifest) as engine:
+            return _detect(engine, self._pictures)
+
+    def _canvas(self, images: ImageSet, index: int) -> NDArray[np.uint8]:
+        return read_canvas(images, index, self.data.input_height, self.data.input_width)[0]
+
+    def _judge(self, path: Path) -> None:
+        """Hold an artifact against torch, record how far it is, and refuse what is too far.
+
+        Raises:
+            ExportError: its gate does not let it pass, or its boxes depend on more than pictures.
+        """
+        with open_engine(path) as engine:
+            precision = engine.manifest.precision
+            problems = unstable(engine, self._pictures)
+            found = _detect(engine, self._pictures)
+        parity = compare_detections(self._reference, found)
+        worst = parity.worst_image
+        figures = (
+            f"{parity.matched} matched, {parity.missing} missing, {parity.extra} extra, scores "
+            f"within {parity.max_score_difference:.2g}, boxes within "
+            f"{parity.max_box_difference_px:.2g} px"
+        )
+        if worst is not None and not parity.ok():
+            drawn = draw_difference(
+                self._pictures[worst], self._reference[worst], found[worst], self.data.classes
+            )
+            Image.fromarray(drawn).save(path.with_name("worst.png"))
+        gate = _GATES.get(precision)
+        if gate is not None and not parity.ok(gate):
+            problems.insert(0, f"it does not see what torch sees: {figures} (see worst.png there)")
+        if problems:
+            raise ExportError(
+                f"{path}: {self.name} {precision} on {len(self._pictures)} validation pictures: "
+                f"{'; '.join(problems)}. Nothing is timed that is not right"
+            )
+        if not parity.matched and not parity.missing:
+            self.session.console.warn(
+                f"{self.name} {precision}: torch finds nothing that scores 0.05 on the "
+                f"{len(self._pictures)} pictures of the parity check, so it says nothing"
+            )
+        images = {"images": len(self._pictures), "stable": True}
+        _amend(path, parity={**parity.to_dict(), **images})
+        self.session.console.say(
+            f"{self.name} {precision}: {figures} on {len(self._pictures)} pictures, against torch"
+        )
+
+
+def _amend(path: Path, **changes: Any) -> None:
+    sidecar = path.with_suffix(".json")
+    write_manifest(read_manifest(sidecar).model_copy(update=changes), sidecar)
+
+
+def _detect(engine: Engine, canvases: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+    spec, nms = engine.manifest.input, engine.manifest.nms
+    return [
+        select_detections(engine.candidates(to_input([canvas], spec)), nms, _LOW_SCORE)[0]
+        for canvas in canvases
+    ]
+
+
+def _ap_on(images: ImageSet) -> MeasureAp:
+    """Return how to measure an artifact's AP (0..1) on labelled pictures."""
+    truth = coco_ground_truth(images)
+
+    def measure(path: Path) -> float | None:
+        with open_engine(path) as engine:
+            results = predict(engine, images, batch=16)
+        return coco_map(results, truth).values["AP"]
+
+    return measure
+
+
+def _restored(what: str, record: dict[str, Any]) -> str:
+    base = (
+        f"{what}: AP {record['ap_fp32']} in fp32, {record['ap']} quantised, on "
+        f"{record['check_images']} held-back training pictures"
+    )
+    if not record["layers_restored"]:
+        return f"{base}; no layer restored to float"
+    cost = record.get("price", {}).get("slower_than_all_int8")
+    paid = "" if cost is None else f", {cost:+.0%} time"
+    return (
+        f"{base}; {record['layers_restored']} of {len(record['layers'])} layers restored to float "
+        f"(all INT8: {record['ap_all_int8']}{paid})"
+    )

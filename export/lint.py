@@ -1,0 +1,46 @@
+"""Check a quantised ONNX file against what TensorRT takes: `python -m export.lint model.onnx`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.errors import ExportError, ToolkitError
+from export.optional import require
+from export.qdq_lint import lint_qdq
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0 when the file is clean, 6 when it is not."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export.lint",
+        description="Say what TensorRT would refuse in a quantised ONNX file.",
+    )
+    parser.add_argument("models", type=Path, nargs="+", metavar="model.onnx")
+    options = parser.parse_args(arguments)
+    code = 0
+    for path in options.models:
+        try:
+            problems = _lint(path)
+        except ToolkitError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        for problem in problems:
+            print(f"{path}: {problem}")
+            code = ExportError.exit_code
+        if not problems:
+            print(f"{path}: clean")
+    return code
+
+
+def _lint(path: Path) -> list[str]:
+    onnx = require("onnx", extra="train", purpose="Checking a quantised graph")
+    try:
+        model = onnx.load(str(path))
+    except Exception as error:  # protobuf's and the system's errors share no base but this
+        raise ExportError(f"{path}: cannot be read as ONNX ({error})") from None
+    return lint_qdq(model)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -38,8 +38,10 @@ class IkdConfig(LossSection):
     """The method that is helped, and how pictures are changed for it."""
 
     type: Literal["ikd"]
-    end: float = Field(default=16 / 24, gt=0, le=1)  # the authors stop after 16 of 24 epochs
     base: "PlainLossConfig"  # any other method; its terms keep their names
+    # share of the run with changed pictures; then the base method goes on alone, as the authors'
+    # last 8 of 24 epochs
+    changed_until: float = Field(default=16 / 24, ge=0, le=1)
     adversarial_weight: NonNegativeFloat = 1e-5  # alpha_adv; 0: no shifted pictures
     every: PositiveInt = 1  # steps from one set of shifted pictures to the next
     iterations: PositiveInt = 5  # of FGSM
@@ -108,17 +110,18 @@ class Ikd(DistillationLoss):
         super().__init__(config.fixed_weight, needs, asked)
         self.config = config
         self.base: DistillationLoss = config.base.build(student, teacher)
+        self.unweighted = self.base.unweighted
         self.levels = pair_levels(student, teacher)
         self.adapters = nn.ModuleList(
             nn.Identity() if own == other else nn.Conv2d(own, other, 1)
             for own, other in self.levels.channels(student.channels, teacher.channels)
             if config.adversarial_weight
         )
-        self.step = 0
+        self.step, self.changes = 0, True
 
     def at(self, step: int, total: int) -> None:
         """Learn which step it is, and tell the base method."""
-        self.step = step
+        self.step, self.changes = step, step < self.config.changed_until * total
         self.base.at(step, total)
 
     def separate(self) -> SeparateTraining | None:
@@ -136,6 +139,8 @@ class Ikd(DistillationLoss):
         """
         config = self.config
         batch = self.base.disturb(batch)
+        if not self.changes:
+            return batch
         boxes, picture = stack_boxes(boxes_per_image(batch.targets))
         sides = boxes[:, 2:] - boxes[:, :2]
         large = sides.prod(dim=1) >= config.noise_area_px2
@@ -168,7 +173,7 @@ class Ikd(DistillationLoss):
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return the base method's terms."""
         terms = {
-            name: self.base.weight * term
+            name: term if name in self.unweighted else self.base.weight * term
             for name, term in self.base.terms(student, teacher, batch).items()
         }
         resting = [p.sum() for p in self.adapters.parameters()]
@@ -189,7 +194,8 @@ class Ikd(DistillationLoss):
         return {"adversarial": self.config.adversarial_weight / len(batch.images) * total}
 
     def _due(self) -> bool:
-        return bool(self.config.adversarial_weight) and self.step % self.config.every == 0
+        due = self.changes and self.step % self.config.every == 0
+        return due and bool(self.config.adversarial_weight)
 
 
 def shifted_pictures(batch: Batch, task_losses: TaskLosses, config: IkdConfig) -> Tensor:

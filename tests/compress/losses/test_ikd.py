@@ -70,6 +70,30 @@ def test_noise_falls_on_labelled_pictures_whose_objects_are_all_small():
     assert built(noise_probability=0).disturb(batch) is batch
 
 
+def test_after_two_thirds_of_the_run_the_base_method_goes_on_alone():
+    batch = make_batch([[SMALL]])
+    loss = built(noise_probability=1)
+    loss.at(15, 24)
+    assert loss.view(batch, towards_white) is not None
+    assert loss.disturb(batch) is not batch
+    loss.at(16, 24)
+    assert loss.view(batch, towards_white) is None
+    assert loss.disturb(batch) is batch
+
+
+def test_what_teaches_the_bases_own_part_alone_stays_unweighted():
+    student, teacher = (make_outputs(make_spec(), 1, seed) for seed in (1, 2))
+    batch = make_batch([[SMALL]])
+    plain, heavy = (built(base={"type": "icd"}, weight=weight) for weight in (1, 3))
+    heavy.load_state_dict(plain.state_dict())
+    found = []
+    for loss in (plain, heavy):
+        torch.manual_seed(0)
+        found.append(loss(student, teacher, batch))
+    assert torch.equal(found[0]["auxiliary_box"], found[1]["auxiliary_box"])
+    torch.testing.assert_close(3 * found[0]["instance"], found[1]["instance"])
+
+
 def test_the_adversarial_term_is_the_squared_distance_over_the_pictures():
     spec = make_spec()
     maps = tuple(torch.zeros(2, 4, 64 // s, 64 // s, requires_grad=True) for s in spec.strides)

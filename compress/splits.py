@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.coco_images import ImageSet, LabeledImage, fingerprint
+from benchmarks.coco_images import ImageSet, LabeledImage
 from export.errors import DataError
 
 
@@ -67,7 +67,6 @@ def select_classes(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
         classes=classes,
         category_ids=ids,
         images=tuple(images),
-        fingerprint=fingerprint(classes, ids, images),
         notes=(*image_set.notes, f"{left_out} boxes dropped: {reason}")
         if left_out
         else image_set.notes,
@@ -94,7 +93,6 @@ def without_labels(image_set: ImageSet) -> ImageSet:
         image_set,
         name="unlabeled",
         images=images,
-        fingerprint=fingerprint(image_set.classes, image_set.category_ids, images),
         notes=(),
         dropped={},
     )

@@ -81,8 +81,9 @@ def plan(recipe: Recipe, source: Source, runs: Path, device: str) -> Plan:
     student, teacher = check_models(recipe, data, source)
     check_training(Session(runs, device, Console()), recipe, data, teacher_data, source)
     size = (data.input_height, data.input_width)
-    forward = {id(m): _forward_seconds(m, where, size) for m in (student, teacher)}
+    # memory first: its pass also warms the model up, so that the timed ones are ordinary
     memory = {id(m): _memory_bytes(m, where, size) for m in (student, teacher)}
+    forward = {id(m): _forward_seconds(m, where, size) for m in (student, teacher)}
     steps = recipe.train.total_steps(steps_per_epoch(data, recipe.train.batch))
     batch = recipe.train.batch * recipe.train.accumulate
     taught = TRAINING * forward[id(student)] + (forward[id(teacher)] if recipe.distill else 0.0)
@@ -152,7 +153,6 @@ def _forward_seconds(model: Detector, device: torch.device, size: tuple[int, int
     """Seconds per picture of one forward pass."""
     count = 4 if size[0] * size[1] <= 320 * 320 else 1
     images = torch.rand(count, 3, *size, device=device)
-    model.to(device).eval()
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
@@ -174,6 +174,7 @@ def _memory_bytes(model: Detector, device: torch.device, size: tuple[int, int]) 
         if isinstance(output, Tensor):
             kept[0] += output.numel() * 4
 
+    model.to(device).eval()
     leaves = [m for m in model.modules() if not list(m.children())]
     handles = [leaf.register_forward_hook(add) for leaf in leaves]
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from compress.console import Console
 from export.errors import ToolkitError
+from export.optional import require
 
 INTERRUPTED = 130
 
@@ -100,6 +101,8 @@ def execute(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         from compress.without_compiler import import_torchvision
 
         import_torchvision()  # a second less to wait; training needs the compiler's modules anyway
+    for package in ("torch", "torchvision"):
+        require(package, extra="train", purpose="Carrying out a recipe")
     from compress.recipe import load_recipe
 
     recipe, text = load_recipe(options.recipe, options.overrides)

@@ -5,7 +5,7 @@ alone, which costs every import of torchvision more than a second. A stand-in gi
 function, to be fetched when it is called; for anything else the real module comes at once.
 """
 
-import importlib
+import importlib.util
 import sys
 from types import ModuleType
 from typing import Any
@@ -38,7 +38,9 @@ def remove_stand_ins() -> None:
 
 
 def import_torchvision() -> None:
-    """Import it, unless somebody did or the compiler is here already; leaves no trace."""
+    """Import it, if it is there and somebody has not done so already; leaves no trace."""
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "torchvision")):
+        return
     importlib.import_module("torch")
     if not {PACKAGE, "torchvision"} & sys.modules.keys():
         sys.modules[PACKAGE], sys.modules[MODULE] = _StandIn(PACKAGE), _StandIn(MODULE)

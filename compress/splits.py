@@ -98,6 +98,18 @@ def without_labels(image_set: ImageSet) -> ImageSet:
     )
 
 
+def without_pictures(image_set: ImageSet, others: ImageSet) -> ImageSet:
+    """Return the pictures that are not among `others`, told by file, or by name if drawn."""
+
+    def keys(one: ImageSet) -> list[str]:
+        if one.draw is None:
+            return [str(path.resolve()) for path in one.paths]
+        return [image.file_name for image in one.images]
+
+    taken = set(keys(others))
+    return image_set.subset([i for i, key in enumerate(keys(image_set)) if key not in taken])
+
+
 def same_classes(train: ImageSet, val: ImageSet) -> None:
     """Refuse splits whose class lists differ.
 

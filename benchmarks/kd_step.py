@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -31,6 +31,7 @@ from benchmarks.kd_peers import PEERS, peer_step, require_peers
 from compress.detector import Detector
 from compress.distill import Distiller
 from compress.losses import LossConfig
+from compress.methods import members
 from compress.optim import build_separate
 from compress.pairing import check_pair
 from export.errors import ToolkitError
@@ -80,9 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def method_names() -> tuple[str, ...]:
     """The `type` of every member of the union of losses."""
-    union = get_args(LossConfig)[0]
-    members = get_args(union) or (union,)
-    return tuple(get_args(member.model_fields["type"].annotation)[0] for member in members)
+    return tuple(members(LossConfig))
 
 
 def fitting(

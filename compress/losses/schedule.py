@@ -1,12 +1,16 @@
 """What every entry of `distill` may say: how much it weighs, and when."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
 from export.config import Section
+
+# What a method was written from: its authors' (or a toolkit's) released code, a description without
+# any code, both, or nothing but a formula.
+Source = Literal["released code", "reconstructed", "reconstructed in part", "formula"]
 
 
 class LossSection(Section):
@@ -16,6 +20,8 @@ class LossSection(Section):
     the terms at `ratio` of the task loss; it is measured over the first `window` active steps,
     then frozen, and written to the run's record.
     """
+
+    source: ClassVar[Source] = "released code"
 
     weight: PositiveFloat | Literal["auto"] = 1.0
     ratio: PositiveFloat = 0.5  # of the task loss; for weight: auto

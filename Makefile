@@ -3,7 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test unit install clean
+# `make test-base` takes the oldest Python that we promise, where there is one.
+OLDEST = $(shell python3.10 -c 'import sys, venv; print(sys.executable)' 2>/dev/null)
+BASE_PYTHON ?= $(firstword $(OLDEST) $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) $(PYTHON))
+BASE := .venv-base
+
+.PHONY: quickstart test test-base unit install clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m compress.run recipes/quickstart.yaml
@@ -13,6 +18,10 @@ test: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# What a device needs, without any extra: no torch, no runtime, no pytest.
+test-base: $(BASE)/installed
+	$(BASE)/bin/python -m tests.base_install
 
 unit: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not slow"
@@ -30,5 +39,10 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/installed
 
+$(BASE)/installed: pyproject.toml constraints.txt
+	$(BASE_PYTHON) -m venv --clear $(BASE)
+	$(BASE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BASE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,9 @@ class ImageSet:
         source: what was read, for messages: `COCO JSON data/train.json, 205 images`.
         classes: K names.
         category_ids: K ids of the dataset, in the order of `classes`.
-        images: the pictures.
+        images: the pictures; a sequence may place the objects of one when it is asked for.
         paths: a file per picture; empty when they are drawn.
         draw: for drawn sets, picture index -> (H, W, 3) uint8 RGB; None for files.
-        fingerprint: sha256 over annotations and file names, for the run's record.
         notes: what was dropped or mended while reading, one sentence each.
         dropped: boxes left out while reading, reason -> count.
     """
@@ -84,16 +84,20 @@ class ImageSet:
     source: str
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
-    images: tuple[LabeledImage, ...]
+    images: Sequence[LabeledImage]
     paths: tuple[Path, ...] = ()
     draw: Callable[[int], NDArray[np.uint8]] | None = None
-    fingerprint: str = ""
     notes: tuple[str, ...] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """How many pictures."""
         return len(self.images)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sha256 over class list, file names, sizes and annotations, in order."""
+        return fingerprint(self.classes, self.category_ids, self.images)
 
     def subset(self, indices: Sequence[int]) -> "ImageSet":
         """The pictures at `indices`, in that order; notes still speak of the whole."""
@@ -104,7 +108,6 @@ class ImageSet:
             images=images,
             paths=tuple(self.paths[i] for i in indices) if self.paths else (),
             draw=None if self.draw is None else Reindexed(self.draw, tuple(indices)),
-            fingerprint=fingerprint(self.classes, self.category_ids, images),
         )
 
 
@@ -176,7 +179,6 @@ def coco_image_set(
         category_ids=tuple(classes),
         images=tuple(images),
         paths=paths,
-        fingerprint=fingerprint(tuple(classes.values()), tuple(classes), images),
         notes=notes.sentences(),
         dropped=notes.dropped(),
     )

@@ -1,11 +1,13 @@
 """Time one distilled training step against its floor: `python -m benchmarks.kd_step`.
 
-A development benchmark and the one exception to "benchmarks never imports compress": it measures
+A development benchmark and an exception to "benchmarks never imports compress": it measures
 training itself, so there is no file that it could read instead. Nothing else imports it.
 
-Per method there are three steps (forward, backward, optimiser), taken in turns so that a busy
-machine slows all alike: the plain student, the student with the teacher's forward pass beside it
-(the floor, with the same knowledge asked of both), and the distilled one. The last line is JSON.
+Per method there are two steps (forward, backward, optimiser), taken one after the other in every
+round so that a busy machine slows both alike: the student with the teacher's forward pass beside it
+(the floor: exactly the knowledge that the method asks of each), and the distilled one. The plain
+student opens every round; `--peers` adds other frameworks on the same two models. Methods that do
+not fit a pair, or need settings of their own, are named with the reason. The last line is JSON.
 """
 
 import argparse
@@ -18,144 +20,224 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from compress.batch import Batch, Targets, full_size
+from benchmarks.environment import environment
+from benchmarks.kd_pair import STUDENT, TEACHER, Pair, Setting, make_pair
+from benchmarks.kd_peers import PEERS, peer_step, require_peers
 from compress.detector import Detector
-from compress.detectors import DetectorConfig
 from compress.distill import Distiller
 from compress.losses import LossConfig
+from compress.methods import members
+from compress.optim import build_separate
+from compress.pairing import check_pair
+from export.errors import ToolkitError
 
-NUM_CLASSES = 20
-BOXES_PER_PICTURE = 6
 WARM_UP_ROUNDS = 1
-METHODS = ("defeat", "gid")
+FAMILIES = ("retinanet", "faster_rcnn", "fcos", "gfl")
+OURS = "mse"  # what the peers are compared with: the mean squared error of the pyramid's maps
+LOSSES: TypeAdapter[Any] = TypeAdapter(LossConfig)
 
 
-class Setting(NamedTuple):
-    """What is measured: a detector family, and how large its pictures and batches are."""
-
-    pair: str
-    size: int
-    batch: int
-    device: str
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure one family and print a table and a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pair", choices=("retinanet", "faster_rcnn", "gfl"), default="retinanet")
-    parser.add_argument("--size", type=int, default=320, help="side of the input, pixels")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=8, help="rounds that count")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
-    given = parser.parse_args(arguments)
-    result = measure(Setting(given.pair, given.size, given.batch, given.device), given.steps)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure every pair and print tables and a line of JSON; return the exit code."""
+    given = _parser().parse_args(arguments)
+    try:
+        if given.peers:
+            require_peers()
+    except ToolkitError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    pairs = {}
+    for family in given.pairs:
+        setting = Setting(family, given.size, given.batch, given.device)
+        pairs[family] = measure(
+            setting, given.methods, given.rounds, peers=given.peers, memory=given.memory
+        )
+        sys.stdout.write(table(setting, given.rounds, pairs[family]) + "\n\n")
+        sys.stdout.flush()
+    result = {
+        "schema": 1,
+        "size": given.size,
+        "batch": given.batch,
+        "device": given.device,
+        "gpu": torch.cuda.get_device_name() if given.device.startswith("cuda") else None,
+        "student": STUDENT,
+        "teacher": TEACHER,
+        "rounds": given.rounds,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "pairs": pairs,
+        "environment": environment(),
+    }
     if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n")
-    sys.stdout.write(table(result) + "\n" + json.dumps(result) + "\n")
+        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0
 
 
-def measure(setting: Setting, rounds: int) -> dict[str, Any]:
+def method_names() -> tuple[str, ...]:
+    """The `type` of every member of the union of losses."""
+    return tuple(members(LossConfig))
+
+
+def fitting(
+    names: Sequence[str], student: Detector, teacher: Detector
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tell methods that work on a pair from those that do not: settings, and reasons."""
+    chosen, skipped = {}, {}
+    for name in names:
+        try:
+            config = LOSSES.validate_python({"type": name})
+        except ValidationError as error:
+            keys = sorted({str(mistake["loc"][-1]) for mistake in error.errors()})
+            skipped[name] = f"needs settings of its own: {', '.join(keys)}"
+            continue
+        problems = check_pair(student.spec, teacher.spec, [config])
+        if problems:
+            skipped[name] = "; ".join(text for _, text in problems)
+        elif getattr(config, "wanted_classifier", lambda: None)() is not None:
+            skipped[name] = "needs a trained classifier of crops"
+        else:
+            chosen[name] = config
+    return chosen, skipped
+
+
+def measure(
+    setting: Setting,
+    names: Sequence[str],
+    rounds: int,
+    *,
+    peers: bool = False,
+    memory: bool = True,
+) -> dict[str, Any]:
     """Return times and memory of every step, and each method's ratio to its own floor."""
-    torch.manual_seed(0)
-    batch = make_batch(setting)
-    student, teacher = build("resnet18", setting), build("resnet50", setting)
-    steps: dict[str, Callable[[], None]] = {"plain": make_step("plain", student, teacher, batch)}
-    for method in METHODS:
-        steps[f"floor of {method}"] = make_step("floor", student, teacher, batch, method)
-        steps[method] = make_step("distilled", student, teacher, batch, method)
+    pair = make_pair(setting)
+    names = (*names, OURS) if peers and OURS in method_names() and OURS not in names else names
+    chosen, skipped = fitting(names, pair.student, pair.teacher)
+    steps = {"plain": make_step("plain", pair)}
+    for name, config in chosen.items():
+        steps[f"floor of {name}"] = make_step("floor", pair, config)
+        steps[name] = make_step("distilled", pair, config)
+    if peers:
+        steps |= {f"peer {peer}": peer_step(peer, *pair[:3]) for peer in PEERS}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(WARM_UP_ROUNDS + rounds):
         for name, step in steps.items():
             elapsed = stopwatch(step, setting.device)
             if turn >= WARM_UP_ROUNDS:
                 times[name].append(elapsed)
-    ratios = {
-        method: statistics.median(
-            own / floor
-            for own, floor in zip(times[method], times[f"floor of {method}"], strict=True)
-        )
-        for method in METHODS
-    }
+    peaks = _peaks(steps, chosen, pair, setting) if memory else {}
     return {
-        **setting._asdict(),
-        "student": "resnet18",
-        "teacher": "resnet50",
-        "rounds": rounds,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "step_ms": {name: round(statistics.median(found), 1) for name, found in times.items()},
-        "peak_memory_mib": {name: round(peak_memory_mib(name, setting)) for name in steps},
-        "distilled_over_floor": {name: round(ratio, 3) for name, ratio in ratios.items()},
+        "plain": _step(times["plain"], peaks.get("plain")),
+        "methods": {
+            name: {
+                "needs": sorted(asked_of(make_distiller(pair, config))[0]),
+                **_step(times[name], peaks.get(name)),
+                "floor": _step(times[f"floor of {name}"], peaks.get(f"floor of {name}")),
+                "over_floor": _ratio(times[name], times[f"floor of {name}"]),
+                "over_plain": _ratio(times[name], times["plain"]),
+            }
+            for name, config in chosen.items()
+        },
+        "skipped": skipped,
+        "peers": {
+            peer: {
+                **_step(times[f"peer {peer}"], peaks.get(f"peer {peer}")),
+                "over_plain": _ratio(times[f"peer {peer}"], times["plain"]),
+                f"over_{OURS}": _ratio(times[f"peer {peer}"], times[OURS])
+                if OURS in times
+                else None,
+            }
+            for peer in (PEERS if peers else ())
+        },
     }
 
 
-def table(result: dict[str, Any]) -> str:
+def _step(times: Sequence[float], peak: int | None) -> dict[str, Any]:
+    return {"ms": round(statistics.median(times), 1), "peak_mib": peak}
+
+
+def _ratio(times: Sequence[float], others: Sequence[float]) -> float:
+    """Median over rounds of the ratio within a round."""
+    return round(statistics.median(a / b for a, b in zip(times, others, strict=True)), 3)
+
+
+def table(setting: Setting, rounds: int, result: dict[str, Any]) -> str:
     """Write the result for people."""
     lines = [
-        f"{result['pair']} resnet50 -> resnet18, {result['size']} px, batch {result['batch']}, "
-        f"{result['device']}, {result['threads']} threads, median of {result['rounds']} rounds",
-        f"{'step':<18}{'ms':>10}{'peak MiB':>10}{'/ floor':>9}",
+        f"{setting.pair} {TEACHER} -> {STUDENT}, {setting.size} px, batch {setting.batch}, "
+        f"{setting.device}, {torch.get_num_threads()} threads, median of {rounds} rounds",
+        f"{'step':<16}{'floor ms':>10}{'ms':>10}{'/ floor':>9}{'/ plain':>9}"
+        f"{'floor MiB':>11}{'MiB':>8}",
     ]
-    for name, step_ms in result["step_ms"].items():
-        ratio = result["distilled_over_floor"].get(name)
-        shown = f"{ratio:.2f}" if ratio else ""
-        lines.append(f"{name:<18}{step_ms:>10.1f}{result['peak_memory_mib'][name]:>10}{shown:>9}")
+
+    def line(name: str, step: dict[str, Any]) -> str:
+        floor = step.get("floor", {})
+        cells = (
+            (floor.get("ms"), 10, ".1f"),
+            (step["ms"], 10, ".1f"),
+            (step.get("over_floor"), 9, ".2f"),
+            (step.get("over_plain"), 9, ".2f"),
+            (floor.get("peak_mib"), 11, "d"),
+            (step["peak_mib"], 8, "d"),
+        )
+        return f"{name:<16}" + "".join(
+            f"{'' if value is None else format(value, form):>{width}}"
+            for value, width, form in cells
+        )
+
+    lines.append(line("plain", result["plain"]))
+    lines += [line(name, step) for name, step in result["methods"].items()]
+    lines += [line(name, step) for name, step in result["peers"].items()]
+    lines += [f"skipped {name}: {why}" for name, why in result["skipped"].items()]
     return "\n".join(lines)
 
 
-def build(backbone: str, setting: Setting) -> Detector:
-    """Build a detector with random weights."""
-    config: Any = TypeAdapter(DetectorConfig).validate_python(
-        {"type": setting.pair, "backbone": backbone}
-    )
-    detector: Detector = config.build(NUM_CLASSES, (setting.size, setting.size))
-    return detector.to(setting.device)
+def make_distiller(pair: Pair, config: Any | None) -> Distiller:
+    """Return the objective, in the middle of a long run: past every warm-up and delayed start."""
+    losses = [] if config is None else [config]
+    distiller = Distiller(pair.student, pair.teacher if losses else None, losses)
+    distiller.to(pair.batch.images.device).at(500_000, 1_000_000)
+    return distiller
 
 
-def make_batch(setting: Setting) -> Batch:
-    """Draw noise with boxes on it; a tenth to half of the picture wide and high."""
-    images = torch.rand(setting.batch, 3, setting.size, setting.size)
-    targets = []
-    for _ in range(setting.batch):
-        sides = (0.1 + 0.4 * torch.rand(BOXES_PER_PICTURE, 2)) * setting.size
-        corners = torch.rand(BOXES_PER_PICTURE, 2) * (setting.size - sides)
-        labels = torch.randint(0, NUM_CLASSES, (BOXES_PER_PICTURE,))
-        targets.append(Targets(torch.cat([corners, corners + sides], dim=1), labels))
-    return Batch(
-        images=images,
-        targets=tuple(targets),
-        sizes=full_size(images),
-        image_ids=tuple(range(setting.batch)),
-        labeled=setting.batch,
-    ).to(torch.device(setting.device))
-
-
-def make_step(
-    kind: str, student: Detector, teacher: Detector, batch: Batch, method: str = METHODS[0]
-) -> Callable[[], None]:
-    """Return a whole training step of a kind: `plain`, `floor` or `distilled`."""
-    losses = [TypeAdapter(LossConfig).validate_python({"type": method})]
-    distiller = Distiller(student, None if kind == "plain" else teacher, losses)
+def asked_of(distiller: Distiller) -> tuple[frozenset[Any], frozenset[Any]]:
+    """Return what the student and what the teacher are asked for."""
     wanted = distiller.wanted
-    optimizer = torch.optim.SGD(distiller.parameters(), lr=1e-6, momentum=0.9)
+    return wanted, getattr(distiller, "wanted_of_teacher", wanted)
+
+
+def make_step(kind: str, pair: Pair, config: Any | None = None) -> Callable[[], None]:
+    """Return a whole training step of a kind: `plain`, `floor` or `distilled`."""
+    student, teacher, batch, shared = pair
+    distiller = make_distiller(pair, config)
+    wanted, wanted_of_teacher = asked_of(distiller)
+    optimizers = [shared]
+    if kind == "distilled":
+        separate = distiller.separate()
+        apart = {id(p) for one in separate for p in one.module.parameters()}
+        own = [p for p in distiller.losses.parameters() if id(p) not in apart]
+        optimizers += [torch.optim.SGD(own, lr=1e-6, momentum=0.9)] if own else []
+        optimizers += [build_separate(one) for one in separate]
 
     def step() -> None:
         student.train()
-        if kind == "floor":
-            with torch.no_grad():
-                teacher(batch, wanted)
-            terms = student(batch, wanted).task_losses
-        else:
+        if kind == "distilled":
             terms = distiller(batch)
-        optimizer.zero_grad()
+        else:
+            if kind == "floor" and wanted_of_teacher:
+                with torch.no_grad():
+                    teacher(batch, wanted_of_teacher)
+            terms = student(batch, wanted).task_losses
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
     return step
 
@@ -172,6 +254,23 @@ def stopwatch(step: Callable[[], None], device: str) -> float:
     return (time.perf_counter() - start) * 1000
 
 
+def _peaks(
+    steps: dict[str, Any], chosen: dict[str, Any], pair: Pair, setting: Setting
+) -> dict[str, int]:
+    """Peak memory of every step; floors that ask for the same are measured once."""
+    floors: dict[Any, int] = {}
+    peaks = {}
+    for name in steps:
+        if not name.startswith("floor of "):
+            peaks[name] = round(peak_memory_mib(name, setting))
+            continue
+        asked = asked_of(make_distiller(pair, chosen[name.removeprefix("floor of ")]))
+        if asked not in floors:
+            floors[asked] = round(peak_memory_mib(name, setting))
+        peaks[name] = floors[asked]
+    return peaks
+
+
 def peak_memory_mib(name: str, setting: Setting) -> float:
     """Return the peak of a fresh process that only takes this step, twice.
 
@@ -182,13 +281,14 @@ def peak_memory_mib(name: str, setting: Setting) -> float:
 
 
 def _peak_of_one(name: str, setting: Setting) -> float:
-    batch, student = make_batch(setting), build("resnet18", setting)
-    teacher = student if name == "plain" else build("resnet50", setting)
-    floor, method = name.startswith("floor"), name.split()[-1]
+    pair, method = make_pair(setting), name.split()[-1]
     if name == "plain":
-        step = make_step("plain", student, teacher, batch)
+        step = make_step("plain", pair._replace(teacher=pair.student))
+    elif name.startswith("peer "):
+        step = peer_step(method, *pair[:3])
     else:
-        step = make_step("floor" if floor else "distilled", student, teacher, batch, method)
+        kind = "floor" if name.startswith("floor of ") else "distilled"
+        step = make_step(kind, pair, LOSSES.validate_python({"type": method}))
     for _ in range(2):
         step()
     if setting.device.startswith("cuda"):
@@ -200,5 +300,43 @@ def _peak_of_one(name: str, setting: Setting) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
 
 
+def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(name.strip() for name in text.split(","))
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(
+                f"unknown: {', '.join(unknown)}; known: {', '.join(known)}"
+            )
+        return names
+
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.kd_step", description=(__doc__ or "").splitlines()[0]
+    )
+    methods = method_names()
+    parser.add_argument(
+        "--methods", type=_names(methods), default=methods, help="comma-separated; default: all"
+    )
+    parser.add_argument(
+        "--pairs", type=_names(FAMILIES), default=FAMILIES[:2], help="default: %(default)s"
+    )
+    parser.add_argument("--size", type=int, default=320, help="side of the input, pixels")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=8, help="rounds that count")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peaks too"
+    )
+    parser.add_argument(
+        "--peers", action="store_true", help=f"also time {' and '.join(PEERS)} on the same models"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the result here")
+    return parser
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

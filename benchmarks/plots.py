@@ -74,7 +74,7 @@ def draw_plots(content: Mapping[str, Any], folder: Path) -> list[Plot]:
 
 def latency_scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """AP against median end-to-end latency with its interval; the Pareto front as a line."""
-    figure, (axes,) = _figure(7, 4.6)
+    figure, (axes,) = new_figure(7, 4.6)
     spots = []
     for row in rows:
         latency = row["latency_ms"]["end_to_end"]
@@ -102,7 +102,7 @@ def latency_scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     axes.set_ylabel("AP")
     _plain_ticks(axes.xaxis)
     place_labels(axes, spots, color=INK, line=SOFT)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -116,7 +116,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 
 def accuracy_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     """AP against step, a line per run; further seeds of a model are paler."""
-    figure, (axes,) = _figure(7, 5.2)
+    figure, (axes,) = new_figure(7, 5.2)
     seen: set[str] = set()
     for name, run in runs.items():
         curve = [(entry["step"], 100 * entry["AP"]) for entry in run["curve"]
@@ -139,7 +139,7 @@ def accuracy_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     axes.set_ylabel("AP")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
@@ -150,7 +150,9 @@ def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     names = list(dict.fromkeys(name for run in firsts.values() for name in _loss_names(run)))
     columns = min(2, len(firsts))
     rows = -(-len(firsts) // columns)
-    figure, panels = _figure(3.6 * columns + 0.4, 2.7 * rows + 0.25 * len(names) / 2, rows, columns)
+    figure, panels = new_figure(
+        3.6 * columns + 0.4, 2.7 * rows + 0.25 * len(names) / 2, rows, columns
+    )
     positive = True
     for axes, (model, run) in zip(panels, firsts.items(), strict=False):
         for number, name in enumerate(names):
@@ -185,7 +187,7 @@ def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
         fontsize=9,
         frameon=False,
     )
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def class_bars(per_class: Mapping[str, Mapping[str, float | None]], path: Path) -> Path:
@@ -194,7 +196,7 @@ def class_bars(per_class: Mapping[str, Mapping[str, float | None]], path: Path) 
     last = per_class[rows[-1]]
     classes = sorted(last, key=lambda name: (last[name] is not None, last[name] or 0))
     classes = classes[-MOST_CLASSES:]
-    figure, (axes,) = _figure(9, 1.1 + len(classes) * (0.16 * len(rows) + 0.16))
+    figure, (axes,) = new_figure(9, 1.1 + len(classes) * (0.16 * len(rows) + 0.16))
     height = 0.8 / len(rows)
     for number, row in enumerate(rows):
         places = [place + 0.4 - height * (number + 0.5) for place in range(len(classes))]
@@ -212,7 +214,7 @@ def class_bars(per_class: Mapping[str, Mapping[str, float | None]], path: Path) 
     axes.set_ylim(-0.6, len(classes) - 0.4)
     axes.set_xlabel("AP")
     axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _loss_names(run: Mapping[str, Any]) -> list[str]:
@@ -237,7 +239,7 @@ def _plain_ticks(axis: "Axis") -> None:
         axis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _figure(
+def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1
 ) -> "tuple[Figure, list[Axes]]":
     """A figure without pyplot: no global state, no window system."""
@@ -257,7 +259,8 @@ def _figure(
     return figure, panels
 
 
-def _save(figure: "Figure", path: Path) -> Path:
+def save_figure(figure: "Figure", path: Path) -> Path:
+    """Write a PNG whole or not at all; return its path."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, facecolor="white")
     return write_bytes(buffer.getvalue(), path)

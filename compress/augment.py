@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator
-from torchvision.transforms.v2 import functional
 
 from export.config import Section
 
@@ -198,6 +197,8 @@ def _cropped(
 
 
 def _recolour(sample: Sample, strength: float, rng: np.random.Generator) -> Sample:
+    from torchvision.transforms.v2 import functional  # loads torch's compiler: a second
+
     # As a Pillow picture: torchvision then works in one thread, outside torch's own pool.
     picture = Image.fromarray(sample.pixels[: sample.height, : sample.width])
     factors = rng.uniform(max(0.0, 1 - strength), 1 + strength, 3)

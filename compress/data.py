@@ -16,7 +16,14 @@ from compress.datasets.roboflow import ANNOTATIONS, read_roboflow
 from compress.datasets.shapes import Difficulty, shapes_set
 from compress.datasets.voc import read_voc
 from compress.datasets.yolo import read_yolo
-from compress.splits import chosen, limited, same_classes, select_classes, without_labels
+from compress.splits import (
+    chosen,
+    limited,
+    same_classes,
+    select_classes,
+    without_labels,
+    without_pictures,
+)
 from export.config import Section
 from export.errors import DataError
 
@@ -35,6 +42,7 @@ class SplitConfig(Section):
         limit: use only so many, the first of a permutation drawn with `seed`.
         seed: see `limit`.
         count: how many pictures to draw; for `shapes` only.
+        rest: for unlabeled: leave out the pictures that `train` has labels of, before `limit`.
     """
 
     split: str | None = None
@@ -43,6 +51,7 @@ class SplitConfig(Section):
     limit: PositiveInt | None = None
     seed: NonNegativeInt = 0
     count: PositiveInt | None = None
+    rest: bool = False
 
 
 class _Common(Section):
@@ -180,7 +189,7 @@ class FolderConfig(_Common):
         else:
             found = self._read(root, split.model_copy(update={"limit": None}), "unlabeled", formats)
         bare = replace(found, classes=train.classes, category_ids=train.category_ids)
-        return limited(without_labels(bare), split.limit, split.seed)
+        return _unlabeled(bare, split, train)
 
 
 class ShapesConfig(_Common):
@@ -205,7 +214,11 @@ class ShapesConfig(_Common):
         val = self._draw(self.val, "val")
         unlabeled = None
         if self.unlabeled is not None:
-            unlabeled = without_labels(self._draw(self.unlabeled, "unlabeled"))
+            wanted = self.unlabeled
+            count = wanted.count or max(_DRAWN["unlabeled"], wanted.limit or 0)
+            whole = wanted.model_copy(update={"limit": None, "count": count})
+            drawn = self._draw(whole if wanted.rest else wanted, "unlabeled")
+            unlabeled = _unlabeled(drawn, wanted, train)
         return _data(self, train, val, unlabeled, "shapes")
 
     def _draw(self, split: SplitConfig, role: str) -> ImageSet:
@@ -250,6 +263,11 @@ def _data(
         format=found,
         cache_bytes=int(config.cache_gib * 2**30),
     )
+
+
+def _unlabeled(found: ImageSet, split: SplitConfig, train: ImageSet) -> ImageSet:
+    bare = without_labels(without_pictures(found, train) if split.rest else found)
+    return limited(bare, split.limit, split.seed)
 
 
 def _within(root: Path, path: Path | None) -> Path | None:

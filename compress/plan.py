@@ -84,10 +84,11 @@ def plan(recipe: Recipe, source: Source, runs: Path, device: str) -> Plan:
     student, teachers = check_models(recipe, data, opened, source)
     check_training(Session(runs, device, Console()), recipe, data, opened, source)
     size = (data.input_height, data.input_width)
-    costs = [
-        Cost(_forward_seconds(m, where, size), _memory_bytes(m, where, size))
-        for m in (student, *teachers)
-    ]
+    costs = []
+    for model in (student, *teachers):
+        # memory first: its pass also warms the model up, so that the timed ones are ordinary
+        memory = _memory_bytes(model, where, size)
+        costs.append(Cost(_forward_seconds(model, where, size), memory))
     stages = []
     for teacher, detector, cost in zip(opened, teachers, costs[1:], strict=True):
         config = teacher.config.train
@@ -173,7 +174,6 @@ def _forward_seconds(model: Detector, device: torch.device, size: tuple[int, int
     """Seconds per picture of one forward pass."""
     count = 4 if size[0] * size[1] <= 320 * 320 else 1
     images = torch.rand(count, 3, *size, device=device)
-    model.to(device).eval()
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
@@ -195,6 +195,7 @@ def _memory_bytes(model: Detector, device: torch.device, size: tuple[int, int]) 
         if isinstance(output, Tensor):
             kept[0] += output.numel() * 4
 
+    model.to(device).eval()
     leaves = [m for m in model.modules() if not list(m.children())]
     handles = [leaf.register_forward_hook(add) for leaf in leaves]
     try:

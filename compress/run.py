@@ -10,6 +10,7 @@ from typing import Any
 
 from compress.console import Console
 from export.errors import ToolkitError
+from export.optional import require
 
 INTERRUPTED = 130
 
@@ -96,6 +97,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def execute(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Check or run; return what the JSON line says. Heavy imports begin here."""
+    if options.check:
+        from compress.without_compiler import import_torchvision
+
+        import_torchvision()  # a second less to wait; training needs the compiler's modules anyway
+    for package in ("torch", "torchvision"):
+        require(package, extra="train", purpose="Carrying out a recipe")
     from compress.recipe import load_recipe
 
     recipe, text = load_recipe(options.recipe, options.overrides)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.coco_images import ImageSet, LabeledImage, fingerprint
+from benchmarks.coco_images import ImageSet, LabeledImage
 from export.errors import DataError
 
 
@@ -67,7 +67,6 @@ def select_classes(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
         classes=classes,
         category_ids=ids,
         images=tuple(images),
-        fingerprint=fingerprint(classes, ids, images),
         notes=(*image_set.notes, f"{left_out} boxes dropped: {reason}")
         if left_out
         else image_set.notes,
@@ -94,10 +93,21 @@ def without_labels(image_set: ImageSet) -> ImageSet:
         image_set,
         name="unlabeled",
         images=images,
-        fingerprint=fingerprint(image_set.classes, image_set.category_ids, images),
         notes=(),
         dropped={},
     )
+
+
+def without_pictures(image_set: ImageSet, others: ImageSet) -> ImageSet:
+    """Return the pictures that are not among `others`, told by file, or by name if drawn."""
+
+    def keys(one: ImageSet) -> list[str]:
+        if one.draw is None:
+            return [str(path.resolve()) for path in one.paths]
+        return [image.file_name for image in one.images]
+
+    taken = set(keys(others))
+    return image_set.subset([i for i, key in enumerate(keys(image_set)) if key not in taken])
 
 
 def same_classes(train: ImageSet, val: ImageSet) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from benchmarks.readme import filled
+from compress import methods
 from compress.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -12,6 +13,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_tree_and_results_are_those_of_the_files() -> None:
     assert filled(README, ROOT) == README, "run: python -m benchmarks.readme"
+
+
+def test_the_table_of_methods_is_what_they_say_of_themselves() -> None:
+    assert "<!-- methods -->" in README
+    assert methods.filled(README) == README, "run: python -m compress.methods --write"
 
 
 def test_the_recipe_in_the_readme_is_valid(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.annotations import ReadingNotes
-from benchmarks.coco_images import ImageSet, LabeledImage, fingerprint, labeled_image
+from benchmarks.coco_images import ImageSet, LabeledImage, labeled_image
 from export.errors import DataError
 from export.images import photograph_size
 
@@ -42,5 +42,4 @@ def read_pictures(
         category_ids=category_ids,
         images=tuple(images),
         paths=tuple(paths),
-        fingerprint=fingerprint(classes, category_ids, images),
     )

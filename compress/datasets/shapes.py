@@ -9,14 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from benchmarks.annotations import RawObject, ReadingNotes
-from benchmarks.coco_images import ImageSet, LabeledImage, Reindexed, fingerprint, labeled_image
+from benchmarks.coco_images import ImageSet, LabeledImage, Reindexed, labeled_image
 from compress.datasets.textures import background, camouflaged, fill_pixels, strokes
 from export.errors import DataError
 
@@ -206,6 +206,42 @@ class ShapePainter:
         part += (fill - part) * cover
 
 
+class PlacedImages(Sequence[LabeledImage]):
+    """The entries of drawn pictures; the objects of each are placed when first asked for.
+
+    Thousands are placed in a second or two, which whoever only counts them need not wait for.
+    """
+
+    def __init__(self, painter: ShapePainter, prefix: str, numbers: Sequence[int]) -> None:
+        self.painter, self.prefix, self.numbers = painter, prefix, tuple(numbers)
+        self._placed: dict[int, LabeledImage] = {}
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> LabeledImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[LabeledImage, ...]: ...
+    def __getitem__(self, index: int | slice) -> LabeledImage | tuple[LabeledImage, ...]:
+        """Return one entry, or several."""
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(*index.indices(len(self))))
+        number = self.numbers[index]
+        if number not in self._placed:
+            size = (self.painter.width, self.painter.height)
+            # every shape overlaps the picture: no box is ever left out, so there is no note
+            self._placed[number] = labeled_image(
+                number + 1,
+                f"{self.prefix}/{number:06d}",
+                size,
+                self.painter.objects(number),
+                ReadingNotes(),
+            )
+        return self._placed[number]
+
+
 def shapes_set(
     split: str,
     numbers: Sequence[int],
@@ -214,7 +250,7 @@ def shapes_set(
     seed: int,
     difficulty: Difficulty,
 ) -> ImageSet:
-    """Describe the drawn pictures of these `numbers`; pixels are drawn when asked for.
+    """Describe the drawn pictures of these `numbers`; objects and pixels come when asked for.
 
     Raises:
         DataError: `split` is not a stream.
@@ -226,20 +262,12 @@ def shapes_set(
         )
     style = STYLES[difficulty]
     painter = ShapePainter(seed, STREAMS[split], height, width, difficulty)
-    notes = ReadingNotes()
-    images: list[LabeledImage] = []
-    for index in numbers:
-        name = f"shapes/{difficulty}-{height}x{width}-{seed}/{split}/{index:06d}"
-        entry = labeled_image(index + 1, name, (width, height), painter.objects(index), notes)
-        images.append(entry)
-    ids = tuple(range(1, len(style.classes) + 1))
+    prefix = f"shapes/{difficulty}-{height}x{width}-{seed}/{split}"
     return ImageSet(
         name=split,
-        source=f"shapes ({difficulty}), seed {seed}, split {split}, {len(images)} drawn pictures",
+        source=f"shapes ({difficulty}), seed {seed}, split {split}, {len(numbers)} drawn pictures",
         classes=style.classes,
-        category_ids=ids,
-        images=tuple(images),
+        category_ids=tuple(range(1, len(style.classes) + 1)),
+        images=PlacedImages(painter, prefix, numbers),
         draw=Reindexed(painter, tuple(numbers)),
-        fingerprint=fingerprint(style.classes, ids, images),
-        dropped=notes.dropped(),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.annotations import RawObject, ReadingNotes, examples
-from benchmarks.coco_images import ImageSet, fingerprint, labeled_image
+from benchmarks.coco_images import ImageSet, labeled_image
 from compress.datasets.coco import split_names
 from compress.datasets.pictures import PICTURES
 from export.errors import DataError
@@ -77,7 +77,6 @@ def read_voc(
         category_ids=ids,
         images=tuple(images),
         paths=tuple(entry.picture for entry in annotated),
-        fingerprint=fingerprint(classes, ids, images),
         notes=notes.sentences(),
         dropped=notes.dropped(),
     )

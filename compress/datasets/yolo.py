@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from benchmarks.annotations import RawObject, ReadingNotes, examples
-from benchmarks.coco_images import ImageSet, fingerprint, labeled_image
+from benchmarks.coco_images import ImageSet, labeled_image
 from compress.datasets.coco import split_names
 from compress.datasets.pictures import pictures_below
 from export.errors import DataError
@@ -70,7 +70,6 @@ def read_yolo(root: Path, split: str, path: Path | None = None) -> ImageSet:
         category_ids=ids,
         images=tuple(images),
         paths=tuple(pictures),
-        fingerprint=fingerprint(classes, ids, images),
         notes=notes.sentences(),
         dropped=notes.dropped(),
     )

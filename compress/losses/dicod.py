@@ -8,7 +8,7 @@ themselves and the classifier's last map, each pooled to `pooled` cells, and of 
 the recipe calls teacher is asked for nothing.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -22,7 +22,7 @@ from compress.crops import crop_boxes
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masks import stack_boxes
-from compress.losses.schedule import LossSection
+from compress.losses.schedule import LossSection, Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,8 @@ EPSILON = 1e-10
 
 class DicodConfig(LossSection):
     """The classifier, and what each of the two comparisons weighs."""
+
+    written_from: ClassVar[Source] = "reconstructed in part"
 
     type: Literal["dicod"]
     classifier: ClassifierConfig = ClassifierConfig()

@@ -8,7 +8,7 @@ could learn would learn to vanish.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
@@ -20,12 +20,14 @@ from compress.detector import DetectorSpec, Knowledge, Outputs
 from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.matching import pair_levels
 from compress.losses.patches import pool_instances
-from compress.losses.schedule import LossSection
+from compress.losses.schedule import LossSection, Source
 from export.errors import RecipeError
 
 
 class DrkdConfig(LossSection):
     """The graph's and the relations' sizes, and what each term weighs."""
+
+    written_from: ClassVar[Source] = "reconstructed"
 
     type: Literal["drkd"]
     pixel_weight: NonNegativeFloat = 1.0

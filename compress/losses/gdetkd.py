@@ -11,7 +11,7 @@ ground truth.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -25,7 +25,7 @@ from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masks import stack_boxes
 from compress.losses.matching import check_classes, pair_levels
 from compress.losses.patches import pool_every_level, pool_instances
-from compress.losses.schedule import LossSection
+from compress.losses.schedule import LossSection, Source
 from export.errors import RecipeError
 
 AUTOMATIC_BOX_WEIGHT = 1.0
@@ -33,6 +33,8 @@ AUTOMATIC_BOX_WEIGHT = 1.0
 
 class GDetKdConfig(LossSection):
     """Which regions are compared, how their levels are mixed, and what each term weighs."""
+
+    written_from: ClassVar[Source] = "reconstructed"
 
     type: Literal["gdetkd"]
     feature_weight: NonNegativeFloat = 1.0

@@ -4,7 +4,7 @@ A hint in the manner of FitNets (Romero et al., ICLR 2015) on every level of the
 other losses on maps are to be measured against, in cost and in gain.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import PositiveInt
@@ -15,10 +15,13 @@ from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.alignment import AlignedLevels, MapSection
 from compress.losses.loss import DistillationLoss
+from compress.losses.schedule import Source
 
 
 class MseConfig(MapSection):
     """Which levels count."""
+
+    written_from: ClassVar[Source] = "formula"
 
     type: Literal["mse"]
     levels: PositiveInt | None = None  # how many of the finest; None: all

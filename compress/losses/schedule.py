@@ -1,7 +1,7 @@
 """What every entry of `distill` may say: how much it weighs, and when."""
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
@@ -12,6 +12,10 @@ from export.config import Section
 if TYPE_CHECKING:
     from compress.classifier import ClassifierConfig
 
+# What a method was written from: its authors' (or a toolkit's) released code, a description without
+# any code, both, or nothing but a formula.
+Source = Literal["released code", "reconstructed", "reconstructed in part", "formula"]
+
 
 class LossSection(Section):
     """The base of a loss's settings; the weight and its path over the run.
@@ -20,6 +24,8 @@ class LossSection(Section):
     the terms at `ratio` of the task loss; it is measured over the first `window` active steps,
     then frozen, and written to the run's record.
     """
+
+    written_from: ClassVar[Source] = "released code"
 
     weight: PositiveFloat | Literal["auto"] = 1.0
     ratio: PositiveFloat = 0.5  # of the task loss; for weight: auto

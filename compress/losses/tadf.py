@@ -8,7 +8,7 @@ of the four deltas has the nearer one to follow. All terms fall to 0 over the ru
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
@@ -21,7 +21,7 @@ from compress.losses.masked_error import mean_masked_error
 from compress.losses.masks import between, box_levels, cell_ranges, largest_product, pad_boxes
 from compress.losses.matching import check_classes, pair_levels
 from compress.losses.responses import divergence, mean_over
-from compress.losses.schedule import LossSection
+from compress.losses.schedule import LossSection, Source
 from export.errors import RecipeError
 
 AUTOMATIC_ROI_WEIGHT = 1.0
@@ -29,6 +29,8 @@ AUTOMATIC_ROI_WEIGHT = 1.0
 
 class TadfConfig(LossSection):
     """Weights of the feature term and of the two on proposals of objects."""
+
+    written_from: ClassVar[Source] = "reconstructed"
 
     type: Literal["tadf"]
     decay: Literal["none", "linear", "cosine", "up_down"] = "linear"

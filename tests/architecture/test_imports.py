@@ -12,7 +12,7 @@ FILES = sorted(
     p for room in ("compress", "export", "benchmarks") for p in (ROOT / room).rglob("*.py")
 )
 # A development benchmark: it drives the training side on purpose.
-EXCEPTIONS = {"benchmarks/kd_step.py"}
+EXCEPTIONS = {"benchmarks/kd_step.py", "benchmarks/kd_pair.py"}
 
 
 def imported(path: Path) -> set[str]:
@@ -82,3 +82,22 @@ def test_help_answers_without_a_recipe() -> None:
         timeout=60,
     )
     assert "key=value" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_check_waits_for_nothing_that_it_does_not_use() -> None:
+    code = """
+import sys
+from compress.run import main
+code = main(["recipes/quickstart.yaml", "--check", "--device", "cpu"])
+heavy = {"torch._dynamo", "sympy", "matplotlib", "onnx", "onnxruntime", "lightning_fabric",
+         "tensorboard", "pycocotools", "faster_coco_eval", "timm", "scipy"}
+loaded = sorted(heavy & sys.modules.keys())
+from torchvision.ops.roi_align import is_compile_supported
+from torch._dynamo.utils import is_compile_supported as real
+print(code, loaded, is_compile_supported("cpu") == real("cpu"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[-2] == "0 [] True"

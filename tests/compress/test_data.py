@@ -163,6 +163,22 @@ def test_unlabeled_pictures_come_from_a_plain_folder_or_a_split_without_its_boxe
         _open(root=root, unlabeled={"path": "hollow"})
 
 
+def test_the_rest_of_a_split_is_what_training_has_no_labels_of(tmp_path: Path) -> None:
+    root = write_coco_root(tmp_path)
+    rest = {"split": "train", "rest": True}
+    data = _open(root=root, train={"limit": 1}, unlabeled=rest)
+    assert data.unlabeled is not None
+    names = [{i.file_name for i in part.images} for part in (data.train, data.unlabeled)]
+    assert names[0] | names[1] == {i.file_name for i in _open(root=root).train.images}
+    assert not names[0] & names[1]
+    with pytest.raises(DataError, match=r"data\.unlabeled: no pictures"):
+        _open(root=root, unlabeled=rest)
+    drawn = _open(type="shapes", train={"count": 9, "limit": 2}, unlabeled={**rest, "count": 9})
+    assert drawn.unlabeled is not None
+    ids = [[image.id for image in part.images] for part in (drawn.train, drawn.unlabeled)]
+    assert sorted(ids[0] + ids[1]) == list(range(1, 10))
+
+
 def test_unlabeled_pictures_of_a_coco_file_need_no_shared_classes(tmp_path: Path) -> None:
     root = write_coco_root(tmp_path)
     write_coco(root / "more", "all", coco(2, ids=(1,)))

@@ -66,6 +66,15 @@ def test_a_chosen_number_is_drawn_whatever_else_is_chosen() -> None:
     assert [image.id for image in part.images] == [8, 3]
 
 
+def test_drawn_pictures_are_counted_without_being_placed() -> None:
+    images = shapes_set("train", range(10**6), 64, 64, 0, "standard").images
+    assert len(images) == 10**6
+    last = images[-1]
+    assert last.id == 10**6
+    assert images[-1] is last
+    assert [image.id for image in images[2:4]] == [3, 4]
+
+
 class _Placed(ShapePainter):
     """Two given squares, the second over the first."""
 

@@ -1,0 +1,194 @@
+"""Which method works on which detector, and at what price: `python -m compress.methods`.
+
+Prints the README's table, from the settings classes' own `needs` and `check` on pairs of small real
+detectors of one family, and from what was measured (`benchmarks/results`). With `--write` it puts
+the table between the README's markers.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from pydantic import TypeAdapter
+
+from compress.detector import Detector
+from compress.detectors import DetectorConfig
+from compress.losses import LossConfig
+from compress.pairing import check_pair
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKED = re.compile(r"(<!-- methods -->\n).*?(<!-- /methods -->)", re.DOTALL)
+
+CLASSES = 3
+SIZE = (64, 96)  # height, width, pixels
+TEACHER_WIDTHS, STUDENT_WIDTHS = (32, 32, 32, 32), (16, 16, 16, 16)
+SMALL: dict[str, Any] = {"width": 16, "strides": (8, 16, 32)}
+TOWERS: dict[str, Any] = {"head_width": 16, "head_depth": 1}
+OWN: dict[str, dict[str, Any]] = {  # what a family's settings have besides
+    "faster_rcnn": {**TOWERS, "proposals": 20, "rois_per_image": 32},
+    "retinanet": TOWERS,
+    "fcos": TOWERS,
+    "gfl": TOWERS,
+}
+# Settings without which an entry is not complete: any method, helped by this one.
+EXAMPLES: dict[str, dict[str, Any]] = {"ikd": {"base": {"type": "defeat"}}}
+
+
+class SmallPair(NamedTuple):
+    """A student and a teacher of one family: equal pyramids and heads, another backbone."""
+
+    student: Detector
+    teacher: Detector
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        name: the recipe's `type`.
+        source: what it was written from.
+        needs: what it asks of the detectors, over all families that it fits.
+        problems: family -> why it does not work there; empty where it does.
+    """
+
+    name: str
+    source: str
+    needs: tuple[str, ...]
+    problems: dict[str, tuple[str, ...]]
+
+
+def members(union: Any) -> dict[str, Any]:
+    """Return `type` -> settings class of a union of sections, such as `LossConfig`."""
+    inner = get_args(union)[0]
+    classes = get_args(inner) or (inner,)
+    return {get_args(one.model_fields["type"].annotation)[0]: one for one in classes}
+
+
+def families() -> tuple[str, ...]:
+    """The detector families of the recipe."""
+    return tuple(members(DetectorConfig))
+
+
+def small_pair(family: str) -> SmallPair:
+    """Build a small student and teacher of a family, with random weights."""
+    adapter: TypeAdapter[Any] = TypeAdapter(DetectorConfig)
+    settings = {"type": family, **SMALL, **OWN.get(family, {})}
+    return SmallPair(
+        *(
+            adapter.validate_python(
+                {**settings, "backbone": {"type": "slim_resnet", "widths": widths}}
+            ).build(CLASSES, SIZE)
+            for widths in (STUDENT_WIDTHS, TEACHER_WIDTHS)
+        )
+    )
+
+
+def example(name: str) -> Any:
+    """Settings of a method: its defaults, with what they lack."""
+    adapter: TypeAdapter[Any] = TypeAdapter(LossConfig)
+    return adapter.validate_python({"type": name, **EXAMPLES.get(name, {})})
+
+
+def support() -> list[Method]:
+    """Match every method with every family; ordered by name."""
+    pairs = {family: small_pair(family) for family in families()}
+    rows = []
+    for name, settings in sorted(members(LossConfig).items()):
+        config, needs, problems = example(name), set(), {}
+        for family, (student, teacher) in pairs.items():
+            found = tuple(text for _, text in check_pair(student.spec, teacher.spec, [config]))
+            problems[family] = found
+            if not found:
+                needs |= config.needs(student.spec, teacher.spec)
+        rows.append(Method(name, _source(name, settings), tuple(sorted(needs)), problems))
+    return rows
+
+
+def _source(name: str, settings: Any) -> str:
+    vectors = any((ROOT / "tests" / "golden").glob(f"{name}_*.npz"))
+    return f"{settings.written_from}{', golden vectors' if vectors else ''}"
+
+
+def markdown(rows: Sequence[Method], results: Path) -> str:
+    """Write the table, with the columns that something was measured for."""
+    costs, gains = _costs(results), _gains(results)
+    header = ["method", "source", "needs", *families(), *costs, *gains]
+    lines = [header, ["---"] * len(header)]
+    for row in rows:
+        cells = [f"`{row.name}`", row.source, ", ".join(row.needs)]
+        cells += ["no" if row.problems[family] else "yes" for family in families()]
+        cells += [column.get(row.name, "-") for column in (*costs.values(), *gains.values())]
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _costs(results: Path) -> dict[str, dict[str, str]]:
+    """Column -> method -> distilled step / (student step + teacher forward), pair by pair."""
+    columns = {}
+    for path in sorted(results.glob("kd_step_*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        cells: dict[str, list[str]] = {}
+        names = list(found["pairs"])
+        for pair in found["pairs"].values():
+            for method in {name for one in found["pairs"].values() for name in one["methods"]}:
+                measured = pair["methods"].get(method)
+                text = f"{measured['over_floor']:.2f}" if measured else "-"
+                cells.setdefault(method, []).append(text)
+        where = path.stem.removeprefix("kd_step_")
+        title = f"step / floor on {where}: {', '.join(names)}"
+        columns[title] = {method: " / ".join(texts) for method, texts in cells.items()}
+    return columns
+
+
+def _gains(results: Path) -> dict[str, dict[str, str]]:
+    """Column -> method -> AP points over the plain student, with the interval over seeds."""
+    columns = {}
+    for path in sorted(results.glob("gain_*.json")):
+        for key, table in json.loads(path.read_text(encoding="utf-8"))["tables"].items():
+            cells = {}
+            for name, method in table["methods"].items():
+                gain = method["gain"]
+                ends = [f"{100 * end:+.1f}" for end in gain["ci95"] or ()]
+                spread = f" [{', '.join(ends)}]" if ends else ""
+                cells[name] = f"{100 * gain['mean']:+.1f}{spread}"
+            columns[f"AP gain, {key}"] = cells
+    return columns
+
+
+def filled(readme: str) -> str:
+    """Return the README's text with the table between its markers made anew."""
+    table = markdown(support(), ROOT / "benchmarks" / "results")
+    return MARKED.sub(lambda match: f"{match[1]}{table}\n{match[2]}", readme)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table, or write it into the README."""
+    parser = argparse.ArgumentParser(
+        prog="python -m compress.methods",
+        description="The methods, what each needs, and the detectors that it works on.",
+    )
+    parser.add_argument("--write", action="store_true", help="into README.md")
+    parser.add_argument("--why", action="store_true", help="also say what keeps a pair apart")
+    options = parser.parse_args(arguments)
+    if options.write:
+        path = ROOT / "README.md"
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+        return 0
+    rows = support()
+    sys.stdout.write(markdown(rows, ROOT / "benchmarks" / "results") + "\n")
+    if options.why:
+        for row in rows:
+            for family, problems in row.problems.items():
+                for problem in problems:
+                    sys.stdout.write(f"{row.name} on {family}: {problem}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

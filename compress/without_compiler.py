@@ -1,0 +1,50 @@
+"""Import torchvision without torch's compiler, for commands that only look.
+
+One line of `torchvision.ops.roi_align` asks the compiler for a function that is called on GPUs
+alone, which costs every import of torchvision more than a second. A stand-in gives it that
+function, to be fetched when it is called; for anything else the real module comes at once.
+"""
+
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
+
+PACKAGE, MODULE = "torch._dynamo", "torch._dynamo.utils"
+LATER = "is_compile_supported"
+
+
+class _StandIn(ModuleType):
+    """Lasts for one import."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == LATER:
+            return _is_compile_supported
+        if name.startswith("__"):
+            raise AttributeError(name)  # the import machinery's own questions
+        remove_stand_ins()
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def _is_compile_supported(device_type: Any) -> Any:
+    return getattr(importlib.import_module(MODULE), LATER)(device_type)
+
+
+def remove_stand_ins() -> None:
+    """Let the real modules be imported from here on."""
+    for name in (MODULE, PACKAGE):
+        if isinstance(sys.modules.get(name), _StandIn):
+            del sys.modules[name]
+
+
+def import_torchvision() -> None:
+    """Import it, if it is there and somebody has not done so already; leaves no trace."""
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "torchvision")):
+        return
+    importlib.import_module("torch")
+    if not {PACKAGE, "torchvision"} & sys.modules.keys():
+        sys.modules[PACKAGE], sys.modules[MODULE] = _StandIn(PACKAGE), _StandIn(MODULE)
+        try:
+            importlib.import_module("torchvision")
+        finally:
+            remove_stand_ins()

@@ -1,0 +1,57 @@
+"""The step benchmark, without asking how long anything took."""
+
+import sys
+
+import pytest
+import torch
+
+from benchmarks.kd_pair import Setting, make_pair
+from benchmarks.kd_peers import AsTheyExpect, map_modules
+from benchmarks.kd_step import fitting, main, measure, method_names, table
+from tests.compress.detectors.small import small_batch, small_detector
+
+
+def test_a_method_that_does_not_fit_a_pair_is_named_with_the_reason() -> None:
+    student = small_detector("faster_rcnn")
+    chosen, skipped = fitting(("defeat", "gid"), student, small_detector("retinanet"))
+    assert set(chosen) == {"defeat"}
+    assert "place by place" in skipped["gid"]
+
+
+def test_every_member_of_the_union_is_either_chosen_or_skipped() -> None:
+    student = small_detector("gfl")
+    chosen, skipped = fitting(method_names(), student, student)
+    assert {"defeat", "gid"} <= set(chosen)
+    assert chosen.keys() | skipped.keys() == set(method_names())
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--methods", "defeat,gidd"])
+    assert "unknown: gidd; known: defeat, gid" in capsys.readouterr().err
+
+
+def test_peers_that_are_not_installed_are_named_with_the_command(capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "modelopt", None)
+    assert main(["--peers"]) == 4
+    assert "pip install torchdistill nvidia-modelopt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("family", "levels"), [("retinanet", 3), ("faster_rcnn", 3), ("gfl", 3)])
+def test_the_modules_that_make_the_pyramids_maps_are_found(family, levels) -> None:
+    detector, batch = small_detector(family), small_batch()
+    paths = map_modules(AsTheyExpect(detector, batch), batch)
+    assert len(paths) == levels
+    assert len(set(paths)) == levels
+
+
+@pytest.mark.slow
+def test_one_round_measures_every_step_of_a_pair() -> None:
+    torch.manual_seed(0)
+    setting = Setting("retinanet", 64, 1, "cpu")
+    result = measure(setting, ("defeat",), 1, memory=False)
+    assert result["methods"]["defeat"]["needs"] == ["features"]
+    assert result["methods"]["defeat"]["floor"]["ms"] > 0
+    assert result["plain"]["peak_mib"] is None
+    assert "defeat" in table(setting, 1, result)
+    assert all(p.grad is None for p in make_pair(setting).teacher.parameters())

@@ -253,8 +253,8 @@ def _inspect(trt: Any, logger: Any, plan: bytes, config: TensorRTConfig) -> dict
     engine: tensorrt.ICudaEngine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise ExportError(f"the engine was built and cannot be loaded: {said(logger)}")
-    levels = trt.HardwareCompatibilityLevel
-    if config.portable != "none" and engine.hardware_compatibility_level == levels.NONE:
+    alone = engine.hardware_compatibility_level == trt.HardwareCompatibilityLevel.NONE
+    if config.portable != "none" and alone:
         raise ExportError(
             f"portable: {config.portable} was asked for, and TensorRT {trt.__version__} built an "
             "engine for this GPU alone; build with portable: none"
@@ -291,10 +291,8 @@ def layer_types(inspection: str) -> dict[str, int]:
     for layer in layers:
         if not isinstance(layer, dict):  # with less verbosity a layer is its name alone
             continue
-        tensors = [*layer.get("Inputs", ()), *layer.get("Outputs", ())]
-        stated = " ".join(
-            str(tensor.get("Format/Datatype", "")) for tensor in tensors if isinstance(tensor, dict)
-        )
+        touched = [*layer.get("Inputs", ()), *layer.get("Outputs", ())]
+        stated = " ".join(str(one.get("Format/Datatype", "")) for one in touched)
         counts.update(
             name for name, words in _TYPES.items() if re.search(rf"\b({words})\b", stated)
         )

@@ -64,6 +64,6 @@ def load_plugins(trt: Any, logger: "tensorrt.ILogger") -> None:
     trt.init_libnvinfer_plugins(logger, "")
 
 
-def said(logger: Any) -> str:
-    """Join the last errors that a logger heard, for a message."""
-    return "; ".join(logger.errors[-3:]) or "TensorRT gave no reason"
+def said(listener: Any) -> str:
+    """Join the last errors that `listen`'s logger heard, for a message."""
+    return "; ".join(listener.errors[-3:]) or "TensorRT gave no reason"

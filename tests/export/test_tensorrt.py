@@ -19,7 +19,8 @@ from export.machine import BatchProfile
 from export.manifest import file_sha256, read_manifest, write_manifest
 from tests.export import fake_tensorrt
 from tests.export.fake_cuda import FakeCuda
-from tests.export.fake_tensorrt import detect, graph
+from tests.export.fake_tensorrt import graph
+from tests.export.fake_tensorrt_engine import detect
 from tests.export.tiny import canvases, tiny_manifest
 
 VERSIONS = ("10.3.0", "11.4.0.106")

@@ -14,7 +14,7 @@ import pytest
 
 from export.backends.cuda_device import CudaDevice
 from export.errors import ExportError
-from tests.export import fake_tensorrt
+from tests.export import fake_tensorrt, fake_tensorrt_engine
 from tests.export.fake_cuda import FakeCuda
 from tests.export.tensorrt_names import Use, argument_counts, cuda_uses, tensorrt_uses
 
@@ -77,7 +77,7 @@ def test_the_signatures_are_really_read(api):
 
 def test_the_fake_has_no_name_that_the_real_one_lacks(api):
     module = fake_tensorrt.make(api.version, FakeCuda())
-    classes: dict[str, type[fake_tensorrt.Strict]] = {
+    classes: dict[str, type[fake_tensorrt_engine.Strict]] = {
         "Builder": fake_tensorrt.Builder,
         "INetworkDefinition": fake_tensorrt.Network,
         "IBuilderConfig": fake_tensorrt.BuilderConfig,
@@ -85,10 +85,10 @@ def test_the_fake_has_no_name_that_the_real_one_lacks(api):
         "ITimingCache": fake_tensorrt.TimingCache,
         "IHostMemory": fake_tensorrt.HostMemory,
         "OnnxParser": fake_tensorrt.OnnxParser,
-        "Runtime": fake_tensorrt.Runtime,
-        "ICudaEngine": fake_tensorrt.Engine,
-        "IExecutionContext": fake_tensorrt.Context,
-        "EngineInspector": fake_tensorrt.Inspector,
+        "Runtime": fake_tensorrt_engine.Runtime,
+        "ICudaEngine": fake_tensorrt_engine.Engine,
+        "IExecutionContext": fake_tensorrt_engine.Context,
+        "EngineInspector": fake_tensorrt_engine.Inspector,
     }
     claimed = set(vars(module))
     for name, value in vars(module).items():

@@ -117,7 +117,10 @@ def _check_source(
             f"{onnx_path}: is quantised for CPUs (unsigned activations), which TensorRT does not "
             "take; give it the graph quantised for TensorRT (int8-trt)"
         )
-    if manifest.precision != SOURCES[config.precision]:
+    allowed = {SOURCES[config.precision]}
+    if config.weakly_typed and config.precision == "fp16":
+        allowed.add("fp32")  # there the builder's flag makes it FP16, not the graph
+    if manifest.precision not in allowed:
         raise ExportError(
             f"{onnx_path}: is {manifest.precision}, and {config.precision} was asked for; TensorRT "
             f"takes the precision from the graph: give it the {SOURCES[config.precision]} one"
@@ -337,6 +340,7 @@ def _write(
     filled = manifest.model_copy(
         update={
             "backend": "tensorrt",
+            "precision": config.precision,
             "artifact": path.name,
             "sha256": hashlib.sha256(plan).hexdigest(),
             "parity": {},  # the graph's says nothing of this engine

@@ -269,6 +269,9 @@ def test_weak_typing_is_there_for_old_versions_and_refused_by_new_ones(tmp_path)
     record = read_manifest(path.with_suffix(".json")).engine
     assert not record.strongly_typed
     assert record.flags == ("FP16", "INT8")
+    assert read_manifest(path.with_suffix(".json")).precision == "int8"
+    fp32 = source(tmp_path / "fp32", "fp32")
+    assert Library("10.3.0").build(fp32, tmp_path / "fp16", weakly_typed=True).is_file()
     with pytest.raises(ExportError, match="builds strongly typed networks only"):
         Library("11.4.0").build(onnx, tmp_path / "new", precision="int8", weakly_typed=True)
 

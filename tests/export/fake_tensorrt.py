@@ -10,7 +10,9 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-from tests.export.fake_tensorrt_engine import Logger, Runtime, Strict
+import numpy as np
+
+from tests.export.fake_tensorrt_engine import Logger, PrintingLogger, Runtime, Strict
 
 
 def make(version: str, cuda: Any) -> SimpleNamespace:
@@ -32,6 +34,8 @@ def make(version: str, cuda: Any) -> SimpleNamespace:
         TensorIOMode=enum.Enum("TensorIOMode", "NONE INPUT OUTPUT"),
         DataType=enum.Enum("DataType", "FLOAT HALF INT8 INT32 INT64 BOOL UINT8 FP8"),
         ILogger=Logger,
+        Logger=PrintingLogger,
+        nptype=lambda kind: {"FLOAT": np.float32, "INT32": np.int32, "INT64": np.int64}[kind.name],
         OnnxParser=OnnxParser,
         init_libnvinfer_plugins=lambda logger, namespace: logger._plugins(namespace),
     )

@@ -37,6 +37,17 @@ class Logger(Strict):
         return True
 
 
+class PrintingLogger(Logger):
+    """TensorRT's own, which here prints nothing."""
+
+    def __init__(self, min_severity: int = 2) -> None:
+        super().__init__()
+        assert 0 <= min_severity <= 4
+
+    def log(self, severity: int, message: str) -> None:
+        pass
+
+
 class Runtime(Strict):
     _settable = frozenset({"engine_host_code_allowed"})
 

@@ -43,7 +43,7 @@ def cuda_uses() -> list[Use]:
 
 
 def _files() -> list[Path]:
-    found = sorted(SOURCES.glob("backends/*.py"))
+    found = [*sorted(SOURCES.glob("backends/*.py")), SOURCES / "verify.py"]
     return [path for path in found if "trt" in (text := path.read_text()) or "cuda" in text]
 
 
@@ -78,7 +78,7 @@ def _annotations(tree: ast.AST) -> dict[str, str]:
             name, annotation = node.target.id, node.annotation
         else:
             continue
-        match = re.search(r"\btensorrt\.(\w+)", ast.unparse(annotation))
+        match = re.search(r"\b(?:tensorrt|trt)\.(\w+)", ast.unparse(annotation))
         if match:
             assert found.setdefault(name, match[1]) == match[1], f"{name} is of two classes"
     return found

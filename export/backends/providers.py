@@ -201,3 +201,32 @@ def blank_input(session_input: Any, batch: int) -> np.ndarray[Any, Any]:
     shape = [size if isinstance(size, int) else batch for size in session_input.shape]
     dtype = np.uint8 if session_input.type == "tensor(uint8)" else np.float32
     return np.zeros(shape, dtype=dtype)
+
+
+# `y = Relu(x)` over one number, as a serialized ONNX model.
+_PROBE = (
+    b'\x08\x08:3\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04'
+    b"\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+
+
+def why_unusable(runtime: Any, device: Device) -> str | None:
+    """Run a model of one node on `device`; return None where it runs, else why it does not."""
+    wanted = PROVIDERS[device]
+    if wanted not in runtime.get_available_providers():
+        return f"this onnxruntime is made without {wanted}"
+    if device != "cpu" and hasattr(runtime, "preload_dlls"):
+        with overhear():
+            runtime.preload_dlls()
+    options = runtime.SessionOptions()
+    try:
+        with overhear() as heard:
+            session = runtime.InferenceSession(
+                _PROBE, sess_options=options, providers=[wanted], enable_fallback=False
+            )
+            answer = session.run(None, {"x": np.array([2.0], dtype=np.float32)})[0]
+    except Exception as error:  # as above
+        return heard.reason or str(error)
+    if wanted not in session.get_providers():
+        return heard.reason or f"{wanted} does not load"
+    return None if float(answer[0]) == 2.0 else f"{wanted} computes {answer[0]} for Relu(2)"

@@ -35,8 +35,8 @@ class Finding:
 
     Attributes:
         what: was looked at.
-        state: ok; note, where it works and should be looked at; absent, where something optional is not here; bad, where something that is
-            needed or was named does not work.
+        state: ok; note, where it works and should be looked at; absent, where something optional
+            is not here; bad, where something that is needed or was named does not work.
         said: what was found, and what to do about it.
         code: the exit code that a bad finding stands for.
     """

@@ -32,7 +32,7 @@ from export.errors import ExportError, ToolkitError
 from export.images import letterbox, open_photograph, to_tensor
 from export.manifest import Manifest, file_sha256, read_manifest
 
-MIN_SCORE = 0.05  # detections below are left out of what is expected
+MIN_SCORE = 0.05  # detections below are left out of what is expected, where there are better ones
 # What the same file may differ by on another machine: kernels sum in another order, and INT8
 # kernels of processors without VNNI round otherwise.
 TOLERANCES = {
@@ -53,6 +53,7 @@ class Packed:
         path: of the file in the bundle.
         manifest: its sidecar.
         found: its detections on the golden picture, in input pixels.
+        min_score: of the detections that are expected.
         candidates: its raw outputs there.
         images: the batch it was given.
     """
@@ -61,6 +62,7 @@ class Packed:
     path: Path
     manifest: Manifest
     found: Detections
+    min_score: float
     candidates: Candidates
     images: NDArray[Any]
 
@@ -225,13 +227,15 @@ def _pack_artifact(
     images = to_tensor([canvas])
     with open_engine(path, threads) as engine:
         candidates = engine.candidates(images)
-    found = select_detections(candidates, manifest.nms, MIN_SCORE)[0]
+    # A model that is hardly trained has low scores alone, and its bundle must check them too.
+    min_score = min(MIN_SCORE, float(candidates.scores.max()) / 2)
+    found = select_detections(candidates, manifest.nms, max(min_score, 0.0))[0]
     if not len(found.scores):
         raise ExportError(
             f"{source}: finds nothing in the golden picture, so the bundle could prove nothing; "
             "choose a picture with objects in it"
         )
-    return Packed(name, path, manifest, found, candidates, images)
+    return Packed(name, path, manifest, found, min_score, candidates, images)
 
 
 def _require_one_model(packed: Sequence[Packed]) -> None:
@@ -278,6 +282,7 @@ def _describe(folder: Path, one: Packed) -> dict[str, Any]:
         "portable": record.portable if record else "none",
         "version_compatible": record.version_compatible if record else False,
         "tolerance": TOLERANCES[one.manifest.precision],
+        "min_score": one.min_score,
         "expected": [  # label, score, box xyxy in input pixels
             [int(label), round(float(score), 6), [round(float(side), 4) for side in box]]
             for label, score, box in zip(found.labels, found.scores, found.boxes, strict=True)

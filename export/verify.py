@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 DONE, MISSING_PACKAGE, BROKEN = 0, 4, 6  # as in export/errors.py, which is not part of a bundle
-MIN_SCORE = 0.05  # detections below are not missed, but may be the partners of others
 MIN_IOU = 0.5
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -149,8 +148,10 @@ def compare_runs(run: Run, batches: tuple[int, int], picture: Any, artifact: dic
         canvases = [picture[::-1, ::-1]] * size  # turned pictures beside it in a batch
         canvases[place] = picture
         outputs = run(_input(canvases, artifact["input"].get("format", "float32")))
-        found = select(outputs, place, artifact["nms"], MIN_SCORE / 2)
-        differs = differences(artifact["expected"], found, artifact["tolerance"])
+        # Detections below the least expected score may be partners; they are not too many.
+        found = select(outputs, place, artifact["nms"], artifact["min_score"] / 2)
+        least = artifact["min_score"] + artifact["tolerance"]["score"]
+        differs = differences(artifact["expected"], found, artifact["tolerance"], least)
         if isinstance(differs, str):
             raise BundleError(differs + when)
         worst = max(worst[0], differs[0]), max(worst[1], differs[1])
@@ -187,9 +188,12 @@ def select(outputs: Outputs, place: int, nms: dict[str, Any], threshold: float) 
 
 
 def differences(
-    expected: Sequence[Any], found: Sequence[Any], tolerance: dict[str, float]
+    expected: Sequence[Any], found: Sequence[Any], tolerance: dict[str, float], least: float
 ) -> tuple[float, float] | str:
-    """Return the largest difference of a score and of a box side, or in words what is wrong."""
+    """Return the largest difference of a score and of a box side, or in words what is wrong.
+
+    Of what was found, scores below `least` may go unmatched.
+    """
     pairs = []
     for i, (label, score, box) in enumerate(expected):
         for j, (other_label, other_score, other_box) in enumerate(found):
@@ -201,9 +205,8 @@ def differences(
         if i not in ours and j not in ours.values():
             ours[i] = j
     missing = [i for i in range(len(expected)) if i not in ours]
-    margin = MIN_SCORE + tolerance["score"]
     extra = [
-        j for j, (_, score, _) in enumerate(found) if score >= margin and j not in ours.values()
+        j for j, (_, score, _) in enumerate(found) if score >= least and j not in ours.values()
     ]
     if missing or extra:
         return f"{len(missing)} of {len(expected)} expected boxes missing, {len(extra)} too many"

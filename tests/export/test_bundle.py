@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from export import verify
+from export.backends.onnxruntime_backend import OnnxRuntimeEngine
 from export.bundle import TOLERANCES, bundle_artifact, main, pack, write_bundle
 from export.bundle_text import trtexec_line
 from export.detections import Candidates, select_detections
@@ -321,12 +322,26 @@ def test_a_full_disk_leaves_no_half_of_a_bundle_and_keeps_the_old_one(
 def test_a_golden_picture_must_have_something_in_it(
     static_model, photograph, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("export.bundle.MIN_SCORE", 0.9999)
+    nothing = Candidates(
+        np.zeros((1, 2, 4), np.float32), -np.ones((1, 2), np.float32), np.zeros((1, 2), np.int32)
+    )
+    monkeypatch.setattr(OnnxRuntimeEngine, "candidates", lambda *_: nothing)
     with pytest.raises(ExportError, match="finds nothing in the golden picture"):
         write_bundle(tmp_path / "b", [static_model], photograph, name="x", threads=1)
     with pytest.raises(ExportError, match="no artifacts to pack"):
         write_bundle(tmp_path / "b", [], photograph, name="x")
     assert not (tmp_path / "b").exists()
+
+
+def test_a_model_that_is_hardly_trained_is_checked_by_its_best_boxes(
+    static_model, photograph, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("export.bundle.MIN_SCORE", 0.9999)
+    weak = write_bundle(tmp_path / "b", [static_model], photograph, name="x", threads=1)
+    artifact = content(weak)["artifacts"][0]
+    best = artifact["expected"][0][1]
+    assert artifact["min_score"] == pytest.approx(best / 2, abs=1e-6)
+    assert verify.main([str(weak), "--json"]) == 0
 
 
 def test_every_precision_has_a_tolerance():

@@ -150,8 +150,8 @@ def compare_runs(run: Run, batches: tuple[int, int], picture: Any, artifact: dic
         outputs = run(_input(canvases, artifact["input"].get("format", "float32")))
         # Detections below the least expected score may be partners; they are not too many.
         found = select(outputs, place, artifact["nms"], artifact["min_score"] / 2)
-        least = artifact["min_score"] + artifact["tolerance"]["score"]
-        differs = differences(artifact["expected"], found, artifact["tolerance"], least)
+        expected, tolerance = artifact["expected"], artifact["tolerance"]
+        differs = differences(expected, found, tolerance, artifact["extra_above"])
         if isinstance(differs, str):
             raise BundleError(differs + when)
         worst = max(worst[0], differs[0]), max(worst[1], differs[1])
@@ -171,14 +171,17 @@ def _input(canvases: Sequence[Any], form: str) -> Any:
 
 
 def select(outputs: Outputs, place: int, nms: dict[str, Any], threshold: float) -> list[Any]:
-    """Return [label, score, box] of what is above the threshold, best first, after NMS."""
+    """Return [label, score, box] of what is above the threshold, best first, after NMS.
+
+    Twice as many as the limit, so that near it every box can find its partner.
+    """
     boxes, scores = outputs["boxes"][place], outputs["scores"][place]
     labels = outputs["labels"][place]
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise BundleError("boxes or scores are not finite")
     kept: list[Any] = []
     for index in np.argsort(-scores, kind="stable"):
-        if scores[index] <= threshold or len(kept) == nms["max_detections"]:
+        if scores[index] <= threshold or len(kept) == 2 * nms["max_detections"]:
             break
         label, box = int(labels[index]), boxes[index].astype(np.float64)
         rivals = [other for known, _, other in kept if known == label]
@@ -188,11 +191,11 @@ def select(outputs: Outputs, place: int, nms: dict[str, Any], threshold: float) 
 
 
 def differences(
-    expected: Sequence[Any], found: Sequence[Any], tolerance: dict[str, float], least: float
+    expected: Sequence[Any], found: Sequence[Any], tolerance: dict[str, float], extra_above: float
 ) -> tuple[float, float] | str:
     """Return the largest difference of a score and of a box side, or in words what is wrong.
 
-    Of what was found, scores below `least` may go unmatched.
+    Of what was found, scores below `extra_above` may go unmatched.
     """
     pairs = []
     for i, (label, score, box) in enumerate(expected):
@@ -206,7 +209,9 @@ def differences(
             ours[i] = j
     missing = [i for i in range(len(expected)) if i not in ours]
     extra = [
-        j for j, (_, score, _) in enumerate(found) if score >= least and j not in ours.values()
+        j
+        for j, (_, score, _) in enumerate(found)
+        if score >= extra_above and j not in ours.values()
     ]
     if missing or extra:
         return f"{len(missing)} of {len(expected)} expected boxes missing, {len(extra)} too many"

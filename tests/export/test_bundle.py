@@ -17,7 +17,7 @@ from export.bundle import TOLERANCES, bundle_artifact, main, pack, write_bundle
 from export.bundle_text import trtexec_line
 from export.detections import Candidates, select_detections
 from export.errors import ExportError, MissingDependencyError, ToolkitError
-from export.manifest import NmsSpec
+from export.manifest import NmsSpec, read_manifest, write_manifest
 from export.predict import main as predict_main
 from export.quantize import quantize_cpu_int8
 from tests.export import fake_tensorrt
@@ -112,7 +112,7 @@ def test_what_is_expected_is_what_the_export_package_finds(made):
     picture = np.load(made / "golden" / "input.npy")
     run, _, _ = verify.open_onnxruntime(made / content(made)["artifacts"][0]["file"], "cpu")
     outputs = run(verify._input([picture], "float32"))
-    nms = NmsSpec(iou=0.3, max_detections=7)
+    nms = NmsSpec(iou=0.3)
     ours = verify.select(outputs, 0, nms.model_dump(), 0.1)
     theirs = select_detections(
         Candidates(outputs["boxes"], outputs["scores"], outputs["labels"]), nms, 0.1
@@ -331,6 +331,18 @@ def test_a_golden_picture_must_have_something_in_it(
     with pytest.raises(ExportError, match="no artifacts to pack"):
         write_bundle(tmp_path / "b", [], photograph, name="x")
     assert not (tmp_path / "b").exists()
+
+
+def test_at_the_limit_of_boxes_the_better_half_is_expected(dynamic_model, photograph, tmp_path):
+    model = Path(shutil.copytree(dynamic_model.parent, tmp_path / "m")) / "model.onnx"
+    manifest = read_manifest(model.with_suffix(".json"))
+    limited = manifest.model_copy(update={"nms": NmsSpec(iou=0.9, max_detections=6)})
+    write_manifest(limited, model.with_suffix(".json"))
+    folder = write_bundle(tmp_path / "b", [model], photograph, name="x", threads=1)
+    artifact = content(folder)["artifacts"][0]
+    assert len(artifact["expected"]) == 3
+    assert artifact["extra_above"] > artifact["expected"][0][1]
+    assert verify.main([str(folder), "--json"]) == 0
 
 
 def test_a_model_that_is_hardly_trained_is_checked_by_its_best_boxes(

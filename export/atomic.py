@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,35 @@ def write_bytes(content: bytes, path: Path) -> Path:
     Raises:
         ToolkitError: the disk is full or the folder may not be written.
     """
-    partial = path.with_name(path.name + ".partial")
+    write_together({path: content})
+    return path
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: every one under its name, or none.
+
+    Raises:
+        ToolkitError: the disk is full or a folder may not be written.
+    """
+    path = Path()
+    partials = {path: path.with_name(path.name + ".partial") for path in contents}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # a power cut must not leave an empty file under a good name
-        partial.replace(path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partials[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # a power cut must leave no empty file under a good name
+        for path, partial in partials.items():
+            partial.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        for partial in partials.values():
+            with contextlib.suppress(OSError):
+                partial.unlink()
         raise ToolkitError(
             f"{path}: could not be written ({error.strerror or error}); "
             "free some space or choose a folder that may be written"
         ) from error
-    return path
 
 
 def write_text(content: str, path: Path) -> Path:

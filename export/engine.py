@@ -2,14 +2,16 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from typing_extensions import Self
 
-from export.backends import OnnxRuntimeConfig
+from export.backends import OnnxRuntimeConfig, TensorRTConfig
 from export.backends.onnxruntime_backend import PRECISIONS, Precision
+from export.backends.providers import Device
 from export.detections import Candidates
 from export.errors import ExportError
 from export.manifest import Manifest, read_manifest
@@ -37,15 +39,13 @@ class Engine(Protocol):
         """Free it."""
 
 
-def open_engine(
-    path: Path, threads: int | None = None, device: Literal["cpu", "cuda"] = "cpu"
-) -> Engine:
+def open_engine(path: Path, threads: int | None = None, device: Device = "cpu") -> Engine:
     """Return the engine that the artifact's sidecar asks for; it loads on enter.
 
     Args:
         path: of the artifact; its sidecar has the same name with `.json`.
         threads: of a CPU engine; None takes the physical cores this process may use.
-        device: to run on.
+        device: that ONNX Runtime runs on; a TensorRT engine runs on its GPU.
 
     Raises:
         ExportError: the artifact or its sidecar is missing or broken, or no backend here opens it.
@@ -56,6 +56,12 @@ def open_engine(
     if manifest.backend == "onnxruntime" and manifest.precision in PRECISIONS:
         precision = cast(Precision, manifest.precision)
         return OnnxRuntimeConfig(device=device, threads=threads, precision=precision).open(path)
+    if manifest.backend == "tensorrt" and manifest.engine is not None:
+        try:
+            settings = TensorRTConfig.model_validate({"precision": manifest.precision})
+        except ValidationError:
+            raise ExportError(f"{path}: TensorRT has no precision {manifest.precision}") from None
+        return settings.open(path)
     raise ExportError(
         f"{path}: made for {manifest.backend} {manifest.precision}; "
         f"this version opens onnxruntime {', '.join(PRECISIONS)}"

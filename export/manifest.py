@@ -8,9 +8,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from typing_extensions import Self
 
-from export.atomic import write_text
+from export.atomic import write_bytes
 from export.config import Section
 from export.errors import ExportError
+from export.machine import EngineRecord
 
 
 class InputSpec(Section):
@@ -92,6 +93,7 @@ class Manifest(Section):
     parity: dict[str, Any] = Field(default_factory=dict)  # against torch, on real images
     quantization: dict[str, Any] = Field(default_factory=dict)
     certificate: Certificate | None = None
+    engine: EngineRecord | None = None  # of a TensorRT plan
 
     @model_validator(mode="after")
     def _one_id_per_class(self) -> Self:
@@ -105,7 +107,12 @@ class Manifest(Section):
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write `manifest` to `path`, whole or not at all."""
-    write_text(manifest.model_dump_json(indent=2, by_alias=True) + "\n", path)
+    write_bytes(manifest_bytes(manifest), path)
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return the sidecar's content."""
+    return (manifest.model_dump_json(indent=2, by_alias=True) + "\n").encode()
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -46,10 +46,26 @@ def check_imports() -> None:
 
 
 def check_help() -> None:
-    for program in ("export.predict", "export.build", "benchmarks.run", "compress.run"):
+    programs = ("predict", "build", "verify", "bundle", "lint")
+    for program in (
+        *(f"export.{name}" for name in programs),
+        "benchmarks.run",
+        "benchmarks.compare",
+        "compress.run",
+        "compress.doctor",
+    ):
         code, said = run(program, "--help")
         assert code == 0, (program, said)
         assert "usage" in said, (program, said)
+
+
+def check_the_doctor_and_the_bundles_check(folder: Path) -> None:
+    """Both run here, and a folder that is no bundle is refused with its own exit code."""
+    code, said = run("compress.doctor")
+    assert "Traceback" not in said, said
+    code, said = run("export.verify", folder)
+    assert code == 6, (code, said)
+    assert "Traceback" not in said, said
 
 
 def check_missing_packages(folder: Path) -> None:
@@ -109,6 +125,7 @@ def main() -> None:
     check_imports()
     check_help()
     with tempfile.TemporaryDirectory() as folder:
+        check_the_doctor_and_the_bundles_check(Path(folder))
         check_missing_packages(Path(folder))
     version = ".".join(map(str, sys.version_info[:3]))
     sys.stdout.write(f"the base installation works (Python {version})\n")

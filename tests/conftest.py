@@ -30,7 +30,7 @@ def _why_no_tensorrt() -> str | None:
         import tensorrt  # noqa: F401
     except Exception as error:
         return f"TensorRT cannot be loaded: {type(error).__name__}"
-    return None
+    return None if torch.cuda.is_available() else "TensorRT is here, and no CUDA device"
 
 
 @pytest.fixture

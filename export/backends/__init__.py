@@ -1,10 +1,14 @@
 """Everything that can run an artifact; one file each."""
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
+
+from pydantic import Field
 
 from export.backends.onnxruntime_backend import OnnxRuntimeConfig
+from export.backends.tensorrt_backend import TensorRTConfig
 
-# A second backend makes this `Annotated[A | B, Field(discriminator="type")]`.
-BackendConfig: TypeAlias = OnnxRuntimeConfig
+BackendConfig: TypeAlias = Annotated[
+    OnnxRuntimeConfig | TensorRTConfig, Field(discriminator="type")
+]
 
-__all__ = ["BackendConfig", "OnnxRuntimeConfig"]
+__all__ = ["BackendConfig", "OnnxRuntimeConfig", "TensorRTConfig"]

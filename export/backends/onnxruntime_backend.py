@@ -1,4 +1,4 @@
-"""ONNX Runtime as an engine, on the CPU or a CUDA device."""
+"""ONNX Runtime as an engine, on the CPU, CUDA or TensorRT."""
 
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +9,15 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from typing_extensions import Self
 
+from export.backends.providers import (
+    Device,
+    blank_input,
+    open_session,
+    placement,
+    provider_settings,
+    require_placement,
+    require_provider,
+)
 from export.config import Section
 from export.cpu import usable_cores
 from export.detections import Candidates
@@ -19,7 +28,6 @@ from export.optional import require
 # int8-trt is quantised for TensorRT: what it computes can be checked here, its speed cannot.
 Precision = Literal["fp32", "fp16", "int8", "int8-trt"]
 PRECISIONS = get_args(Precision)
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _LOG_ERRORS = 3  # ONNX Runtime's scale: 2 warns of missing GPUs on every CPU machine
 
 
@@ -27,9 +35,11 @@ class OnnxRuntimeConfig(Section):
     """Settings of the ONNX Runtime backend."""
 
     type: Literal["onnxruntime"] = "onnxruntime"
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
     threads: PositiveInt | None = None  # None: the physical cores this process may use
     precision: Precision = "fp32"
+    max_batch: PositiveInt = 16  # that the TensorRT provider builds for, where the batch is open
+    cpu_nodes: bool = True  # False refuses a GPU session that leaves any node to the CPU
 
     def open(self, path: Path) -> "OnnxRuntimeEngine":
         """Return the engine for the artifact at `path`; it loads on enter."""
@@ -53,6 +63,7 @@ class OnnxRuntimeEngine:
         self.config = config
         self.threads = config.threads or usable_cores()
         self._manifest = read_manifest(path.with_suffix(".json"))
+        self.placement: dict[str, int] = {}  # provider -> kernels, on another device than the CPU
         self._session: Any = None
         self._batch: int | None = None
         if self._manifest.precision != config.precision:
@@ -90,21 +101,20 @@ class OnnxRuntimeEngine:
         runtime = require("onnxruntime", extra="onnxruntime", purpose=f"Running {self.path.name}")
         runtime.set_default_logger_severity(_LOG_ERRORS)
         verify_artifact(self.path, self._manifest)
-        provider = _PROVIDERS[self.config.device]
-        self._require_provider(provider, runtime.get_available_providers())
-        if self.config.device == "cuda" and hasattr(runtime, "preload_dlls"):
+        device = self.config.device
+        require_provider(self.path, device, runtime.get_available_providers())
+        if device != "cpu" and hasattr(runtime, "preload_dlls"):
             runtime.preload_dlls()  # finds CUDA and cuDNN of pip packages
-        try:
-            session = runtime.InferenceSession(
-                self.path.read_bytes(),
-                sess_options=self._options(runtime),
-                providers=[(provider, {"use_tf32": "0"} if self.config.device == "cuda" else {})],
-            )
-        except Exception as error:  # its exception classes share no base but this
-            raise ExportError(
-                f"{self.path}: ONNX Runtime {runtime.__version__} cannot load it: {error}"
-            ) from error
-        self._require_provider(provider, session.get_providers())
+        content = self.path.read_bytes()
+        providers = provider_settings(device, self.path.parent, self._profile())
+        options = self._options(runtime)
+        session = open_session(runtime, self.path, device, content, options, providers)
+        if device != "cpu":  # in a second session, since a profiled one is slower
+            taken = session.get_inputs()[0]
+            blank = {taken.name: blank_input(taken, 1)}
+            options = self._options(runtime)
+            found = placement(runtime, self.path, content, options, providers, blank)
+            self.placement = require_placement(self.path, device, found)
         self._batch = self._check_graph(session)
         self._session = session
         return self
@@ -126,16 +136,18 @@ class OnnxRuntimeEngine:
         options.inter_op_num_threads = 1
         options.log_severity_level = _LOG_ERRORS
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        if not self.config.cpu_nodes and self.config.device != "cpu":
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         return options
 
-    def _require_provider(self, provider: str, found: list[str]) -> None:
-        """Refuse what would otherwise quietly run on the CPU."""
-        if provider not in found:
-            raise ExportError(
-                f"{self.path}: device {self.config.device} was asked for, and ONNX Runtime offers "
-                f"{', '.join(found)}; install onnxruntime-gpu with its CUDA libraries, "
-                "or set device: cpu"
-            )
+    def _profile(self) -> tuple[str, str, str] | None:
+        """Shapes of the smallest, best and largest batch for the TensorRT provider."""
+        spec = self._manifest.input
+        if not spec.dynamic_batch:
+            return None
+        rest = "x".join(map(str, _picture_shape(spec)))
+        smallest, largest = f"{spec.name}:1x{rest}", f"{spec.name}:{self.config.max_batch}x{rest}"
+        return smallest, smallest, largest
 
     def _check_graph(self, session: Any) -> int | None:
         """Return the fixed batch size, None for any; refuse a graph with another interface."""

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,6 +7,9 @@ from PIL import Image
 from export.build import main
 from export.calibration import calibration_batches, calibration_canvases, picture_files
 from export.manifest import InputSpec, read_manifest
+from tests.export import fake_tensorrt
+from tests.export.fake_cuda import FakeCuda
+from tests.export.test_tensorrt import source
 from tests.export.tiny import canvases
 
 SPEC = InputSpec(height=32, width=32)
@@ -60,3 +65,78 @@ def test_mistakes_end_with_their_code(static_model, tmp_path, capsys):
     assert main([*arguments, "--images", str(tmp_path)]) == 3
     assert "x.png" in capsys.readouterr().err
     assert not (tmp_path / "int8").exists()
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """TensorRT 11.4 beside a GPU, both of them fakes."""
+    cuda = FakeCuda()
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt.make("11.4.0.106", cuda))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+    return cuda
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_command_builds_an_engine(tmp_path, capsys):
+    model = source(tmp_path / "onnx", batch=-1)
+    out = tmp_path / "engine"
+    arguments = [str(model), "--precision", "fp16", "--batch", "1", "2", "4", "--out", str(out)]
+    assert main([*arguments, "--workspace-mib", "512", "--optimization-level", "5"]) == 0
+    said = capsys.readouterr().out
+    assert "1 fp16" in said
+    assert "TensorRT 11.4.0.106 and Orin (SM 8.7)" in said
+    record = read_manifest(out / "model.json").engine
+    assert (record.profile.max, record.workspace_mib, record.optimization_level) == (4, 512, 5)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (["--precision", "int8"], "is fp16, and int8 was asked for"),
+        (["--precision", "fp8"], "give it the fp8 one"),
+        (["--precision", "fp16", "--backend", "onnxruntime"], "needs pictures; give --images DIR"),
+        (["--precision", "int8", "--backend", "onnxruntime"], "give --images DIR"),
+        (["--precision", "fp32", "--backend", "tensorrt", "--images", "x"], "leave out --images"),
+        (["--precision", "fp16", "--weakly-typed"], "strongly typed networks only"),
+        (["--precision", "fp16", "--batch", "3", "2", "4"], "expected min <= opt <= max"),
+    ],
+)
+def test_what_a_backend_lacks_is_refused_in_one_line(tmp_path, capsys, extra, said):
+    model = source(tmp_path / "onnx")
+    assert main([str(model), *extra, "--out", str(tmp_path / "engine")]) == 6
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "engine").exists()
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(("precision", "stated"), [("fp16", "fp16"), ("int8", "int8-trt")])
+def test_pictures_make_the_graph_that_the_engine_is_built_of(
+    static_model, folder, tmp_path, capsys, precision, stated
+):
+    """The fake cannot parse real ONNX, so it ends there: with the graph made and no engine."""
+    out = tmp_path / "engine"
+    arguments = [str(static_model), "--precision", precision, "--backend", "tensorrt"]
+    with pytest.raises(ValueError):  # noqa: PT011  what the fake says of bytes that are no JSON
+        main([*arguments, "--images", str(folder), "--out", str(out)])
+    assert read_manifest(out / "graph" / "model.json").precision == stated
+    assert not (out / "model.engine").exists()
+    assert main([*arguments[:3], "--images", str(folder), "--out", str(tmp_path / "cpu")]) == 0
+    assert read_manifest(tmp_path / "cpu" / "model.json").precision == precision
+    capsys.readouterr()
+
+
+def test_without_tensorrt_the_command_says_how_to_get_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    model = source(tmp_path / "onnx")
+    assert main([str(model), "--precision", "fp16", "--out", str(tmp_path / "engine")]) == 4
+    assert "pip install 'slimdet[tensorrt]'" in capsys.readouterr().err
+
+
+def test_a_version_that_is_too_old_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt.make("10.2.0", FakeCuda()))
+    model = source(tmp_path / "onnx")
+    assert main([str(model), "--precision", "fp16", "--out", str(tmp_path / "engine")]) == 4
+    assert "needs TensorRT 10.3 or newer; 10.2.0 is installed" in capsys.readouterr().err

@@ -1,0 +1,279 @@
+"""Say what works here, and what to do about what does not: `python -m compress.doctor [PATH...]`.
+
+PATH is a recipe or a dataset folder, whose data is looked at; or an engine or a bundle, which is
+held against this machine.
+"""
+
+import argparse
+import importlib.util
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from export.backends.cuda_device import describe_machine, load_cuda
+from export.backends.providers import PROVIDERS, why_unusable
+from export.backends.tensorrt_library import load_tensorrt
+from export.errors import DataError, MissingDependencyError, ToolkitError
+from export.machine import cautions, differences
+from export.manifest import read_manifest
+from export.verify import BundleError, read_bundle
+
+LEAST_FREE_GB = 5.0  # a run of a few models with checkpoints and artifacts
+_FOLDER_SIDE = 640  # input size that a folder without a recipe is judged at
+State = Literal["ok", "note", "absent", "bad"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line.
+
+    Attributes:
+        what: was looked at.
+        state: ok; note, where it works and should be looked at; absent, where something optional
+            is not here; bad, where something that is needed or was named does not work.
+        said: what was found, and what to do about it.
+        code: the exit code that a bad finding stands for.
+    """
+
+    what: str
+    state: State
+    said: str
+    code: int = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    options = _parser().parse_args(arguments)
+    findings: list[Finding] = []
+
+    def tell(finding: Finding) -> None:
+        findings.append(finding)
+        if not options.json:
+            print(f"{finding.state:>6}  {finding.what}: {finding.said}", flush=True)
+
+    try:
+        for look in (python, torch, onnxruntime_cpu, onnxruntime_cuda, onnxruntime_tensorrt):
+            tell(look())
+        tell(tensorrt())
+        tell(disk(options.runs))
+        for path in options.paths:
+            for finding in named(path):
+                tell(finding)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    code = next((finding.code for finding in findings if finding.state == "bad"), 0)
+    if options.json:
+        listed = [asdict(finding) for finding in findings]
+        print(json.dumps({"exit_code": code, "findings": listed}))
+    return code
+
+
+def python() -> Finding:
+    """The interpreter and this package."""
+    found, version = platform.python_version(), sys.version_info[:2]
+    try:
+        own = metadata.version("slimdet")
+    except metadata.PackageNotFoundError:
+        own = "not installed, run from its folder"
+    if not (3, 10) <= version < (3, 14):
+        return Finding("python", "bad", f"{found}; expected 3.10 to 3.13: use another interpreter")
+    return Finding("python", "ok", f"{found} on {platform.platform()}; slimdet {own}")
+
+
+def torch() -> Finding:
+    """Training, and the GPU for it."""
+    try:
+        module = importlib.import_module("torch")
+        importlib.import_module("torchvision")
+    except ImportError as error:
+        return Finding(
+            "torch", "absent", f"not here ({error}); to train: pip install 'slimdet[train]'"
+        )
+    except Exception as error:  # a torchvision of another torch fails in many ways
+        return Finding(
+            "torch", "bad", f"torch and torchvision do not fit each other ({error}); reinstall both"
+        )
+    if module.cuda.is_available():
+        names = [module.cuda.get_device_name(i) for i in range(module.cuda.device_count())]
+        bf16 = "with" if module.cuda.is_bf16_supported() else "without"
+        return Finding(
+            "torch", "ok", f"{module.__version__}, CUDA on {', '.join(names)}, {bf16} bf16"
+        )
+    if module.version.cuda is None:
+        return Finding("torch", "ok", f"{module.__version__}, made without CUDA: trains on the CPU")
+    return Finding(
+        "torch",
+        "ok",
+        f"{module.__version__} for CUDA {module.version.cuda}, which finds no GPU or no driver "
+        "for it (nvidia-smi): trains on the CPU",
+    )
+
+
+def onnxruntime_cpu() -> Finding:
+    """The runtime that every report needs."""
+    try:
+        runtime = importlib.import_module("onnxruntime")
+        reason = why_unusable(runtime, "cpu")
+    except ImportError as error:
+        return Finding(
+            "onnxruntime cpu",
+            "absent",
+            f"not here ({error}); to run models: pip install 'slimdet[onnxruntime]'",
+        )
+    if reason is not None:
+        return Finding("onnxruntime cpu", "bad", f"{reason}; reinstall onnxruntime", 6)
+    return Finding("onnxruntime cpu", "ok", f"{runtime.__version__}")
+
+
+def onnxruntime_cuda() -> Finding:
+    """The CUDA provider, tried with a model of one node."""
+    return _provider("cuda", "install onnxruntime-gpu, CUDA and cuDNN of the version it names")
+
+
+def onnxruntime_tensorrt() -> Finding:
+    """The TensorRT provider, likewise."""
+    return _provider("tensorrt", "install onnxruntime-gpu and the TensorRT libraries it names")
+
+
+def _provider(device: Literal["cuda", "tensorrt"], advice: str) -> Finding:
+    what = f"onnxruntime {device}"
+    try:
+        reason = why_unusable(importlib.import_module("onnxruntime"), device)
+    except ImportError:
+        return Finding(what, "absent", "onnxruntime is not here")
+    if reason is not None:
+        return Finding(what, "absent", f"{reason}; where the machine has a GPU: {advice}")
+    return Finding(what, "ok", f"{PROVIDERS[device]} runs")
+
+
+def tensorrt() -> Finding:
+    """TensorRT itself with cuda-python and a GPU."""
+    try:
+        trt = load_tensorrt("Building and running engines")
+        here = describe_machine(load_cuda(), trt.__version__)
+    except MissingDependencyError as error:
+        return Finding("tensorrt", "absent", str(error))
+    except ToolkitError as error:
+        return Finding("tensorrt", "absent", f"{trt.__version__} is here; {error}")
+    return Finding("tensorrt", "ok", f"{here}, CUDA {here.cuda}, driver {here.driver}")
+
+
+def disk(runs: Path) -> Finding:
+    """Room for run folders."""
+    place = runs.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 1e9
+    if free < LEAST_FREE_GB:
+        return Finding(
+            "disk",
+            "bad",
+            f"{free:.1f} GB free for {runs}, a run may need {LEAST_FREE_GB:.0f}; make room, or "
+            "give --runs a folder on another disk",
+        )
+    return Finding("disk", "ok", f"{free:.0f} GB free for {runs}")
+
+
+def named(path: Path) -> list[Finding]:
+    """Look at what was named on the command line."""
+    if not path.exists():
+        return [Finding(str(path), "bad", "no such file or folder", DataError.exit_code)]
+    look: Callable[[Path], list[Finding]]
+    if (path / "bundle.json").is_file():
+        look = bundle
+    elif path.suffix in {".yaml", ".yml"} or path.is_dir():
+        look = data
+    elif path.suffix in {".onnx", ".engine"}:
+        look = engine
+    else:
+        expected = "a recipe (.yaml), a dataset folder, a model (.onnx, .engine) or a bundle"
+        return [Finding(str(path), "bad", f"expected {expected}")]
+    try:
+        return look(path)
+    except ToolkitError as error:
+        return [Finding(str(path), "bad", str(error), error.exit_code)]
+
+
+def data(path: Path) -> list[Finding]:
+    """A recipe's data, or a dataset folder: its health."""
+    if importlib.util.find_spec("torch") is None:
+        return [Finding(str(path), "bad", "looking at data needs torch; see above", 4)]
+    from compress.data import FolderConfig
+    from compress.health import data_health
+    from compress.recipe import load_recipe
+
+    if path.is_dir():
+        opened = FolderConfig(root=path, image_size=_FOLDER_SIDE).open()
+    else:
+        opened = load_recipe(path)[0].data.open()
+    health = data_health(opened)
+    counts = ", ".join(
+        f"{role} {split.images} pictures with {split.boxes} boxes"
+        for role, split in health.splits.items()
+    )
+    head = f"{opened.format}, {len(opened.classes)} classes; {counts}"
+    found = [Finding(str(path), "ok", head)]
+    return [*found, *(Finding(str(path), "note", text) for text in health.warnings)]
+
+
+def engine(path: Path) -> list[Finding]:
+    """An engine against this machine; an ONNX file against its sidecar."""
+    from export.backends.onnxruntime_backend import verify_artifact
+    from export.backends.tensorrt_engine import rebuild_command, refuse_other_machine
+
+    manifest = read_manifest(path.with_suffix(".json"))
+    verify_artifact(path, manifest)
+    record = manifest.engine
+    if record is None:
+        return [Finding(str(path), "ok", f"{manifest.backend} {manifest.precision}, whole")]
+    trt = load_tensorrt(f"Holding {path} against this machine")
+    here = describe_machine(load_cuda(), trt.__version__)
+    if differences(record, here):
+        refuse_other_machine(path, manifest.precision, record, here)
+    said = f"{manifest.precision} engine, runs here"
+    slower = cautions(record, here)
+    if not slower:
+        return [Finding(str(path), "ok", said)]
+    command = rebuild_command(record, manifest.precision)
+    return [Finding(str(path), "note", f"{said}; built on {' and '.join(slower)}: {command}")]
+
+
+def bundle(path: Path) -> list[Finding]:
+    """A bundle: every file whole, every engine for this machine."""
+    try:
+        content: dict[str, Any] = read_bundle(path)
+    except BundleError as error:
+        return [Finding(str(path), "bad", str(error), 6)]
+    count = len(content["files"])
+    found = [Finding(str(path), "ok", f"bundle of {count} files, all whole")]
+    for artifact in content["artifacts"]:
+        if artifact["backend"] == "tensorrt":
+            found += named(path / artifact["file"])
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m compress.doctor",
+        description="Say what works on this machine, and what to do about what does not.",
+        epilog="exit codes: 0 all that is needed works (what is optional may be absent), else "
+        "that of the first bad line: 1 python, torch or disk, 2 recipe, 3 data, 4 a missing "
+        "package, 6 an artifact",
+    )
+    parser.add_argument(
+        "paths", type=Path, nargs="*", metavar="PATH", help="recipe, dataset, engine or bundle"
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

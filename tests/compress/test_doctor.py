@@ -1,0 +1,122 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compress.doctor import main
+from export.backends import TensorRTConfig
+from tests.export import fake_tensorrt
+from tests.export.fake_cuda import FakeCuda
+from tests.export.test_tensorrt import source
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """TensorRT 11.4 beside a GPU, both of them fakes."""
+    cuda = FakeCuda()
+    trt = fake_tensorrt.make("11.4.0.106", cuda)
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+    return lambda model, folder: TensorRTConfig().build(model, folder, trt=trt, cuda=cuda)
+
+
+def findings(capsys, *arguments):
+    code = main([*map(str, arguments), "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["exit_code"] == code
+    return code, {one["what"]: (one["state"], one["said"]) for one in said["findings"]}
+
+
+def test_every_part_gets_a_line_and_what_is_optional_may_be_absent(capsys):
+    code, found = findings(capsys)
+    assert code == 0
+    assert list(found) == [
+        "python",
+        "torch",
+        "onnxruntime cpu",
+        "onnxruntime cuda",
+        "onnxruntime tensorrt",
+        "tensorrt",
+        "disk",
+    ]
+    assert found["onnxruntime cpu"][0] == "ok"
+    assert all(state in {"ok", "absent"} for state, _ in found.values())
+
+
+def test_what_is_absent_comes_with_what_to_do(capsys, monkeypatch):
+    for name in ("torch", "onnxruntime", "tensorrt"):
+        monkeypatch.setitem(sys.modules, name, None)
+    code, found = findings(capsys)
+    assert code == 0
+    assert "pip install 'slimdet[train]'" in found["torch"][1]
+    assert "pip install 'slimdet[onnxruntime]'" in found["onnxruntime cpu"][1]
+    assert "pip install 'slimdet[tensorrt]'" in found["tensorrt"][1]
+
+
+def test_a_full_disk_is_bad(capsys, monkeypatch):
+    monkeypatch.setattr("compress.doctor.LEAST_FREE_GB", 1e9)
+    code, found = findings(capsys)
+    assert code == 1
+    assert "make room" in found["disk"][1]
+
+
+def test_a_recipe_is_looked_at_for_its_data(capsys):
+    recipe = ROOT / "recipes" / "quickstart.yaml"
+    code, found = findings(capsys, recipe)
+    assert code == 0
+    assert found[str(recipe)][1].startswith("shapes, 6 classes; train 300 pictures")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "said"),
+    [
+        ("nowhere.yaml", None, 3, "no such file"),
+        ("broken.yaml", "schema: [", 2, "broken.yaml"),
+        ("notes.txt", "hello", 1, "expected a recipe"),
+        ("model.engine", "plan", 6, "sidecar of the model cannot be read"),
+    ],
+)
+def test_what_was_named_and_cannot_be_used_sets_the_exit_code(
+    capsys, tmp_path, name, content, code, said
+):
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    found = findings(capsys, path)
+    assert found[0] == code
+    assert said in found[1][str(path)][1]
+
+
+def test_a_folder_without_data_is_named(capsys, tmp_path):
+    code, found = findings(capsys, tmp_path)
+    assert code == 3
+    assert found[str(tmp_path)][0] == "bad"
+
+
+def test_an_engine_is_held_against_the_machine(capsys, tmp_path, installed, monkeypatch):
+    path = installed(source(tmp_path / "onnx"), tmp_path / "engine")
+    code, found = findings(capsys, path)
+    assert code == 0
+    assert found["tensorrt"] == (
+        "ok",
+        "TensorRT 11.4.0.106 and Orin (SM 8.7), CUDA 12.6, driver for CUDA 12.6",
+    )
+    assert found[str(path)] == ("ok", "fp16 engine, runs here")
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda(sm="8.9", gpu="RTX 4090"))
+    code, found = findings(capsys, path)
+    assert code == 6
+    assert (
+        "was built for a GPU of SM 8.7, Orin (here: SM 8.9, RTX 4090); build it here"
+        in (found[str(path)][1])
+    )
+
+
+def test_asking_loads_no_torch():
+    script = (
+        "import compress.doctor, sys; sys.exit('torch' in sys.modules or 'yaml' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0

@@ -1,0 +1,125 @@
+"""What only a GPU with TensorRT can show; runs by itself where both are, else says why not."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export import verify
+from export.backends import OnnxRuntimeConfig, TensorRTConfig
+from export.bundle import write_bundle
+from export.detections import select_detections
+from export.errors import ExportError
+from export.images import to_tensor
+from export.machine import BatchProfile
+from export.manifest import read_manifest
+from export.parity import compare_detections
+from tests.export.tiny import canvases
+
+pytestmark = pytest.mark.tensorrt
+
+PROFILE = BatchProfile(min=1, opt=2, max=4)
+
+
+@pytest.fixture(scope="module")
+def engine(dynamic_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine")
+    config = TensorRTConfig(
+        precision="fp32", profile=PROFILE, timing_cache=folder / "timing.cache", workspace_mib=256
+    )
+    return config.build(dynamic_model, folder / "fp32")
+
+
+def found(config: Any, path: Path, images: Any) -> Any:
+    with config.open(path) as opened:
+        candidates = opened.candidates(images)
+        return select_detections(candidates, opened.manifest.nms, 0.02)
+
+
+def test_an_fp32_engine_sees_what_onnx_runtime_sees(dynamic_model, engine):
+    for batch in (1, 2, 4):
+        images = to_tensor(canvases(batch))
+        reference = found(OnnxRuntimeConfig(threads=1), dynamic_model, images)
+        parity = compare_detections(reference, found(fp32(), engine, images))
+        assert parity.ok(), parity
+
+
+def fp32(**settings: Any) -> TensorRTConfig:
+    return TensorRTConfig(precision="fp32", **settings)
+
+
+def test_a_picture_is_seen_alike_alone_again_and_at_every_place_of_a_batch(engine):
+    pictures = to_tensor(canvases(4))
+    with fp32().open(engine) as opened:
+        whole = opened.candidates(pictures)
+        again = opened.candidates(pictures)
+        alone = [opened.candidates(pictures[index : index + 1]) for index in range(4)]
+    assert (whole.scores == again.scores).all()
+    for index, one in enumerate(alone):
+        assert one.scores[0] == pytest.approx(whole.scores[index], abs=1e-4)
+        assert one.boxes[0] == pytest.approx(whole.boxes[index], abs=0.05)
+
+
+def test_a_cuda_graph_is_recorded_and_changes_nothing(engine):
+    images = to_tensor(canvases(2))
+    with fp32().open(engine) as opened:
+        plain = opened.candidates(images)
+        for _ in range(4):
+            replayed = opened.candidates(images)
+        assert opened.graph_refused is None
+        assert opened.uses_graph
+    assert (plain.scores == replayed.scores).all()
+    assert (plain.boxes == replayed.boxes).all()
+
+
+def test_the_sidecar_tells_the_machine_and_the_layers(engine):
+    record = read_manifest(engine.with_suffix(".json")).engine
+    assert record is not None
+    assert record.strongly_typed
+    assert "TF32" not in record.flags
+    assert record.layers > 0
+    assert record.layer_types.get("fp32"), "the inspector's words for FP32 are not understood"
+    assert record.timing_cache_sha256 is not None
+
+
+def test_the_timing_cache_makes_a_second_build_the_same_layers(dynamic_model, engine, tmp_path):
+    cache = engine.parents[1] / "timing.cache"
+    config = fp32(profile=PROFILE, timing_cache=cache, workspace_mib=256)
+    again = config.build(dynamic_model, tmp_path / "again")
+    first, second = (read_manifest(path.with_suffix(".json")).engine for path in (engine, again))
+    assert first is not None
+    assert second is not None
+    assert (first.layers, first.layer_types) == (second.layers, second.layer_types)
+
+
+def test_a_version_compatible_engine_loads(dynamic_model, tmp_path):
+    config = fp32(profile=PROFILE, version_compatible=True)
+    path = config.build(dynamic_model, tmp_path / "compatible")
+    images = to_tensor(canvases(1))
+    reference = found(OnnxRuntimeConfig(threads=1), dynamic_model, images)
+    assert compare_detections(reference, found(config, path, images)).ok()
+
+
+def test_a_static_engine_takes_its_batch_alone(static_model, tmp_path):
+    path = fp32().build(static_model, tmp_path / "static")
+    with fp32().open(path) as opened:
+        assert opened.candidates(to_tensor(canvases(1))).scores.shape[0] == 1
+        with pytest.raises(ExportError, match="expected \\(1, 3, 32, 32\\)"):
+            opened.candidates(to_tensor(canvases(2)))
+
+
+def test_a_bundle_with_an_engine_verifies(engine, dynamic_model, tmp_path):
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    bundle = write_bundle(tmp_path / "bundle", [engine, dynamic_model], pixels, name="tiny")
+    assert verify.main([str(bundle)]) == 0
+
+
+def test_onnx_runtimes_gpu_providers_take_the_convolutions(dynamic_model):
+    images = to_tensor(canvases(2))
+    reference = found(OnnxRuntimeConfig(threads=1), dynamic_model, images)
+    for device in ("cuda", "tensorrt"):
+        config = OnnxRuntimeConfig(device=device)
+        with config.open(dynamic_model) as opened:
+            assert sum(opened.placement.values()) > 0
+        assert compare_detections(reference, found(config, dynamic_model, images)).ok()

@@ -1,12 +1,11 @@
 """What is made of a finished model, and what stops before it is timed."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from compress.artifacts import REFUSED, Maker
+from compress.artifacts import Maker
 from compress.console import Console
 from compress.recipe import load_recipe
 from compress.session import Session
@@ -67,21 +66,18 @@ def test_a_file_of_other_weights_is_refused_with_a_picture(
 
 
 @pytest.mark.slow
-def test_a_loss_of_ap_that_cannot_be_held_leaves_the_reason(
-    exported: tuple[Maker, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # No drop at all is allowed, and boxes of random weights move with every rounding.
-    made = maker(tmp_path, "export.quantization.max_drop=0", "export.calibration.images=1")
-    made.detector.load_state_dict(exported[0].detector.state_dict())
-    out = tmp_path / "int8"
-    made.int8(exported[1], out, "tensorrt")
-    if (out / REFUSED).exists():
-        record = json.loads((out / REFUSED).read_text())
-        assert "keep fp16 or fp32" in record["reason"]
-        assert record["held"] is False
-        assert not (out / "model.onnx").exists()
-    else:
-        record = read_manifest(out / "model.json").quantization
-        assert record["ap"] >= record["ap_fp32"]
-    assert record["max_drop"] == 0
+def test_layers_are_restored_until_ap_holds(exported: tuple[Maker, Path], tmp_path: Path) -> None:
+    made = like(exported, tmp_path, "export.quantization.max_drop=0")
+    made.int8(exported[1], tmp_path / "int8", "tensorrt")
+    record = read_manifest(tmp_path / "int8" / "model.json").quantization
+    assert record["ap_all_int8"] < record["ap_fp32"] <= record["ap"]
+    assert 0 < record["layers_restored"] < len(record["layers"])
+    assert record["flavour"] == "tensorrt"
     assert len(list((tmp_path / "run" / "calibration").iterdir())) == 1
+
+
+def like(exported: tuple[Maker, Path], folder: Path, *overrides: str) -> Maker:
+    """One of the same weights under other settings."""
+    made = maker(folder, *overrides, "export.calibration.images=1")
+    made.detector.load_state_dict(exported[0].detector.state_dict())
+    return made

@@ -100,6 +100,8 @@ class Quantizer:
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         model = quantizer.model.model
+        if self.flavour == "cpu":
+            keep_pools_float(model)
         tidy(model)
         return model
 
@@ -266,6 +268,31 @@ def _options(flavour: Flavour) -> dict[str, Any]:
         "AddQDQPairToWeight": True,
         "OpTypesToExcludeOutputQuantization": sorted(WEIGHTED),
     }
+
+
+def keep_pools_float(model: Any) -> None:
+    """Let sums read a MaxPool's float output rather than its quantised copy.
+
+    ONNX Runtime moves a QuantizeLinear that is a MaxPool's only reader before it, and its 8-bit
+    MaxPool is some 20 times slower than the float one: 9 of 70 ms of a ResNet-18 RetinaNet.
+    """
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for pool in model.graph.node:
+        if pool.op_type != "MaxPool":
+            continue
+        for quantize in readers.get(pool.output[0], []):
+            if quantize.op_type != "QuantizeLinear":
+                continue
+            for dequantize in readers.get(quantize.output[0], []):
+                copied = dequantize.output[0]
+                for reader in readers.get(copied, []):
+                    if reader.op_type == "Add":
+                        inputs = [pool.output[0] if n == copied else n for n in reader.input]
+                        del reader.input[:]
+                        reader.input.extend(inputs)
 
 
 def _copy(model: Any) -> Any:

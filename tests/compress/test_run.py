@@ -44,7 +44,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         "--json",
         "baseline.equal_time=true",
         "seeds=2",
-        "export.precisions=[fp32, int8]",
+        "export.precisions=[fp32, fp16, int8, int8-trt]",
+        "export.nms=graph",
     )
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "smoke", json.loads(done.stdout.splitlines()[-1])
@@ -63,7 +64,9 @@ def test_one_recipe_goes_from_data_to_report(finished: tuple[Path, dict[str, Any
         ("baseline", "onnxruntime", "fp32"),
         ("student", "torch", "fp32"),
         ("student", "onnxruntime", "fp32"),
+        ("student", "onnxruntime", "fp16"),
         ("student", "onnxruntime", "int8"),
+        ("student", "onnxruntime", "int8-trt"),
         ("baseline_equal_time", "onnxruntime", "fp32"),
     ]
     assert report["schema"] == 1
@@ -72,6 +75,27 @@ def test_one_recipe_goes_from_data_to_report(finished: tuple[Path, dict[str, Any
     html = (home / "report" / "report.html").read_text()
     assert 'src="data:image/png;base64,' in html
     assert "http://" not in html.replace("http://www.w3.org", "")
+
+
+@pytest.mark.slow
+def test_every_row_says_what_it_computes_in_and_tensorrts_has_no_latency(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    report = json.loads((finished[0] / "report" / "report.json").read_text())
+    rows = {row["precision"]: row for row in report["rows"] if row["key"].startswith("seed0-stud")}
+    kinds = {name: set(row["certificate"]["nodes"]) for name, row in rows.items()}
+    assert kinds == {
+        "fp32": {"fp32"},
+        "fp16": {"fp16"},
+        "int8": {"fp32", "int8"},
+        "int8-trt": {"fp32", "int8"},
+    }
+    assert {row["nms"]["mode"] for row in rows.values()} == {"graph"}
+    assert rows["int8-trt"]["latency_ms"] is None
+    assert rows["int8-trt"]["verdict"].startswith("not measured")
+    assert rows["int8"]["quantization"]["max_drop"] == 0.5
+    assert len(rows["int8"]["quantization"]["layers"]) > 5
+    assert not any("int8-trt" in speed["model"] for speed in report["speed"])
 
 
 @pytest.mark.slow
@@ -120,7 +144,8 @@ def test_a_finished_run_is_kept_and_a_changed_recipe_refused(
         runs,
         "baseline.equal_time=true",
         "seeds=2",
-        "export.precisions=[fp32, int8]",
+        "export.precisions=[fp32, fp16, int8, int8-trt]",
+        "export.nms=graph",
     )
     assert same.returncode == 0, same.stderr
     assert (home / "report" / "report.json").stat().st_mtime_ns == written

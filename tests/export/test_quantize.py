@@ -6,7 +6,7 @@ from export.engine import open_engine
 from export.errors import DataError, ExportError
 from export.images import to_tensor
 from export.manifest import file_sha256, read_manifest
-from export.quantize import quantize_cpu_int8
+from export.quantize import keep_pools_float, quantize_cpu_int8, quantize_int8
 from tests.export.tiny import canvases
 
 
@@ -95,3 +95,57 @@ def test_neither_the_float_model_nor_an_int8_one_is_overwritten(dynamic_model, q
         quantize_cpu_int8(dynamic_model, canvases(2), dynamic_model.parent)
     with pytest.raises(ExportError, match="is int8; start from the fp32 model instead"):
         quantize_cpu_int8(quantized, canvases(2), tmp_path)
+
+
+def test_a_sum_behind_a_pool_reads_it_in_float():
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18]>
+        g (float[1,1,4,4] x, float[1,1,1,1] w) => (float[1,1,4,4] y)
+        <float s = {0.5}, uint8 z = {0}> {
+            p = MaxPool<kernel_shape = [1, 1]>(x)
+            q = QuantizeLinear(p, s, z)
+            d = DequantizeLinear(q, s, z)
+            c = Conv(d, w)
+            y = Add(c, d)
+        }"""
+    )
+    keep_pools_float(model)
+    inputs = {node.op_type: list(node.input) for node in model.graph.node}
+    assert inputs["Add"] == ["c", "p"]
+    assert inputs["Conv"] == ["d", "w"]
+
+
+@pytest.fixture(scope="module")
+def symmetric(dynamic_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trt")
+    return quantize_int8(dynamic_model, canvases(8), folder, flavour="tensorrt")
+
+
+def test_the_flavours_have_names_of_their_own(quantized, symmetric):
+    cpu, tensorrt = (read_manifest(p.with_suffix(".json")) for p in (quantized, symmetric))
+    assert (cpu.precision, tensorrt.precision) == ("int8", "int8-trt")
+    assert (cpu.quantization["flavour"], tensorrt.quantization["flavour"]) == ("cpu", "tensorrt")
+    with pytest.raises(ExportError, match="is int8-trt; start from the fp32 model"):
+        quantize_int8(symmetric, canvases(2), quantized.parent)
+
+
+def test_the_symmetric_flavour_stays_close_to_float(dynamic_model, symmetric):
+    images = to_tensor(canvases(3))
+    with open_engine(dynamic_model, threads=1) as exact, open_engine(symmetric, threads=1) as int8:
+        expected, found = exact.candidates(images), int8.candidates(images)
+    assert found.scores == pytest.approx(expected.scores, abs=0.05)
+    assert (found.scores != expected.scores).any()
+
+
+def test_the_symmetric_flavour_quantises_inputs_and_weights_alone(symmetric):
+    model = onnx.load(str(symmetric))
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    readers = {name: node for node in model.graph.node for name in node.input}
+    pairs = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert len(pairs) == 2  # one for the data, one for the weights of one Conv
+    for quantize in pairs:
+        assert stored[quantize.input[2]].data_type == onnx.TensorProto.INT8
+        assert readers[readers[quantize.output[0]].output[0]].op_type == "Conv"
+    assert any(q.input[0] in stored for q in pairs)  # weights lie in float before their pair
+    assert any(q.input[0] in makers for q in pairs)

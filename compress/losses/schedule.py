@@ -21,7 +21,7 @@ class LossSection(Section):
     then frozen, and written to the run's record.
     """
 
-    source: ClassVar[Source] = "released code"
+    written_from: ClassVar[Source] = "released code"
 
     weight: PositiveFloat | Literal["auto"] = 1.0
     ratio: PositiveFloat = 0.5  # of the task loss; for weight: auto

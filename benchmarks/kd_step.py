@@ -31,13 +31,13 @@ from benchmarks.kd_peers import PEERS, peer_step, require_peers
 from compress.detector import Detector
 from compress.distill import Distiller
 from compress.losses import LossConfig
-from compress.methods import members
+from compress.methods import families, members
 from compress.optim import build_separate
 from compress.pairing import check_pair
 from export.errors import ToolkitError
 
 WARM_UP_ROUNDS = 1
-FAMILIES = ("retinanet", "faster_rcnn", "fcos", "gfl")
+USUAL_PAIRS = ("retinanet", "faster_rcnn")
 OURS = "mse"  # what the peers are compared with: the mean squared error of the pyramid's maps
 LOSSES: TypeAdapter[Any] = TypeAdapter(LossConfig)
 
@@ -322,7 +322,7 @@ def _parser() -> argparse.ArgumentParser:
         "--methods", type=_names(methods), default=methods, help="comma-separated; default: all"
     )
     parser.add_argument(
-        "--pairs", type=_names(FAMILIES), default=FAMILIES[:2], help="default: %(default)s"
+        "--pairs", type=_names(families()), default=USUAL_PAIRS, help="default: %(default)s"
     )
     parser.add_argument("--size", type=int, default=320, help="side of the input, pixels")
     parser.add_argument("--batch", type=int, default=2)

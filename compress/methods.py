@@ -9,7 +9,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -27,13 +27,14 @@ MARKED = re.compile(r"(<!-- methods -->\n).*?(<!-- /methods -->)", re.DOTALL)
 CLASSES = 3
 SIZE = (64, 96)  # height, width, pixels
 TEACHER_WIDTHS, STUDENT_WIDTHS = (32, 32, 32, 32), (16, 16, 16, 16)
-SMALL: dict[str, Any] = {"width": 16, "strides": (8, 16, 32)}
-TOWERS: dict[str, Any] = {"head_width": 16, "head_depth": 1}
-OWN: dict[str, dict[str, Any]] = {  # what a family's settings have besides
-    "faster_rcnn": {**TOWERS, "proposals": 20, "rois_per_image": 32},
-    "retinanet": TOWERS,
-    "fcos": TOWERS,
-    "gfl": TOWERS,
+# Of these, a family takes what it knows.
+SMALL: dict[str, Any] = {
+    "width": 16,
+    "head_width": 16,
+    "head_depth": 1,
+    "strides": (8, 16, 32),
+    "proposals": 20,
+    "rois_per_image": 32,
 }
 # Settings without which an entry is not complete: any method, helped by this one.
 EXAMPLES: dict[str, dict[str, Any]] = {"ikd": {"base": {"type": "defeat"}}}
@@ -53,13 +54,13 @@ class Method:
     Attributes:
         name: the recipe's `type`.
         source: what it was written from.
-        needs: what it asks of the detectors, over all families that it fits.
+        needs: family that it fits -> what it asks of both detectors.
         problems: family -> why it does not work there; empty where it does.
     """
 
     name: str
     source: str
-    needs: tuple[str, ...]
+    needs: dict[str, tuple[str, ...]]
     problems: dict[str, tuple[str, ...]]
 
 
@@ -77,16 +78,16 @@ def families() -> tuple[str, ...]:
 
 def small_pair(family: str) -> SmallPair:
     """Build a small student and teacher of a family, with random weights."""
-    adapter: TypeAdapter[Any] = TypeAdapter(DetectorConfig)
-    settings = {"type": family, **SMALL, **OWN.get(family, {})}
-    return SmallPair(
-        *(
-            adapter.validate_python(
-                {**settings, "backbone": {"type": "slim_resnet", "widths": widths}}
-            ).build(CLASSES, SIZE)
-            for widths in (STUDENT_WIDTHS, TEACHER_WIDTHS)
-        )
-    )
+    settings_class = members(DetectorConfig)[family]
+    known = {key: value for key, value in SMALL.items() if key in settings_class.model_fields}
+
+    def build(widths: tuple[int, ...]) -> Detector:
+        backbone = {"type": "slim_resnet", "widths": widths}
+        config = settings_class.model_validate({"type": family, **known, "backbone": backbone})
+        detector: Detector = config.build(CLASSES, SIZE)
+        return detector
+
+    return SmallPair(build(STUDENT_WIDTHS), build(TEACHER_WIDTHS))
 
 
 def example(name: str) -> Any:
@@ -100,13 +101,15 @@ def support() -> list[Method]:
     pairs = {family: small_pair(family) for family in families()}
     rows = []
     for name, settings in sorted(members(LossConfig).items()):
-        config, needs, problems = example(name), set(), {}
+        config, problems = example(name), {}
+        needs: dict[str, tuple[str, ...]] = {}
         for family, (student, teacher) in pairs.items():
-            found = tuple(text for _, text in check_pair(student.spec, teacher.spec, [config]))
-            problems[family] = found
-            if not found:
-                needs |= config.needs(student.spec, teacher.spec)
-        rows.append(Method(name, _source(name, settings), tuple(sorted(needs)), problems))
+            problems[family] = tuple(
+                text for _, text in check_pair(student.spec, teacher.spec, [config])
+            )
+            if not problems[family]:
+                needs[family] = tuple(sorted(config.needs(student.spec, teacher.spec)))
+        rows.append(Method(name, _source(name, settings), needs, problems))
     return rows
 
 
@@ -121,11 +124,20 @@ def markdown(rows: Sequence[Method], results: Path) -> str:
     header = ["method", "source", "needs", *families(), *costs, *gains]
     lines = [header, ["---"] * len(header)]
     for row in rows:
-        cells = [f"`{row.name}`", row.source, ", ".join(row.needs)]
+        cells = [f"`{row.name}`", row.source, _in_words(row.needs)]
         cells += ["no" if row.problems[family] else "yes" for family in families()]
         cells += [column.get(row.name, "-") for column in (*costs.values(), *gains.values())]
         lines.append(cells)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _in_words(needs: Mapping[str, Sequence[str]]) -> str:
+    """What is asked everywhere, then what only some families are asked."""
+    asked = dict.fromkeys(one for found in needs.values() for one in found)
+    where = {one: [family for family, found in needs.items() if one in found] for one in asked}
+    common = [one for one in sorted(asked) if len(where[one]) == len(needs)]
+    some = [f"{one} ({', '.join(where[one])})" for one in sorted(asked) if one not in common]
+    return ", ".join(common + some)
 
 
 def _costs(results: Path) -> dict[str, dict[str, str]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.gates import GateError, broken_gates, load_report
 from compress.classifier import Classifier, ClassifierConfig, classifier_room, load_classifier
 from compress.console import Console
 from compress.data import Data
@@ -21,6 +22,7 @@ from compress.rundir import once, open_run, owned
 from compress.session import Session, deterministic
 from compress.ship import (
     Contestant,
+    bundle_student,
     evaluate_rows,
     export_all,
     load_contestant,
@@ -64,12 +66,30 @@ def run(recipe: Recipe, source: "Source", runs: Path, device: str, console: Cons
         accuracy = evaluate_rows(session, data, rows)
         first = [row for row in rows if row.name in first_seed(recipe)]
         latency = time_rows(session, recipe, data, first)
+        archive = bundle_student(session, recipe, data, first)
+        console.say(f"bundle for the device: {archive}")
 
         def report(out: Path) -> None:
             table = report_rows(session, first, accuracy, latency, out)
             summarize(session, recipe, source.whole, data, rooms, table, accuracy, latency, out)
 
-        return once(session.home / "report", report)
+        room = once(session.home / "report", report)
+        hold_gates(recipe, room)
+        return room
+
+
+def hold_gates(recipe: Recipe, report: Path) -> None:
+    """Compare the finished report with the recipe's reference.
+
+    Raises:
+        GateError: a limit is broken; the report is there all the same.
+    """
+    gates = recipe.gates
+    if gates is None or gates.reference is None:
+        return
+    broken = broken_gates(load_report(gates.reference), load_report(report), gates)
+    if broken:
+        raise GateError("\n".join(["gates: these limits are broken", *broken]))
 
 
 class Source:
@@ -135,6 +155,8 @@ def check_training(
         for teacher in teachers
         if teacher.config.train is not None
     ]
+    if recipe.gates is not None and recipe.gates.reference is not None:
+        load_report(recipe.gates.reference)
     wanted = wanted_classifier(recipe, source)
     if wanted is not None:
         runs.append((wanted[0].schedule(), data, wanted[1]))

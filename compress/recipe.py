@@ -15,6 +15,7 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from benchmarks.gates import GatesConfig
 from benchmarks.latency import BenchmarkConfig
 from compress.data import DataConfig
 from compress.detectors import DetectorConfig
@@ -132,6 +133,7 @@ class Recipe(Section):
     train: TrainConfig  # of student and baseline
     export: ExportConfig = ExportConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
+    gates: GatesConfig | None = None  # limits against another run's report, held at the end
 
     @property
     def teachers(self) -> tuple[TeacherConfig, ...]:
@@ -142,9 +144,18 @@ class Recipe(Section):
         """Where the settings of one teacher stand in the file."""
         return ("teacher", index) if isinstance(self.teacher, tuple) else ("teacher",)
 
+    @model_validator(mode="after")
+    def _gates_need_a_reference(self) -> Self:
+        if self.gates is not None and self.gates.reference is None:
+            raise ValueError("gates: give reference, the report or run to compare with")
+        return self
+
     def resolved(self) -> dict[str, Any]:
-        """Every setting, defaults included, as JSON."""
-        found: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        """Every setting of what is made, defaults included, as JSON.
+
+        Gates only judge it: they may change under an old name.
+        """
+        found: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude={"gates"})
         return found
 
 

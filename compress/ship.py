@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.coco_images import coco_ground_truth
+from benchmarks.coco_images import coco_ground_truth, read_photograph
 from benchmarks.evaluate import predict, save_predictions
 from benchmarks.latency import measure
 from benchmarks.metrics.coco_map import coco_map
@@ -24,6 +24,7 @@ from compress.session import Session
 from compress.torch_engine import TorchEngine
 from compress.weights import load_weights
 from export.atomic import write_json
+from export.bundle import fill_bundle, pack
 from export.engine import Engine, open_engine
 from export.manifest import Manifest, file_sha256, read_manifest
 
@@ -193,6 +194,23 @@ def time_rows(
         (room / "latency.json").read_text(encoding="utf-8")
     )
     return found
+
+
+def bundle_student(session: Session, recipe: Recipe, data: Data, rows: Sequence[Row]) -> Path:
+    """Pack the first seed's exported students for the device; return the archive.
+
+    The picture that the bundle checks itself with is the validation picture with the most boxes.
+    """
+    artifacts = [r.artifact for r in rows if r.role == "student" and r.manifest.backend != "torch"]
+    busiest = max(range(len(data.val)), key=lambda index: len(data.val.images[index].boxes))
+
+    def fill(out: Path) -> None:
+        golden = read_photograph(data.val, busiest)
+        fill_bundle(out, artifacts, golden, name=recipe.name, threads=recipe.benchmark.threads)
+
+    bundle = once(session.home / "bundle", fill)
+    archive = bundle.with_name("bundle.tar.gz")
+    return archive if archive.exists() else pack(bundle)
 
 
 def report_rows(

@@ -336,6 +336,11 @@ class _Loop:
             for name, value in row.items():
                 if name != "step" and value is not None:
                     writer.add_scalar(name, value, self.step)
+            before = self.rows[-2]["step"] if len(self.rows) > 1 else 0
+            for term in self.terms:
+                if term["step"] >= (before or 0):
+                    for figure in ("ratio", "gradient_ratio"):
+                        writer.add_scalar(f"{figure}/{term['name']}", term[figure], term["step"])
 
     def _reason_to_stop(self, spent: bool) -> str:
         if self.config.patience and self.stale >= self.config.patience:

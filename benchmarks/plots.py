@@ -1,32 +1,20 @@
 """The report's plots, drawn from report.json's content."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks.drawing import COLORS, INK, SOFT, color_of, new_figure, plain, plain_ticks, save
 from benchmarks.labels import place_labels
 from benchmarks.metrics.coco_map import COCO_NAMES
-from export.atomic import write_bytes
-from export.optional import require
+from benchmarks.story_plots import term_curves, waterfall_bars
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
-
-COLORS = {
-    "teacher": "#6b7280",
-    "baseline": "#e08a00",
-    "baseline_equal_time": "#a65e00",
-    "student": "#0068b8",
-}
-OTHER_COLORS = ("#7b4fb5", "#0a8f6a", "#c2417c", "#8a8a00")
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "^"}
 NOT_LOSSES = frozenset({*COCO_NAMES, "step", "epoch", "seconds", "images", "learning_rate"})
-MOST_CLASSES = 60  # drawn; beyond that nobody can read the bars
-INK, SOFT, LINE = "#1f2937", "#5b6472", "#e1e4e9"
+MOST_CLASSES = 30  # drawn; beyond that nobody can read the bars, and there is the table
+MOST_BARS = 5  # per class
+LONGEST_NAME = 32
 
 
 @dataclass(frozen=True)
@@ -57,6 +45,9 @@ def draw_plots(content: Mapping[str, Any], folder: Path) -> list[Plot]:
         plots.append(
             Plot(path, "Accuracy against end-to-end latency; line: Pareto front", "results")
         )
+    if len(content.get("waterfall") or ()) > 1:
+        path = waterfall_bars(content["waterfall"], folder / "waterfall.png")
+        plots.append(Plot(path, "AP from the teacher to the device, step by step", "results"))
     runs = content["training"]
     if any(entry.get("AP") is not None for run in runs.values() for entry in run["curve"]):
         path = accuracy_curves(runs, folder / "ap_curves.png")
@@ -65,6 +56,11 @@ def draw_plots(content: Mapping[str, Any], folder: Path) -> list[Plot]:
     if with_losses:
         path = loss_curves(with_losses, folder / "losses.png")
         plots.append(Plot(path, "Loss terms as they enter the sum, first seed", "training"))
+    terms = {name: run["terms"] for name, run in runs.items() if run.get("terms")}
+    if terms:
+        path = term_curves(terms, folder / "terms.png")
+        title = "Distillation terms over the task loss: their values and their gradients"
+        plots.append(Plot(path, title, "training", wide=True))
     if content["per_class"]:
         path = class_bars(content["per_class"], folder / "per_class.png")
         plots.append(Plot(path, "AP by class", "classes", wide=True))
@@ -73,13 +69,13 @@ def draw_plots(content: Mapping[str, Any], folder: Path) -> list[Plot]:
 
 def latency_scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """AP against median end-to-end latency with its interval; the Pareto front as a line."""
-    figure, (axes,) = _figure(7, 4.6)
+    figure, (axes,) = new_figure(7, 4.6)
     spots = []
     for row in rows:
         latency = row["latency_ms"]["end_to_end"]
         x, y = latency["p50"], 100 * row["ap"]["AP"]
         low, high = latency["ci95_p50"]
-        color = _color(row["model"])
+        color = color_of(row["model"])
         axes.errorbar(
             x,
             y,
@@ -101,9 +97,9 @@ def latency_scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     axes.margins(x=0.14, y=0.16)
     axes.set_xlabel("end-to-end latency, median, ms")
     axes.set_ylabel("AP")
-    _plain_ticks(axes.xaxis)
+    plain_ticks(axes.xaxis)
     place_labels(axes, spots, color=INK, line=SOFT)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -117,7 +113,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 
 def accuracy_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     """AP against step, a line per run; further seeds of a model are paler."""
-    figure, (axes,) = _figure(7, 5.2)
+    figure, (axes,) = new_figure(7, 5.2)
     seen: set[str] = set()
     for name, run in runs.items():
         curve = [(entry["step"], 100 * entry["AP"]) for entry in run["curve"]
@@ -128,7 +124,7 @@ def accuracy_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
         seen.add(run["model"])
         axes.plot(
             *zip(*curve, strict=True),
-            color=_color(run["model"]),
+            color=color_of(run["model"]),
             alpha=1.0 if first else 0.4,
             label=(run["model"].replace("_", " ") if run["model"] in COLORS else name)
             if first
@@ -140,7 +136,7 @@ def accuracy_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     axes.set_ylabel("AP")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
@@ -151,7 +147,9 @@ def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     names = list(dict.fromkeys(name for run in firsts.values() for name in _loss_names(run)))
     columns = min(2, len(firsts))
     rows = -(-len(firsts) // columns)
-    figure, panels = _figure(3.6 * columns + 0.4, 2.7 * rows + 0.25 * len(names) / 2, rows, columns)
+    figure, panels = new_figure(
+        3.6 * columns + 0.4, 2.7 * rows + 0.25 * len(names) / 2, rows, columns
+    )
     positive = True
     for axes, (model, run) in zip(panels, firsts.items(), strict=False):
         for number, name in enumerate(names):
@@ -172,7 +170,7 @@ def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
         axes.set_visible(False)
     for axes in panels[: len(firsts)]:
         axes.set_yscale("log" if positive else "linear")
-        _plain_ticks(axes.yaxis)
+        plain_ticks(axes.yaxis)
         axes.set_xlabel("optimizer step")
     entries: dict[str, Any] = {}
     for axes in panels:
@@ -186,34 +184,40 @@ def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
         fontsize=9,
         frameon=False,
     )
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def class_bars(per_class: Mapping[str, Mapping[str, float | None]], path: Path) -> Path:
     """AP by class, a bar per row of the table; classes in the order of the last row's AP."""
-    rows = list(per_class)
+    rows = list(per_class)[:MOST_BARS]
     last = per_class[rows[-1]]
     classes = sorted(last, key=lambda name: (last[name] is not None, last[name] or 0))
     classes = classes[-MOST_CLASSES:]
-    figure, (axes,) = _figure(9, 1.1 + len(classes) * (0.16 * len(rows) + 0.16))
+    legend_lines = -(-len(rows) // 3)
+    figure, (axes,) = new_figure(
+        9, 0.9 + 0.2 * legend_lines + len(classes) * (0.16 * len(rows) + 0.16)
+    )
     height = 0.8 / len(rows)
     for number, row in enumerate(rows):
         places = [place + 0.4 - height * (number + 0.5) for place in range(len(classes))]
         values = [100 * (per_class[row].get(name) or 0) for name in classes]
-        color = _color(row, number)
-        bars = axes.barh(places, values, height, label=row, color=color)
+        bars = axes.barh(
+            places, values, height, label=plain(row, 40), color=color_of(row, number),
+            alpha=0.55 if "int8" in row else 1.0,
+        )  # fmt: skip
         texts = [
             "n/a" if per_class[row].get(name) is None else f"{value:.0f}"
             for name, value in zip(classes, values, strict=True)
         ]
         axes.bar_label(bars, texts, fontsize=7, padding=2, color=SOFT)
-    axes.set_yticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(classes)), [plain(name, LONGEST_NAME) for name in classes])
     axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, 100)
+    axes.set_xlim(0, 104)
     axes.set_ylim(-0.6, len(classes) - 0.4)
     axes.set_xlabel("AP")
-    axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
-    return _save(figure, path)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside upper left", ncols=3)
+    return save(figure, path)
 
 
 def _loss_names(run: Mapping[str, Any]) -> list[str]:
@@ -221,44 +225,3 @@ def _loss_names(run: Mapping[str, Any]) -> list[str]:
     for entry in run["curve"]:
         names.update(dict.fromkeys(key for key, value in entry.items() if value is not None))
     return [n for n in names if n not in NOT_LOSSES and not n.startswith("ratio/")]
-
-
-def _color(title: str, number: int = 0) -> str:
-    """Colour of a model wherever it appears; `title` may say more after the model's name."""
-    exact = COLORS.get(title) or COLORS.get(title.split(" ", maxsplit=1)[0])
-    return exact or OTHER_COLORS[number % len(OTHER_COLORS)]
-
-
-def _plain_ticks(axis: "Axis") -> None:
-    """Write 0.5, 1, 2, 5 on a logarithmic axis, not powers of ten."""
-    ticker = require("matplotlib.ticker", extra="train", purpose="Drawing plots")
-    if axis.get_scale() == "log":
-        axis.set_major_locator(ticker.LogLocator(base=10, subs=(1, 2, 5)))
-        axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-        axis.set_minor_formatter(ticker.NullFormatter())
-
-
-def _figure(
-    width: float, height: float, rows: int = 1, columns: int = 1
-) -> "tuple[Figure, list[Axes]]":
-    """A figure without pyplot: no global state, no window system."""
-    figures = require("matplotlib.figure", extra="train", purpose="Drawing plots")
-    figure: Figure = figures.Figure(figsize=(width, height), layout="constrained")
-    panels = [figure.add_subplot(rows, columns, n + 1) for n in range(rows * columns)]
-    for axes in panels:
-        axes.grid(color=LINE, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=SOFT, labelsize=9)
-        axes.xaxis.label.set_color(SOFT)
-        axes.yaxis.label.set_color(SOFT)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_color(LINE)
-    return figure, panels
-
-
-def _save(figure: "Figure", path: Path) -> Path:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=144, facecolor="white")
-    return write_bytes(buffer.getvalue(), path)

@@ -77,7 +77,7 @@ class ClockWatch:
             try:
                 import pynvml
             except ImportError:
-                self.gpu = "not watched: the package nvidia-ml-py is not installed"
+                self.gpu = "not watched: nvidia-ml-py is not installed (slimdet[nvml])"
                 return self
             self._nvml = pynvml
         try:

@@ -24,6 +24,7 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "tensorrt",
+    "nvidia-ml-py",
     "pycocotools",
     "ultralytics",
 )

@@ -12,9 +12,10 @@ from benchmarks.story_plots import term_curves, waterfall_bars
 
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "^"}
 NOT_LOSSES = frozenset({*COCO_NAMES, "step", "epoch", "seconds", "images", "learning_rate"})
-MOST_CLASSES = 30  # drawn; beyond that nobody can read the bars, and there is the table
+MOST_CLASSES = 16  # drawn, those with the lowest AP; the table has all
 MOST_BARS = 5  # per class
-LONGEST_NAME = 32
+LONGEST_NAME, LONGEST_LABEL = 32, 24
+MOST_LABELS = 10  # in the scatter; beyond that only the student and the front have one
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ def draw_plots(content: Mapping[str, Any], folder: Path) -> list[Plot]:
         plots.append(Plot(path, title, "training", wide=True))
     if content["per_class"]:
         path = class_bars(content["per_class"], folder / "per_class.png")
-        plots.append(Plot(path, "AP by class", "classes", wide=True))
+        classes = max(len(column) for column in content["per_class"].values())
+        most = f", the {MOST_CLASSES} lowest of {classes}" if classes > MOST_CLASSES else ""
+        plots.append(Plot(path, f"AP by class{most}", "classes", wide=True))
     return plots
 
 
@@ -71,9 +74,11 @@ def latency_scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """AP against median end-to-end latency with its interval; the Pareto front as a line."""
     figure, (axes,) = new_figure(7, 4.6)
     spots = []
+    front = pareto_front([_spot(row) for row in rows])
+    crowded = len(rows) > MOST_LABELS
     for row in rows:
         latency = row["latency_ms"]["end_to_end"]
-        x, y = latency["p50"], 100 * row["ap"]["AP"]
+        x, y = _spot(row)
         low, high = latency["ci95_p50"]
         color = color_of(row["model"])
         axes.errorbar(
@@ -86,13 +91,12 @@ def latency_scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
             capsize=3,
             markerfacecolor="white" if row["backend"] == "torch" else color,
         )
-        spots.append(
-            (x, y, f"{row['model'].replace('_', ' ')}\n{row['backend']} {row['precision']}")
-        )
-    xs = [x for x, _, _ in spots]
+        if not crowded or row["model"] == "student" or (x, y) in front:
+            model = plain(row["model"].replace("_", " "), LONGEST_LABEL)
+            spots.append((x, y, f"{model}\n{row['backend']} {row['precision']}"))
+    xs = [_spot(row)[0] for row in rows]
     if max(xs) > 4 * min(xs):
         axes.set_xscale("log")
-    front = pareto_front([(x, y) for x, y, _ in spots])
     axes.step(*zip(*front, strict=True), where="post", color=SOFT, linewidth=1, zorder=0)
     axes.margins(x=0.14, y=0.16)
     axes.set_xlabel("end-to-end latency, median, ms")
@@ -100,6 +104,11 @@ def latency_scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     plain_ticks(axes.xaxis)
     place_labels(axes, spots, color=INK, line=SOFT)
     return save(figure, path)
+
+
+def _spot(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Milliseconds and AP points."""
+    return row["latency_ms"]["end_to_end"]["p50"], 100 * row["ap"]["AP"]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -188,11 +197,12 @@ def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
 
 
 def class_bars(per_class: Mapping[str, Mapping[str, float | None]], path: Path) -> Path:
-    """AP by class, a bar per row of the table; classes in the order of the last row's AP."""
+    """AP by class, a bar per row of the table; classes in the order of the student's AP."""
     rows = list(per_class)[:MOST_BARS]
-    last = per_class[rows[-1]]
-    classes = sorted(last, key=lambda name: (last[name] is not None, last[name] or 0))
-    classes = classes[-MOST_CLASSES:]
+    student = next((row for row in rows if row.startswith("student")), rows[-1])
+    told = per_class[student]
+    classes = sorted(told, key=lambda name: (told[name] is not None, told[name] or 0))
+    classes = classes[:MOST_CLASSES]
     legend_lines = -(-len(rows) // 3)
     figure, (axes,) = new_figure(
         9, 0.9 + 0.2 * legend_lines + len(classes) * (0.16 * len(rows) + 0.16)
@@ -202,7 +212,7 @@ def class_bars(per_class: Mapping[str, Mapping[str, float | None]], path: Path) 
         places = [place + 0.4 - height * (number + 0.5) for place in range(len(classes))]
         values = [100 * (per_class[row].get(name) or 0) for name in classes]
         bars = axes.barh(
-            places, values, height, label=plain(row, 40), color=color_of(row, number),
+            places, values, height, label=plain(row.replace("_", " "), 40), color=color_of(row, number),
             alpha=0.55 if "int8" in row else 1.0,
         )  # fmt: skip
         texts = [

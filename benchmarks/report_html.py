@@ -61,7 +61,7 @@ th { font-size: 12px; color: var(--soft); font-weight: 600; vertical-align: bott
 tr:last-child td { border-bottom: 0; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td.number { white-space: nowrap; }
-td.text { min-width: 84px; max-width: 420px; overflow-wrap: break-word; }
+td.text { min-width: 84px; max-width: 340px; overflow-wrap: break-word; }
 th { max-width: 170px; overflow-wrap: break-word; }
 tr.student td { background: var(--student); }
 .facts td:first-child { color: var(--soft); width: 220px; }

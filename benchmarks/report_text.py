@@ -292,10 +292,10 @@ def _slow_int8(rows: Sequence[Content]) -> list[str]:
                 fp32 = other["latency_ms"]["engine"]["p50"]
                 if int8 >= fp32:
                     found.append(
-                        f"INT8 is not worth it here: {row_title(row)} takes {milliseconds(int8)} "
-                        f"ms, fp32 {milliseconds(fp32)} ms."
+                        f"{row_title(row)} takes {milliseconds(int8)} ms, fp32 "
+                        f"{milliseconds(fp32)} ms"
                     )
-    return found
+    return [f"INT8 is not worth it here: {'; '.join(found)}."] if found else []
 
 
 def _ap_of(rows: Sequence[Content], model: str, backend: str | None) -> float | None:

@@ -25,7 +25,10 @@ def headline_sentence(content: Content) -> str:
     teacher = _first(content["rows"], "teacher")
     if teacher is not None:
         apart = shipped["ap"]["AP"] - teacher["ap"]["AP"]
-        text += f", {points(abs(apart))} {'below' if apart < 0 else 'above'} the teacher"
+        if points(abs(apart)) == points(0):
+            text += ", as much as the teacher"
+        else:
+            text += f", {points(abs(apart))} {'below' if apart < 0 else 'above'} the teacher"
     sentences = [text]
     gain = content["gain"]
     if gain:

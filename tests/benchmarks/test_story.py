@@ -15,8 +15,8 @@ from benchmarks.report_tables import (
     terms_table,
     throughput_table,
 )
+from tests.benchmarks.metrics.test_coco_map import random_case
 from tests.benchmarks.test_report import report, row, written
-from tests.benchmarks.test_statistics import random_case
 
 
 def latency(p50: float) -> dict[str, object]:

@@ -211,9 +211,10 @@ def class_bars(per_class: Mapping[str, Mapping[str, float | None]], path: Path) 
     for number, row in enumerate(rows):
         places = [place + 0.4 - height * (number + 0.5) for place in range(len(classes))]
         values = [100 * (per_class[row].get(name) or 0) for name in classes]
+        title = plain(row.replace("_", " "), 40)
         bars = axes.barh(
-            places, values, height, label=plain(row.replace("_", " "), 40), color=color_of(row, number),
-            alpha=0.55 if "int8" in row else 1.0,
+            places, values, height, label=title, color=color_of(row, number),
+            alpha=0.55 if row.endswith("int8") else 1.0,
         )  # fmt: skip
         texts = [
             "n/a" if per_class[row].get(name) is None else f"{value:.0f}"

@@ -32,7 +32,8 @@ def headline_sentence(content: Content) -> str:
     sentences = [text]
     gain = content["gain"]
     if gain:
-        text = f"Distillation gained {_gain(gain)}"
+        nothing = "" if gain["ap"] > 0 else "nothing: "
+        text = f"Distillation gained {nothing}{_gain(gain)}"
         if gain.get("equal_time"):
             text += f"; over a baseline trained for as long, {_gain(gain['equal_time'])}"
         sentences.append(text)

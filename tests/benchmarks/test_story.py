@@ -54,6 +54,12 @@ def test_the_headline_speaks_of_the_fastest_artifact_that_kept_its_accuracy() ->
     assert "student onnxruntime fp32" in report_content(report(*worse))["headline"]
 
 
+def test_a_gain_that_is_none_is_called_none() -> None:
+    gain = Gain(ap=-0.01, ci95=None, seeds=1, verdict="not proven (one seed)")
+    said = report_content(report(*ROWS, gain=gain))["headline"]
+    assert "Distillation gained nothing: \u22121.0 AP on one seed, which is no proof" in said
+
+
 def test_the_waterfall_names_what_each_stage_is_held_against() -> None:
     deployed = {"score_threshold": 0.25, "ap": {"AP": 0.58}, "detections_per_picture": 3.0}
     rows = (*ROWS[:4], exported("student", 0.597, "fp16"), exported("student", 0.595, "int8"))

@@ -1,18 +1,48 @@
 """One engine under the stopwatch: its inputs in rotation, and every call's time."""
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.clocks import ClockWatch, Span
 from export.detections import Detections, select_detections, to_photograph
 from export.engine import Engine
 from export.errors import ExportError
 from export.images import letterbox, to_input
+
+# An engine on a device of its own is warmed up and measured for longer: clocks rise, kernels are
+# chosen at first use, and calls are short.
+DEVICE_WARMUP_CALLS, DEVICE_WARMUP_S = 20, 0.2
+DEVICE_CALLS, DEVICE_S = 300, 3.0  # of each scope
+
+
+@runtime_checkable
+class DeviceEngine(Protocol):
+    """An engine that can be called on what lies on its device already."""
+
+    def upload(self, images: NDArray[Any]) -> None:
+        """Bring a batch to the device."""
+
+    def enqueue(self) -> None:
+        """Queue one pass over it; outputs stay on the device."""
+
+    def synchronize(self) -> None:
+        """Wait for all that was queued."""
+
+
+def device_of(engine: Engine) -> str:
+    """Where an engine computes: cpu, or the name it gives its device."""
+    if engine.manifest.backend == "tensorrt":
+        return "cuda"
+    own = getattr(engine, "device", None)
+    return str(own or getattr(getattr(engine, "config", None), "device", "cpu"))
 
 
 @dataclass
@@ -20,12 +50,15 @@ class Contender:
     """One open engine and what has been timed of it so far.
 
     Attributes:
-        tensors: inputs of the model-only scope, (B, 3, H, W) each.
+        tensors: inputs of the scopes without pre-processing, (B, 3, H, W) each.
         photographs: inputs of the end-to-end scope, B decoded pictures each.
         calls: per block and scope, set by `warm_up`.
         spent_s: seconds inside timed calls, warm-up included.
-        engine_blocks: milliseconds of each model-only call, block by block.
-        end_to_end_blocks: likewise.
+        model_blocks: milliseconds of each call from device to device, block by block; empty on the
+            CPU, where nothing is copied, and where the engine has no such call.
+        engine_blocks: likewise, with the copies to the device and back.
+        end_to_end_blocks: likewise, from photograph to boxes.
+        spans: the clocks before and after each block, by scope.
     """
 
     engine: Engine
@@ -35,8 +68,10 @@ class Contender:
     calls: int = 0
     spent_s: float = 0.0
     turn: int = 0
+    model_blocks: list[tuple[float, ...]] = field(default_factory=list)
     engine_blocks: list[tuple[float, ...]] = field(default_factory=list)
     end_to_end_blocks: list[tuple[float, ...]] = field(default_factory=list)
+    spans: dict[str, list[Span]] = field(default_factory=dict)
 
     @classmethod
     def prepare(
@@ -69,22 +104,42 @@ class Contender:
         tensors = [to_input([canvas(pixels) for pixels in group], spec) for group in groups]
         return cls(engine, tensors, groups, score_threshold)
 
-    def warm_up(self, warmup: int, blocks: int, calls: int, limit_s: float | None) -> None:
-        """Call both scopes `warmup` times; allow `calls` per block, or as many as fit the limit.
+    @property
+    def device(self) -> str:
+        """Where the engine computes."""
+        return device_of(self.engine)
 
-        A quarter of the limit ends the warm-up after three rounds.
+    @property
+    def resident(self) -> DeviceEngine | None:
+        """The engine, if it can leave the copies out."""
+        if self.device == "cpu" or not isinstance(self.engine, DeviceEngine):
+            return None
+        return self.engine
+
+    def warm_up(self, warmup: int, blocks: int, calls: int, limit_s: float | None) -> None:
+        """Call every scope `warmup` times; allow `calls` per block, or as many as fit the limit.
+
+        A quarter of the limit ends the warm-up after three rounds. On a device of its own an
+        engine gets more of both, see `DEVICE_CALLS`.
         """
         rounds: list[float] = []
-        for _ in range(warmup):
+        on_device = self.device != "cpu"
+        if on_device:
+            warmup = max(warmup, DEVICE_WARMUP_CALLS)
+        while len(rounds) < warmup or (on_device and self.spent_s < DEVICE_WARMUP_S):
             before = self.spent_s
-            self._block(self._call_engine, 1)
-            self._block(self._call_end_to_end, 1)
+            for _, _, block in self._scopes():
+                block(1)
             rounds.append(self.spent_s - before)
             if limit_s is not None and self.spent_s > limit_s / 4 and len(rounds) >= 3:
                 break
+        typical_s = max(float(np.median(rounds[len(rounds) // 2 :])), 1e-6)
+        if on_device:
+            typical_call_s = typical_s / len(self._scopes())
+            enough = max(DEVICE_CALLS, DEVICE_S / typical_call_s)
+            calls = max(calls, math.ceil(enough / blocks))
         self.calls = calls
         if limit_s is not None:
-            typical_s = float(np.median(rounds[len(rounds) // 2 :]))
             affordable = int((limit_s - self.spent_s) / (blocks * typical_s))
             self.calls = max(1, min(calls, affordable))
 
@@ -94,18 +149,36 @@ class Contender:
             return False
         return self.spent_s > 1.5 * limit_s
 
-    def round(self, *, engine_first: bool) -> None:
+    def round(self, watch: ClockWatch, *, engine_first: bool) -> None:
         """Time one block of each scope, after a call that is not timed.
 
         The other engine's threads may still spin and its data fill the cache when the turn passes.
         """
+        scopes = self._scopes()
+        for name, blocks, block in scopes if engine_first else reversed(scopes):
+            block(1)
+            before = watch.read()
+            blocks.append(block(self.calls))
+            self.spans.setdefault(name, []).append((before, watch.read()))
+
+    def _scopes(
+        self,
+    ) -> list[tuple[str, list[tuple[float, ...]], Callable[[int], tuple[float, ...]]]]:
+        """Name, finished blocks and a function that times a block, for each scope there is."""
         scopes = [
-            (self.engine_blocks, self._call_engine),
-            (self.end_to_end_blocks, self._call_end_to_end),
+            ("engine", self.engine_blocks, lambda calls: self._block(self._call_engine, calls)),
+            (
+                "end_to_end",
+                self.end_to_end_blocks,
+                lambda calls: self._block(self._call_end_to_end, calls),
+            ),
         ]
-        for blocks, call in scopes if engine_first else reversed(scopes):
-            self._block(call, 1)
-            blocks.append(self._block(call, self.calls))
+        resident = self.resident
+        if resident is not None:
+            scopes.insert(
+                0, ("model", self.model_blocks, lambda calls: self._block_on(resident, calls))
+            )
+        return scopes
 
     def _call_engine(self) -> None:
         self.engine.candidates(self.tensors[self.turn % len(self.tensors)])
@@ -121,6 +194,23 @@ class Contender:
             times = tuple(_timed_ms(call) for _ in range(calls))
         self.spent_s += sum(times) / 1e3
         return times
+
+    def _block_on(self, engine: DeviceEngine, calls: int) -> tuple[float, ...]:
+        """Time passes over batches that were brought to the device before the clock starts."""
+
+        def call() -> None:
+            engine.enqueue()
+            engine.synchronize()
+
+        times = []
+        with _no_collection():
+            for _ in range(calls):
+                engine.upload(self.tensors[self.turn % len(self.tensors)])
+                engine.synchronize()
+                self.turn += 1
+                times.append(_timed_ms(call))
+        self.spent_s += sum(times) / 1e3
+        return tuple(times)
 
 
 def detect(

@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.clocks import cpu_mhz
+
 PACKAGES = (
     "slimdet",
     "numpy",
@@ -22,6 +24,7 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "tensorrt",
+    "nvidia-ml-py",
     "pycocotools",
     "ultralytics",
 )
@@ -77,6 +80,9 @@ def _cpu() -> dict[str, Any]:
         "physical_cores": _physical_cores(pairs),
         "logical_cores": os.cpu_count(),
         "affinity": affinity,
+        "mhz": cpu_mhz(Path("/sys/devices/system/cpu"), Path("/proc/cpuinfo")),
+        "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")).strip()
+        or None,
         "flags": [flag for flag in CPU_FLAGS if flag in flags],
     }
 
@@ -109,7 +115,10 @@ def _packages() -> dict[str, str]:
 
 
 def _gpus() -> list[dict[str, str]]:
-    fields = ("name", "driver_version", "memory.total", "clocks.sm", "compute_cap")
+    fields = (
+        *("name", "driver_version", "memory.total", "compute_cap"),
+        *("clocks.sm", "clocks.max.sm", "power.limit", "persistence_mode"),
+    )
     answer = _run("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
     lines = [line.split(", ") for line in (answer or "").splitlines()]
     return [dict(zip(fields, line, strict=True)) for line in lines if len(line) == len(fields)]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.plots import INK, SOFT, new_figure, save_figure
+from benchmarks.drawing import INK, SOFT, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ def draw_gains(content: Mapping[str, Any], path: Path) -> Path:
             f"AP points gained on {content['data']} by the exported student: mean, 95 % interval, "
             "and a tick per seed"
         )
-    return save_figure(figure, path)
+    return save(figure, path)
 
 
 def _panel(table: Mapping[str, Any], axes: "Axes") -> None:

@@ -1,33 +1,22 @@
 """The report's plots, drawn from report.json's content."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks.drawing import COLORS, INK, SOFT, color_of, new_figure, plain, plain_ticks, save
 from benchmarks.labels import place_labels
 from benchmarks.metrics.coco_map import COCO_NAMES
 from benchmarks.report_text import model_title
-from export.atomic import write_bytes
-from export.optional import require
+from benchmarks.story_plots import term_curves, waterfall_bars
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
-
-COLORS = {
-    "teacher": "#6b7280",
-    "baseline": "#e08a00",
-    "baseline_equal_time": "#a65e00",
-    "student": "#0068b8",
-}
-OTHER_COLORS = ("#7b4fb5", "#0a8f6a", "#c2417c", "#8a8a00")
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "^"}
 NOT_LOSSES = frozenset({*COCO_NAMES, "step", "epoch", "seconds", "images", "learning_rate"})
-MOST_CLASSES = 60  # drawn; beyond that nobody can read the bars
-INK, SOFT, LINE = "#1f2937", "#5b6472", "#e1e4e9"
+MOST_CLASSES = 16  # drawn, those with the lowest AP; the table has all
+MOST_BARS = 5  # per class
+LONGEST_NAME, LONGEST_LABEL = 32, 24
+MOST_LABELS = 10  # in the scatter; beyond that only the student and the front have one
 
 
 @dataclass(frozen=True)
@@ -58,6 +47,9 @@ def draw_plots(content: Mapping[str, Any], folder: Path) -> list[Plot]:
         plots.append(
             Plot(path, "Accuracy against end-to-end latency; line: Pareto front", "results")
         )
+    if len(content.get("waterfall") or ()) > 1:
+        path = waterfall_bars(content["waterfall"], folder / "waterfall.png")
+        plots.append(Plot(path, "AP from the teacher to the device, step by step", "results"))
     runs = content["training"]
     if any(entry.get("AP") is not None for run in runs.values() for entry in run["curve"]):
         path = accuracy_curves(runs, folder / "ap_curves.png")
@@ -66,9 +58,16 @@ def draw_plots(content: Mapping[str, Any], folder: Path) -> list[Plot]:
     if with_losses:
         path = loss_curves(with_losses, folder / "losses.png")
         plots.append(Plot(path, "Loss terms as they enter the sum, first seed", "training"))
+    terms = {name: run["terms"] for name, run in runs.items() if run.get("terms")}
+    if terms:
+        path = term_curves(terms, folder / "terms.png")
+        title = "Distillation terms over the task loss: their values and their gradients"
+        plots.append(Plot(path, title, "training", wide=True))
     if content["per_class"]:
         path = class_bars(content["per_class"], folder / "per_class.png")
-        plots.append(Plot(path, "AP by class", "classes", wide=True))
+        classes = max(len(column) for column in content["per_class"].values())
+        most = f", the {MOST_CLASSES} lowest of {classes}" if classes > MOST_CLASSES else ""
+        plots.append(Plot(path, f"AP by class{most}", "classes", wide=True))
     return plots
 
 
@@ -76,11 +75,13 @@ def latency_scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """AP against median end-to-end latency with its interval; the Pareto front as a line."""
     figure, (axes,) = new_figure(7, 4.6)
     spots = []
+    front = pareto_front([_spot(row) for row in rows])
+    crowded = len(rows) > MOST_LABELS
     for row in rows:
         latency = row["latency_ms"]["end_to_end"]
-        x, y = latency["p50"], 100 * row["ap"]["AP"]
+        x, y = _spot(row)
         low, high = latency["ci95_p50"]
-        color = _color(row["model"])
+        color = color_of(row["model"])
         axes.errorbar(
             x,
             y,
@@ -91,18 +92,24 @@ def latency_scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
             capsize=3,
             markerfacecolor="white" if row["backend"] == "torch" else color,
         )
-        spots.append((x, y, f"{model_title(row)}\n{row['backend']} {row['precision']}"))
-    xs = [x for x, _, _ in spots]
+        if not crowded or row["model"] == "student" or (x, y) in front:
+            model = plain(model_title(row), LONGEST_LABEL)
+            spots.append((x, y, f"{model}\n{row['backend']} {row['precision']}"))
+    xs = [_spot(row)[0] for row in rows]
     if max(xs) > 4 * min(xs):
         axes.set_xscale("log")
-    front = pareto_front([(x, y) for x, y, _ in spots])
     axes.step(*zip(*front, strict=True), where="post", color=SOFT, linewidth=1, zorder=0)
     axes.margins(x=0.14, y=0.16)
     axes.set_xlabel("end-to-end latency, median, ms")
     axes.set_ylabel("AP")
-    _plain_ticks(axes.xaxis)
+    plain_ticks(axes.xaxis)
     place_labels(axes, spots, color=INK, line=SOFT)
-    return save_figure(figure, path)
+    return save(figure, path)
+
+
+def _spot(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Milliseconds and AP points."""
+    return row["latency_ms"]["end_to_end"]["p50"], 100 * row["ap"]["AP"]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -127,7 +134,7 @@ def accuracy_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
         seen.add(run["model"])
         axes.plot(
             *zip(*curve, strict=True),
-            color=_color(run["model"]),
+            color=color_of(run["model"]),
             alpha=1.0 if first else 0.4,
             label=(run["model"].replace("_", " ") if run["model"] in COLORS else name)
             if first
@@ -139,7 +146,7 @@ def accuracy_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     axes.set_ylabel("AP")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=9)
-    return save_figure(figure, path)
+    return save(figure, path)
 
 
 def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
@@ -173,7 +180,7 @@ def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
         axes.set_visible(False)
     for axes in panels[: len(firsts)]:
         axes.set_yscale("log" if positive else "linear")
-        _plain_ticks(axes.yaxis)
+        plain_ticks(axes.yaxis)
         axes.set_xlabel("optimizer step")
     entries: dict[str, Any] = {}
     for axes in panels:
@@ -187,34 +194,42 @@ def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
         fontsize=9,
         frameon=False,
     )
-    return save_figure(figure, path)
+    return save(figure, path)
 
 
 def class_bars(per_class: Mapping[str, Mapping[str, float | None]], path: Path) -> Path:
-    """AP by class, a bar per row of the table; classes in the order of the last row's AP."""
-    rows = list(per_class)
-    last = per_class[rows[-1]]
-    classes = sorted(last, key=lambda name: (last[name] is not None, last[name] or 0))
-    classes = classes[-MOST_CLASSES:]
-    figure, (axes,) = new_figure(9, 1.1 + len(classes) * (0.16 * len(rows) + 0.16))
+    """AP by class, a bar per row of the table; classes in the order of the student's AP."""
+    rows = list(per_class)[:MOST_BARS]
+    student = next((row for row in rows if row.startswith("student")), rows[-1])
+    told = per_class[student]
+    classes = sorted(told, key=lambda name: (told[name] is not None, told[name] or 0))
+    classes = classes[:MOST_CLASSES]
+    legend_lines = -(-len(rows) // 3)
+    figure, (axes,) = new_figure(
+        9, 0.9 + 0.2 * legend_lines + len(classes) * (0.16 * len(rows) + 0.16)
+    )
     height = 0.8 / len(rows)
     for number, row in enumerate(rows):
         places = [place + 0.4 - height * (number + 0.5) for place in range(len(classes))]
         values = [100 * (per_class[row].get(name) or 0) for name in classes]
-        color = _color(row, number)
-        bars = axes.barh(places, values, height, label=row, color=color)
+        title = plain(row.replace("_", " "), 40)
+        bars = axes.barh(
+            places, values, height, label=title, color=color_of(row, number),
+            alpha=0.55 if row.endswith("int8") else 1.0,
+        )  # fmt: skip
         texts = [
             "n/a" if per_class[row].get(name) is None else f"{value:.0f}"
             for name, value in zip(classes, values, strict=True)
         ]
         axes.bar_label(bars, texts, fontsize=7, padding=2, color=SOFT)
-    axes.set_yticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(classes)), [plain(name, LONGEST_NAME) for name in classes])
     axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, 100)
+    axes.set_xlim(0, 104)
     axes.set_ylim(-0.6, len(classes) - 0.4)
     axes.set_xlabel("AP")
-    axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
-    return save_figure(figure, path)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside upper left", ncols=3)
+    return save(figure, path)
 
 
 def _loss_names(run: Mapping[str, Any]) -> list[str]:
@@ -222,45 +237,3 @@ def _loss_names(run: Mapping[str, Any]) -> list[str]:
     for entry in run["curve"]:
         names.update(dict.fromkeys(key for key, value in entry.items() if value is not None))
     return [n for n in names if n not in NOT_LOSSES and not n.startswith("ratio/")]
-
-
-def _color(title: str, number: int = 0) -> str:
-    """Colour of a model wherever it appears; `title` may say more after the model's name."""
-    exact = COLORS.get(title) or COLORS.get(title.split(" ", maxsplit=1)[0])
-    return exact or OTHER_COLORS[number % len(OTHER_COLORS)]
-
-
-def _plain_ticks(axis: "Axis") -> None:
-    """Write 0.5, 1, 2, 5 on a logarithmic axis, not powers of ten."""
-    ticker = require("matplotlib.ticker", extra="train", purpose="Drawing plots")
-    if axis.get_scale() == "log":
-        axis.set_major_locator(ticker.LogLocator(base=10, subs=(1, 2, 5)))
-        axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-        axis.set_minor_formatter(ticker.NullFormatter())
-
-
-def new_figure(
-    width: float, height: float, rows: int = 1, columns: int = 1
-) -> "tuple[Figure, list[Axes]]":
-    """A figure without pyplot: no global state, no window system."""
-    figures = require("matplotlib.figure", extra="train", purpose="Drawing plots")
-    figure: Figure = figures.Figure(figsize=(width, height), layout="constrained")
-    panels = [figure.add_subplot(rows, columns, n + 1) for n in range(rows * columns)]
-    for axes in panels:
-        axes.grid(color=LINE, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=SOFT, labelsize=9)
-        axes.xaxis.label.set_color(SOFT)
-        axes.yaxis.label.set_color(SOFT)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_color(LINE)
-    return figure, panels
-
-
-def save_figure(figure: "Figure", path: Path) -> Path:
-    """Write a PNG whole or not at all; return its path."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=144, facecolor="white")
-    return write_bytes(buffer.getvalue(), path)

@@ -16,6 +16,8 @@ class LoadWatch:
     Attributes:
         load_before: 1-minute load average at the start; None where the system has none.
         load_after: likewise, set by `reasons`.
+        own_used_s: processor seconds that this process used, set by `reasons`.
+        others_share: of the processors, what other programs used; likewise.
     """
 
     LOAD_MARGIN: ClassVar[float] = 0.5  # runnable processes above the number of cores
@@ -26,6 +28,8 @@ class LoadWatch:
     own_s: float
     busy_s: float | None
     load_after: float | None = None
+    own_used_s: float | None = None
+    others_share: float | None = None
 
     @classmethod
     def start(cls) -> "LoadWatch":
@@ -41,9 +45,11 @@ class LoadWatch:
             if load is not None and load > cores + self.LOAD_MARGIN:
                 found.append(f"load average {load:.1f} on {cores} cores at the {moment}")
         busy, elapsed = _busy_s(), time.monotonic() - self.started_s
+        self.own_used_s = round(time.process_time() - self.own_s, 2)
         if busy is not None and self.busy_s is not None and elapsed > 0:
-            others_s = (busy - self.busy_s) - (time.process_time() - self.own_s)
+            others_s = (busy - self.busy_s) - self.own_used_s
             share = others_s / (elapsed * usable_cores())
+            self.others_share = round(max(0.0, share), 3)
             # /proc/stat counts in hundredths of a second: a short window proves nothing.
             if share > self.OTHERS_SHARE and others_s > 0.2:
                 found.append(f"other programs used {share:.0%} of the processors")

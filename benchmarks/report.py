@@ -11,6 +11,7 @@ from benchmarks.plots import draw_plots
 from benchmarks.report_html import html_page
 from benchmarks.report_markdown import markdown_page
 from benchmarks.report_text import derived_warnings
+from benchmarks.story import headline_sentence, waterfall
 from export.atomic import write_json, write_text
 from export.errors import MissingDependencyError, ToolkitError
 
@@ -34,7 +35,11 @@ class ReportRow(_Part):
     ap: dict[str, float | None]  # COCO's twelve, 0..1
     latency_ms: dict[str, Any] | None  # Timing.to_dict(); None: not measured
     predictions: str | None  # relative path of the COCO results
-    verdict: str  # of the timing: valid, noisy: ..., not measured
+    verdict: str  # of the timing: valid, noisy: ..., throttled: ..., not measured
+    deployed: dict[str, Any] | None = None  # deployed_accuracy(): above the threshold of use
+    throughput: tuple[dict[str, Any], ...] = ()  # Throughput.to_dict() of each batch
+    parity: dict[str, Any] = Field(default_factory=dict)  # against torch, see export/parity.py
+    certificate: dict[str, Any] | None = None  # shares of data types, by nodes and by time
 
     @field_validator("ap")
     @classmethod
@@ -69,6 +74,8 @@ class TrainingRun(_Part):
     seconds: float | None = None
     step_ms: float | None = None
     peak_memory_mb: float | None = None
+    terms: tuple[dict[str, Any], ...] = ()  # step, name, value, ratio, gradient_ratio
+    auto_weights: dict[str, float] = Field(default_factory=dict)  # by loss
 
 
 class Speed(_Part):
@@ -118,8 +125,13 @@ def write_report(data: ReportData, folder: Path) -> Path:
 
 
 def report_content(data: ReportData) -> dict[str, Any]:
-    """What report.json holds: `data`, and the warnings that its numbers call for."""
+    """What report.json holds: `data`, and what its numbers add up to.
+
+    That is `headline`, `waterfall` and the warnings that they call for.
+    """
     content = data.model_dump(mode="json", by_alias=True)
+    content["headline"] = headline_sentence(content)
+    content["waterfall"] = waterfall(content)
     content["warnings"] = list(dict.fromkeys([*content["warnings"], *derived_warnings(content)]))
     return content
 
@@ -132,8 +144,8 @@ def render_report(folder: Path) -> Path:
     """
     source = folder / "report.json"
     try:
-        content = json.loads(source.read_text(encoding="utf-8"))
-        ReportData.model_validate(content)
+        given = json.loads(source.read_text(encoding="utf-8"))
+        content = report_content(ReportData.model_validate(given))
     except (OSError, ValueError, ValidationError) as error:
         raise ToolkitError(f"{source}: not a readable report: {error}; run it again") from None
     try:

@@ -6,6 +6,13 @@ from html import escape
 from pathlib import Path
 
 from benchmarks.plots import Plot
+from benchmarks.report_tables import (
+    Table,
+    accuracy_tables,
+    terms_table,
+    timing_tables,
+    trust_tables,
+)
 from benchmarks.report_text import (
     HEADER,
     NUMERIC_COLUMNS,
@@ -17,6 +24,7 @@ from benchmarks.report_text import (
     training_table,
 )
 
+MOST_ROWS = 24  # a longer table is folded
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2937; --soft: #5b6472; --line: #d8dce2;
   --page: #f6f7f9; --card: #ffffff; --good: #0a7d4f; --bad: #b42318; --warn: #fff4e0;
@@ -30,7 +38,12 @@ body { margin: 0; background: var(--page); color: var(--ink);
 main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 60px; }
 h1 { font-size: 26px; margin: 0 0 18px; overflow-wrap: anywhere; }
 h2 { font-size: 18px; margin: 38px 0 12px; }
-.tiles { display: grid; gap: 14px; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); }
+main > h3 { font-size: 14px; margin: 20px 0 8px; }
+.headline { font-size: 17px; line-height: 1.5; margin: 0 0 20px; max-width: 92ch;
+  overflow-wrap: anywhere; }
+details > summary { cursor: pointer; font-size: 13px; color: var(--soft); padding: 4px 2px; }
+.tiles { display: grid; gap: 14px;
+  grid-template-columns: repeat(auto-fit, minmax(min(240px, 100%), 1fr)); }
 .tile, .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 .tile { padding: 14px 16px; }
 .tile h3 { margin: 0; font-size: 13px; font-weight: 600; color: var(--soft); }
@@ -48,18 +61,24 @@ th { font-size: 12px; color: var(--soft); font-weight: 600; vertical-align: bott
 tr:last-child td { border-bottom: 0; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td.number { white-space: nowrap; }
-td.text { min-width: 84px; }
+td.text { min-width: 84px; max-width: 340px; overflow-wrap: break-word; }
+th { max-width: 170px; overflow-wrap: break-word; }
 tr.student td { background: var(--student); }
 .facts td:first-child { color: var(--soft); width: 220px; }
 .facts td { overflow-wrap: anywhere; }
 .notes { font-size: 12.5px; color: var(--soft); margin: 8px 2px 0; }
 .notes p { margin: 0 0 4px; }
-.plots { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); }
+.plots { display: grid; gap: 16px;
+  grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); }
 figure { margin: 0; padding: 12px; background: #ffffff; border: 1px solid var(--line);
   border-radius: 10px; }
 figure { align-self: start; }
 figure.wide { grid-column: 1 / -1; }
 figure.alone { grid-column: 1 / -1; max-width: 800px; }
+.tile .figure, .tile p, .tile h3, .warning, .notes, ul, figcaption, summary {
+  overflow-wrap: anywhere; }
+figure.large { overflow-x: auto; }
+figure.large img { min-width: 940px; }
 figure img { display: block; width: 100%; height: auto; }
 figcaption { font-size: 12.5px; color: #5b6472; padding: 8px 4px 0; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
@@ -71,8 +90,10 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 10p
 def html_page(content: Content, plots: Sequence[Plot], folder: Path) -> str:
     """The whole report as one HTML file, pictures inside."""
     name = escape(content["name"])
+    sentence = content.get("headline")
     body = [
         f"<h1>{name}</h1>",
+        f'<p class="headline">{escape(sentence)}</p>' if sentence else "",
         *(f'<div class="warning" role="alert">{escape(w)}</div>' for w in content["warnings"]),
         _tiles(content),
         "<h2>Results</h2>",
@@ -84,22 +105,25 @@ def html_page(content: Content, plots: Sequence[Plot], folder: Path) -> str:
         ),
         _notes(table_footnotes(content)),
         _plots([plot for plot in plots if plot.chapter == "results"]),
+        *_chapter("Accuracy", accuracy_tables(content)),
+        _plots([plot for plot in plots if plot.chapter == "classes"]),
     ]
+    if content["pictures"]:
+        body += ["<h2>Photographs</h2>", '<div class="plots">']
+        for picture in content["pictures"]:
+            body.append(_figure(folder / picture["path"], picture["caption"], "wide large"))
+        body.append("</div>")
+    body += _chapter("Timing", timing_tables(content))
+    body += _chapter("Parity and precision", trust_tables(content))
     if content["training"]:
         header, cells = training_table(content)
+        terms = terms_table(content)
         body += [
             "<h2>Training</h2>",
             _table(header, cells, range(1, len(header))),
             _plots([plot for plot in plots if plot.chapter == "training"]),
+            *(_titled(terms) if terms else []),
         ]
-    classes = [plot for plot in plots if plot.chapter == "classes"]
-    if classes:
-        body += ["<h2>Classes</h2>", _plots(classes)]
-    if content["pictures"]:
-        body += ["<h2>Photographs</h2>", '<div class="plots">']
-        for picture in content["pictures"]:
-            body.append(_figure(folder / picture["path"], picture["caption"], "wide"))
-        body.append("</div>")
     if content["data"]:
         body += ["<h2>Data</h2>", _facts(content["data"])]
     if content["notes"]:
@@ -115,6 +139,22 @@ def html_page(content: Content, plots: Sequence[Plot], folder: Path) -> str:
         + "\n".join(part for part in body if part)
         + "\n</main></body></html>\n"
     )
+
+
+def _chapter(title: str, tables: Sequence[Table]) -> list[str]:
+    """A heading and tables with their titles; nothing where there is no table."""
+    if not tables:
+        return []
+    return [f"<h2>{escape(title)}</h2>", *(part for table in tables for part in _titled(table))]
+
+
+def _titled(table: Table) -> list[str]:
+    """A table under its title; a long one is folded, which needs no script."""
+    drawn = _table(table.header, table.rows, sorted(table.numeric))
+    if len(table.rows) > MOST_ROWS:
+        count = f"{len(table.rows)} rows"
+        drawn = f"<details><summary>{count}</summary>{drawn}</details>"
+    return [f"<h3>{escape(table.title)}</h3>", drawn, _notes(table.notes) if table.notes else ""]
 
 
 def _tiles(content: Content) -> str:
@@ -158,7 +198,7 @@ def _notes(notes: Iterable[str]) -> str:
 def _plots(plots: Sequence[Plot]) -> str:
     if not plots:
         return ""
-    alone = "alone" if len(plots) == 1 else ""
+    alone = "alone" if sum(not plot.wide for plot in plots) == 1 else ""
     figures = "".join(
         _figure(plot.path, plot.title, "wide" if plot.wide else alone) for plot in plots
     )
@@ -168,12 +208,14 @@ def _plots(plots: Sequence[Plot]) -> str:
 def _figure(path: Path, caption: str, kind: str) -> str:
     """A picture as text inside the page; a picture that is gone is said, not left out."""
     text = escape(caption)
+    kind_of_file = "jpeg" if path.suffix.lower() in (".jpg", ".jpeg") else "png"
     try:
         content = base64.b64encode(path.read_bytes()).decode("ascii")
     except OSError:
         return f"<figure><figcaption>{text} (picture not found)</figcaption></figure>"
     return (
-        f'<figure class="{kind}"><img alt="{text}" src="data:image/png;base64,{content}">'
+        f'<figure class="{kind}">'
+        f'<img alt="{text}" src="data:image/{kind_of_file};base64,{content}">'
         f"<figcaption>{text}</figcaption></figure>"
     )
 

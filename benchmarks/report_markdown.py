@@ -4,6 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.plots import Plot
+from benchmarks.report_tables import (
+    Table,
+    accuracy_tables,
+    terms_table,
+    timing_tables,
+    trust_tables,
+)
 from benchmarks.report_text import (
     HEADER,
     NUMERIC_COLUMNS,
@@ -19,6 +26,8 @@ from benchmarks.report_text import (
 def markdown_page(content: Content, plots: Sequence[Plot], folder: Path) -> str:
     """The whole report as Markdown; pictures by relative path."""
     lines = [f"# {content['name']}", ""]
+    if content.get("headline"):
+        lines += [content["headline"], ""]
     for warning in content["warnings"]:
         lines += [f"> **Warning.** {warning}", ">"]
     if content["warnings"]:
@@ -28,15 +37,21 @@ def markdown_page(content: Content, plots: Sequence[Plot], folder: Path) -> str:
     lines += ["", "## Results", ""]
     lines += _table(HEADER, [table_row(row) for row in content["rows"]], NUMERIC_COLUMNS)
     lines += ["", *(f"{note}  " for note in table_footnotes(content)), ""]
-    for plot in plots:
-        lines += [f"![{plot.title}]({plot.path.relative_to(folder).as_posix()})", ""]
-    if content["training"]:
-        header, cells = training_table(content)
-        lines += ["## Training", "", *_table(header, cells, range(1, len(header))), ""]
+    lines += _plots(plots, "results", folder)
+    lines += _chapter("Accuracy", accuracy_tables(content))
+    lines += _plots(plots, "classes", folder)
     if content["pictures"]:
         lines += ["## Photographs", ""]
         for picture in content["pictures"]:
             lines += [f"![{picture['caption']}]({picture['path']})", "", picture["caption"], ""]
+    lines += _chapter("Timing", timing_tables(content))
+    lines += _chapter("Parity and precision", trust_tables(content))
+    if content["training"]:
+        header, cells = training_table(content)
+        terms = terms_table(content)
+        lines += ["## Training", "", *_table(header, cells, range(1, len(header))), ""]
+        lines += _plots(plots, "training", folder)
+        lines += _titled(terms) if terms else []
     if content["data"]:
         lines += ["## Data", "", *_facts(content["data"]), ""]
     if content["notes"]:
@@ -47,6 +62,27 @@ def markdown_page(content: Content, plots: Sequence[Plot], folder: Path) -> str:
     return "\n".join(lines)
 
 
+def _plots(plots: Sequence[Plot], chapter: str, folder: Path) -> list[str]:
+    lines = []
+    for plot in plots:
+        if plot.chapter == chapter:
+            lines += [f"![{plot.title}]({plot.path.relative_to(folder).as_posix()})", ""]
+    return lines
+
+
+def _chapter(title: str, tables: Sequence[Table]) -> list[str]:
+    if not tables:
+        return []
+    return [f"## {title}", "", *(line for table in tables for line in _titled(table))]
+
+
+def _titled(table: Table) -> list[str]:
+    lines = [f"### {table.title}", "", *_table(table.header, table.rows, sorted(table.numeric)), ""]
+    if table.notes:
+        lines += [*(f"{note}  " for note in table.notes), ""]
+    return lines
+
+
 def _table(
     header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int]
 ) -> list[str]:
@@ -55,7 +91,12 @@ def _table(
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _cell(text: str) -> str:
+    """Text that neither ends the cell nor becomes a tag."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _facts(tree: object) -> list[str]:

@@ -23,7 +23,7 @@ HEADER = (
     "AP75",
     "size MB",
     "params",
-    "engine p50 ms [95\u00a0%]",
+    "with copies p50 ms [95\u00a0%]",
     "end-to-end p50 ms [95\u00a0%]",
     "p90",
     "p99",
@@ -33,6 +33,7 @@ NUMERIC_COLUMNS = range(3, 12)
 # COCO AP, 0..1: beyond these an export is reported as costing accuracy.
 FP32_TOLERANCE = 0.001
 INT8_TOLERANCE = 0.01
+DOUBTFUL = ("noisy", "throttled")
 BELOW_RELIABLE = "\u2020"  # a dagger; an asterisk would start a list in Markdown
 
 
@@ -129,7 +130,7 @@ def table_footnotes(content: Content) -> list[str]:
             notes.append(f"{BELOW_RELIABLE} fewer than 500 calls: p99 rests on a handful of them.")
     doubts: dict[str, list[str]] = {}
     for row in content["rows"]:
-        if row["verdict"].startswith("noisy: "):
+        if row["verdict"].startswith(DOUBTFUL):
             doubts.setdefault(row["verdict"], []).append(row_title(row))
     notes += [f"{', '.join(titles)}: {doubt}." for doubt, titles in doubts.items()]
     return notes
@@ -204,7 +205,7 @@ def derived_warnings(content: Content) -> list[str]:
                 f"(expected within {points(limit)})."
             )
     found += _slow_int8(rows)
-    noisy = [row_title(row) for row in rows if row["verdict"].startswith("noisy")]
+    noisy = [row_title(row) for row in rows if row["verdict"].startswith(DOUBTFUL)]
     if noisy:
         found.append(
             f"Latency was measured on a machine that was not quiet ({len(noisy)} of {len(rows)} "
@@ -274,7 +275,7 @@ def _gain_headline(gain: Content) -> Headline:
 
 
 def _speed_headline(speed: Content) -> Headline:
-    scope = {"engine": "model only", "end_to_end": "end to end"}[speed["scope"]]
+    scope = {"engine": "model with copies", "end_to_end": "end to end"}[speed["scope"]]
     interval = speed["ci95"]
     between = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
     changed = speed["verdict"] != "no change"
@@ -299,10 +300,10 @@ def _slow_int8(rows: Sequence[Content]) -> list[str]:
                 fp32 = other["latency_ms"]["engine"]["p50"]
                 if int8 >= fp32:
                     found.append(
-                        f"INT8 is not worth it here: {row_title(row)} takes {milliseconds(int8)} "
-                        f"ms, fp32 {milliseconds(fp32)} ms."
+                        f"{row_title(row)} takes {milliseconds(int8)} ms, fp32 "
+                        f"{milliseconds(fp32)} ms"
                     )
-    return found
+    return [f"INT8 is not worth it here: {'; '.join(found)}."] if found else []
 
 
 def _ap_of(rows: Sequence[Content], model: str, backend: str | None) -> float | None:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.coco_images import ImageSet, coco_ground_truth, read_coco
+from benchmarks.deployed import deployed_accuracy
 from benchmarks.environment import environment
 from benchmarks.evaluate import category_of_label, predict, save_predictions
 from benchmarks.latency import BenchmarkConfig, Timing, measure, ratio_ci
@@ -19,6 +20,7 @@ from benchmarks.metrics.size import size_mb
 from benchmarks.report import ReportData, ReportRow, Speed, report_content, write_report
 from benchmarks.report_text import HEADER, Content, row_title, table_footnotes, table_row
 from benchmarks.samples import sample_grid, telling_pictures
+from benchmarks.throughput import sweep
 from export.engine import Engine, open_engine
 from export.errors import ToolkitError
 from export.manifest import Manifest
@@ -72,8 +74,21 @@ def run(
             predictions[name] = predict(engine, images)
             metrics[name] = coco_map(predictions[name], truth)
         print(f"latency of {len(opened)} in turns", file=sys.stderr)
-        timings = measure(opened, images, BenchmarkConfig(threads=threads))
+        config = BenchmarkConfig(threads=threads)
+        timings = measure(opened, images, config)
         content = _content(dict(zip(engines, models, strict=True)), opened, metrics, timings)
+        print(f"throughput at batch {_listed(config.throughput_batches)}", file=sys.stderr)
+        swept = sweep(opened, images, config)
+    rows = []
+    for row, (name, engine) in zip(content.rows, engines.items(), strict=True):
+        threshold = engine.manifest.score_threshold
+        measured = {
+            "deployed": deployed_accuracy(predictions[name], truth, threshold),
+            "throughput": tuple(entry.to_dict() for entry in swept[name]),
+            "parity": dict(engine.manifest.parity),
+        }
+        rows.append(row.model_copy(update=measured))
+    content = content.model_copy(update={"rows": tuple(rows)})
     content = content.model_copy(update={"name": f"{data.stem}, {len(images)} pictures"})
     if out is not None:
         content = _save(content, images, predictions, out)
@@ -144,7 +159,7 @@ def _save(
         rows.append(row.model_copy(update={"predictions": path.relative_to(out).as_posix()}))
     threshold = BenchmarkConfig().score_threshold
     sheet = sample_grid(
-        images, telling_pictures(images), predictions, threshold, out / "plots" / "samples.png"
+        images, telling_pictures(images, 8), predictions, threshold, out / "plots" / "samples.jpg"
     )
     picture = {
         "path": sheet.relative_to(out).as_posix(),
@@ -155,6 +170,10 @@ def _save(
     )
     write_report(saved, out)
     return saved
+
+
+def _listed(batches: Sequence[int]) -> str:
+    return ", ".join(map(str, batches))
 
 
 def _name(path: Path, models: Sequence[Path]) -> str:

@@ -14,6 +14,7 @@ from benchmarks.coco_images import coco_ground_truth, read_photograph
 from benchmarks.evaluate import predict, save_predictions
 from benchmarks.latency import measure
 from benchmarks.metrics.coco_map import coco_map
+from benchmarks.throughput import sweep
 from compress.artifacts import REFUSED, Maker
 from compress.data import Data
 from compress.detector import Detector
@@ -176,11 +177,13 @@ def time_rows(
         with ExitStack() as stack:
             engines = {row.key: stack.enter_context(row.open()) for row in rows}
             timings = measure(engines, data.val, recipe.benchmark)
+            swept = sweep(engines, data.val, recipe.benchmark)
         torch.set_num_threads(threads)
         found = {
             key: {
                 "latency_ms": timing.to_dict(),
                 "verdict": timing.verdict,
+                "throughput": [entry.to_dict() for entry in swept[key]],
                 "engine_blocks": timing.engine_blocks,
                 "end_to_end_blocks": timing.end_to_end_blocks,
             }

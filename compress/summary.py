@@ -1,10 +1,12 @@
 """Assemble what the report tells from what the stages left behind."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.coco_images import coco_ground_truth
+from benchmarks.deployed import deployed_accuracy
 from benchmarks.environment import environment
 from benchmarks.latency import ratio_ci
 from benchmarks.report import Gain, Picture, ReportData, ReportRow, Speed, TrainingRun, write_report
@@ -20,7 +22,7 @@ from compress.session import Session
 
 Measured = dict[str, dict[str, Any]]
 SHIPPED = "onnxruntime-fp32"  # gains are those of the exported files
-PICTURES = 6
+PICTURES = 8
 
 
 def summarize(
@@ -42,7 +44,7 @@ def summarize(
         environment={**environment(), "device": str(session.torch_device())},
         training=training,
         gain=_gain(session, recipe, data, accuracy),
-        rows=tuple(ReportRow.model_validate(row) for row in table),
+        rows=tuple(_rows(recipe, data, table, out)),
         speed=tuple(_speed(recipe, latency)),
         per_class={_title(r): r["per_class"] for r in table if r["backend"] != "torch"},
         pictures=tuple(_pictures(session, recipe, data, out)),
@@ -52,6 +54,17 @@ def summarize(
         warnings=(*_warnings(rooms), *_refused(session)),
     )
     return write_report(report, out)
+
+
+def _rows(
+    recipe: Recipe, data: Data, table: list[dict[str, Any]], out: Path
+) -> Iterator[ReportRow]:
+    """The rows of the table, with what is left of their accuracy at the threshold of use."""
+    truth = coco_ground_truth(data.val)
+    for row in table:
+        results = json.loads((out / row["predictions"]).read_text(encoding="utf-8"))
+        deployed = deployed_accuracy(results, truth, recipe.export.score_threshold)
+        yield ReportRow.model_validate({**row, "deployed": deployed})
 
 
 def _training(name: str, room: Path) -> TrainingRun:
@@ -156,9 +169,15 @@ def _pictures(session: Session, recipe: Recipe, data: Data, out: Path) -> list[P
     columns = {
         name.partition("-")[2] or name: _predictions(session, f"{name}-{SHIPPED}") for name in roles
     }
+    int8 = f"seed{recipe.seed}-student-onnxruntime-int8"
+    if (session.home / "evaluation" / int8).exists():
+        columns["student int8"] = _predictions(session, int8)
     threshold = recipe.export.score_threshold
-    path = sample_grid(data.val, indices, columns, threshold, out / "pictures.png")
-    caption = f"Validation pictures; boxes scored above {threshold:g}, from the ONNX files in fp32."
+    path = sample_grid(data.val, indices, columns, threshold, out / "pictures.jpg")
+    caption = (
+        f"Validation pictures; boxes scored from {threshold:g}, found by the ONNX files: fp32 "
+        "where nothing else is said."
+    )
     return [Picture(path=path.name, caption=caption)]
 
 

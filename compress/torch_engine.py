@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from compress.detector import Detector
 from export.detections import Candidates
+from export.errors import ExportError
 from export.manifest import Manifest
 
 
@@ -26,6 +27,7 @@ class TorchEngine:
         self._device = device or torch.device("cpu")
         self._threads = threads
         self._was_training = False
+        self._resident: torch.Tensor | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -41,6 +43,27 @@ class TorchEngine:
         return Candidates(
             boxes.float().cpu().numpy(), scores.float().cpu().numpy(), labels.cpu().numpy()
         )
+
+    @property
+    def device(self) -> str:
+        """Where it computes: cpu, cuda."""
+        return self._device.type
+
+    def upload(self, images: NDArray[np.float32]) -> None:
+        """Bring (B, 3, H, W) to the device, for `enqueue`."""
+        self._resident = torch.from_numpy(images).to(self._device)
+
+    def enqueue(self) -> None:
+        """Queue one pass over what was uploaded last; its outputs stay on the device."""
+        if self._resident is None:
+            raise ExportError(f"{self._manifest.model}: upload a batch first")
+        with torch.inference_mode():
+            self._detector.candidates(self._resident)
+
+    def synchronize(self) -> None:
+        """Wait for all that was queued."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def __enter__(self) -> Self:
         """Put the detector into eval mode on the device."""
@@ -58,3 +81,4 @@ class TorchEngine:
     ) -> None:
         """Put it back into the mode it was in."""
         self._detector.train(self._was_training)
+        self._resident = None

@@ -1,5 +1,6 @@
 import gc
 import json
+import time
 
 import pytest
 from pydantic import ValidationError
@@ -164,3 +165,59 @@ def test_end_to_end_ends_with_boxes_in_the_photograph():
 def test_one_block_could_not_have_an_interval():
     with pytest.raises(ValidationError, match="blocks"):
         BenchmarkConfig(blocks=1)
+
+
+class DeviceBrightEngine(BrightEngine):
+    """A pretended device: a copy takes 3 ms, a pass 1 ms."""
+
+    device = "cuda"
+
+    def candidates(self, images):
+        self.upload(images)
+        self.enqueue()
+        self.synchronize()
+        return super().candidates(images)
+
+    def upload(self, images):
+        self.resident = images
+        time.sleep(3e-3)
+
+    def enqueue(self):
+        assert self.resident is not None
+        time.sleep(1e-3)
+
+    def synchronize(self):
+        pass
+
+
+def test_on_the_cpu_the_model_scope_is_the_one_with_copies():
+    with BrightEngine() as engine:
+        timing = measure({"only": engine}, bright_set(), SHORT)["only"]
+    assert timing.model is None
+    assert "on the CPU nothing is copied" in timing.to_dict()["model_scope"]
+    assert timing.watch["gpu"] == "not watched: no engine here uses one"
+
+
+def test_a_device_is_timed_with_and_without_copies_and_for_longer():
+    config = BenchmarkConfig(blocks=2, calls_per_block=5, warmup=1, images=3, time_limit_s=1)
+    timing = measure({"only": DeviceBrightEngine()}, bright_set(), config)["only"]
+    assert timing.model is not None
+    assert 1 <= timing.model.min_ms < 4 <= timing.engine.min_ms
+    assert timing.model.n == timing.engine.n > 10  # more than asked: limited by time alone
+    assert timing.to_dict()["model_scope"] == "measured"
+
+
+def test_a_device_that_cannot_leave_the_copies_out_says_so():
+    class Closed(BrightEngine):
+        device = "cuda"
+
+    config = BenchmarkConfig(blocks=2, calls_per_block=2, warmup=1, images=1, time_limit_s=0.2)
+    timing = measure({"only": Closed()}, bright_set(), config)["only"]
+    assert timing.model is None
+    assert timing.model_scope.startswith("not measured")
+
+
+def test_the_middle_half_of_the_calls_is_told():
+    # 1..101 ms: quartiles at 26 and 76 exactly.
+    found = latency([range(1, 102)]).to_dict()
+    assert (found["p25"], found["p75"], found["iqr"]) == (26, 76, 50)

@@ -99,7 +99,9 @@ def test_pages_are_drawn_from_report_json_alone(tmp_path):
     )
     _, markdown, html = written(data, tmp_path)
     plots = sorted(path.name for path in (tmp_path / "plots").iterdir())
-    assert plots == ["ap_curves.png", "latency_ap.png", "losses.png", "per_class.png"]
+    assert plots == [
+        *("ap_curves.png", "latency_ap.png", "losses.png", "per_class.png", "waterfall.png"),
+    ]
     (tmp_path / "report.md").unlink()
     (tmp_path / "report.html").unlink()
     render_report(tmp_path)
@@ -112,7 +114,7 @@ def test_the_html_is_one_file_without_anything_from_elsewhere(tmp_path):
     sheet = sample_grid(images, telling_pictures(images), {"student": []}, 0.25, tmp_path / "s.png")
     picture = Picture(path=sheet.name, caption="three pictures")
     _, markdown, html = written(report(pictures=(picture,)), tmp_path)
-    assert html.count("data:image/png;base64,") == 1
+    assert html.count("data:image/png;base64,") == 2  # the waterfall and the sheet
     assert "http" not in html
     assert "<script" not in html
     assert "![three pictures](s.png)" in markdown
@@ -184,13 +186,13 @@ def test_a_speed_ratio_whose_interval_holds_one_is_no_change(tmp_path):
         verdict="no change",
     )  # fmt: skip
     _, markdown, _ = written(report(speed=(speed,)), tmp_path)
-    assert "**Speed, model only: no change.**" in markdown
+    assert "**Speed, model with copies: no change.**" in markdown
     assert "1.02 [0.90, 1.10] times as fast" in markdown
 
 
 def test_what_was_not_measured_is_n_a_and_not_a_number(tmp_path):
     _, markdown, _ = written(report(row("student", 0.6)), tmp_path)
-    (line,) = [line for line in markdown.splitlines() if line.startswith("| student")]
+    line = next(line for line in markdown.splitlines() if line.startswith("| student"))
     assert line.split(" | ")[6:12] == ["n/a", "203 k", "n/a", "n/a", "n/a", "n/a"]
 
 

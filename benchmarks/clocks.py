@@ -1,0 +1,248 @@
+"""Watch the clocks while a stopwatch runs: a processor that slows down spoils the numbers.
+
+Everything is read, nothing is set: on machines that are borrowed clocks cannot be locked, so the
+report says what they did instead. The GPU is asked through NVML (package nvidia-ml-py, optional).
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# What makes a GPU slower than its clock says: NVML's event bits.
+LIMITS = {
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "power brake",
+}
+SM_MARGIN = 0.03  # the SM clock may move by this share
+CPU_MARGIN = 0.10  # a core's clock is read at one moment, so it may move more
+ENERGY_WINDOW_S = 0.5  # NVML's counter moves in steps of up to 0.1 s: less proves nothing
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One look at the clocks; None where the machine does not tell.
+
+    Attributes:
+        cpu_mhz: mean over the cores that this process may use.
+        cpu_throttles: times that a core was throttled since boot.
+        limits: NVML's bits of what holds the GPU back, see `LIMITS`.
+        energy_mj: millijoules that the whole board has used since the driver was loaded.
+    """
+
+    cpu_mhz: float | None = None
+    cpu_throttles: int | None = None
+    sm_mhz: float | None = None
+    memory_mhz: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    limits: int | None = None
+    energy_mj: float | None = None
+
+
+Span = tuple[Reading, Reading]  # before and after a block
+
+
+class ClockWatch:
+    """Reads the processor, and the GPU if one is used. Opens NVML on enter, closes it on exit.
+
+    Attributes:
+        gpu: what can be said of the GPU: its name, or why it is not watched.
+        others: whether other programs were using the GPU at the start.
+    """
+
+    def __init__(
+        self,
+        *,
+        gpu: bool,
+        nvml: ModuleType | None = None,
+        system: Path = Path("/sys/devices/system/cpu"),
+        cpuinfo: Path = Path("/proc/cpuinfo"),
+    ) -> None:
+        self.gpu = "not watched: no engine here uses one"
+        self.others = False
+        self._wanted, self._nvml, self._handle = gpu, nvml, None
+        self._system, self._cpuinfo = system, cpuinfo
+
+    def __enter__(self) -> "ClockWatch":
+        """Find the GPU that CUDA calls the first."""
+        if not self._wanted:
+            return self
+        if self._nvml is None:
+            try:
+                import pynvml
+            except ImportError:
+                self.gpu = "not watched: nvidia-ml-py is not installed (slimdet[nvml])"
+                return self
+            self._nvml = pynvml
+        try:
+            self._nvml.nvmlInit()
+            self._handle = _visible_gpu(self._nvml)
+            name = self._nvml.nvmlDeviceGetName(self._handle)
+            self.gpu = name.decode() if isinstance(name, bytes) else str(name)
+            running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+            self.others = len({process.pid for process in running} - {os.getpid()}) > 1
+        except Exception as error:  # every NVML failure is its own class; none may end a benchmark
+            self.gpu = f"not watched: NVML says {error}"
+            self._handle = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of NVML."""
+        if self._handle is not None and self._nvml is not None:
+            self._nvml.nvmlShutdown()
+            self._handle = None
+
+    def read(self) -> Reading:
+        """Look at every clock once; takes about a millisecond."""
+        return Reading(
+            cpu_mhz=cpu_mhz(self._system, self._cpuinfo),
+            cpu_throttles=_throttles(self._system),
+            **self._read_gpu(),
+        )
+
+    def _read_gpu(self) -> dict[str, Any]:
+        nvml, handle = self._nvml, self._handle
+        if nvml is None or handle is None:
+            return {}
+        reasons = getattr(
+            nvml,
+            "nvmlDeviceGetCurrentClocksEventReasons",
+            getattr(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", None),
+        )
+        asked = {
+            "sm_mhz": lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            "memory_mhz": lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+            "temperature_c": lambda: float(
+                nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)
+            ),
+            "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+            "limits": lambda: int(reasons(handle)) if reasons else None,
+            "energy_mj": lambda: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)),
+        }
+        return {name: _asked(ask) for name, ask in asked.items()}
+
+
+def throttled(spans: Sequence[Span]) -> list[str]:
+    """Say in words what slowed the machine down during the blocks; empty if nothing did."""
+    found = []
+    for bit, name in LIMITS.items():
+        hit = sum(any((look.limits or 0) & bit for look in span) for span in spans)
+        if hit:
+            found.append(f"GPU {name} in {hit} of {len(spans)} blocks")
+    moved = _moved(spans, "sm_mhz")
+    if moved is not None and moved > SM_MARGIN:
+        found.append(f"SM clock moved by {moved:.0%}")
+    events = [
+        after.cpu_throttles - before.cpu_throttles
+        for before, after in spans
+        if before.cpu_throttles is not None and after.cpu_throttles is not None
+    ]
+    if sum(events):
+        found.append(f"the processor was throttled {sum(events)} times")
+    return found
+
+
+def unsteady(spans: Sequence[Span]) -> list[str]:
+    """Say whether the processor's clock moved more than looking at single moments explains."""
+    moved = _moved(spans, "cpu_mhz")
+    if moved is None or moved <= CPU_MARGIN:
+        return []
+    return [f"processor clock moved by {moved:.0%}"]
+
+
+def ranges(spans: Sequence[Span]) -> dict[str, list[float]]:
+    """Lowest and highest value of every clock and sensor that told one."""
+    found = {}
+    for name in (field.name for field in fields(Reading)):
+        if name in ("limits", "energy_mj", "cpu_throttles"):
+            continue
+        values = _values(spans, name)
+        if values:
+            found[name] = [round(min(values), 1), round(max(values), 1)]
+    return found
+
+
+def energy_mj(spans: Sequence[Span], pictures: int, seconds: float) -> float | None:
+    """Millijoules per picture of the whole board, its idle draw included; None if not known."""
+    used = [
+        after.energy_mj - before.energy_mj
+        for before, after in spans
+        if before.energy_mj is not None and after.energy_mj is not None
+    ]
+    if len(used) < len(spans) or not used or seconds < ENERGY_WINDOW_S or not pictures:
+        return None
+    return sum(used) / pictures
+
+
+def cpu_mhz(system: Path, cpuinfo: Path) -> float | None:
+    """Mean clock now of the cores that this process may use; None where nothing tells."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    files = [system / f"cpu{core}" / "cpufreq" / "scaling_cur_freq" for core in cores]
+    try:
+        found = [int(file.read_text(encoding="ascii")) / 1e3 for file in files]
+    except (OSError, ValueError):  # virtual machines have no cpufreq
+        try:
+            lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return None
+        found = [float(line.split(":")[1]) for line in lines if line.startswith("cpu MHz")]
+    return sum(found) / len(found) if found else None
+
+
+def _asked(ask: Callable[[], Any]) -> Any:
+    """What a sensor says; None where this GPU has no such sensor."""
+    try:
+        return ask()
+    except Exception:
+        return None
+
+
+def _throttles(system: Path) -> int | None:
+    files = system.glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
+    try:
+        counted = [int(file.read_text(encoding="ascii")) for file in files]
+    except (OSError, ValueError):
+        return None
+    return sum(counted) if counted else None
+
+
+def _visible_gpu(nvml: ModuleType) -> Any:
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
+    if first.isdigit():
+        return nvml.nvmlDeviceGetHandleByIndex(int(first))
+    return nvml.nvmlDeviceGetHandleByUUID(first)
+
+
+def _values(spans: Sequence[Span], name: str) -> list[float]:
+    values = [getattr(look, name) for span in spans for look in span]
+    return [float(value) for value in values if value is not None]
+
+
+def _moved(spans: Sequence[Span], name: str) -> float | None:
+    """Range of a clock as a share of its highest value, judged at the ends of the blocks."""
+    values = [getattr(after, name) for _, after in spans if getattr(after, name) is not None]
+    return (max(values) - min(values)) / max(values) if values and max(values) else None
+
+
+def describe(readings: Mapping[str, Sequence[float]]) -> str:
+    """`SM 1980 MHz, 61 to 64 C`, for people."""
+    names = {
+        "cpu_mhz": ("processor", "MHz"),
+        "sm_mhz": ("SM", "MHz"),
+        "memory_mhz": ("memory", "MHz"),
+        "temperature_c": ("GPU", "\u00b0C"),
+        "power_w": ("GPU", "W"),
+    }
+    parts = []
+    for key, (name, unit) in names.items():
+        if key in readings:
+            low, high = readings[key]
+            span = f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
+            parts.append(f"{name} {span} {unit}")
+    return ", ".join(parts)

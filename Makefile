@@ -24,7 +24,7 @@ test-base: $(BASE)/installed
 	$(BASE)/bin/python -m tests.base_install
 
 unit: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2
 
 install: $(VENV)/installed
 

@@ -16,8 +16,8 @@ from compress.batch import Batch, Targets
 from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
 from compress.detectors.matching import (
     as_torchvision,
-    joined_matches,
-    match_overlaps,
+    decode_at,
+    match_all,
     overlap_mask,
 )
 from compress.detectors.nms_op import onnx_translations
@@ -157,9 +157,7 @@ class FasterRcnn(Detector):
         return flat[0].float().view(count, places), flat[1].float().view(count, places, 4)
 
     def _decode(self, deltas: Tensor, locations: Tensor) -> Tensor:
-        anchors = self.anchors[locations].reshape(-1, 4)
-        boxes: Tensor = self.head.rpn.box_coder.decode_single(deltas.reshape(-1, 4), anchors)
-        return boxes.reshape(deltas.shape)
+        return decode_at(self.head.rpn.box_coder, self.anchors, deltas, locations)
 
     def _dense(self, objectness: Tensor, deltas: Tensor) -> Dense:
         everywhere = torch.arange(len(self.anchors), device=deltas.device).expand(len(deltas), -1)
@@ -175,8 +173,7 @@ class FasterRcnn(Detector):
         )
 
     def _match(self, boxes: Sequence[Tensor]) -> Tensor:
-        matcher = self.head.rpn.proposal_matcher
-        return joined_matches([match_overlaps(matcher, self.anchors, b) for b in boxes], boxes)
+        return match_all(self.head.rpn.proposal_matcher, self.anchors, boxes)
 
     def _first_losses(self, objectness: Tensor, deltas: Tensor, batch: Batch) -> dict[str, Tensor]:
         count, rpn = batch.labeled, self.head.rpn

@@ -12,7 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from compress.backbones import Backbone
 from compress.batch import Batch, Targets, boxes_per_image
 from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
-from compress.detectors.matching import as_torchvision, joined_matches
+from compress.detectors.matching import as_torchvision, joined_matches, own_share
 from compress.detectors.selection import dense_candidates
 from compress.detectors.settings import (
     DetectorSettings,
@@ -26,7 +26,6 @@ from compress.detectors.settings import (
 from compress.detectors.towers import Tower, finish_towers, run_towers
 from compress.neck import Neck
 from compress.norm import Norm
-from compress.processes import mean_over_processes
 
 CENTRE_RADIUS = 1.5  # of centre sampling, in strides
 
@@ -196,9 +195,8 @@ class Fcos(Detector):
         return index.masked_fill(smallest.isinf(), -1)
 
     def _losses(self, raw: dict[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
-        positives = torch.zeros((), device=self.anchors.device)
+        matches = [self._match(boxes) for boxes in boxes_per_image(targets)]
         if targets:
-            matches = [self._match(boxes) for boxes in boxes_per_image(targets)]
             anchors = [self.anchors] * len(targets)
             found = self.head.predictor.compute_loss(as_torchvision(targets), raw, anchors, matches)
             losses = {
@@ -206,16 +204,14 @@ class Fcos(Detector):
                 "box": found["bbox_regression"],
                 "centerness": found["bbox_ctrness"],
             }
-            positives = torch.stack([(match >= 0).sum() for match in matches]).sum().float()
         else:
             losses = {
                 "classification": raw["cls_logits"].sum(),  # of no picture: 0, and attached
                 "box": raw["bbox_regression"].sum(),
                 "centerness": raw["bbox_ctrness"].sum(),
             }
-        # torchvision divides by this process's own positives
-        ratio = positives.clamp(min=1) / mean_over_processes(positives).clamp(min=1)
-        return {name: loss * ratio for name, loss in losses.items()}
+        share = own_share(matches, self.anchors)
+        return {name: loss * share for name, loss in losses.items()}
 
     def candidates(self, images: Tensor) -> Candidates:
         """Return the best (point, class) pairs; see `Detector.candidates`."""

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou
 
 from compress.batch import Targets
+from compress.processes import mean_over_processes
 
 
 def overlap_mask(anchors: Tensor, boxes: Sequence[Tensor], threshold: float) -> Tensor:
@@ -40,6 +41,29 @@ def match_overlaps(matcher: Matcher, anchors: Tensor, boxes: Tensor) -> Tensor:
         return torch.full((len(anchors),), -1, device=anchors.device)
     found: Tensor = matcher(box_iou(boxes.to(anchors), anchors))
     return found
+
+
+def match_all(matcher: Matcher, anchors: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+    """Return `match_overlaps` of every picture as `Dense.match` wants it, (B, P)."""
+    return joined_matches([match_overlaps(matcher, anchors, own) for own in boxes], boxes)
+
+
+def own_share(matches: Sequence[Tensor], anchors: Tensor) -> Tensor:
+    """Return what to multiply a loss by that torchvision divided by this process's positives.
+
+    Then it is divided by their mean over the processes, as one process on the whole batch would.
+    Every process has to ask, also one without labelled pictures: the others wait for its count.
+    """
+    counts = [anchors.new_zeros(()), *((match >= 0).sum() for match in matches)]
+    positives = torch.stack([count.float() for count in counts]).sum()
+    return positives.clamp(min=1) / mean_over_processes(positives).clamp(min=1)
+
+
+def decode_at(coder: BoxCoder, anchors: Tensor, deltas: Tensor, locations: Tensor) -> Tensor:
+    """Return the xyxy boxes (B, k, 4) of deltas (B, k, 4) at the locations (B, k) of anchors."""
+    own = anchors[locations].reshape(-1, 4)
+    boxes: Tensor = coder.decode_single(deltas.reshape(-1, 4), own)
+    return boxes.reshape(deltas.shape)
 
 
 def joined_matches(matches: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,8 @@ from compress.batch import Batch, Targets
 from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
 from compress.detectors.matching import (
     as_torchvision,
-    joined_matches,
+    decode_at,
+    match_all,
     match_overlaps,
     overlap_mask,
 )
@@ -174,12 +175,10 @@ class RetinaNet(Detector):
         )
 
     def _match(self, boxes: Sequence[Tensor]) -> Tensor:
-        return joined_matches([match_overlaps(self.matcher, self.anchors, b) for b in boxes], boxes)
+        return match_all(self.matcher, self.anchors, boxes)
 
     def _decode(self, deltas: Tensor, locations: Tensor) -> Tensor:
-        anchors = self.anchors[locations].reshape(-1, 4)
-        boxes: Tensor = self.coder.decode_single(deltas.reshape(-1, 4), anchors)
-        return boxes.reshape(deltas.shape)
+        return decode_at(self.coder, self.anchors, deltas, locations)
 
     def _losses(self, raw: dict[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
         if not targets:

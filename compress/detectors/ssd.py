@@ -24,9 +24,11 @@ from compress.batch import Batch, Targets
 from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
 from compress.detectors.matching import (
     as_torchvision,
-    joined_matches,
+    decode_at,
+    match_all,
     match_overlaps,
     overlap_mask,
+    own_share,
 )
 from compress.detectors.selection import MAX_CANDIDATES, clip_to, gather_rows
 from compress.detectors.settings import (
@@ -37,7 +39,6 @@ from compress.detectors.settings import (
     map_sizes,
 )
 from compress.norm import Norm, NormLayer, backbone_norm
-from compress.processes import mean_over_processes
 
 ASPECT_RATIOS = (2, 3)
 MATCH_IOU = 0.5
@@ -197,30 +198,26 @@ class Ssd(Detector):
         )
 
     def _match(self, boxes: Sequence[Tensor]) -> Tensor:
-        return joined_matches([match_overlaps(self.matcher, self.anchors, b) for b in boxes], boxes)
+        return match_all(self.matcher, self.anchors, boxes)
 
     def _decode(self, deltas: Tensor, locations: Tensor) -> Tensor:
-        anchors = self.anchors[locations].reshape(-1, 4)
-        boxes: Tensor = self.box_coder.decode_single(deltas.reshape(-1, 4), anchors)
-        return boxes.reshape(deltas.shape)
+        return decode_at(self.box_coder, self.anchors, deltas, locations)
 
     def _losses(self, raw: dict[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
-        if not targets:
-            return {
+        matches = [match_overlaps(self.matcher, self.anchors, t.boxes) for t in targets]
+        if targets:
+            anchors = [self.anchors] * len(targets)
+            found = tv.SSD.compute_loss(
+                self, as_torchvision(targets, offset=1), raw, anchors, matches
+            )
+            losses = {"classification": found["classification"], "box": found["bbox_regression"]}
+        else:
+            losses = {
                 "classification": raw["cls_logits"].sum(),  # of no picture: 0, and attached
                 "box": raw["bbox_regression"].sum(),
             }
-        matches = [match_overlaps(self.matcher, self.anchors, t.boxes) for t in targets]
-        found = tv.SSD.compute_loss(
-            self, as_torchvision(targets, offset=1), raw, [self.anchors] * len(targets), matches
-        )
-        positives = torch.stack([(match >= 0).sum() for match in matches]).sum().float()
-        # torchvision divides by this process's own positives
-        ratio = positives.clamp(min=1) / mean_over_processes(positives).clamp(min=1)
-        return {
-            "classification": found["classification"] * ratio,
-            "box": found["bbox_regression"] * ratio,
-        }
+        share = own_share(matches, self.anchors)
+        return {name: loss * share for name, loss in losses.items()}
 
     def candidates(self, images: Tensor) -> Candidates:
         """Return the best boxes of each class, then the best of all; see `Detector.candidates`.

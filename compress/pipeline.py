@@ -52,7 +52,7 @@ def run(recipe: Recipe, source: "Source", runs: Path, device: str, console: Cons
     check_models(recipe, data, teachers, source)
     check_training(session, recipe, data, teachers, source)
     if session.rank == 0:
-        open_run(runs, recipe.name, recipe.resolved(), source.whole)
+        open_run(runs, recipe.name, recipe.resolved(), source.whole, Recipe.resolved_anew)
     if session.world > 1:
         session.fabric("32-true").barrier()
     if session.rank != 0:

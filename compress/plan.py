@@ -211,6 +211,7 @@ def _notes(recipe: Recipe, runs: Path) -> list[str]:
     if not lock.exists():
         return [f"would be written to {runs / recipe.name}"]
     before = json.loads(lock.read_text(encoding="utf-8"))
+    before = Recipe.resolved_anew(before)
     changed = [key for key, _, _ in differences(before, recipe.resolved())]
     if changed:
         keys = ", ".join(changed[:4])

@@ -1,5 +1,6 @@
 """The recipe: one YAML file, every setting of a run, checked before anything is touched."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +12,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     Tag,
+    ValidationError,
     model_validator,
 )
 from typing_extensions import Self
@@ -157,6 +159,18 @@ class Recipe(Section):
         """
         found: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude={"gates"})
         return found
+
+    @classmethod
+    def resolved_anew(cls, before: dict[str, Any]) -> dict[str, Any]:
+        """Settings that an earlier version resolved, with those it did not know at their defaults.
+
+        A run that was begun before an upgrade goes on after it. Settings that this version does not
+        take any more come back as they are, and so differ from any recipe.
+        """
+        try:
+            return cls.model_validate_json(json.dumps(before)).resolved()
+        except ValidationError:
+            return before
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, str]:

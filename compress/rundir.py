@@ -15,6 +15,8 @@ try:
 except ImportError:  # Windows has no flock; two runs in one folder go unnoticed there
     fcntl = None  # type: ignore[assignment]
 
+Settings = dict[str, Any]
+
 
 def once(room: Path, make: Callable[[Path], None]) -> Path:
     """Let `make` fill a folder and move it to `room` when it is whole; skip if it exists.
@@ -38,8 +40,21 @@ def once(room: Path, make: Callable[[Path], None]) -> Path:
     return room
 
 
-def open_run(runs: Path, name: str, resolved: dict[str, Any], recipe_text: str) -> Path:
+def open_run(
+    runs: Path,
+    name: str,
+    resolved: Settings,
+    recipe_text: str,
+    anew: Callable[[Settings], Settings] = lambda before: before,
+) -> Path:
     """Make or reopen `runs/name`.
+
+    Args:
+        runs: the folder of all runs.
+        name: of this one.
+        resolved: every setting of it.
+        recipe_text: the recipe as it was written.
+        anew: completes the settings of a run that an earlier version made.
 
     Raises:
         RecipeError: the folder was made by a recipe with other settings.
@@ -55,7 +70,7 @@ def open_run(runs: Path, name: str, resolved: dict[str, Any], recipe_text: str) 
             raise RecipeError(
                 f"{lock}: is not JSON ({error}); choose another name or delete {home}"
             ) from error
-        changed = differences(before, resolved)
+        changed = differences(anew(before), resolved)
         if changed:
             raise RecipeError(
                 f"{home} was made with {changed[0][0]}: {changed[0][1]}, the recipe says "

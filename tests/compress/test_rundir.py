@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from compress.recipe import Recipe, load_recipe
 from compress.rundir import differences, once, open_run, owned
 from export.errors import RecipeError, ToolkitError
 
@@ -51,6 +52,21 @@ def test_a_changed_recipe_under_an_old_name_is_refused(tmp_path: Path) -> None:
         f"{home} was made with train.epochs: 12, the recipe says 24; "
         "choose another name or delete it"
     )
+
+
+def test_a_run_from_before_an_upgrade_goes_on_when_new_settings_are_at_their_defaults(
+    tmp_path: Path,
+) -> None:
+    recipe, _ = load_recipe(Path("recipes/quickstart.yaml"))
+    older = recipe.resolved()
+    del older["export"]["nms"]
+    home = open_run(tmp_path, "x", older, "text")
+    assert home == open_run(tmp_path, "x", recipe.resolved(), "text", Recipe.resolved_anew)
+    other, _ = load_recipe(Path("recipes/quickstart.yaml"), ["export.nms=graph"])
+    with pytest.raises(RecipeError, match=r"export.nms: \"host\", the recipe says \"graph\""):
+        open_run(tmp_path, "x", other.resolved(), "text", Recipe.resolved_anew)
+    older["export"]["forgotten"] = 1  # a setting that exists no more
+    assert Recipe.resolved_anew(older) == older
 
 
 def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:

@@ -40,11 +40,12 @@ def _panel(table: Mapping[str, Any], axes: "Axes") -> None:
     methods = table["methods"]
     ranked = sorted(methods, key=lambda name: methods[name]["gain"]["mean"])
     axes.axvline(0, color=SOFT, linewidth=1)
+    timed = [name for name in ranked if methods[name].get("equal_time")]
     for place, name in enumerate(ranked):
         method = methods[name]
         _dot(axes, method["gain"], place, EQUAL_STEPS, "equal steps" if place == 0 else None)
-        if method.get("equal_time"):
-            label = "equal time" if place == 0 else None
+        if name in timed:
+            label = "equal time" if name == timed[0] else None
             _dot(axes, method["equal_time"]["gain"], place - 0.28, EQUAL_TIME, label)
     axes.set_yticks(range(len(ranked)), ranked)
     axes.set_ylim(-0.7, len(ranked) - 0.4)

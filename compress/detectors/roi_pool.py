@@ -67,13 +67,14 @@ def pool_atlas(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]
     table = torch.tensor(per_level, dtype=boxes.dtype, device=boxes.device)
     own = table.index_select(0, choose_levels(boxes, strides).reshape(-1))
     limit, place = own[:, 1:3], own[:, 3:]  # (R, 2) x and y, cells
-    start, end = (boxes.reshape(-1, 4) * own[:, :1]).split(2, dim=1)
-    length = (end - start).clamp(min=1)
+    cells = boxes.reshape(-1, 4) * own[:, :1]
+    start, length = cells[:, :2], (cells[:, 2:] - cells[:, :2]).clamp(min=1)
     across, down = _share_inside(start, length, limit).unbind(dim=1)  # (R, 7)
     start = torch.minimum(start, limit - 1) + place
     rows = torch.cat((_pictures(boxes), start, start + length), dim=1)
     counted = down.unsqueeze(2) * across.unsqueeze(1)
-    return roi_align(atlas, rows, POOLED, 1.0, SAMPLING_RATIO) * counted.unsqueeze(1)
+    pooled: Tensor = roi_align(atlas, rows, POOLED, 1.0, SAMPLING_RATIO)
+    return pooled * counted.unsqueeze(1)
 
 
 def stack_levels(features: Sequence[Tensor]) -> tuple[Tensor, list[int]]:

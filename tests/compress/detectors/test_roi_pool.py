@@ -22,7 +22,8 @@ def levels(size: tuple[int, int], strides: tuple[int, ...], images: int = 2) -> 
 def expected(maps: list[Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
     pooler = MultiScaleRoIAlign([str(i) for i in range(len(maps))], POOLED, SAMPLING_RATIO)
     named = OrderedDict((str(index), level) for index, level in enumerate(maps))
-    return pooler(named, list(boxes), [size] * len(boxes))
+    pooled: Tensor = pooler(named, list(boxes), [size] * len(boxes))
+    return pooled
 
 
 def drawn(size: tuple[int, int], count: int) -> Tensor:

@@ -82,3 +82,25 @@ def test_the_atlas_repeats_the_last_row_and_column_of_each_level() -> None:
     atlas, tops = stack_levels(maps)
     assert tops == [0, 3]
     assert atlas[0, 0].tolist() == [[1, 2, 2], [3, 4, 4], [3, 4, 4], [9, 9, 0], [9, 9, 0]]
+
+
+class Pooling(torch.nn.Module):
+    def forward(self, fine: Tensor, coarse: Tensor, boxes: Tensor) -> Tensor:
+        return pool([fine, coarse], boxes, (16, 32), "atlas")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_runtimes_roi_align_agrees_at_every_border(tmp_path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    size, strides = SIZES[2]
+    maps, boxes = levels(size, strides), drawn(size, 3000)
+    path = tmp_path / "pool.onnx"
+    names = ["fine", "coarse", "boxes"]
+    torch.onnx.export(
+        Pooling(), (*maps, boxes), path, input_names=names, dynamo=True, opset_version=18
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    given = dict(zip(names, [m.numpy() for m in (*maps, boxes)], strict=True))
+    found = torch.from_numpy(session.run(None, given)[0])
+    torch.testing.assert_close(found, expected(maps, boxes, size), rtol=0, atol=2e-4)

@@ -13,17 +13,16 @@ graphs are timed in one interleaved run, on ONNX Runtime's CPU provider and torc
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.coco_images import ImageSet, read_canvas, read_coco
-from benchmarks.environment import environment
+from benchmarks.environment import environment, usable_cores
 from benchmarks.latency import BenchmarkConfig, Timing, measure, ratio_ci
 from benchmarks.two_stage import EAGER, FORMS, LOW_SCORE, EagerEngine, Trained, open_trained
 from compress.detectors.selection import MAX_CANDIDATES
@@ -102,7 +101,7 @@ def run(
         ),
         "input": [height, width],
         "data": {"pictures": len(images), "classes": list(images.classes)},
-        "threads": {"given": config.threads, "torch": torch.get_num_threads()},
+        "threads": config.threads,
         "proposals": {
             str(n): {**compared[n], **_latency({k: timings[f"{k} {n}"] for k in (EAGER, *FORMS)})}
             for n in proposals
@@ -196,6 +195,15 @@ def _numbers(text: str) -> tuple[int, ...]:
     return numbers
 
 
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected at least {least}")
+        return int(text)
+
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.roi_align", description=(__doc__ or "").splitlines()[0]
@@ -203,11 +211,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, help="runs/NAME, or runs/NAME/models/NAME")
     parser.add_argument("--data", type=Path, required=True, help="COCO annotations, JSON")
     parser.add_argument("--images", type=Path, help="folder of the pictures, default: looked for")
-    parser.add_argument("--proposals", type=_numbers, default=(100, 300, 1000))
-    parser.add_argument("--blocks", type=int, default=8, help="interleaved between the models")
-    parser.add_argument("--calls", type=int, default=25, help="per block and scope")
-    parser.add_argument("--threads", type=int, help="CPU threads per model")
-    parser.add_argument("--out", type=Path, default=RESULT, help="default: %(default)s")
+    parser.add_argument(
+        "--proposals", type=_numbers, default=(100, 300, 1000), help="default: 100,300,1000"
+    )
+    parser.add_argument(
+        "--blocks", type=_at_least(2), default=8, help="interleaved between the models"
+    )
+    parser.add_argument("--calls", type=_at_least(1), default=25, help="per block and scope")
+    parser.add_argument(
+        "--threads", type=_at_least(1), default=usable_cores(), help="of each model; default: all"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=RESULT, help=f"default: benchmarks/results/{RESULT.name}"
+    )
     return parser
 
 

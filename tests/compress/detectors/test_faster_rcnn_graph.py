@@ -7,13 +7,14 @@ import onnx
 import pytest
 import torch
 
+from compress.detectors.nms_op import onnx_translations
 from export.detections import select_detections
 from export.engine import open_engine
 from export.half import cast_half
 from export.images import to_input
 from export.manifest import InputSpec, Manifest
 from export.parity import Gate, compare_detections
-from export.quantize import quantize_int8
+from export.quantize import Flavour, quantize_int8
 from export.to_onnx import export_onnx
 from tests.compress.detectors.small import small_detector, spread
 
@@ -41,8 +42,8 @@ def exported(tmp_path_factory):
     )
     sample = to_input(CANVASES[:2], manifest.input)
     folder = tmp_path_factory.mktemp("fp32")
-    translations = detector.onnx_translations
-    return detector, export_onnx(detector, manifest, folder, sample, translations=translations)
+    path = export_onnx(detector, manifest, folder, sample, translations=onnx_translations())
+    return detector, path
 
 
 def makers(path: Path):
@@ -79,7 +80,7 @@ def test_the_atlas_and_its_boxes_stay_float32_in_other_precisions(
     if precision == "fp16":
         path = cast_half(source, CANVASES, tmp_path / "half")
     else:
-        flavour = "cpu" if precision == "int8" else "tensorrt"
+        flavour: Flavour = "cpu" if precision == "int8" else "tensorrt"
         path = quantize_int8(source, CANVASES, tmp_path / "int8", flavour=flavour)
     model, pool, made_by = makers(path)
     values = onnx.shape_inference.infer_shapes(model).graph.value_info

@@ -23,6 +23,7 @@ from compress.detectors.matching import (
 from compress.detectors.nms_op import onnx_translations
 from compress.detectors.proposals import propose, roi_candidates
 from compress.detectors.roi_head import RPN_FOREGROUND_IOU, TwoStageHead
+from compress.detectors.roi_pool import RoiAlignForm
 from compress.detectors.settings import (
     DetectorSettings,
     build_trunk,
@@ -48,6 +49,8 @@ class FasterRcnnConfig(DetectorSettings):
     rpn_pre_nms_test: int = Field(default=1000, ge=1, le=3840)
     proposals: int = Field(default=300, ge=1, le=3840)  # per picture in the shipped model
     rois_per_image: PositiveInt = 512  # sampled for the loss of the second stage
+    # how candidates are pooled, in the shipped model too: both give the same, atlas is faster
+    roi_align: RoiAlignForm = "atlas"
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "FasterRcnn":
         """Build one with random weights for inputs of (height, width) pixels."""
@@ -89,6 +92,7 @@ class FasterRcnn(Detector):
             pre_nms=(config.rpn_pre_nms_train, config.rpn_pre_nms_test),
             post_nms=(config.rpn_post_nms_train, config.proposals),
             rois_per_image=config.rois_per_image,
+            roi_align=config.roi_align,
         )
         self.register_buffer("anchors", torch.cat(anchors), persistent=False)
         self.spec = DetectorSpec(

@@ -1,6 +1,5 @@
 """Torchvision's proposal network and box head, callable on boxes of any origin."""
 
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -10,12 +9,12 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign, roi_align
+from torchvision.ops import MultiScaleRoIAlign
+
+from compress.detectors.roi_pool import POOLED, SAMPLING_RATIO, RoiAlignForm, pool
 
 RPN_FOREGROUND_IOU = 0.7
 RPN_NMS_IOU = 0.7
-POOLED = 7
-SAMPLING_RATIO = 2
 
 
 class TwoStageHead(nn.Module):
@@ -33,8 +32,10 @@ class TwoStageHead(nn.Module):
         pre_nms: tuple[int, int],
         post_nms: tuple[int, int],
         rois_per_image: int,
+        roi_align: RoiAlignForm,
     ) -> None:
         super().__init__()
+        self.roi_align: RoiAlignForm = roi_align
         self.rpn = RegionProposalNetwork(
             anchors,
             RPNHead(width, anchors.num_anchors_per_location()[0], conv_depth=rpn_depth),
@@ -81,26 +82,9 @@ class TwoStageHead(nn.Module):
     def score_static(
         self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Do the same for (B, P, 4) boxes without a shape that depends on them.
-
-        Each RoI is pooled from every level and taken from its own, which costs a few RoIAligns
-        more and equals torchvision's result bit for bit.
-        """
+        """Do the same for (B, P, 4) boxes without a shape that depends on them; see `roi_pool`."""
         images, count = boxes.shape[:2]
-        index = torch.arange(images, device=boxes.device, dtype=boxes.dtype)
-        rows = torch.cat((index.view(-1, 1, 1).expand(-1, count, 1), boxes), dim=2).reshape(-1, 5)
-        area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-        finest, coarsest = math.log2(strides[0]), math.log2(strides[-1])
-        # the floor keeps the logarithm of a padding box finite
-        level = torch.floor(4 + torch.log2(area.clamp(min=1e-12).sqrt() / 224) + 1e-6)
-        level = (level.clamp(finest, coarsest) - finest).reshape(-1, 1, 1, 1)
-        pooled = torch.stack(
-            [
-                roi_align(feature.float(), rows, POOLED, 1 / stride, SAMPLING_RATIO)
-                * (level == step).to(feature.dtype)
-                for step, (feature, stride) in enumerate(zip(features, strides, strict=True))
-            ]
-        ).sum(dim=0)
+        pooled = pool(features, boxes, strides, self.roi_align)
         logits, deltas = self.roi.box_predictor(self.roi.box_head(pooled))
         return (
             logits.float().reshape(images, count, -1),

@@ -117,8 +117,10 @@ def test_ssds_log_odds_are_those_of_its_softmax():
 
 
 @pytest.mark.parametrize("strides", [(8, 16, 32), (4, 8, 16, 32)])
-def test_faster_rcnn_detects_what_torchvisions_two_stages_do(strides):
-    detector = spread(small_detector("faster_rcnn", SIZE, strides=strides, proposals=40)).eval()
+@pytest.mark.parametrize("form", ["atlas", "masked"])
+def test_faster_rcnn_detects_what_torchvisions_two_stages_do(strides, form):
+    detector = small_detector("faster_rcnn", SIZE, strides=strides, proposals=40, roi_align=form)
+    detector = spread(detector).eval()
     with torch.no_grad():
         detector.head.roi.box_predictor.cls_score.weight.mul_(20)
     detector.head.roi.score_thresh = THRESHOLD

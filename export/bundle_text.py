@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.manifest import Manifest
+from export.manifest import MADE_FOR_TENSORRT, Manifest
 
 _TRITON_TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int32": "TYPE_INT32"}
 _MAX_BATCH = 16  # of a graph that takes any
 # Graphs that TensorRT takes as they are; "int8" is quantised for CPUs.
-_FOR_TENSORRT = frozenset({"fp32", "fp16", "int8-trt", "fp8"})
+_FOR_TENSORRT = frozenset({"fp32", "fp16"}) | MADE_FOR_TENSORRT
 _HARDWARE = {"same_sm": "sameComputeCapability", "ampere_plus": "ampere+"}
 
 

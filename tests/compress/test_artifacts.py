@@ -70,7 +70,7 @@ def test_layers_are_restored_until_ap_holds(exported: tuple[Maker, Path], tmp_pa
     made = like(exported, tmp_path, "export.quantization.max_drop=0")
     made.int8(exported[1], tmp_path / "int8", "tensorrt")
     record = read_manifest(tmp_path / "int8" / "model.json").quantization
-    assert record["ap_all_int8"] < record["ap_fp32"] <= record["ap"]
+    assert record["ap_all_quantized"] < record["ap_fp32"] <= record["ap"]
     assert 0 < record["layers_restored"] < len(record["layers"])
     assert record["flavour"] == "tensorrt"
     assert len(list((tmp_path / "run" / "calibration").iterdir())) == 1

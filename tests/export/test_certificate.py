@@ -37,7 +37,7 @@ def test_an_int8_graph_has_its_convolution_and_its_time_in_int8(dynamic_model, t
 def test_no_time_is_measured_for_tensorrt_on_a_cpu(dynamic_model, tmp_path):
     path = quantize_int8(dynamic_model, canvases(2), tmp_path, flavour="tensorrt")
     certificate = read_manifest(path.with_suffix(".json")).certificate
-    assert certificate.nodes == {"fp32": 3, "int8": 1}
+    assert certificate.nodes == {"fp16": 3, "int8": 1}
     assert certificate.time == {}
 
 

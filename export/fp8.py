@@ -88,7 +88,7 @@ def open_fp8_quantizer(
     )
     check_half_range(onnx_path, ranges)
     whole = fp8_graph(model, canvases, manifest.input, wanted)
-    found = quantised_nodes(whole)
+    found = quantized_nodes(whole)
     nodes = tuple(name for name in wanted if name in found)
     if not nodes:
         raise ExportError(
@@ -123,7 +123,7 @@ def quantize_fp8(
     return quantizer.write(folder, quantizer.nodes, {}, canvases[0])
 
 
-def quantised_nodes(model: Any) -> frozenset[str]:
+def quantized_nodes(model: Any) -> frozenset[str]:
     """Return the names of the weighted nodes whose data and weights both come out of a pair."""
     dequantised = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     return frozenset(

@@ -76,7 +76,9 @@ def fp8_graph(
         if done.returncode == _ABSENT:
             raise MissingDependencyError(f"{words[-1]} Install it with: pip install 'slimdet[fp8]'")
         if done.returncode or not (folder / _TARGET).is_file():
-            raise ExportError(f"Model Optimizer {version} could not make the FP8 graph: {words[-1]}")
+            raise ExportError(
+                f"Model Optimizer {version} could not make the FP8 graph: {words[-1]}"
+            )
         return onnx.load(str(folder / _TARGET))
 
 

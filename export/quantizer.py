@@ -129,9 +129,7 @@ def copy_graph(model: Any) -> Any:
     return copied
 
 
-def choose_nodes(
-    model: Any, keep_float: Sequence[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def choose_nodes(model: Any, keep_float: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the nodes to quantise and of the weighted nodes to keep float.
 
     The first Conv, the Convs and Gemms that predict, and all that decodes after them stay float.

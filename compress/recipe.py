@@ -94,8 +94,8 @@ class QuantizationConfig(Section):
 class ExportConfig(Section):
     """The artifacts of the student; teacher and baselines are exported in fp32 alone.
 
-    `int8` is for CPUs, `int8-trt` the symmetric form that TensorRT builds engines of, and `fp8` what
-    TensorRT runs on SM 8.9 and later: here those two are measured for accuracy, never for speed.
+    `int8` is for CPUs, `int8-trt` the symmetric form that TensorRT builds engines of, and `fp8`
+    what it takes on SM 8.9 and later: here those two are measured for accuracy, never for speed.
     """
 
     precisions: tuple[Literal["fp32", "fp16", "int8", "int8-trt", "fp8"], ...] = ("fp32", "int8")

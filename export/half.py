@@ -171,8 +171,8 @@ def check_half_range(onnx_path: Path, ranges: Ranges) -> None:
     if not peak <= LARGEST:
         raise ExportError(
             f"{onnx_path}: {name} reaches {peak:.3g} on real pictures, and half precision ends at "
-            f"{LARGEST:.0f}; keep fp32 (of int8-trt: export.quantization.remainder: fp32), or train "
-            "with weight decay on the norms"
+            f"{LARGEST:.0f}; keep fp32 (for int8-trt, quantization.remainder: fp32), or train with "
+            "weight decay on the norms"
         )
 
 

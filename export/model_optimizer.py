@@ -69,6 +69,7 @@ def fp8_graph(
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "export.model_optimizer", scratch],
             env={**os.environ, "PYTHONPATH": path},
+            cwd=scratch,  # which Python puts before PYTHONPATH
             capture_output=True,
             text=True,
         )
@@ -107,7 +108,8 @@ def main(folder: Path) -> int:
     try:
         from modelopt.onnx.quantization import quantize
     except ImportError as error:
-        sys.stderr.write(f"Model Optimizer misses a package ({error}).\n")
+        reason = " ".join(str(error.__cause__ or error).split())
+        sys.stderr.write(f"Model Optimizer lacks a package ({reason}).\n")
         return _ABSENT
     spec = InputSpec.model_validate(request["input"])
     pictures = np.load(folder / _PICTURES, mmap_mode="r", allow_pickle=False)

@@ -31,7 +31,7 @@ def in_fp8(model: Any, kind: int = onnx.TensorProto.FLOAT8E4M3FN) -> Any:
 
 
 def fp8_artifact(float_model: Path, folder: Path, precision: str = "fp8") -> Path:
-    """Write `folder/model.onnx`, FP8 in an FP16 remainder, and its sidecar that says `precision`."""
+    """Write `folder/model.onnx`, FP8 with FP16 beside it, and its sidecar that says `precision`."""
     path = quantize_int8(float_model, canvases(4), folder, flavour="tensorrt")
     onnx.save(in_fp8(onnx.load(str(path))), str(path))
     sidecar = path.with_suffix(".json")

@@ -24,7 +24,7 @@ from export.certificate import certify
 from export.detections import Detections, select_detections
 from export.engine import Engine, open_engine
 from export.errors import ExportError
-from export.fp8 import open_fp8_quantizer
+from export.fp8 import NOTHING_FOR_FP8, open_fp8_quantizer
 from export.half import cast_half
 from export.images import to_input, to_tensor
 from export.manifest import Manifest, read_manifest, write_manifest
@@ -152,6 +152,9 @@ class Maker:
             f"{len(quantizer.nodes)} nodes may be quantised"
         )
         nodes, record = quantizer.nodes, {}
+        if not nodes:
+            self._refuse(quantizer, f"{what}: not made: {NOTHING_FOR_FP8}; keep fp16", {}, out)
+            return
         if max_drop is not None and len(held):
             probes = [self._canvas(held, index) for index in range(min(4, len(held)))]
             outcome = hold_drop(quantizer, probes, _ap_on(held), max_drop)
@@ -163,12 +166,15 @@ class Maker:
                     f"no choice of layers keeps the loss within max_drop: {max_drop:g}; keep "
                     f"{instead}"
                 )
-                console.warn(reason)
-                write_json({"reason": reason, **quantizer.record, **record}, out / REFUSED)
+                self._refuse(quantizer, reason, record, out)
                 return
             nodes = outcome.nodes
             console.say(_restored(what, record))
         self._judge(quantizer.write(out, nodes, record, seen[0]))
+
+    def _refuse(self, quantizer: Quantizer, reason: str, record: dict[str, Any], out: Path) -> None:
+        self.session.console.warn(reason)
+        write_json({"reason": reason, **quantizer.record, **record}, out / REFUSED)
 
     @cached_property
     def _torch_manifest(self) -> Manifest:

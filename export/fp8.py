@@ -22,6 +22,8 @@ from export.prepare import prepare, read_float_manifest
 from export.quantizer import Quantizer, choose_nodes, copy_graph
 from export.ranges import activation_ranges
 
+NOTHING_FOR_FP8 = "nothing to quantise: FP8 kernels want more than 16 channels in and out"
+
 
 @dataclass(frozen=True)
 class Fp8Quantizer(Quantizer):
@@ -63,7 +65,7 @@ def open_fp8_quantizer(
 ) -> Fp8Quantizer:
     """Prepare the float model at `onnx_path` and have Model Optimizer calibrate and quantise it.
 
-    The first Conv, the Convs and Gemms that predict and all that decodes after them stay float.
+    Where FP8 kernels take none of its layers, the quantiser has no `nodes`. The first Conv, the Convs and Gemms that predict and all that decodes after them stay float.
 
     Args:
         onnx_path: the float model, with its sidecar beside it.
@@ -90,11 +92,6 @@ def open_fp8_quantizer(
     whole = fp8_graph(model, canvases, manifest.input, wanted)
     found = quantized_nodes(whole)
     nodes = tuple(name for name in wanted if name in found)
-    if not nodes:
-        raise ExportError(
-            f"{onnx_path}: nothing to quantise: FP8 kernels take none of its {len(wanted)} inner "
-            "Conv, Gemm and MatMul nodes (they want more than 16 channels in and out); keep fp16"
-        )
     record = {
         "flavour": "fp8",
         "method": "minmax",
@@ -118,8 +115,14 @@ def quantize_fp8(
     *,
     seed: int = 0,
 ) -> Path:
-    """Write `folder/model.onnx` and its sidecar with all nodes quantised that may be."""
+    """Write `folder/model.onnx` and its sidecar with all nodes quantised that may be.
+
+    Raises:
+        ExportError: FP8 kernels take none, or as `open_fp8_quantizer` says.
+    """
     quantizer = open_fp8_quantizer(onnx_path, canvases, folder, keep_float=keep_float, seed=seed)
+    if not quantizer.nodes:
+        raise ExportError(f"{onnx_path}: {NOTHING_FOR_FP8}; keep fp16")
     return quantizer.write(folder, quantizer.nodes, {}, canvases[0])
 
 

@@ -158,7 +158,9 @@ def raise_opset(model: Any, version: int) -> None:
 
 def opset_of(model: Any) -> int:
     """Return the version of ONNX's operators that the graph states."""
-    return max(int(opset.version) for opset in model.opset_import if opset.domain in ("", "ai.onnx"))
+    return max(
+        int(opset.version) for opset in model.opset_import if opset.domain in ("", "ai.onnx")
+    )
 
 
 def first_nodes(model: Any) -> frozenset[str]:

@@ -65,7 +65,8 @@ def open_fp8_quantizer(
 ) -> Fp8Quantizer:
     """Prepare the float model at `onnx_path` and have Model Optimizer calibrate and quantise it.
 
-    Where FP8 kernels take none of its layers, the quantiser has no `nodes`. The first Conv, the Convs and Gemms that predict and all that decodes after them stay float.
+    The first Conv, the Convs and Gemms that predict and all that decodes after them stay float.
+    Where FP8 kernels take none of the other layers, the quantiser has no `nodes`.
 
     Args:
         onnx_path: the float model, with its sidecar beside it.

@@ -24,18 +24,20 @@ from export.certificate import certify
 from export.detections import Detections, select_detections
 from export.engine import Engine, open_engine
 from export.errors import ExportError
+from export.fp8 import NOTHING_FOR_FP8, open_fp8_quantizer
 from export.half import cast_half
 from export.images import to_input, to_tensor
 from export.manifest import Manifest, read_manifest, write_manifest
 from export.nms_graph import put_nms_inside
 from export.parity import Gate, compare_detections, draw_difference, unstable
 from export.quantize import Flavour, open_quantizer
+from export.quantizer import Quantizer
 from export.sensitivity import MeasureAp, hold_drop
 from export.to_onnx import export_onnx
 from export.uint8_input import take_uint8
 
 REFUSED = "refused.json"  # in the room of an artifact that could not be made as asked
-# INT8 is judged by AP: its boxes differ on purpose.
+# INT8 and FP8 are judged by AP: their boxes differ on purpose.
 _GATES = {"fp32": Gate(), "fp16": Gate(0.03, 2.0, 0.02)}
 _LOW_SCORE = 0.01  # to select with; differences count from 0.05
 
@@ -97,47 +99,82 @@ class Maker:
 
     def int8(self, source: Path, out: Path, flavour: Flavour) -> None:
         """Quantise the float model at `source`; leave `refused.json` where AP cannot be held."""
-        config, console = self.export.quantization, self.session.console
-        calibration = self.export.calibration
-        train = self.data.train
-        order = np.random.default_rng(calibration.seed).permutation(len(train)).tolist()
-        held_back = min(config.check_images, len(order) // 2)
-        seen = order[: min(calibration.images, len(order) - held_back)]
-        held = train.subset(order[len(seen) : len(seen) + held_back])
-        canvases = [self._canvas(train, index) for index in seen]
+        config, calibration = self.export.quantization, self.export.calibration
+        seen, held = self._calibration()
         quantizer = open_quantizer(
             source,
-            canvases,
+            seen,
             out,
             flavour=flavour,
             keep_float=config.keep_float,
             method=calibration.method,
             seed=calibration.seed,
+            remainder=config.remainder,
             cache=self.session.home / "calibration",
         )
+        self._quantize(quantizer, seen, held, out, "fp32" if flavour == "cpu" else "fp16 or fp32")
+
+    def fp8(self, source: Path, out: Path) -> None:
+        """Make the FP8 graph of the float model at `source`, likewise."""
+        seen, held = self._calibration()
+        quantizer = open_fp8_quantizer(
+            source,
+            seen,
+            out,
+            keep_float=self.export.quantization.keep_float,
+            seed=self.export.calibration.seed,
+            cache=self.session.home / "calibration",
+        )
+        self._quantize(quantizer, seen, held, out, "fp16 or fp32")
+
+    def _calibration(self) -> tuple[list[NDArray[np.uint8]], ImageSet]:
+        """Training pictures to calibrate on, and others to measure the loss of AP on."""
+        calibration, train = self.export.calibration, self.data.train
+        order = np.random.default_rng(calibration.seed).permutation(len(train)).tolist()
+        held_back = min(self.export.quantization.check_images, len(order) // 2)
+        seen = order[: min(calibration.images, len(order) - held_back)]
+        held = train.subset(order[len(seen) : len(seen) + held_back])
+        return [self._canvas(train, index) for index in seen], held
+
+    def _quantize(
+        self,
+        quantizer: Quantizer,
+        seen: Sequence[NDArray[np.uint8]],
+        held: ImageSet,
+        out: Path,
+        instead: str,
+    ) -> None:
+        """Quantise as much as `max_drop` allows; where that is not enough, keep `instead`."""
+        console, max_drop = self.session.console, self.export.quantization.max_drop
         what = f"{self.name} {quantizer.precision}"
         console.say(
-            f"{what}: calibrated on {len(canvases)} training pictures, "
-            f"{len(quantizer.nodes)} nodes may be INT8"
+            f"{what}: calibrated on {len(seen)} training pictures, "
+            f"{len(quantizer.nodes)} nodes may be quantised"
         )
         nodes, record = quantizer.nodes, {}
-        if config.max_drop is not None and len(held):
+        if not nodes:
+            self._refuse(quantizer, f"{what}: not made: {NOTHING_FOR_FP8}; keep fp16", {}, out)
+            return
+        if max_drop is not None and len(held):
             probes = [self._canvas(held, index) for index in range(min(4, len(held)))]
-            outcome = hold_drop(quantizer, probes, _ap_on(held), config.max_drop)
+            outcome = hold_drop(quantizer, probes, _ap_on(held), max_drop)
             record = {**outcome.record, "check_images": len(held)}
             if outcome.nodes is None:
-                kept = "fp32" if flavour == "cpu" else "fp16 or fp32"
                 reason = (
-                    f"{what}: not made: {record['ap_fp32']} AP fall to {record['ap_all_int8']} on "
-                    f"{len(held)} held-back training pictures, and no choice of layers keeps the "
-                    f"loss within max_drop: {config.max_drop:g}; keep {kept}"
+                    f"{what}: not made: {record['ap_fp32']} AP fall to "
+                    f"{record['ap_all_quantized']} on {len(held)} held-back training pictures, and "
+                    f"no choice of layers keeps the loss within max_drop: {max_drop:g}; keep "
+                    f"{instead}"
                 )
-                console.warn(reason)
-                write_json({"reason": reason, **quantizer.record, **record}, out / REFUSED)
+                self._refuse(quantizer, reason, record, out)
                 return
             nodes = outcome.nodes
             console.say(_restored(what, record))
-        self._judge(quantizer.write(out, nodes, record, canvases[0]))
+        self._judge(quantizer.write(out, nodes, record, seen[0]))
+
+    def _refuse(self, quantizer: Quantizer, reason: str, record: dict[str, Any], out: Path) -> None:
+        self.session.console.warn(reason)
+        write_json({"reason": reason, **quantizer.record, **record}, out / REFUSED)
 
     @cached_property
     def _torch_manifest(self) -> Manifest:
@@ -236,5 +273,5 @@ def _restored(what: str, record: dict[str, Any]) -> str:
     paid = "" if cost is None else f", {cost:+.0%} time"
     return (
         f"{base}; {record['layers_restored']} of {len(record['layers'])} layers restored to float "
-        f"(all INT8: {record['ap_all_int8']}{paid})"
+        f"(all quantised: {record['ap_all_quantized']}{paid})"
     )

@@ -22,6 +22,7 @@ from export.backends.tensorrt_library import load_tensorrt
 from export.errors import DataError, MissingDependencyError, ToolkitError
 from export.machine import cautions, differences
 from export.manifest import read_manifest
+from export.model_optimizer import require_model_optimizer
 from export.verify import BundleError, read_bundle
 
 LEAST_FREE_GB = 5.0  # a run of a few models with checkpoints and artifacts
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for look in (python, torch, onnxruntime_cpu, onnxruntime_cuda, onnxruntime_tensorrt):
             tell(look())
         tell(tensorrt())
+        tell(model_optimizer())
         tell(disk(options.runs))
         for path in options.paths:
             for finding in named(path):
@@ -163,6 +165,17 @@ def tensorrt() -> Finding:
     except ToolkitError as error:
         return Finding("tensorrt", "absent", f"{trt.__version__} is here; {error}")
     return Finding("tensorrt", "ok", f"{here}, CUDA {here.cuda}, driver {here.driver}")
+
+
+def model_optimizer() -> Finding:
+    """What makes FP8 graphs, which only a GPU runs fast."""
+    try:
+        version = require_model_optimizer()
+    except MissingDependencyError as error:
+        return Finding("model optimizer", "absent", str(error))
+    return Finding(
+        "model optimizer", "ok", f"{version}, makes fp8 graphs; their engines need SM 8.9 or later"
+    )
 
 
 def disk(runs: Path) -> Finding:

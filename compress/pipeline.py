@@ -34,6 +34,7 @@ from compress.summary import summarize
 from compress.teachers import Teacher, load_teacher, measure_teacher, open_teachers, teacher_room
 from export.atomic import write_json
 from export.errors import DataError, RecipeError
+from export.model_optimizer import require_model_optimizer
 
 
 def run(recipe: Recipe, source: "Source", runs: Path, device: str, console: Console) -> Path:
@@ -148,6 +149,7 @@ def check_training(
         RecipeError: arithmetic that the device lacks, a batch that cannot be shared by the
             processes, a weights file that is not there.
         DataError: a batch larger than its set, labelled or not.
+        MissingDependencyError: what makes FP8 graphs is not installed.
     """
     runs: list[tuple[TrainConfig, Data, tuple[str | int, ...]]] = [(recipe.train, data, ("train",))]
     runs += [
@@ -157,6 +159,8 @@ def check_training(
     ]
     if recipe.gates is not None and recipe.gates.reference is not None:
         load_report(recipe.gates.reference)
+    if "fp8" in recipe.export.precisions:
+        require_model_optimizer()
     wanted = wanted_classifier(recipe, source)
     if wanted is not None:
         runs.append((wanted[0].schedule(), data, wanted[1]))

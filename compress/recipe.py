@@ -77,29 +77,30 @@ class BaselineConfig(Section):
 
 
 class CalibrationConfig(Section):
-    """What INT8 ranges are measured on: pictures of the training split."""
+    """What INT8 and FP8 ranges are measured on: pictures of the training split."""
 
     images: PositiveInt = 64
-    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"  # of INT8; FP8 takes minmax
     seed: NonNegativeInt = 0
 
 
 class QuantizationConfig(Section):
-    """What INT8 may cost. Layers return to float until no more AP is lost than `max_drop`."""
+    """What 8 bits may cost. Layers return to float until no more AP is lost than `max_drop`."""
 
     max_drop: NonNegativeFloat | None = 0.5  # AP points on held-back training pictures; null: any
     check_images: PositiveInt = 128  # held back, at most half of the training split
     keep_float: tuple[str, ...] = ()  # parts of names of layers that stay float in any case
+    remainder: Literal["fp16", "fp32"] = "fp16"  # of int8-trt: its features that are not INT8
 
 
 class ExportConfig(Section):
     """The artifacts of the student; teacher and baselines are exported in fp32 alone.
 
-    `int8` is for CPUs, `int8-trt` the symmetric form that TensorRT builds engines of: here it is
-    measured for accuracy, never for speed.
+    `int8` is for CPUs, `int8-trt` the symmetric form that TensorRT builds engines of, and `fp8`
+    what it takes on SM 8.9 and later: here those two are measured for accuracy, never for speed.
     """
 
-    precisions: tuple[Literal["fp32", "fp16", "int8", "int8-trt"], ...] = ("fp32", "int8")
+    precisions: tuple[Literal["fp32", "fp16", "int8", "int8-trt", "fp8"], ...] = ("fp32", "int8")
     opset: int = Field(default=18, ge=18, le=21)
     dynamic_batch: bool = False
     input: Literal["float32", "uint8"] = "float32"  # uint8: letterboxed pictures, channels last

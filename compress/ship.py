@@ -27,7 +27,7 @@ from compress.weights import load_weights
 from export.atomic import write_json
 from export.bundle import fill_bundle, pack
 from export.engine import Engine, open_engine
-from export.manifest import Manifest, file_sha256, read_manifest
+from export.manifest import MADE_FOR_TENSORRT, Manifest, file_sha256, read_manifest
 
 NOT_MEASURED = {"latency_ms": None, "verdict": "not measured: made for TensorRT"}
 
@@ -114,6 +114,8 @@ def _artifacts(
         yield room("int8", lambda out: maker.int8(source, out, "cpu"))
     if "int8-trt" in contestant.precisions:
         yield room("int8-trt", lambda out: maker.int8(source, out, "tensorrt"))
+    if "fp8" in contestant.precisions:
+        yield room("fp8", lambda out: maker.fp8(source, out))
 
 
 def _torch_row(session: Session, recipe: Recipe, data: Data, contestant: Contestant) -> Row:
@@ -170,7 +172,7 @@ def time_rows(
 
     What is made for TensorRT has no latency here: a CPU's would be mistaken for its speed.
     """
-    rows = [row for row in rows if row.manifest.precision != "int8-trt"]
+    rows = [row for row in rows if row.manifest.precision not in MADE_FOR_TENSORRT]
 
     def fill(out: Path) -> None:
         threads = torch.get_num_threads()

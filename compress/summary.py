@@ -229,6 +229,11 @@ def _notes(session: Session, recipe: Recipe, rooms: dict[str, Path]) -> list[str
             "int8-trt is the symmetric form that TensorRT builds engines of: its AP is measured in "
             "ONNX Runtime, its speed only on a device with TensorRT."
         )
+    if "fp8" in recipe.export.precisions:
+        notes.append(
+            "fp8 is for TensorRT on SM 8.9 and later: its AP is measured in ONNX Runtime, which "
+            "rounds to E4M3 as the graph says and computes in FP32; its speed only on such a GPU."
+        )
     return notes
 
 

@@ -2,7 +2,8 @@
 
 `python -m export.build model.onnx --precision fp16 --out DIR` builds a TensorRT engine of a graph
 that is fp16 already; `--backend tensorrt --images DIR` makes that graph first, which needs onnx
-and onnxruntime. `--precision int8 --images DIR --out DIR` quantises for CPUs.
+and onnxruntime, and for fp8 NVIDIA Model Optimizer. `--precision int8 --images DIR --out DIR`
+quantises for CPUs.
 """
 
 import argparse
@@ -14,9 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from export.backends import TensorRTConfig
-from export.backends.tensorrt_library import load_tensorrt
 from export.calibration import calibration_canvases
 from export.errors import ExportError, ToolkitError
+from export.fp8 import quantize_fp8
 from export.half import cast_half
 from export.machine import BatchProfile
 from export.manifest import read_manifest
@@ -63,6 +64,8 @@ def _make_graph(options: argparse.Namespace, folder: Path, flavour: Flavour) -> 
     canvases = calibration_canvases(options.images, spec, options.count, options.seed)
     if options.precision == "fp16":
         return cast_half(options.model, canvases, folder)
+    if options.precision == "fp8":
+        return quantize_fp8(options.model, canvases, folder, options.keep_float, seed=options.seed)
     return quantize_int8(
         options.model,
         canvases,
@@ -71,6 +74,7 @@ def _make_graph(options: argparse.Namespace, folder: Path, flavour: Flavour) -> 
         flavour=flavour,
         method=options.method,
         seed=options.seed,
+        remainder=options.remainder,
     )
 
 
@@ -78,9 +82,9 @@ def _build_tensorrt(options: argparse.Namespace) -> str:
     """Build an engine, after making its graph where pictures are given; say what it is."""
     config, model = _tensorrt_config(options), options.model
     if options.images is not None:
-        if options.precision not in ("fp16", "int8"):
-            raise ExportError(f"{model}: {options.precision} takes no pictures; leave out --images")
-        load_tensorrt(f"Building an engine of {model}")  # before minutes of calibration
+        if options.precision == "fp32":
+            raise ExportError(f"{model}: fp32 takes no pictures; leave out --images")
+        config.check_machine(f"Building an engine of {model}")  # before minutes of calibration
         model = _make_graph(options, options.out / "graph", "tensorrt")
     path = config.build(model, options.out)
     record = read_manifest(path.with_suffix(".json")).engine
@@ -145,7 +149,18 @@ def _add_quantisation(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--images", type=Path, metavar="DIR", help="to calibrate or check on")
     group.add_argument("--count", type=_positive, default=64, help="how many (default: 64)")
     group.add_argument("--seed", type=int, default=0, help="chooses them (default: 0)")
-    group.add_argument("--method", choices=("minmax", "entropy", "percentile"), default="minmax")
+    group.add_argument(
+        "--method",
+        choices=("minmax", "entropy", "percentile"),
+        default="minmax",
+        help="how INT8 ranges are taken (default: minmax, which FP8 always takes)",
+    )
+    group.add_argument(
+        "--remainder",
+        choices=("fp16", "fp32"),
+        default="fp16",
+        help="features that TensorRT's INT8 graph does not quantise (default: fp16)",
+    )
     group.add_argument(
         "--keep-float",
         action="append",

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.manifest import Manifest
+from export.manifest import MADE_FOR_TENSORRT, Manifest
 
 _TRITON_TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int32": "TYPE_INT32"}
 _MAX_BATCH = 16  # of a graph that takes any
 # Graphs that TensorRT takes as they are; "int8" is quantised for CPUs.
-_FOR_TENSORRT = frozenset({"fp32", "fp16", "int8-trt", "fp8"})
+_FOR_TENSORRT = frozenset({"fp32", "fp16"}) | MADE_FOR_TENSORRT
+# Older GPUs still get the other engines.
+_ELSE_FP8 = ' || echo "no fp8 engine was built: it needs a GPU of SM 8.9 or later" >&2'
 _HARDWARE = {"same_sm": "sameComputeCapability", "ampere_plus": "ampere+"}
 
 
@@ -63,7 +65,7 @@ def build_script(files: Mapping[str, Manifest]) -> str:
         'set -eu\ncd "$(dirname "$0")"',
     ]
     built = [
-        trtexec_line(file, manifest)
+        trtexec_line(file, manifest) + (_ELSE_FP8 if manifest.precision == "fp8" else "")
         for file, manifest in files.items()
         if file.endswith(".onnx") and manifest.precision in _FOR_TENSORRT
     ]
@@ -109,6 +111,9 @@ def triton_config(
     ]
     if batched:
         lines.append("dynamic_batching { }")
+    if manifest.precision == "fp8" and backend == "onnxruntime":
+        # ONNX Runtime's full optimiser breaks FP8 graphs; -1 is the basic one
+        lines.append("optimization { graph { level: -1 } }")
     return "\n".join(lines) + "\n"
 
 
@@ -171,7 +176,7 @@ python -m export.predict . photographs/ --draw --out seen
 {rows}
 
 The sidecar `model.json` beside each says all about it. Engines run on the machine they were built
-for; ONNX files run everywhere. `int8` is for CPUs, `int8-trt` is the input of TensorRT.
+for; ONNX files run everywhere. `int8` is for CPUs, `int8-trt` and `fp8` are the input of TensorRT.
 
 ## Input and output
 
@@ -191,7 +196,8 @@ AP above {first.evaluation_score_threshold:g}).
 
 def _where(manifest: Manifest) -> str:
     if manifest.engine is None:
-        return "any machine" if manifest.precision != "int8-trt" else "TensorRT's builder"
+        builders = {"int8-trt": "TensorRT's builder", "fp8": "TensorRT's builder, SM 8.9 and later"}
+        return builders.get(manifest.precision, "any machine")
     return _plain(str(manifest.engine.built_on))
 
 

@@ -16,7 +16,8 @@ from export.manifest import Certificate, read_manifest
 from export.optional import require
 
 _PROFILED_CALLS = 5
-_WANTED = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int8-trt": "int8"}
+_WANTED = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int8-trt": "int8", "fp8": "fp8"}
+_QUANTISED = frozenset({"int8", "fp8"})
 _EIGHT_BITS = frozenset({"int8", "uint8"})
 _INTEGER_KERNELS = ("QLinear", "ConvInteger", "MatMulInteger", "QGemm", "QConv")
 
@@ -39,7 +40,8 @@ def certify(path: Path, canvas: NDArray[np.uint8] | None = None) -> Certificate:
     runtime = None
     if canvas is not None:
         time, runtime = _profile(path, to_input([canvas], manifest.input), manifest.input.name)
-    problem = contradiction(manifest.precision, nodes, time)
+    remainder = manifest.quantization.get("remainder")
+    problem = contradiction(manifest.precision, nodes, time, remainder)
     if problem is not None:
         raise ExportError(
             f"{path}: is named {manifest.precision}, and {problem}; make the artifact again"
@@ -50,11 +52,13 @@ def certify(path: Path, canvas: NDArray[np.uint8] | None = None) -> Certificate:
 def node_types(model: Any) -> dict[str, int]:
     """Count the weighted nodes that compute features or predictions, by data type.
 
-    A node counts as int8 when both its data and its weights come out of DequantizeLinear, which is
-    what every runtime turns into an integer kernel.
+    A node counts as int8 or fp8 when both its data and its weights come out of DequantizeLinear,
+    which is what every runtime turns into a kernel of that type.
     """
     onnx = require("onnx", extra="train", purpose="Reading a graph's precision")
-    names = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
+    kinds = onnx.TensorProto
+    floats = {kinds.FLOAT: "fp32", kinds.FLOAT16: "fp16"}
+    eight_bits = {kinds.INT8: "int8", kinds.UINT8: "int8", kinds.FLOAT8E4M3FN: "fp8"}
     stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
     decoding = decoding_nodes(model)
@@ -63,27 +67,44 @@ def node_types(model: Any) -> dict[str, int]:
         if node.op_type not in WEIGHTED or node.name in decoding:
             continue
         inputs = node.input[:2]
-        if all(name in makers and _dequantizes(makers[name]) for name in inputs):
-            found["int8"] += 1
+        pairs = [makers[name] for name in inputs if name in makers and _dequantizes(makers[name])]
+        if len(pairs) == len(inputs):
+            # the zero point has the type; where there is none, so has the stored data
+            zeros = [stored.get((*pair.input, pair.input[0])[2]) for pair in pairs]
+            named = {eight_bits.get(zero, "other") for zero in zeros}
+            found[named.pop() if len(named) == 1 else "other"] += 1
             continue
         weights = [stored[name] for name in inputs if name in stored]
+        # Of what is stored in 8 bits and computed in more, the scale has the type.
+        weights = weights or [stored[pair.input[1]] for pair in pairs if pair.input[1] in stored]
         if weights:
-            found[names.get(weights[0], "other")] += 1
-        elif any(name in makers and _dequantizes(makers[name]) for name in inputs):
-            found["fp32"] += 1  # stored in 8 bits, computed in 32
+            found[floats.get(weights[0], "other")] += 1
     return dict(sorted(found.items()))
 
 
-def contradiction(precision: str, nodes: dict[str, int], time: dict[str, float]) -> str | None:
-    """Say in words what speaks against the name of an artifact; None where nothing does."""
+def contradiction(
+    precision: str, nodes: dict[str, int], time: dict[str, float], remainder: str | None = None
+) -> str | None:
+    """Say in words what speaks against the name of an artifact; None where nothing does.
+
+    Args:
+        precision: its name.
+        nodes: data type -> how many weighted nodes compute in it.
+        time: data type -> share of the measured time; empty where not measured.
+        remainder: the float type that its sidecar promises beside the quantised one, if any.
+    """
     wanted = _WANTED.get(precision)
     if wanted is None:
         return f"there is no such precision (known: {', '.join(_WANTED)})"
     counted = ", ".join(f"{count} in {kind}" for kind, count in nodes.items()) or "none at all"
     if wanted not in nodes:
         return f"no Conv, Gemm or MatMul of the graph computes in {wanted} ({counted})"
-    if wanted != "int8" and len(nodes) > 1:
+    if wanted not in _QUANTISED and len(nodes) > 1:
         return f"not every Conv, Gemm and MatMul of the graph computes in {wanted} ({counted})"
+    if wanted in _QUANTISED and (mixed := nodes.keys() & (_QUANTISED - {wanted} | {"other"})):
+        return f"some of the graph computes in {', '.join(sorted(mixed))} ({counted})"
+    if remainder is not None and not nodes.keys() <= {wanted, remainder}:
+        return f"what is not {wanted} is not all {remainder} ({counted})"
     if precision == "int8" and time and not time.get("int8"):
         return "ONNX Runtime ran no integer kernel for its quantised nodes"
     return None

@@ -10,6 +10,8 @@ from export.optional import require
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 _PREDICTING = frozenset({"Conv", "Gemm"})  # a MatMul there decodes: the integral of box bins
+PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
+HALF_PAIRS_OPSET = 19  # the first whose QuantizeLinear takes half precision, and gives FP8
 # What may stand between two weighted nodes without any geometry in it.
 _FEATURE_OPS = WEIGHTED | {
     "Add",
@@ -33,6 +35,8 @@ _FEATURE_OPS = WEIGHTED | {
     "Mul",
     "PRelu",
     "Pad",
+    "QuantizeLinear",
+    "DequantizeLinear",
     "Relu",
     "Reshape",
     "Resize",
@@ -102,10 +106,11 @@ def feature_nodes(model: Any) -> frozenset[int]:
 
     These are the Convs, Gemms and MatMuls with stored weights, and what lies between two of them
     without passing geometry (TopK, RoiAlign, Exp, comparisons and the like). The normalisation
-    before the first and all that decodes after the last are not among them.
+    before the first and all that decodes after the last are not among them. The Q/DQ pairs at
+    their inputs are, those of weights included.
     """
     nodes = list(model.graph.node)
-    stored = {tensor.name for tensor in model.graph.initializer}
+    stored = stored_tensors(model)
     decoding = decoding_nodes(model)
     weighted = {
         index
@@ -124,8 +129,38 @@ def feature_nodes(model: Any) -> frozenset[int]:
     for index in range(len(nodes) - 1, -1, -1):
         if index in weighted or (index in feeding and nodes[index].op_type in _FEATURE_OPS):
             feeding |= above[index]
-    between = {i for i in fed & feeding if nodes[i].op_type in _FEATURE_OPS}
-    return frozenset(weighted | between)
+    chosen = weighted | {i for i in fed & feeding if nodes[i].op_type in _FEATURE_OPS}
+    for index in range(len(nodes) - 1, -1, -1):
+        if index in chosen:
+            chosen |= {maker for maker in above[index] if nodes[maker].op_type in PAIR}
+    return frozenset(chosen)
+
+
+def stored_tensors(model: Any) -> frozenset[str]:
+    """Return the names of the stored tensors, and of what Q/DQ pairs make of them."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:  # makers come first in a valid graph
+        if node.op_type in PAIR and node.input[0] in stored:
+            stored.update(node.output)
+    return frozenset(stored)
+
+
+def raise_opset(model: Any, version: int) -> None:
+    """State a later version of ONNX's operators, in place, where the graph has an earlier one.
+
+    For 18 to 19 alone: what changed there are more types and attributes that default to what was.
+    """
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version < version:
+            opset.version = version
+    model.ir_version = max(model.ir_version, 9)
+
+
+def opset_of(model: Any) -> int:
+    """Return the version of ONNX's operators that the graph states."""
+    return max(
+        int(opset.version) for opset in model.opset_import if opset.domain in ("", "ai.onnx")
+    )
 
 
 def first_nodes(model: Any) -> frozenset[str]:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from export.certificate import certify
 from export.engine import open_engine
 from export.errors import DataError, ExportError
-from export.graph import feature_nodes, save_checked, tidy
+from export.graph import PAIR, feature_nodes, save_checked, tidy
 from export.images import to_input
 from export.manifest import file_sha256, write_manifest
 from export.optional import require
 from export.prepare import made_by, prepare, read_float_manifest
-from export.ranges import activation_ranges
+from export.ranges import Ranges, activation_ranges
 
 LARGEST = 65504.0  # of half precision
 # Inputs that stay float32 by ONNX's rules: region and scales.
@@ -48,7 +48,7 @@ def cast_half(onnx_path: Path, canvases: Sequence[NDArray[np.uint8]], folder: Pa
     if not canvases:
         raise DataError("fp16: expected real pictures to check the activations on, got none")
     model = prepare(onnx_path)
-    _check_ranges(onnx_path, activation_ranges(model, canvases, manifest.input, "minmax"))
+    check_half_range(onnx_path, activation_ranges(model, canvases, manifest.input, "minmax"))
     half = to_half(model)
     tidy(half)
     path = folder / "model.onnx"
@@ -65,18 +65,23 @@ def cast_half(onnx_path: Path, canvases: Sequence[NDArray[np.uint8]], folder: Pa
     write_manifest(filled, path.with_suffix(".json"))
     certified = certify(path, canvases[0])
     write_manifest(filled.model_copy(update={"certificate": certified}), path.with_suffix(".json"))
-    _check_finite(path, canvases)
+    check_finite(path, canvases)
     return path
 
 
 def to_half(model: Any) -> Any:
-    """Return a copy of `model` whose feature nodes compute in FP16, with casts at the border."""
+    """Return a copy of `model` whose feature nodes compute in FP16, with casts at the border.
+
+    The Q/DQ pairs among them take and give FP16, their scales included, which needs opset 19:
+    TensorRT wants the type of a scale to be that of the tensor.
+    """
     onnx = require("onnx", extra="train", purpose="Casting a model to FP16")
     helper, half, single = onnx.helper, onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
     cast = onnx.ModelProto()
     cast.CopyFrom(model)
     floats = _float_tensors(onnx, cast)
     stored = {tensor.name: tensor for tensor in cast.graph.initializer}
+    scales = {node.input[1] for node in cast.graph.node if node.op_type in PAIR}
     chosen = feature_nodes(cast)
     nodes = list(cast.graph.node)
     outputs = {value.name for value in cast.graph.output}
@@ -95,7 +100,8 @@ def to_half(model: Any) -> Any:
             if name not in ready:
                 ready[name] = f"{name}_half"
                 if name in stored:
-                    halved.append(_half_tensor(onnx, stored[name], ready[name]))
+                    change = _half_scale if name in scales else _half_tensor
+                    halved.append(change(onnx, stored[name], ready[name]))
                 else:
                     rebuilt.append(helper.make_node("Cast", [name], [ready[name]], to=half))
             inputs[slot] = ready[name]
@@ -151,21 +157,32 @@ def _half_tensor(onnx: Any, tensor: Any, name: str) -> Any:
     return onnx.numpy_helper.from_array(values.astype(np.float16), name)
 
 
-def _check_ranges(onnx_path: Path, ranges: dict[str, tuple[float, float]]) -> None:
+def _half_scale(onnx: Any, tensor: Any, name: str) -> Any:
+    """Return scales in half precision, rounded up so that nothing saturates, and above 0."""
+    values = onnx.numpy_helper.to_array(tensor)
+    half = values.astype(np.float16)
+    half = np.where(half < values, np.nextafter(half, np.float16(np.inf)), half)
+    return onnx.numpy_helper.from_array(half, name)
+
+
+def check_half_range(onnx_path: Path, ranges: Ranges) -> None:
     """Refuse activations that half precision cannot hold; CPUs would compute them in single."""
     peak, name = max((max(-low, high), name) for name, (low, high) in ranges.items())
     if not peak <= LARGEST:
         raise ExportError(
             f"{onnx_path}: {name} reaches {peak:.3g} on real pictures, and half precision ends at "
-            f"{LARGEST:.0f}; keep fp32, or train with weight decay on the norms"
+            f"{LARGEST:.0f}; keep fp32 (for int8-trt, quantization.remainder: fp32), or train with "
+            "weight decay on the norms"
         )
 
 
-def _check_finite(path: Path, canvases: Sequence[NDArray[np.uint8]]) -> None:
+def check_finite(path: Path, canvases: Sequence[NDArray[np.uint8]]) -> None:
+    """Refuse an artifact whose outputs are not finite on real pictures."""
     with open_engine(path) as engine:
         for number, canvas in enumerate(canvases):
             found = engine.candidates(to_input([canvas], engine.manifest.input))
             if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
                 raise ExportError(
-                    f"{path}: boxes or scores of picture {number} are not finite in fp16; keep fp32"
+                    f"{path}: boxes or scores of picture {number} are not finite in half "
+                    "precision; keep fp32"
                 )

@@ -13,6 +13,10 @@ from export.config import Section
 from export.errors import ExportError
 from export.machine import EngineRecord
 
+# Precisions of ONNX files that TensorRT's builder is to read: what they compute can be checked in
+# ONNX Runtime, their speed cannot.
+MADE_FOR_TENSORRT = frozenset({"int8-trt", "fp8"})
+
 
 class InputSpec(Section):
     """The tensor that the artifact takes; `export.images.to_input` makes it.

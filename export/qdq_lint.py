@@ -5,17 +5,20 @@ from typing import Any
 
 import numpy as np
 
+from export.graph import HALF_PAIRS_OPSET, opset_of
 from export.optional import require
 
+E4M3 = "float8_e4m3fn"
 _SHOWN = 3  # names per problem
 
 
 def lint_qdq(model: Any) -> list[str]:
     """Return what TensorRT would refuse in an `onnx.ModelProto`, in words; empty if nothing.
 
-    TensorRT wants symmetric INT8 (zero points 0, scales above 0), no UINT8 and no INT32 behind
-    DequantizeLinear, no quantised Softmax, each QuantizeLinear read by DequantizeLinear, and no
-    operator sets that it does not know.
+    TensorRT wants symmetric INT8 or FP8 of the form E4M3 (zero points 0, scales above 0), not both
+    in one graph, no UINT8 and no INT32 behind DequantizeLinear, no quantised Softmax, each
+    QuantizeLinear read by DequantizeLinear, and no operator sets that it does not know. FP8, and
+    pairs in half precision, are of opset 19.
     """
     onnx = require("onnx", extra="train", purpose="Checking a quantised graph")
     graph = model.graph
@@ -31,6 +34,7 @@ def lint_qdq(model: Any) -> list[str]:
         found.setdefault(problem, []).append(name)
 
     readers: dict[str, list[Any]] = {}
+    types: set[str] = set()
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
@@ -39,6 +43,7 @@ def lint_qdq(model: Any) -> list[str]:
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
             for problem in _parameters(node, stored):
                 blame(problem, node.name or node.output[0])
+            types |= {stored[name].dtype.name for name in node.input[1:] if name in stored}
         if node.op_type == "QuantizeLinear":
             if not all(r.op_type == "DequantizeLinear" for r in readers.get(node.output[0], [])):
                 blame("QuantizeLinear that something but DequantizeLinear reads", node.name)
@@ -56,6 +61,14 @@ def lint_qdq(model: Any) -> list[str]:
         problems.append(
             f"{counts['QuantizeLinear']} QuantizeLinear against {pairs} DequantizeLinear "
             "of activations; expected as many"
+        )
+    if {"int8", E4M3} <= types:
+        problems.append("INT8 and FP8 in one graph, where TensorRT takes one of them")
+    late = sorted(types & {"float16", E4M3})
+    if late and opset_of(model) < HALF_PAIRS_OPSET:
+        problems.append(
+            f"{' and '.join(late)} at QuantizeLinear or DequantizeLinear in opset "
+            f"{opset_of(model)}; expected {HALF_PAIRS_OPSET} or later"
         )
     used = {node.domain for node in graph.node} | {""}
     unused = sorted(o.domain for o in model.opset_import if o.domain not in used)
@@ -87,7 +100,9 @@ def _parameters(node: Any, stored: dict[str, Any]) -> list[str]:
             problems.append("zero point that is not 0")
     data = zero if zero is not None else stored.get(node.input[0])
     if data is not None and data.dtype == np.uint8:
-        problems.append("UINT8, where TensorRT takes INT8 alone")
+        problems.append("UINT8, where TensorRT takes INT8 or FP8 alone")
+    if data is not None and data.dtype.name.startswith("float8") and data.dtype.name != E4M3:
+        problems.append(f"{data.dtype.name}, where TensorRT takes FP8 of the form {E4M3} alone")
     if data is not None and data.dtype == np.int32:
         problems.append("INT32 behind DequantizeLinear (a quantised bias)")
     return problems

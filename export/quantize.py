@@ -3,33 +3,26 @@
 `cpu` (precision int8) has unsigned activations with a zero point and signed weights, outputs
 quantised too: what ONNX Runtime turns into integer kernels. `tensorrt` (precision int8-trt) is
 explicit and symmetric: signed, zero points 0, weights in float behind a Q/DQ pair, a pair per
-consumer, at the inputs of weighted nodes alone, so that TensorRT fuses what follows them.
+consumer, at the inputs of weighted nodes alone, so that TensorRT fuses what follows them. Its
+other features are FP16 unless FP32 is asked for: a strongly typed network computes what is not
+quantised in the type it is stored in.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.certificate import certify
 from export.cpu import int8_saturates
-from export.errors import ExportError
-from export.graph import (
-    WEIGHTED,
-    first_nodes,
-    nodes_matching,
-    prediction_nodes,
-    save_checked,
-    tidy,
-    with_constant_weights,
-)
-from export.manifest import Manifest, file_sha256, write_manifest
+from export.graph import WEIGHTED, tidy
+from export.half import check_half_range
+from export.manifest import file_sha256
 from export.optional import require
-from export.prepare import made_by, prepare, quiet, read_float_manifest
-from export.qdq_lint import lint_qdq
+from export.prepare import prepare, quiet, read_float_manifest
+from export.quantizer import Quantizer, Remainder, choose_nodes, copy_graph
 from export.ranges import Method, Ranges, activation_ranges
 
 Flavour = Literal["cpu", "tensorrt"]
@@ -41,28 +34,17 @@ _SCHEME = {
 
 
 @dataclass(frozen=True)
-class Quantizer:
-    """A float model, prepared and calibrated once, of which any nodes can be quantised.
+class Int8Quantizer(Quantizer):
+    """Quantises to INT8 with ONNX Runtime's tools.
 
     Attributes:
-        source: of the float model.
-        manifest: its sidecar.
-        model: the prepared graph.
-        ranges: of its activations.
-        nodes: the names that may be quantised, in graph order.
-        kept: of the weighted nodes that stay float in any case.
-        record: for the sidecar.
+        ranges: of the activations.
+        reduced: weights in 7 bits.
     """
 
-    source: Path
-    manifest: Manifest
-    model: Any
     ranges: Ranges
     flavour: Flavour
     reduced: bool
-    nodes: tuple[str, ...]
-    kept: tuple[str, ...]
-    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def precision(self) -> str:
@@ -70,9 +52,9 @@ class Quantizer:
         return PRECISION_OF[self.flavour]
 
     def graph(self, nodes: Sequence[str]) -> Any:
-        """Return a graph (`onnx.ModelProto`) with `nodes` quantised and all others float."""
+        """Return a graph (`onnx.ModelProto`) with `nodes` quantised and all others FP32."""
         if not nodes:
-            return _copy(self.model)
+            return copy_graph(self.model)
         quantization = require("onnxruntime.quantization", extra="train", purpose="INT8")
         inner = require("onnxruntime.quantization.qdq_quantizer", extra="train", purpose="INT8")
         calibrate = require("onnxruntime.quantization.calibrate", extra="train", purpose="INT8")
@@ -86,7 +68,7 @@ class Quantizer:
         )
         with quiet():
             quantizer = inner.QDQQuantizer(
-                _copy(self.model),
+                copy_graph(self.model),
                 per_channel=True,
                 reduce_range=self.reduced,
                 weight_qType=kinds.QInt8,
@@ -105,51 +87,6 @@ class Quantizer:
         tidy(model)
         return model
 
-    def write(
-        self,
-        folder: Path,
-        nodes: Sequence[str],
-        record: dict[str, Any],
-        canvas: NDArray[np.uint8] | None = None,
-    ) -> Path:
-        """Write `folder/model.onnx` with `nodes` quantised, and its sidecar.
-
-        Args:
-            folder: made if it is not there.
-            nodes: to quantise, some of `self.nodes`.
-            record: added to the sidecar's.
-            canvas: a picture to profile the certificate's times on.
-
-        Raises:
-            ExportError: TensorRT would refuse the graph, or it is not what its name says.
-        """
-        path = folder / "model.onnx"
-        graph = self.graph(nodes)
-        problems = lint_qdq(graph) if self.flavour == "tensorrt" else []
-        if problems:
-            raise ExportError(f"{path}: not what TensorRT takes: {'; '.join(problems)}")
-        save_checked(graph, path)
-        filled = self.manifest.model_copy(
-            update={
-                "precision": self.precision,
-                "artifact": path.name,
-                "sha256": file_sha256(path),
-                "parity": {},  # the float model's says nothing of this one
-                "quantization": {
-                    **self.record,
-                    "nodes_quantized": len(nodes),
-                    "nodes_kept_float": len(self.nodes) + len(self.kept) - len(nodes),
-                    **record,
-                },
-                "made_by": made_by(self.manifest),
-            }
-        )
-        write_manifest(filled, path.with_suffix(".json"))
-        certificate = certify(path, canvas if self.flavour == "cpu" else None)
-        filled = filled.model_copy(update={"certificate": certificate})
-        write_manifest(filled, path.with_suffix(".json"))
-        return path
-
 
 def open_quantizer(
     onnx_path: Path,
@@ -161,8 +98,9 @@ def open_quantizer(
     method: Method = "minmax",
     seed: int = 0,
     reduce_range: bool | None = None,
+    remainder: Remainder = "fp16",
     cache: Path | None = None,
-) -> Quantizer:
+) -> Int8Quantizer:
     """Prepare and calibrate the float model at `onnx_path`.
 
     The first Conv, the Convs and Gemms that predict and all that decodes after them stay float.
@@ -176,21 +114,29 @@ def open_quantizer(
         method: how ranges are taken from the activations seen.
         seed: that chose the pictures, for the record.
         reduce_range: keep weights to 7 bits; None does so on CPUs that need it.
+        remainder: type of TensorRT's features that are not quantised; the CPU's are FP32.
         cache: folder of earlier calibrations.
 
     Raises:
         DataError: no pictures, or of another size than the model takes.
-        ExportError: the model is not float, a `keep_float` part matches nothing, or nothing is
-            left to quantise.
+        ExportError: the model is not float, a `keep_float` part matches nothing, nothing is left
+            to quantise, or an FP16 remainder would overflow.
         MissingDependencyError: onnx or onnxruntime is not installed.
     """
     manifest = read_float_manifest(onnx_path, folder)
     model = prepare(onnx_path)
-    nodes, kept = _choose(model, keep_float)
+    nodes, kept = choose_nodes(model, keep_float)
     cpu = flavour == "cpu"
-    ranges = activation_ranges(
-        model, canvases, manifest.input, method, symmetric=not cpu, cache=cache
-    )
+    remainder = "fp32" if cpu else remainder
+
+    def measure(how: Method) -> Ranges:
+        return activation_ranges(
+            model, canvases, manifest.input, how, symmetric=not cpu, cache=cache
+        )
+
+    ranges = measure(method)
+    if remainder == "fp16":  # other methods cut what overflows off
+        check_half_range(onnx_path, ranges if method == "minmax" else measure("minmax"))
     reduced = cpu and (int8_saturates() if reduce_range is None else reduce_range)
     record = {
         "flavour": flavour,
@@ -201,7 +147,9 @@ def open_quantizer(
         "weight_bits": 7 if reduced else 8,
         "float_sha256": file_sha256(onnx_path),
     }
-    return Quantizer(onnx_path, manifest, model, ranges, flavour, reduced, nodes, kept, record)
+    return Int8Quantizer(
+        onnx_path, manifest, model, nodes, kept, remainder, record, ranges, flavour, reduced
+    )
 
 
 def quantize_int8(
@@ -214,6 +162,7 @@ def quantize_int8(
     method: Method = "minmax",
     seed: int = 0,
     reduce_range: bool | None = None,
+    remainder: Remainder = "fp16",
     cache: Path | None = None,
 ) -> Path:
     """Write `folder/model.onnx` and its sidecar with all nodes quantised that may be.
@@ -229,6 +178,7 @@ def quantize_int8(
         method=method,
         seed=seed,
         reduce_range=reduce_range,
+        remainder=remainder,
         cache=cache,
     )
     return quantizer.write(folder, quantizer.nodes, {}, canvases[0])
@@ -293,23 +243,3 @@ def keep_pools_float(model: Any) -> None:
                         inputs = [pool.output[0] if n == copied else n for n in reader.input]
                         del reader.input[:]
                         reader.input.extend(inputs)
-
-
-def _copy(model: Any) -> Any:
-    onnx = require("onnx", extra="train", purpose="Quantising a model")
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    return copied
-
-
-def _choose(model: Any, keep_float: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the nodes to quantise and of the weighted nodes to keep float."""
-    candidates = with_constant_weights(model)
-    protected = prediction_nodes(model) | first_nodes(model) | nodes_matching(model, keep_float)
-    chosen = tuple(name for name in candidates if name not in protected)
-    if not chosen:
-        raise ExportError(
-            f"nothing to quantise: all {len(candidates)} weighted nodes are the first, predict, "
-            "or match keep_float"
-        )
-    return chosen, tuple(name for name in candidates if name in protected)

@@ -1,4 +1,4 @@
-"""Which layers INT8 hurts, and how many must return to float until AP holds."""
+"""Which layers fewer bits hurt, and how many must return to float until AP holds."""
 
 import hashlib
 import tempfile
@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.backends.onnxruntime_backend import optimization_level
 from export.cpu import usable_cores
 from export.engine import open_engine
 from export.graph import after_topk, prediction_outputs
 from export.images import to_input
+from export.manifest import MADE_FOR_TENSORRT
 from export.optional import require
-from export.quantize import Quantizer
+from export.quantizer import Quantizer
 
 MOST_LAYERS = 40  # measured one by one; a deeper model's neighbours go together
 MOST_RESTORED = 0.75  # of the layers; beyond it the artifact would be INT8 in name only
@@ -108,7 +110,7 @@ def hold_drop(
         low, high = (low, middle) if drop(middle) <= max_drop else (middle, high)
     record = _record(layers, high, reference, tried, max_drop)
     nodes = nodes_without(high)
-    if high and quantizer.flavour == "cpu":
+    if high and quantizer.precision not in MADE_FOR_TENSORRT:
         record["price"] = price(quantizer, nodes, canvases[0])
     return Held(nodes, record)
 
@@ -215,6 +217,7 @@ def _outputs(
     options = runtime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 3
+    options.graph_optimization_level = optimization_level(runtime, quantizer.precision)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = runtime.InferenceSession(
         model.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
@@ -240,7 +243,7 @@ def _record(
         "max_drop": max_drop,
         "held": restored < len(layers),
         "ap_fp32": points(reference),
-        "ap_all_int8": points(tried[0]),
+        "ap_all_quantized": points(tried[0]),
         "ap": points(tried.get(restored)),
         "checks": [{"restored": count, "ap": points(ap)} for count, ap in sorted(tried.items())],
         "layers_restored": restored,

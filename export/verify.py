@@ -120,7 +120,8 @@ def check(
         if artifact["backend"] == "tensorrt":
             run, batches, close = open_tensorrt(folder / artifact["file"], artifact)
         else:
-            run, batches, close = open_onnxruntime(folder / artifact["file"], device)
+            file, precision = folder / artifact["file"], artifact["precision"]
+            run, batches, close = open_onnxruntime(file, device, precision)
         try:
             said = compare_runs(run, batches, picture, artifact)
         finally:
@@ -233,7 +234,9 @@ def _iou(one: Any, other: Any) -> float:
     return shared / union if union > 0 else float(np.abs(one - other).max() < 1)
 
 
-def open_onnxruntime(path: Path, device: str) -> tuple[Run, tuple[int, int], Callable[[], None]]:
+def open_onnxruntime(
+    path: Path, device: str, precision: str = "fp32"
+) -> tuple[Run, tuple[int, int], Callable[[], None]]:
     """Return a function from batch to outputs, the batch sizes to try, and what closes it.
 
     Raises:
@@ -245,10 +248,12 @@ def open_onnxruntime(path: Path, device: str) -> tuple[Run, tuple[int, int], Cal
     except ImportError as error:
         raise NotHereError(f"needs onnxruntime ({error}): pip install onnxruntime") from None
     onnxruntime.set_default_logger_severity(4)
-    wanted = PROVIDERS[device]
+    wanted, options = PROVIDERS[device], onnxruntime.SessionOptions()
+    if precision == "fp8":  # the optimiser moves FP8 to operators without kernels for it
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = onnxruntime.InferenceSession(
-            path.read_bytes(), providers=[wanted], enable_fallback=False
+            path.read_bytes(), options, providers=[wanted], enable_fallback=False
         )
     except Exception as error:  # its exception classes share no base but this
         raise BundleError(f"ONNX Runtime {onnxruntime.__version__} refuses it: {error}") from None

@@ -25,8 +25,8 @@ from export.errors import ExportError
 from export.manifest import InputSpec, Manifest, file_sha256, read_manifest
 from export.optional import require
 
-# int8-trt is quantised for TensorRT: what it computes can be checked here, its speed cannot.
-Precision = Literal["fp32", "fp16", "int8", "int8-trt"]
+# int8-trt and fp8 are made for TensorRT: what they compute can be checked here, their speed cannot.
+Precision = Literal["fp32", "fp16", "int8", "int8-trt", "fp8"]
 PRECISIONS = get_args(Precision)
 _LOG_ERRORS = 3  # ONNX Runtime's scale: 2 warns of missing GPUs on every CPU machine
 
@@ -131,7 +131,7 @@ class OnnxRuntimeEngine:
     def _options(self, runtime: Any) -> Any:
         options = runtime.SessionOptions()
         options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.graph_optimization_level = optimization_level(runtime, self._manifest.precision)
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _LOG_ERRORS
@@ -191,6 +191,16 @@ def _picture_shape(spec: InputSpec) -> tuple[int, int, int]:
     """Of one picture in the input."""
     plane = (spec.height, spec.width)
     return (*plane, 3) if spec.format == "uint8" else (3, *plane)
+
+
+def optimization_level(runtime: Any, precision: str) -> Any:
+    """Return how much ONNX Runtime may change a graph of this precision.
+
+    An FP8 graph runs as it is: the optimiser moves QuantizeLinear before MaxPool and Transpose,
+    which have no FP8 kernels, and then refuses its own graph.
+    """
+    levels = runtime.GraphOptimizationLevel
+    return levels.ORT_DISABLE_ALL if precision == "fp8" else levels.ORT_ENABLE_ALL
 
 
 def verify_artifact(path: Path, manifest: Manifest) -> None:

@@ -46,6 +46,12 @@ class TensorRTConfig(Section):
             )
         return self
 
+    def check_machine(self, purpose: str, *, trt: Any = None, cuda: Any = None) -> None:
+        """Refuse what the GPU or TensorRT here cannot build; see `export.build`."""
+        from export.backends.tensorrt_build import check_machine
+
+        check_machine(purpose, self, trt=trt, cuda=cuda)
+
     def build(self, onnx_path: Path, folder: Path, *, trt: Any = None, cuda: Any = None) -> Path:
         """Build `folder/model.engine` with its sidecar; see `build_engine`."""
         from export.backends.tensorrt_build import build_engine

@@ -68,10 +68,8 @@ def build_engine(
     manifest = read_manifest(onnx_path.with_suffix(".json"))
     verify_artifact(onnx_path, manifest)
     _check_source(onnx_path, folder, manifest, config)
-    trt = trt or load_tensorrt(f"Building an engine of {onnx_path}")
-    cuda = cuda or load_cuda()
-    machine = describe_machine(cuda, trt.__version__, config.device)
-    _check_abilities(trt, machine, config)
+    purpose = f"Building an engine of {onnx_path}"
+    trt, cuda, machine = check_machine(purpose, config, trt=trt, cuda=cuda)
     cuda.cudaSetDevice(config.device)
     logger = listen(trt)
     load_plugins(trt, logger)
@@ -106,6 +104,22 @@ def build_engine(
         **facts.pop("record"),
     )
     return _write(folder, content, facts["layers"], cache, manifest, record, config)
+
+
+def check_machine(
+    purpose: str, config: TensorRTConfig, *, trt: Any = None, cuda: Any = None
+) -> tuple[Any, Any, Machine]:
+    """Return TensorRT, CUDA and the machine, once they can build what `config` asks for.
+
+    Raises:
+        ExportError: the GPU or this TensorRT lacks what was asked for.
+        MissingDependencyError: TensorRT or cuda-python is not installed.
+    """
+    trt = trt or load_tensorrt(purpose)
+    cuda = cuda or load_cuda()
+    machine = describe_machine(cuda, trt.__version__, config.device)
+    _check_abilities(trt, machine, config)
+    return trt, cuda, machine
 
 
 def _check_source(

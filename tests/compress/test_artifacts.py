@@ -1,5 +1,7 @@
 """What is made of a finished model, and what stops before it is timed."""
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,12 @@ import torch
 from compress.artifacts import Maker
 from compress.console import Console
 from compress.recipe import load_recipe
+from compress.run import main
 from compress.session import Session
 from export.errors import ExportError
 from export.manifest import read_manifest
 from tests.compress.smoke import write_smoke
+from tests.export.test_fp8 import needs_model_optimizer
 
 
 def maker(folder: Path, *overrides: str, seed: int = 0) -> Maker:
@@ -70,10 +74,46 @@ def test_layers_are_restored_until_ap_holds(exported: tuple[Maker, Path], tmp_pa
     made = like(exported, tmp_path, "export.quantization.max_drop=0")
     made.int8(exported[1], tmp_path / "int8", "tensorrt")
     record = read_manifest(tmp_path / "int8" / "model.json").quantization
-    assert record["ap_all_int8"] < record["ap_fp32"] <= record["ap"]
+    assert record["ap_all_quantized"] < record["ap_fp32"] <= record["ap"]
     assert 0 < record["layers_restored"] < len(record["layers"])
     assert record["flavour"] == "tensorrt"
     assert len(list((tmp_path / "run" / "calibration").iterdir())) == 1
+
+
+@pytest.mark.slow
+@needs_model_optimizer
+def test_fp8_is_made_and_judged_like_int8(tmp_path: Path) -> None:
+    wide = ("student.width=32", "student.backbone.widths=[16, 32, 32, 32]")
+    made = maker(tmp_path, *wide, "export.quantization.max_drop=100")
+    made.fp32(tmp_path / "fp32")
+    made.fp8(tmp_path / "fp32" / "model.onnx", tmp_path / "fp8")
+    manifest = read_manifest(tmp_path / "fp8" / "model.json")
+    assert manifest.certificate is not None
+    assert set(manifest.certificate.nodes) == {"fp8", "fp16"}
+    assert manifest.parity["stable"] is True
+    assert manifest.parity["matched"] > 20
+    assert manifest.quantization["ap"] == manifest.quantization["ap_all_quantized"]
+
+
+@pytest.mark.slow
+@needs_model_optimizer
+def test_a_student_too_narrow_for_fp8_is_told_and_the_run_goes_on(
+    exported: tuple[Maker, Path], tmp_path: Path
+) -> None:
+    like(exported, tmp_path).fp8(exported[1], tmp_path / "fp8")
+    said = json.loads((tmp_path / "fp8" / "refused.json").read_text())
+    assert said["reason"].endswith("more than 16 channels in and out; keep fp16")
+    assert not (tmp_path / "fp8" / "model.onnx").exists()
+
+
+def test_fp8_without_what_makes_it_stops_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "modelopt", None)
+    arguments = [str(write_smoke(tmp_path)), "--check", "--runs", str(tmp_path / "runs")]
+    assert main([*arguments, "export.precisions=[fp32, fp8]"]) == 4
+    assert "pip install 'slimdet[fp8]'" in capsys.readouterr().err
+    assert main(arguments) == 0
 
 
 def like(exported: tuple[Maker, Path], folder: Path, *overrides: str) -> Maker:

@@ -41,6 +41,7 @@ def test_every_part_gets_a_line_and_what_is_optional_may_be_absent(capsys):
         "onnxruntime cuda",
         "onnxruntime tensorrt",
         "tensorrt",
+        "model optimizer",
         "disk",
     ]
     assert found["onnxruntime cpu"][0] == "ok"
@@ -48,13 +49,14 @@ def test_every_part_gets_a_line_and_what_is_optional_may_be_absent(capsys):
 
 
 def test_what_is_absent_comes_with_what_to_do(capsys, monkeypatch):
-    for name in ("torch", "onnxruntime", "tensorrt"):
+    for name in ("torch", "onnxruntime", "tensorrt", "modelopt"):
         monkeypatch.setitem(sys.modules, name, None)
     code, found = findings(capsys)
     assert code == 0
     assert "pip install 'slimdet[train]'" in found["torch"][1]
     assert "pip install 'slimdet[onnxruntime]'" in found["onnxruntime cpu"][1]
     assert "pip install 'slimdet[tensorrt]'" in found["tensorrt"][1]
+    assert "pip install 'slimdet[fp8]'" in found["model optimizer"][1]
 
 
 def test_a_full_disk_is_bad(capsys, monkeypatch):

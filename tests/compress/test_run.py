@@ -88,7 +88,7 @@ def test_every_row_says_what_it_computes_in_and_tensorrts_has_no_latency(
         "fp32": {"fp32"},
         "fp16": {"fp16"},
         "int8": {"fp32", "int8"},
-        "int8-trt": {"fp32", "int8"},
+        "int8-trt": {"fp16", "int8"},
     }
     assert {row["nms"]["mode"] for row in rows.values()} == {"graph"}
     assert rows["int8-trt"]["latency_ms"] is None

@@ -128,6 +128,16 @@ def test_pictures_make_the_graph_that_the_engine_is_built_of(
     capsys.readouterr()
 
 
+@pytest.mark.usefixtures("installed")
+def test_a_gpu_without_fp8_is_named_before_pictures_are_read(static_model, tmp_path, capsys):
+    arguments = [str(static_model), "--precision", "fp8", "--out", str(tmp_path / "engine")]
+    missing = ["--images", str(tmp_path / "none")]
+    assert main([*arguments, "--backend", "tensorrt", *missing]) == 6
+    assert "needs a GPU of SM 8.9 or later, and Orin has SM 8.7" in capsys.readouterr().err
+    assert main([*arguments, *missing]) == 6  # onnxruntime where nothing else is said
+    assert "onnxruntime has no fp8 to be built" in capsys.readouterr().err
+
+
 def test_without_tensorrt_the_command_says_how_to_get_it(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     model = source(tmp_path / "onnx")

@@ -22,6 +22,7 @@ from export.predict import main as predict_main
 from export.quantize import quantize_cpu_int8
 from tests.export import fake_tensorrt
 from tests.export.fake_cuda import FakeCuda
+from tests.export.fp8_graph import fp8_artifact
 from tests.export.test_tensorrt import Library, source
 from tests.export.tiny import canvases, tiny_manifest
 
@@ -357,4 +358,18 @@ def test_a_model_that_is_hardly_trained_is_checked_by_its_best_boxes(
 
 
 def test_every_precision_has_a_tolerance():
-    assert set(TOLERANCES) >= {"fp32", "fp16", "int8", "int8-trt"}
+    assert set(TOLERANCES) >= {"fp32", "fp16", "int8", "int8-trt", "fp8"}
+
+
+def test_an_fp8_file_is_checked_and_older_gpus_still_get_the_other_engines(
+    dynamic_model, photograph, tmp_path
+):
+    fp8 = fp8_artifact(dynamic_model, tmp_path / "fp8")
+    folder = write_bundle(tmp_path / "b", [dynamic_model, fp8], photograph, name="x", threads=1)
+    assert verify.main([str(folder), "--json"]) == 0
+    built = (folder / "build_engines.sh").read_text().splitlines()[-1]
+    assert built.startswith("trtexec --onnx=models/fp8/model.onnx")
+    assert '|| echo "no fp8 engine was built: it needs a GPU of SM 8.9' in built
+    triton = (folder / "triton" / "fp8" / "config.pbtxt").read_text()
+    assert "optimization { graph { level: -1 } }" in triton
+    assert "| fp8 | TensorRT's builder, SM 8.9 and later |" in (folder / "README.md").read_text()

@@ -64,18 +64,23 @@ def test_the_sidecar_certifies_every_convolution(half):
     assert sum(manifest.certificate.time.values()) == pytest.approx(1, abs=0.01)
 
 
-def test_activations_beyond_half_precision_are_refused(dynamic_model, tmp_path):
-    model = onnx.load(str(dynamic_model))
+def loud_model(float_model, folder):
+    """Write a copy whose activations exceed half precision."""
+    model = onnx.load(str(float_model))
     for tensor in model.graph.initializer:
         if tensor.name == "detector.body.bias":
             values = onnx.numpy_helper.to_array(tensor) + np.float32(1e5)
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    loud = tmp_path / "loud"
-    loud.mkdir()
-    onnx.save(model, str(loud / "model.onnx"))
-    (loud / "model.json").write_text(dynamic_model.with_suffix(".json").read_text())
+    folder.mkdir()
+    onnx.save(model, str(folder / "model.onnx"))
+    (folder / "model.json").write_text(float_model.with_suffix(".json").read_text())
+    return folder / "model.onnx"
+
+
+def test_activations_beyond_half_precision_are_refused(dynamic_model, tmp_path):
+    loud = loud_model(dynamic_model, tmp_path / "loud")
     with pytest.raises(ExportError, match="half precision ends at 65504"):
-        cast_half(loud / "model.onnx", canvases(1), tmp_path / "half")
+        cast_half(loud, canvases(1), tmp_path / "half")
     assert not (tmp_path / "half").exists()
 
 
@@ -106,3 +111,39 @@ def test_the_scales_of_a_resize_stay_single():
     resize = next(node for node in cast.graph.node if node.op_type == "Resize")
     assert list(resize.input) == ["a_half", "", "scales"]
     assert [n.op_type for n in cast.graph.node] == ["Cast", "Conv", "Resize", "Conv", "Cast", "Exp"]
+
+
+def test_pairs_are_half_from_the_picture_of_features_on_and_scales_are_rounded_up():
+    """RoiAlign is geometry; what it gives is cast once, before the pair that a Conv reads."""
+    graph = onnx.parser.parse_graph(
+        """
+        g (float[1,2,4,4] images, float[1,4] rois, int64[1] index) => (float[1,2,2,2] out)
+        <float[2,2,1,1] w = {1, 0, 0, 1}, float s = {0.1}, float[2] t = {0.00000001, 0.3},
+         int8 z = {0}, int8[2] zs = {0, 0}> {
+            a = Conv(images, w)
+            r = RoiAlign<output_height = 2, output_width = 2>(a, rois, index)
+            q = QuantizeLinear(r, s, z)
+            d = DequantizeLinear(q, s, z)
+            v = QuantizeLinear<axis = 0>(w, t, zs)
+            u = DequantizeLinear<axis = 0>(v, t, zs)
+            c = Conv(d, u)
+            out = Exp(c)
+        }
+        """
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)])
+    for number, node in enumerate(model.graph.node):
+        node.name = f"n{number}"
+    cast = to_half(model)
+    onnx.checker.check_model(cast, full_check=True)
+    types = element_types(cast)
+    made = {node.op_type: types[node.output[0]] for node in cast.graph.node}
+    assert made["RoiAlign"] == made["Exp"] == onnx.TensorProto.FLOAT
+    assert made["DequantizeLinear"] == made["Conv"] == onnx.TensorProto.FLOAT16
+    operators = [n.op_type for n in cast.graph.node]
+    assert operators[operators.index("RoiAlign") :][:3] == ["RoiAlign", "Cast", "QuantizeLinear"]
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in cast.graph.initializer}
+    # The halves around 0.1 are 1638 and 1639 parts of 2^-14, around 0.3 1228 and 1229 of 2^-12;
+    # the least above 0 is 2^-24.
+    assert stored["s_half"] == 1639 * 2.0**-14
+    assert stored["t_half"].tolist() == [2.0**-24, 1229 * 2.0**-12]

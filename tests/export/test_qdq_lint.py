@@ -4,6 +4,7 @@ import pytest
 from export.lint import main
 from export.qdq_lint import lint_qdq
 from export.quantize import quantize_int8
+from tests.export.fp8_graph import in_fp8
 from tests.export.tiny import canvases
 
 
@@ -87,6 +88,28 @@ def test_the_command_line_tells_the_cpu_flavour_from_tensorrts(dynamic_model, tm
     assert "UINT8" in said
     assert "quantised bias" in said
     assert f"{tensorrt}: clean" in said
+
+
+@pytest.mark.parametrize("flaw", ["", "form", "opset", "both"])
+def test_fp8_is_e4m3_of_opset_19_and_without_int8_beside_it(dynamic_model, tmp_path, flaw):
+    int8 = onnx.load(str(quantize_int8(dynamic_model, canvases(2), tmp_path, flavour="tensorrt")))
+    forms = onnx.TensorProto
+    model = in_fp8(int8, forms.FLOAT8E5M2 if flaw == "form" else forms.FLOAT8E4M3FN)
+    if flaw == "opset":
+        model.opset_import[0].version = 18
+    if flaw == "both":  # the weights' pair is left INT8
+        zeros = {tensor.name: tensor for tensor in model.graph.initializer}
+        name = next(n.input[2] for n in model.graph.node if n.op_type == "QuantizeLinear")
+        zeros[name].CopyFrom(next(t for t in int8.graph.initializer if t.name == name))
+    said = {
+        "": "",
+        "form": "float8_e5m2, where TensorRT takes FP8 of the form float8_e4m3fn alone",
+        "opset": "float16 and float8_e4m3fn at QuantizeLinear or DequantizeLinear in opset 18",
+        "both": "INT8 and FP8 in one graph",
+    }
+    found = lint_qdq(model)
+    assert said[flaw] in "; ".join(found)
+    assert bool(found) == bool(flaw)
 
 
 def test_a_file_that_is_no_graph_is_named(tmp_path, capsys):

@@ -7,6 +7,7 @@ from export.errors import DataError, ExportError
 from export.images import to_tensor
 from export.manifest import file_sha256, read_manifest
 from export.quantize import keep_pools_float, quantize_cpu_int8, quantize_int8
+from tests.export.test_half import element_types, loud_model
 from tests.export.tiny import canvases
 
 
@@ -149,3 +150,52 @@ def test_the_symmetric_flavour_quantises_inputs_and_weights_alone(symmetric):
         assert readers[readers[quantize.output[0]].output[0]].op_type == "Conv"
     assert any(q.input[0] in stored for q in pairs)  # weights lie in float before their pair
     assert any(q.input[0] in makers for q in pairs)
+
+
+def pairs_and_convolutions(path):
+    """The data types that pairs give out and that Convs give out."""
+    model = onnx.load(str(path))
+    types = element_types(model)
+    return [
+        {types[node.output[0]] for node in model.graph.node if node.op_type == kind}
+        for kind in ("DequantizeLinear", "Conv")
+    ]
+
+
+def test_what_int8_leaves_is_half_precision_for_tensorrt_alone(quantized, symmetric):
+    half, single = {onnx.TensorProto.FLOAT16}, {onnx.TensorProto.FLOAT}
+    assert pairs_and_convolutions(symmetric) == [half, half]
+    assert pairs_and_convolutions(quantized) == [single, single]
+    cpu, tensorrt = (read_manifest(p.with_suffix(".json")) for p in (quantized, symmetric))
+    assert (cpu.quantization["remainder"], cpu.opset) == ("fp32", 18)
+    assert (tensorrt.quantization["remainder"], tensorrt.opset) == ("fp16", 19)
+    assert tensorrt.certificate.nodes == {"fp16": 3, "int8": 1}
+
+
+def test_the_rest_stays_single_where_that_is_asked_for(dynamic_model, symmetric, tmp_path):
+    path = quantize_int8(dynamic_model, canvases(8), tmp_path, flavour="tensorrt", remainder="fp32")
+    assert pairs_and_convolutions(path) == [{onnx.TensorProto.FLOAT}] * 2
+    manifest = read_manifest(path.with_suffix(".json"))
+    assert (manifest.certificate.nodes, manifest.opset) == ({"fp32": 3, "int8": 1}, 18)
+    images = to_tensor(canvases(3))
+    with open_engine(path, threads=1) as single, open_engine(symmetric, threads=1) as half:
+        expected, found = single.candidates(images), half.candidates(images)
+    assert found.scores == pytest.approx(expected.scores, abs=0.02)
+
+
+def test_geometry_beside_int8_is_single(symmetric):
+    model = onnx.load(str(symmetric))
+    types = element_types(model)
+    for node in model.graph.node:
+        if node.op_type in {"Exp", "Concat", "Clip", "ReduceMax"}:
+            assert types[node.output[0]] == onnx.TensorProto.FLOAT
+
+
+def test_a_remainder_that_half_precision_cannot_hold_is_refused(dynamic_model, tmp_path):
+    loud = loud_model(dynamic_model, tmp_path / "loud")
+    with pytest.raises(ExportError, match="remainder: fp32"):
+        quantize_int8(loud, canvases(2), tmp_path / "half", flavour="tensorrt")
+    assert not (tmp_path / "half").exists()
+    single = tmp_path / "single"
+    quantize_int8(loud, canvases(2), single, flavour="tensorrt", remainder="fp32")
+    assert (single / "model.onnx").is_file()

@@ -83,7 +83,7 @@ def test_as_few_layers_as_will_do_are_restored(quantizer, tmp_path, most, restor
         place < restored for place in range(4)
     ]
     assert (record["ap_fp32"], record["ap"]) == (90, 90)
-    assert record["ap_all_int8"] == (90 if restored == 0 else 80)
+    assert record["ap_all_quantized"] == (90 if restored == 0 else 80)
     assert ("price" in record) == (restored > 0)
     assert held.nodes is not None
     path = quantizer.write(tmp_path, held.nodes, record, canvases(1)[0])

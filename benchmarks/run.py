@@ -85,7 +85,6 @@ def run(
         measured = {
             "deployed": deployed_accuracy(predictions[name], truth, threshold),
             "throughput": tuple(entry.to_dict() for entry in swept[name]),
-            "parity": dict(engine.manifest.parity),
         }
         rows.append(row.model_copy(update=measured))
     content = content.model_copy(update={"rows": tuple(rows)})
@@ -119,6 +118,7 @@ def _content(
 
 
 def _row(path: Path, manifest: Manifest, metrics: CocoMetrics, timing: Timing) -> ReportRow:
+    certificate = manifest.certificate
     return ReportRow(
         model=manifest.model,
         backend=manifest.backend,
@@ -131,6 +131,8 @@ def _row(path: Path, manifest: Manifest, metrics: CocoMetrics, timing: Timing) -
         latency_ms=timing.to_dict(),
         predictions=None,
         verdict=timing.verdict,
+        parity=dict(manifest.parity),
+        certificate=None if certificate is None else certificate.model_dump(mode="json"),
     )
 
 

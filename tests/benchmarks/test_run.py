@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.coco_images import coco_ground_truth
 from benchmarks.metrics.coco_map import coco_map
 from benchmarks.run import main
-from export.manifest import InputSpec, Manifest, file_sha256, write_manifest
+from export.manifest import Certificate, InputSpec, Manifest, file_sha256, write_manifest
 from tests.benchmarks.bright_boxes import bright_set
 
 BOX = [4.0, 6.0, 24.0, 30.0]  # of the first bright picture
@@ -51,6 +51,7 @@ def write_model(path: Path, *, classes=("red", "green")) -> Path:
         input=InputSpec(height=64, width=64),
         classes=classes,
         category_ids=(1, 2),
+        certificate=Certificate(nodes={"fp32": 3}, time={"fp32": 1.0}, measured_on="a runtime"),
     )
     write_manifest(manifest, path.with_suffix(".json"))
     return path
@@ -84,6 +85,8 @@ def test_a_model_is_measured_and_reported(tmp_path, data, capsys):
     assert row["ap"]["AP"] == pytest.approx(0.5)
     assert row["latency_ms"]["engine"]["n"] == 200
     assert row["sha256"] == file_sha256(model)
+    assert (row["certificate"]["nodes"], row["certificate"]["time"]) == ({"fp32": 3}, {"fp32": 1})
+    assert "Precision certificates" in (out / "report.md").read_text()
     saved = json.loads((out / row["predictions"]).read_text())
     truth = json.loads(data.read_text())
     assert coco_map(saved, truth).values == row["ap"]

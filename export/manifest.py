@@ -29,6 +29,12 @@ class InputSpec(Section):
     fill: int = Field(default=114, ge=0, le=255)
     dynamic_batch: bool = False
 
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """Of one picture in the tensor."""
+        plane = (self.height, self.width)
+        return (*plane, 3) if self.format == "uint8" else (3, *plane)
+
 
 class NmsSpec(Section):
     """How candidate boxes become detections.

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from typing_extensions import Self
 
+from export.artifact import read_artifact, verify_artifact
 from export.backends.providers import (
     Device,
     blank_input,
@@ -22,7 +23,7 @@ from export.config import Section
 from export.cpu import usable_cores
 from export.detections import Candidates
 from export.errors import ExportError
-from export.manifest import InputSpec, Manifest, file_sha256, read_manifest
+from export.manifest import Manifest
 from export.optional import require
 
 # int8-trt is quantised for TensorRT: what it computes can be checked here, its speed cannot.
@@ -62,15 +63,10 @@ class OnnxRuntimeEngine:
         self.path = path
         self.config = config
         self.threads = config.threads or usable_cores()
-        self._manifest = read_manifest(path.with_suffix(".json"))
+        self._manifest = read_artifact(path, config.precision)
         self.placement: dict[str, int] = {}  # provider -> kernels, on another device than the CPU
         self._session: Any = None
         self._batch: int | None = None
-        if self._manifest.precision != config.precision:
-            raise ExportError(
-                f"{path}: its sidecar says {self._manifest.precision}, and {config.precision} was "
-                f"asked for; open it with precision: {self._manifest.precision}"
-            )
 
     @property
     def manifest(self) -> Manifest:
@@ -145,7 +141,7 @@ class OnnxRuntimeEngine:
         spec = self._manifest.input
         if not spec.dynamic_batch:
             return None
-        rest = "x".join(map(str, _picture_shape(spec)))
+        rest = "x".join(map(str, spec.picture_shape))
         smallest, largest = f"{spec.name}:1x{rest}", f"{spec.name}:{self.config.max_batch}x{rest}"
         return smallest, smallest, largest
 
@@ -158,7 +154,7 @@ class OnnxRuntimeEngine:
             {"num"} if self._manifest.nms.in_graph else set()
         )
         if (
-            shape[1:] != list(_picture_shape(wanted))
+            shape[1:] != list(wanted.picture_shape)
             or inputs[0].name != wanted.name
             or inputs[0].type != ("tensor(uint8)" if wanted.format == "uint8" else "tensor(float)")
             or outputs != promised
@@ -166,7 +162,7 @@ class OnnxRuntimeEngine:
             raise ExportError(
                 f"{self.path}: the graph takes {[(i.name, i.shape, i.type) for i in inputs]} and "
                 f"gives {sorted(outputs)}; its sidecar promises {wanted.name} (B, "
-                f"{', '.join(map(str, _picture_shape(wanted)))}) {wanted.format} and "
+                f"{', '.join(map(str, wanted.picture_shape))}) {wanted.format} and "
                 f"{', '.join(sorted(promised))}. Export the model again"
             )
         return shape[0] if isinstance(shape[0], int) else None
@@ -175,7 +171,7 @@ class OnnxRuntimeEngine:
         wanted = self._manifest.input
         if (
             images.ndim == 4
-            and images.shape[1:] == _picture_shape(wanted)
+            and images.shape[1:] == wanted.picture_shape
             and images.shape[0] > 0
             and self._batch in (None, images.shape[0])
             and images.dtype == wanted.format
@@ -183,29 +179,5 @@ class OnnxRuntimeEngine:
             return
         raise ExportError(
             f"{self.path}: got images {images.shape} {images.dtype}; expected "
-            f"({self._batch or 'B'}, {', '.join(map(str, _picture_shape(wanted)))}) {wanted.format}"
-        )
-
-
-def _picture_shape(spec: InputSpec) -> tuple[int, int, int]:
-    """Of one picture in the input."""
-    plane = (spec.height, spec.width)
-    return (*plane, 3) if spec.format == "uint8" else (3, *plane)
-
-
-def verify_artifact(path: Path, manifest: Manifest) -> None:
-    """Make sure that the file is the one its sidecar describes.
-
-    Raises:
-        ExportError: it is missing, or has another SHA-256.
-    """
-    if not path.is_file():
-        raise ExportError(f"{path}: no such model file")
-    if manifest.sha256 is None:
-        raise ExportError(f"{path}: its sidecar states no sha256; export the model again")
-    found = file_sha256(path)
-    if found != manifest.sha256:
-        raise ExportError(
-            f"{path}: sha256 {found[:12]}…, and its sidecar describes {manifest.sha256[:12]}…; "
-            "the two do not belong together: copy both again from one export"
+            f"({self._batch or 'B'}, {', '.join(map(str, wanted.picture_shape))}) {wanted.format}"
         )

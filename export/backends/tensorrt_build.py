@@ -8,9 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.artifact import verify_artifact
 from export.atomic import write_together
 from export.backends.cuda_device import describe_machine, load_cuda
-from export.backends.onnxruntime_backend import verify_artifact
 from export.backends.tensorrt_backend import TensorRTConfig
 from export.backends.tensorrt_library import (
     STRONG_TYPING_PROVEN,

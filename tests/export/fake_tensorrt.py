@@ -45,11 +45,20 @@ def make(version: str, cuda: Any) -> SimpleNamespace:
 
 
 def graph(
-    *, batch: int = 1, side: int = 32, types: str = "FP16", broken: str = "", **changes: Any
+    *,
+    batch: int = 1,
+    side: int = 32,
+    types: str = "FP16",
+    broken: str = "",
+    input: str = "FLOAT",
+    **changes: Any,
 ) -> bytes:
-    """Return what the fake takes for an ONNX file."""
+    """Return what the fake takes for an ONNX file; `first` is the operator that takes the input."""
+    picture = [side, side, 3] if input == "UINT8" else [3, side, side]
     content = {
-        "inputs": [["images", [batch, 3, side, side]]],
+        "inputs": [["images", [batch, *picture]]],
+        "input": input,
+        "first": "Cast",
         "outputs": ["boxes", "scores", "labels"],
         "types": types,
         "broken": broken,
@@ -148,7 +157,9 @@ class OnnxParser(Strict):
     def parse(self, model: bytes) -> bool:
         assert not self._parsed
         content = json.loads(model)
-        if "parse" in content["broken"]:
+        # TensorRT's bytes of pictures go into a cast to float and nowhere else
+        misused = content["input"] == "UINT8" and content["first"] != "Cast"
+        if "parse" in content["broken"] or misused:
             self._errors = 1
             return False
         self._network._graph, self._parsed = content, True

@@ -97,7 +97,8 @@ class Engine(Strict):
         )
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return self._trt.DataType[self._plan["labels"] if name == "labels" else "FLOAT"]
+        own = {"labels": self._plan["labels"], self._input: self._plan["input"]}
+        return self._trt.DataType[own.get(name, "FLOAT")]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         assert name == self._input
@@ -190,7 +191,11 @@ class Context(Strict):
     def _compute(self, shape: Any) -> None:
         read, write = self._engine._cuda._read, self._engine._cuda._write
         count = int(np.prod(shape))
-        images = read(self._addresses[self._engine._input], count, np.float32).reshape(shape)
+        bytes_ = self._engine._plan["input"] == "UINT8"
+        kind = np.uint8 if bytes_ else np.float32
+        images = read(self._addresses[self._engine._input], count, kind).reshape(shape)
+        if bytes_:
+            images = images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
         boxes, scores, labels = detect(images)
         write(self._addresses["boxes"], boxes)
         write(self._addresses["scores"], scores)

@@ -11,7 +11,6 @@ import pytest
 from pydantic import ValidationError
 
 from export.backends import TensorRTConfig
-from export.backends.tensorrt_build import layer_types
 from export.engine import open_engine
 from export.errors import ExportError, ToolkitError
 from export.images import to_tensor
@@ -57,7 +56,9 @@ def source(folder: Path, precision: str = "fp16", **changes: Any) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "model.onnx").write_bytes(content)
     manifest = tiny_manifest(dynamic_batch=changes.get("batch") == -1)
+    form = "uint8" if changes.get("input") == "UINT8" else "float32"
     update = {
+        "input": manifest.input.model_copy(update={"format": form}),
         "precision": precision,
         "artifact": "model.onnx",
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -371,20 +372,6 @@ def test_an_engine_is_opened_by_its_sidecar(old, tmp_path):
 def test_batch_sizes_must_be_in_order():
     with pytest.raises(ValidationError, match="expected min <= opt <= max"):
         TensorRTConfig(profile=BatchProfile(min=2, opt=1, max=4))
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"Layers": ["conv"]}', '{"Layers": [{"Name": "a"}]}'])
-def test_an_account_without_types_claims_none(text):
-    assert layer_types(text) == {}
-
-
-def test_layers_are_counted_for_every_type_they_touch():
-    linear = "Row major linear {} format"
-    conv = {"Inputs": [{"Format/Datatype": "Thirty-two wide channel vectorized row major Int8"}]}
-    conv["Outputs"] = [{"Format/Datatype": linear.format("FP16")}]
-    cast = {"Inputs": [{"Format/Datatype": "Half"}], "Outputs": [{"Format/Datatype": "Float"}]}
-    text = f'{{"Layers": {[conv, cast]}}}'.replace("'", '"')
-    assert layer_types(text) == {"fp16": 2, "fp32": 1, "int8": 1}
 
 
 def test_the_fake_itself_is_strict():

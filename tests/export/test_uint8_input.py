@@ -36,6 +36,8 @@ def test_uint8_pictures_give_the_very_same_boxes(dynamic_model, uint8_model):
     assert found.boxes.tolist() == expected.boxes.tolist()
     model = onnx.load(str(uint8_model))
     assert [value.name for value in model.graph.input] == ["images"]
+    takers = [node.op_type for node in model.graph.node if "images" in node.input]
+    assert takers == ["Cast"]  # TensorRT casts bytes to float, and does nothing else with them
 
 
 def test_other_precisions_and_nms_are_made_of_it_too(uint8_model, tmp_path):

@@ -1,6 +1,5 @@
 """Load TensorRT, or say why it cannot be; and hear what it has to say."""
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from export.errors import MissingDependencyError
@@ -60,7 +59,7 @@ def listen(trt: Any) -> "tensorrt.ILogger":
     return Listener()
 
 
-def layer_clock(trt: Any, spent: "Counter[str]") -> "tensorrt.IProfiler":
+def layer_clock(trt: Any, spent: dict[str, float]) -> "tensorrt.IProfiler":
     """Return a profiler that adds the milliseconds of each layer it hears of to `spent`."""
 
     class Clock(trt.IProfiler):  # type: ignore[misc]
@@ -68,7 +67,7 @@ def layer_clock(trt: Any, spent: "Counter[str]") -> "tensorrt.IProfiler":
             trt.IProfiler.__init__(self)
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
-            spent[layer_name] += ms  # Counter counts in floats as well
+            spent[layer_name] = spent.get(layer_name, 0.0) + ms
 
     return Clock()
 

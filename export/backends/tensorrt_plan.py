@@ -1,7 +1,6 @@
 """A TensorRT plan in the memory of a GPU: named tensors, buffers made once, replayed as a graph."""
 
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +112,32 @@ class Plan:
         """The smallest and the largest batch it takes; known once it is prepared."""
         return self._batches
 
+    def check_interface(self) -> Shape:
+        """Return the input's shape, -1 where the batch is open.
+
+        Raises:
+            ExportError: the plan has another interface than its sidecar promises.
+        """
+        engine: tensorrt.ICudaEngine = self.engine
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        kind = self._trt.TensorIOMode.INPUT
+        inputs = [name for name in names if engine.get_tensor_mode(name) == kind]
+        outputs = [name for name in names if name not in inputs]
+        wanted = self._spec
+        if inputs != [wanted.name] or not {"boxes", "scores", "labels"} <= set(outputs):
+            raise ExportError(
+                f"{self.path}: the engine takes {inputs} and gives {outputs}; its sidecar promises "
+                f"{wanted.name} and boxes, scores, labels. Build it again"
+            )
+        shape = tuple(engine.get_tensor_shape(wanted.name))
+        dtype = self._dtype(engine, wanted.name)
+        if shape[1:] != wanted.picture_shape or dtype != wanted.format:
+            raise ExportError(
+                f"{self.path}: the engine takes {shape} {dtype}; its sidecar promises (B, "
+                f"{', '.join(map(str, wanted.picture_shape))}) {wanted.format}. Build it again"
+            )
+        return shape
+
     def prepare(self, device: CudaDevice) -> None:
         """Reserve every tensor at its largest batch, and tell the context where they are.
 
@@ -128,7 +153,7 @@ class Plan:
             )
         self._context, self._device = context, device
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        shape = self._check_interface(engine, names)
+        shape = self.check_interface()
         wanted = self._spec.name
         if shape[0] == -1:
             smallest, _, largest = engine.get_tensor_profile_shape(wanted, 0)
@@ -200,13 +225,13 @@ class Plan:
         """Milliseconds of each layer over some passes, by name; none of them is replayed."""
         device = self._open()
         context: tensorrt.IExecutionContext = self._context
-        spent: Counter[str] = Counter()
+        spent: dict[str, float] = {}
         context.profiler = self._clock = layer_clock(self._trt, spent)  # the context keeps no hold
         context.enqueue_emits_profile = True
         for _ in range(calls):
             self._execute(device)
             device.synchronize()
-        return dict(spent)
+        return spent
 
     def inspect(self) -> str:
         """TensorRT's own account of the layers, as JSON; at the context's shapes once prepared."""
@@ -224,26 +249,6 @@ class Plan:
         self.engine = None
         self._runtime = None
         self._device, self._tensors, self._batch = None, {}, 0
-
-    def _check_interface(self, engine: "tensorrt.ICudaEngine", names: list[str]) -> Shape:
-        """Return the input's shape; refuse a plan with another interface than its sidecar's."""
-        kind = self._trt.TensorIOMode.INPUT
-        inputs = [name for name in names if engine.get_tensor_mode(name) == kind]
-        outputs = [name for name in names if name not in inputs]
-        wanted = self._spec
-        if inputs != [wanted.name] or not {"boxes", "scores", "labels"} <= set(outputs):
-            raise ExportError(
-                f"{self.path}: the engine takes {inputs} and gives {outputs}; its sidecar promises "
-                f"{wanted.name} and boxes, scores, labels. Build it again"
-            )
-        shape = tuple(engine.get_tensor_shape(wanted.name))
-        dtype = self._dtype(engine, wanted.name)
-        if shape[1:] != wanted.picture_shape or dtype != wanted.format:
-            raise ExportError(
-                f"{self.path}: the engine takes {shape} {dtype}; its sidecar promises (B, "
-                f"{', '.join(map(str, wanted.picture_shape))}) {wanted.format}. Build it again"
-            )
-        return shape
 
     def _dtype(self, engine: "tensorrt.ICudaEngine", name: str) -> np.dtype[Any]:
         stated = engine.get_tensor_dtype(name).name

@@ -12,7 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from tests.export.fake_tensorrt_engine import Logger, PrintingLogger, Runtime, Strict
+from tests.export.fake_tensorrt_engine import (
+    Logger,
+    PrintingLogger,
+    Profiler,
+    Runtime,
+    Strict,
+)
 
 
 def make(version: str, cuda: Any) -> SimpleNamespace:
@@ -34,6 +40,7 @@ def make(version: str, cuda: Any) -> SimpleNamespace:
         TensorIOMode=enum.Enum("TensorIOMode", "NONE INPUT OUTPUT"),
         DataType=enum.Enum("DataType", "FLOAT HALF INT8 INT32 INT64 BOOL UINT8 FP8"),
         ILogger=Logger,
+        IProfiler=Profiler,
         Logger=PrintingLogger,
         nptype=lambda kind: {"FLOAT": np.float32, "INT32": np.int32, "INT64": np.int64}[kind.name],
         OnnxParser=OnnxParser,
@@ -59,6 +66,7 @@ def graph(
         "inputs": [["images", [batch, *picture]]],
         "input": input,
         "first": "Cast",
+        "delays_ms": [0],  # how long a pass takes, by build
         "outputs": ["boxes", "scores", "labels"],
         "types": types,
         "broken": broken,
@@ -90,6 +98,9 @@ class Builder(Strict):
         if config._cache is not None:
             config._cache._entries.append("tactic")
         given = network._graph
+        delays = given["delays_ms"]
+        delay = delays[self._cuda._builds % len(delays)]
+        self._cuda._builds += 1
         flags = {flag.name for flag in config._flags}
         if network._strong and flags & {"FP16", "INT8", "FP8"}:
             self._logger.log(Logger.ERROR, "precision flags on a strongly typed network")
@@ -106,6 +117,7 @@ class Builder(Strict):
             "version": self._trt.__version__,
             "sm": self._cuda._sm,
             "strong": network._strong,
+            "delay_ms": delay,
             "flags": sorted(flags),
             "profile": config._profiles[0]._shapes if config._profiles else None,
             "level": "NONE"

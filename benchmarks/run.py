@@ -8,7 +8,9 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.coco_images import ImageSet, coco_ground_truth, read_coco
 from benchmarks.deployed import deployed_accuracy
@@ -21,6 +23,7 @@ from benchmarks.report import ReportData, ReportRow, Speed, report_content, writ
 from benchmarks.report_text import HEADER, Content, row_title, table_footnotes, table_row
 from benchmarks.samples import sample_grid, telling_pictures
 from benchmarks.throughput import sweep
+from export.backends.providers import Device
 from export.engine import Engine, open_engine
 from export.errors import ToolkitError
 from export.manifest import Manifest
@@ -28,11 +31,31 @@ from export.manifest import Manifest
 INTERRUPTED = 130
 
 
+@dataclass(frozen=True)
+class EngineSettings:
+    """How every model is opened.
+
+    Attributes:
+        threads: CPU threads per model; None: the physical cores this process may use.
+        device: that ONNX files run on.
+        cuda_graph: whether ONNX Runtime replays a CUDA graph.
+    """
+
+    threads: int | None = None
+    device: Device = "cpu"
+    cuda_graph: bool = False
+
+    def open(self, path: Path) -> Engine:
+        """Return the engine of the artifact at `path`; it loads on enter."""
+        return open_engine(path, self.threads, self.device, cuda_graph=self.cuda_graph)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; return the exit code: 0 good, 1 to 6 as in `export.errors`, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        content = run(options.models, options.data, options.images, options.out, options.threads)
+        settings = EngineSettings(options.threads, options.device, options.cuda_graph)
+        content = run(options.models, options.data, options.images, options.out, settings)
     except ToolkitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -53,7 +76,7 @@ def run(
     data: Path,
     images_folder: Path | None = None,
     out: Path | None = None,
-    threads: int | None = None,
+    settings: EngineSettings = EngineSettings(),
 ) -> ReportData:
     """Measure every model on the same pictures; write the report into `out` if given.
 
@@ -62,7 +85,7 @@ def run(
     """
     images = read_coco(data, images_folder)
     truth = coco_ground_truth(images)
-    engines = {_name(path, models): open_engine(path, threads) for path in models}
+    engines = {_name(path, models): settings.open(path) for path in models}
     for engine in engines.values():
         category_of_label(engine.manifest, images)  # wrong classes are found before any work
     predictions: dict[str, list[CocoResult]] = {}
@@ -74,7 +97,7 @@ def run(
             predictions[name] = predict(engine, images)
             metrics[name] = coco_map(predictions[name], truth)
         print(f"latency of {len(opened)} in turns", file=sys.stderr)
-        config = BenchmarkConfig(threads=threads)
+        config = BenchmarkConfig(threads=settings.threads)
         timings = measure(opened, images, config)
         content = _content(dict(zip(engines, models, strict=True)), opened, metrics, timings)
         print(f"throughput at batch {_listed(config.throughput_batches)}", file=sys.stderr)
@@ -217,6 +240,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=Path, help="folder of the pictures, default: looked for")
     parser.add_argument("--out", type=Path, help="folder for report.html, .md and .json")
     parser.add_argument("--threads", type=_threads, help="CPU threads per model")
+    parser.add_argument(
+        "--device",
+        choices=get_args(Device),
+        default="cpu",
+        help="of ONNX files, through ONNX Runtime; an engine runs on its GPU (default: cpu)",
+    )
+    parser.add_argument(
+        "--cuda-graph",
+        action="store_true",
+        help="with --device cuda: record each pass and replay it; needs a fixed batch and every "
+        "kernel on the GPU",
+    )
     parser.add_argument("--json", action="store_true", help="last line is the report as JSON")
     return parser
 

@@ -10,6 +10,7 @@ from pydantic import PositiveInt
 from typing_extensions import Self
 
 from export.artifact import read_artifact, verify_artifact
+from export.backends.onnxruntime_binding import Binding, require_graph
 from export.backends.providers import (
     Device,
     blank_input,
@@ -41,6 +42,9 @@ class OnnxRuntimeConfig(Section):
     precision: Precision = "fp32"
     max_batch: PositiveInt = 16  # that the TensorRT provider builds for, where the batch is open
     cpu_nodes: bool = True  # False refuses a GPU session that leaves any node to the CPU
+    cuda_graph: bool = (
+        False  # record a pass and replay it: device cuda, fixed batch, all on the GPU
+    )
 
     def open(self, path: Path) -> "OnnxRuntimeEngine":
         """Return the engine for the artifact at `path`; it loads on enter."""
@@ -52,6 +56,10 @@ class OnnxRuntimeEngine:
 
     Operators run one after another with all threads each, which spin between calls: the setting
     for a device that has nothing else to do, and for measuring.
+
+    `upload`, `enqueue`, `download` and `synchronize` are the parts of `candidates` on a device with
+    a memory of its own, for measuring the model alone and the model with its copies. ONNX Runtime
+    waits for the device at the end of `enqueue` by itself.
     """
 
     def __init__(self, path: Path, config: OnnxRuntimeConfig) -> None:
@@ -66,7 +74,10 @@ class OnnxRuntimeEngine:
         self._manifest = read_artifact(path, config.precision)
         self.placement: dict[str, int] = {}  # provider -> kernels, on another device than the CPU
         self._session: Any = None
+        self._runtime: Any = None
         self._batch: int | None = None
+        self._bindings: dict[int, Binding] = {}  # by batch; each keeps its addresses
+        self._bound: Binding | None = None  # that was uploaded to last
 
     @property
     def manifest(self) -> Manifest:
@@ -79,12 +90,43 @@ class OnnxRuntimeEngine:
         Raises:
             ExportError: the engine is closed, or the images do not have the artifact's shape.
         """
-        if self._session is None:
-            raise ExportError(f"{self.path}: not loaded; use the engine inside a `with` statement")
+        if self.config.device != "cpu":
+            self.upload(images)
+            self.enqueue()
+            found = self.download()
+            return Candidates(found["boxes"], found["scores"], found["labels"])
+        session = self._open()
         self._check(images)
         inputs = {self._manifest.input.name: np.ascontiguousarray(images)}
-        boxes, scores, labels = self._session.run(["boxes", "scores", "labels"], inputs)
+        boxes, scores, labels = session.run(["boxes", "scores", "labels"], inputs)
         return Candidates(boxes, scores, labels)
+
+    def upload(self, images: NDArray[Any]) -> None:
+        """Copy a batch to the device.
+
+        Raises:
+            ExportError: the engine is closed, or the images do not have the artifact's shape.
+        """
+        session = self._open()
+        self._check(images)
+        batch = len(images)
+        if batch not in self._bindings:
+            device = self.config.device
+            self._bindings[batch] = Binding(self._runtime, self.path, session, device, images)
+        self._bound = self._bindings[batch]
+        self._bound.upload(images)
+
+    def enqueue(self) -> None:
+        """Pass over what was uploaded last."""
+        self._uploaded().run()
+
+    def download(self) -> dict[str, NDArray[Any]]:
+        """Copy every output to the host; return copies by name."""
+        return self._uploaded().download()
+
+    def synchronize(self) -> None:
+        """Wait for all that was queued."""
+        self._uploaded().synchronize()
 
     def __enter__(self) -> Self:
         """Load the model.
@@ -112,7 +154,12 @@ class OnnxRuntimeEngine:
             found = placement(runtime, self.path, content, options, providers, blank)
             self.placement = require_placement(self.path, device, found)
         self._batch = self._check_graph(session)
-        self._session = session
+        if self.config.cuda_graph:
+            require_graph(self.path, self._manifest, device, self.placement)
+            providers = provider_settings(device, self.path.parent, self._profile(), graph=True)
+            options = self._options(runtime)
+            session = open_session(runtime, self.path, device, content, options, providers)
+        self._session, self._runtime = session, runtime
         return self
 
     def __exit__(
@@ -122,7 +169,18 @@ class OnnxRuntimeEngine:
         trace: TracebackType | None,
     ) -> None:
         """Free it."""
-        self._session = None
+        self._bindings, self._bound, self._session = {}, None, None
+
+    def _open(self) -> Any:
+        if self._session is None:
+            raise ExportError(f"{self.path}: not loaded; use the engine inside a `with` statement")
+        return self._session
+
+    def _uploaded(self) -> Binding:
+        self._open()
+        if self._bound is None:
+            raise ExportError(f"{self.path}: nothing was uploaded yet; upload a batch first")
+        return self._bound
 
     def _options(self, runtime: Any) -> Any:
         options = runtime.SessionOptions()

@@ -121,6 +121,21 @@ def test_a_mistake_is_one_line_and_its_exit_code(tmp_path, data, capsys, make, c
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "tensorrt"], "device tensorrt was asked for"),
+        (["--cuda-graph"], "a CUDA graph was asked for, and it is ONNX Runtime's CUDA provider"),
+    ],
+)
+def test_a_device_that_cannot_be_had_is_an_error_and_no_slow_success(
+    tmp_path, data, capsys, arguments, said
+):
+    model = write_model(tmp_path / "student.onnx")
+    assert main([str(model), "--data", str(data), *arguments]) == 6
+    assert said in capsys.readouterr().err
+
+
 def test_missing_data_is_a_data_error(tmp_path, capsys):
     model = write_model(tmp_path / "student.onnx")
     assert main([str(model), "--data", str(tmp_path / "gone.json")]) == 3

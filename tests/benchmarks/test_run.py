@@ -7,13 +7,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
 
-from benchmarks.coco_images import coco_ground_truth
 from benchmarks.metrics.coco_map import coco_map
 from benchmarks.run import main
 from export.manifest import Certificate, InputSpec, Manifest, file_sha256, write_manifest
-from tests.benchmarks.bright_boxes import bright_set
 
 BOX = [4.0, 6.0, 24.0, 30.0]  # of the first bright picture
 
@@ -54,21 +51,6 @@ def write_model(path: Path, *, classes=("red", "green")) -> Path:
         certificate=Certificate(nodes={"fp32": 3}, time={"fp32": 1.0}, measured_on="a runtime"),
     )
     write_manifest(manifest, path.with_suffix(".json"))
-    return path
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    images = bright_set(2)
-    truth = coco_ground_truth(images)
-    assert images.draw is not None
-    folder = tmp_path / "data" / "images"
-    folder.mkdir(parents=True)
-    for index, entry in enumerate(truth["images"]):
-        entry["file_name"] = f"{index}.png"
-        Image.fromarray(images.draw(index)).save(folder / entry["file_name"])
-    path = tmp_path / "data" / "val.json"
-    path.write_text(json.dumps(truth))
     return path
 
 

@@ -20,6 +20,8 @@ from tests.export.fake_tensorrt_engine import (
     Strict,
 )
 
+_NUMPY = {"FLOAT": np.float32, "INT32": np.int32, "INT64": np.int64, "UINT8": np.uint8}
+
 
 def make(version: str, cuda: Any) -> SimpleNamespace:
     """Return a module like `tensorrt` of that version, beside the fake `cuda`."""
@@ -42,7 +44,7 @@ def make(version: str, cuda: Any) -> SimpleNamespace:
         ILogger=Logger,
         IProfiler=Profiler,
         Logger=PrintingLogger,
-        nptype=lambda kind: {"FLOAT": np.float32, "INT32": np.int32, "INT64": np.int64}[kind.name],
+        nptype=lambda kind: _NUMPY[kind.name],
         OnnxParser=OnnxParser,
         init_libnvinfer_plugins=lambda logger, namespace: logger._plugins(namespace),
     )

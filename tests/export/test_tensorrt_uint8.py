@@ -1,9 +1,13 @@
 """TensorRT engines of graphs that take pictures as they are: uint8, channels last."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from benchmarks.contender import Contender
+from export import verify
+from export.bundle import write_bundle
 from export.errors import ExportError
 from export.images import to_input, to_tensor
 from export.machine import BatchProfile
@@ -67,3 +71,13 @@ def test_a_sidecar_that_promises_floats_of_an_engine_of_bytes_is_found_out(libra
     with pytest.raises(ExportError, match=said), library.open(path):
         pass
     assert library.cuda._memory == {}
+
+
+def test_a_bundle_checks_an_engine_of_bytes(library, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", library.trt)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", library.cuda)
+    monkeypatch.setattr("cuda.bindings.runtime", library.cuda, raising=False)
+    engine = library.build(source(tmp_path / "onnx", input="UINT8"), tmp_path / "engine")
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    bundle = write_bundle(tmp_path / "bundle", [engine], pixels, name="tiny")
+    assert verify.main([str(bundle)]) == 0

@@ -11,10 +11,12 @@ from export.backends import OnnxRuntimeConfig, TensorRTConfig
 from export.bundle import write_bundle
 from export.detections import select_detections
 from export.errors import ExportError
+from export.half import cast_half
 from export.images import to_input, to_tensor
 from export.machine import BatchProfile
 from export.manifest import read_manifest
 from export.parity import compare_detections
+from export.quantize import quantize_int8
 from export.uint8_input import take_uint8
 from tests.export.test_engine import copied
 from tests.export.tiny import canvases
@@ -98,6 +100,21 @@ def test_the_timing_cache_makes_a_second_build_the_same_layers(dynamic_model, en
     first, second = (read_manifest(path.with_suffix(".json")) for path in (engine, again))
     assert first.engine.layers == second.engine.layers
     assert first.certificate.nodes == second.certificate.nodes
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_narrow_engine_is_certified_by_its_own_layers(dynamic_model, tmp_path, precision):
+    if precision == "fp16":
+        model = cast_half(dynamic_model, canvases(2), tmp_path / "graph")
+    else:
+        model = quantize_int8(dynamic_model, canvases(4), tmp_path / "graph", flavour="tensorrt")
+    config = TensorRTConfig(precision=precision, profile=PROFILE)
+    certificate = read_manifest(
+        config.build(model, tmp_path / "engine").with_suffix(".json")
+    ).certificate
+    assert certificate is not None
+    assert certificate.problem is None, certificate
+    assert certificate.time.get(precision), certificate
 
 
 def test_three_builds_are_timed_and_the_fastest_is_kept(dynamic_model, tmp_path):

@@ -107,6 +107,8 @@ class Timing:
         images: distinct photographs in rotation.
         engine_blocks: milliseconds of each call, block by block, for `ratio_ci`.
         end_to_end_blocks: likewise.
+        model_blocks: likewise; empty where `model` is None.
+        repeats: medians of several processes by scope, and their spread; None for one process.
     """
 
     model: Latency | None
@@ -122,6 +124,8 @@ class Timing:
     score_threshold: float
     engine_blocks: tuple[tuple[float, ...], ...]
     end_to_end_blocks: tuple[tuple[float, ...], ...]
+    model_blocks: tuple[tuple[float, ...], ...] = ()
+    repeats: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """`latency_ms` of a row of `report.json`."""
@@ -136,6 +140,7 @@ class Timing:
             "device": self.device,
             "load_average": list(self.load),
             "watch": self.watch,
+            "repeats": self.repeats,
             "inclusions": INCLUSIONS,
         }
 
@@ -199,7 +204,7 @@ def latency(blocks: Sequence[Sequence[float]], *, seed: int = 0) -> Latency:
     times = np.concatenate([np.asarray(block, dtype=np.float64) for block in blocks])
     p25, p50, p75, p90, p99 = np.percentile(times, [25, 50, 75, 90, 99]).tolist()
     chosen = np.random.default_rng(seed).integers(0, len(blocks), (RESAMPLES, len(blocks)))
-    low, high = np.percentile(_medians(blocks, chosen), [2.5, 97.5]).tolist()
+    low, high = np.percentile(resampled_medians(blocks, chosen), [2.5, 97.5]).tolist()
     return Latency(
         p25_ms=p25,
         p50_ms=p50,
@@ -224,14 +229,16 @@ def ratio_ci(
     """
     pairs = min(len(a_blocks), len(b_blocks))
     chosen = np.random.default_rng(seed).integers(0, pairs, (RESAMPLES, pairs))
-    drawn = _medians(a_blocks, chosen) / _medians(b_blocks, chosen)
+    drawn = resampled_medians(a_blocks, chosen) / resampled_medians(b_blocks, chosen)
     low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
     ratio = float(np.median(np.concatenate(a_blocks)) / np.median(np.concatenate(b_blocks)))
     changed = "faster" if low > 1 else "slower"
     return SpeedRatio(ratio, (low, high), "no change" if low <= 1 <= high else changed)
 
 
-def _medians(blocks: Sequence[Sequence[float]], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+def resampled_medians(
+    blocks: Sequence[Sequence[float]], chosen: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Median over the calls of the chosen blocks: (resamples, blocks) indices -> (resamples,)."""
     arrays = [np.asarray(block, dtype=np.float64) for block in blocks]
     if len({array.size for array in arrays}) == 1:
@@ -289,6 +296,7 @@ def _timing(
         score_threshold=config.score_threshold,
         engine_blocks=tuple(contender.engine_blocks),
         end_to_end_blocks=tuple(contender.end_to_end_blocks),
+        model_blocks=tuple(contender.model_blocks),
     )
 
 

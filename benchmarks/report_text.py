@@ -128,12 +128,33 @@ def table_footnotes(content: Content) -> list[str]:
         notes.append(INCLUSIONS)
         if any(not latency["end_to_end"].get("p99_reliable", True) for latency in timed):
             notes.append(f"{BELOW_RELIABLE} fewer than 500 calls: p99 rests on a handful of them.")
+    notes += [_repeats_note(row) for row in content["rows"] if _repeats(row)]
     doubts: dict[str, list[str]] = {}
     for row in content["rows"]:
         if row["verdict"].startswith(DOUBTFUL):
             doubts.setdefault(row["verdict"], []).append(row_title(row))
     notes += [f"{', '.join(titles)}: {doubt}." for doubt, titles in doubts.items()]
     return notes
+
+
+def _repeats(row: Content) -> Content | None:
+    found: Content | None = (row["latency_ms"] or {}).get("repeats")
+    return found
+
+
+def _repeats_note(row: Content) -> str:
+    """How far the processes that a row was measured in lie apart."""
+    found = _repeats(row)
+    assert found is not None
+    scopes = [
+        f"{name.replace('_', ' ')} {', '.join(map(milliseconds, medians))} ms "
+        f"(spread {found['spread'][name]:.0%})"
+        for name, medians in found["p50"].items()
+    ]
+    return (
+        f"{row_title(row)}: p50 is the median of {found['processes']} processes, whose own are "
+        f"{'; '.join(scopes)}. The interval covers the blocks within them, not that spread."
+    )
 
 
 def headlines(content: Content) -> list[Headline]:

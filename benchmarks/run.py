@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.coco_images import ImageSet, coco_ground_truth, read_coco
 from benchmarks.deployed import deployed_accuracy
@@ -17,11 +18,14 @@ from benchmarks.evaluate import category_of_label, predict, save_predictions
 from benchmarks.latency import BenchmarkConfig, Timing, measure, ratio_ci
 from benchmarks.metrics.coco_map import CocoMetrics, CocoResult, coco_map
 from benchmarks.metrics.size import size_mb
+from benchmarks.opening import EngineSettings
+from benchmarks.repeats import Request, measure_repeatedly
 from benchmarks.report import ReportData, ReportRow, Speed, report_content, write_report
 from benchmarks.report_text import HEADER, Content, row_title, table_footnotes, table_row
 from benchmarks.samples import sample_grid, telling_pictures
 from benchmarks.throughput import sweep
-from export.engine import Engine, open_engine
+from export.backends.providers import Device
+from export.engine import Engine
 from export.errors import ToolkitError
 from export.manifest import Manifest
 
@@ -32,7 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; return the exit code: 0 good, 1 to 6 as in `export.errors`, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        content = run(options.models, options.data, options.images, options.out, options.threads)
+        settings = EngineSettings(
+            threads=options.threads, device=options.device, cuda_graph=options.cuda_graph
+        )
+        content = run(
+            options.models, options.data, options.images, options.out, settings, options.repeats
+        )
     except ToolkitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -53,29 +62,44 @@ def run(
     data: Path,
     images_folder: Path | None = None,
     out: Path | None = None,
-    threads: int | None = None,
+    settings: EngineSettings | None = None,
+    repeats: int = 1,
 ) -> ReportData:
     """Measure every model on the same pictures; write the report into `out` if given.
+
+    With `repeats` above 1 latency is measured first, in so many processes of its own.
 
     Raises:
         ToolkitError: a model, the data or a package is missing or cannot be used.
     """
+    settings = settings or EngineSettings()
+    config = BenchmarkConfig(threads=settings.threads)
     images = read_coco(data, images_folder)
     truth = coco_ground_truth(images)
-    engines = {_name(path, models): open_engine(path, threads) for path in models}
+    engines = {_name(path, models): settings.open(path) for path in models}
     for engine in engines.values():
         category_of_label(engine.manifest, images)  # wrong classes are found before any work
     predictions: dict[str, list[CocoResult]] = {}
     metrics: dict[str, CocoMetrics] = {}
+    timings: dict[str, Timing] = {}
+    if repeats > 1:
+        request = Request(
+            models=tuple(models),
+            data=data,
+            images=images_folder,
+            settings=settings,
+            config=config,
+        )
+        timings = dict(zip(engines, measure_repeatedly(request, repeats), strict=True))
     with ExitStack() as stack:
         opened = {name: stack.enter_context(engine) for name, engine in engines.items()}
         for name, engine in opened.items():
             print(f"{name}: {len(images)} pictures", file=sys.stderr)
             predictions[name] = predict(engine, images)
             metrics[name] = coco_map(predictions[name], truth)
-        print(f"latency of {len(opened)} in turns", file=sys.stderr)
-        config = BenchmarkConfig(threads=threads)
-        timings = measure(opened, images, config)
+        if not timings:
+            print(f"latency of {len(opened)} in turns", file=sys.stderr)
+            timings = measure(opened, images, config)
         content = _content(dict(zip(engines, models, strict=True)), opened, metrics, timings)
         print(f"throughput at batch {_listed(config.throughput_batches)}", file=sys.stderr)
         swept = sweep(opened, images, config)
@@ -85,7 +109,6 @@ def run(
         measured = {
             "deployed": deployed_accuracy(predictions[name], truth, threshold),
             "throughput": tuple(entry.to_dict() for entry in swept[name]),
-            "parity": dict(engine.manifest.parity),
         }
         rows.append(row.model_copy(update=measured))
     content = content.model_copy(update={"rows": tuple(rows)})
@@ -119,6 +142,7 @@ def _content(
 
 
 def _row(path: Path, manifest: Manifest, metrics: CocoMetrics, timing: Timing) -> ReportRow:
+    certificate = manifest.certificate
     return ReportRow(
         model=manifest.model,
         backend=manifest.backend,
@@ -131,6 +155,8 @@ def _row(path: Path, manifest: Manifest, metrics: CocoMetrics, timing: Timing) -
         latency_ms=timing.to_dict(),
         predictions=None,
         verdict=timing.verdict,
+        parity=dict(manifest.parity),
+        certificate=None if certificate is None else certificate.model_dump(mode="json"),
     )
 
 
@@ -198,7 +224,7 @@ def _print_table(content: Content) -> None:
         print(note)
 
 
-def _threads(text: str) -> int:
+def _positive(text: str) -> int:
     count = int(text)
     if count < 1:
         raise argparse.ArgumentTypeError("expected a positive number")
@@ -214,7 +240,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="COCO annotations, JSON")
     parser.add_argument("--images", type=Path, help="folder of the pictures, default: looked for")
     parser.add_argument("--out", type=Path, help="folder for report.html, .md and .json")
-    parser.add_argument("--threads", type=_threads, help="CPU threads per model")
+    parser.add_argument("--threads", type=_positive, help="CPU threads per model")
+    parser.add_argument(
+        "--repeats",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="measure latency in N fresh processes; the median is theirs and their spread is told "
+        "(default: 1, in this process; 3 or more for numbers to publish)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=get_args(Device),
+        default="cpu",
+        help="of ONNX files, through ONNX Runtime; an engine runs on its GPU (default: cpu)",
+    )
+    parser.add_argument(
+        "--cuda-graph",
+        action="store_true",
+        help="with --device cuda: record each pass and replay it; needs a fixed batch and every "
+        "kernel on the GPU",
+    )
     parser.add_argument("--json", action="store_true", help="last line is the report as JSON")
     return parser
 

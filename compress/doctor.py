@@ -238,7 +238,7 @@ def data(path: Path) -> list[Finding]:
 
 def engine(path: Path) -> list[Finding]:
     """An engine against this machine; an ONNX file against its sidecar."""
-    from export.backends.onnxruntime_backend import verify_artifact
+    from export.artifact import verify_artifact
     from export.backends.tensorrt_engine import rebuild_command, refuse_other_machine
 
     manifest = read_manifest(path.with_suffix(".json"))

@@ -87,14 +87,28 @@ def _build_tensorrt(options: argparse.Namespace) -> str:
         config.check_machine(f"Building an engine of {model}")  # before minutes of calibration
         model = _make_graph(options, options.out / "graph", "tensorrt")
     path = config.build(model, options.out)
-    record = read_manifest(path.with_suffix(".json")).engine
-    assert record is not None  # the build wrote it
-    types = ", ".join(f"{count} {name}" for name, count in record.layer_types.items())
-    return (
+    manifest = read_manifest(path.with_suffix(".json"))
+    record, certificate = manifest.engine, manifest.certificate
+    assert record is not None  # the build wrote both
+    assert certificate is not None
+    types = ", ".join(f"{count} {name}" for name, count in certificate.nodes.items())
+    lines = [
         f"{path}: {path.stat().st_size / 1e6:.1f} MB, {record.layers} layers "
         f"({types or 'types not stated'}), built in {record.build_seconds:.0f} s for "
         f"{record.built_on}"
-    )
+    ]
+    if record.builds is not None:
+        builds = record.builds
+        listed = ", ".join(f"{median:.3f}" for median in builds.p50_ms)
+        lines.append(
+            f"of {len(builds.p50_ms)} builds the fastest is kept: {listed} ms at batch "
+            f"{builds.batch}, spread {builds.spread:.1%}"
+        )
+    if record.not_timed is not None:
+        lines.append(f"not timed: {record.not_timed}")
+    if certificate.problem is not None:
+        lines.append(f"its precision is {certificate.problem}")
+    return "\n".join(lines)
 
 
 def _tensorrt_config(options: argparse.Namespace) -> TensorRTConfig:
@@ -111,6 +125,7 @@ def _tensorrt_config(options: argparse.Namespace) -> TensorRTConfig:
         "version_compatible": options.version_compatible,
         "portable": options.portable,
         "weakly_typed": options.weakly_typed,
+        "builds": options.builds,
     }
     try:
         return TensorRTConfig(**settings)
@@ -189,6 +204,14 @@ def _add_tensorrt(group: argparse._ArgumentGroup) -> None:
         "--version-compatible", action="store_true", help="for later versions of this major too"
     )
     group.add_argument("--portable", choices=("none", "same_sm", "ampere_plus"), default="none")
+    group.add_argument(
+        "--builds",
+        type=_positive,
+        default=1,
+        metavar="K",
+        help="build K engines, time them in turns and keep the fastest; their spread goes into the "
+        "sidecar (3 or more for numbers to publish; a timing cache makes builds alike)",
+    )
     group.add_argument(
         "--weakly-typed", action="store_true", help="the older rules; TensorRT below 11 only"
     )

@@ -39,13 +39,16 @@ class Engine(Protocol):
         """Free it."""
 
 
-def open_engine(path: Path, threads: int | None = None, device: Device = "cpu") -> Engine:
+def open_engine(
+    path: Path, threads: int | None = None, device: Device = "cpu", *, cuda_graph: bool = False
+) -> Engine:
     """Return the engine that the artifact's sidecar asks for; it loads on enter.
 
     Args:
         path: of the artifact; its sidecar has the same name with `.json`.
         threads: of a CPU engine; None takes the physical cores this process may use.
         device: that ONNX Runtime runs on; a TensorRT engine runs on its GPU.
+        cuda_graph: whether ONNX Runtime replays a CUDA graph; a TensorRT engine does where it can.
 
     Raises:
         ExportError: the artifact or its sidecar is missing or broken, or no backend here opens it.
@@ -55,7 +58,10 @@ def open_engine(path: Path, threads: int | None = None, device: Device = "cpu") 
     manifest = read_manifest(path.with_suffix(".json"))
     if manifest.backend == "onnxruntime" and manifest.precision in PRECISIONS:
         precision = cast(Precision, manifest.precision)
-        return OnnxRuntimeConfig(device=device, threads=threads, precision=precision).open(path)
+        config = OnnxRuntimeConfig(
+            device=device, threads=threads, precision=precision, cuda_graph=cuda_graph
+        )
+        return config.open(path)
     if manifest.backend == "tensorrt" and manifest.engine is not None:
         try:
             settings = TensorRTConfig.model_validate({"precision": manifest.precision})

@@ -37,6 +37,19 @@ class BatchProfile(Section):
     max: PositiveInt = 1
 
 
+class BuildTimes(Section):
+    """How fast the engines of several builds of one graph ran, from device to device.
+
+    TensorRT chooses kernels by timing them, so two builds of one graph differ.
+    """
+
+    p50_ms: tuple[float, ...]  # of each build, on a blank picture, in order of building
+    spread: float = Field(ge=0)  # slowest less fastest, as a share of the median build
+    kept: NonNegativeInt  # index of the fastest, which this engine is
+    calls: PositiveInt  # of each
+    batch: PositiveInt
+
+
 class EngineRecord(Section):
     """How a TensorRT plan was made; part of its sidecar."""
 
@@ -53,8 +66,9 @@ class EngineRecord(Section):
     timing_cache_sha256: str | None = None
     build_seconds: float = Field(ge=0)
     layers: NonNegativeInt
-    layer_types: dict[str, int] = Field(default_factory=dict)  # data type -> layers that write it
     device_memory_bytes: NonNegativeInt
+    builds: BuildTimes | None = None  # None where there was one build, or no time could be taken
+    not_timed: str | None = None  # why the GPU could not run it after the build
 
 
 def platform_name() -> str:

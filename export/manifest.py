@@ -33,6 +33,12 @@ class InputSpec(Section):
     fill: int = Field(default=114, ge=0, le=255)
     dynamic_batch: bool = False
 
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """Of one picture in the tensor."""
+        plane = (self.height, self.width)
+        return (*plane, 3) if self.format == "uint8" else (3, *plane)
+
 
 class NmsSpec(Section):
     """How candidate boxes become detections.
@@ -57,10 +63,12 @@ class Certificate(Section):
     """In which data type an artifact really computes.
 
     Attributes:
-        nodes: data type -> how many Conv, Gemm and MatMul nodes with stored weights.
+        nodes: data type -> how many Conv, Gemm and MatMul nodes with stored weights; of a TensorRT
+            engine, how many of its layers that compute.
         time: data type -> share of the measured time, all operators; empty where not measured.
         measured_on: the runtime of `time`.
-        problem: what contradicts the artifact's name; None where nothing does.
+        problem: why the artifact's name is not proven; None where it is. One that is contradicted
+            is never written.
     """
 
     nodes: dict[str, int]

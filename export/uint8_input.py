@@ -35,7 +35,10 @@ def take_uint8(path: Path) -> Manifest:
 
 
 def with_uint8_input(model: Any, manifest: Manifest) -> Any:
-    """Return `model` (`onnx.ModelProto`) behind a conversion from uint8."""
+    """Return `model` (`onnx.ModelProto`) behind a conversion from uint8.
+
+    The cast comes first: it is all that TensorRT does with a uint8 input.
+    """
     onnx = require("onnx", extra="train", purpose="Changing a graph's input")
     spec = manifest.input
     dimension = model.graph.input[0].type.tensor_type.shape.dim[0]
@@ -46,10 +49,10 @@ def with_uint8_input(model: Any, manifest: Manifest) -> Any:
         f"""<ir_version: {model.ir_version}, opset_import: ["" : {opset}]>
         pictures (uint8[{batch},{size},3] uint8_pictures) => (float[{batch},3,{size}] planes_scaled)
         {{
-            planes = Transpose<perm = [0, 3, 1, 2]>(uint8_pictures)
-            planes_float = Cast<to = 1>(planes)
+            pictures_float = Cast<to = 1>(uint8_pictures)
+            planes = Transpose<perm = [0, 3, 1, 2]>(pictures_float)
             white = Constant<value_float = 255.0>()
-            planes_scaled = Div(planes_float, white)
+            planes_scaled = Div(planes, white)
         }}"""
     )
     for number, node in enumerate(front.graph.node):

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from typing_extensions import Self
 
+from export.artifact import read_artifact, verify_artifact
+from export.backends.onnxruntime_binding import Binding, require_graph
 from export.backends.providers import (
     Device,
     blank_input,
@@ -22,7 +24,7 @@ from export.config import Section
 from export.cpu import usable_cores
 from export.detections import Candidates
 from export.errors import ExportError
-from export.manifest import InputSpec, Manifest, file_sha256, read_manifest
+from export.manifest import Manifest
 from export.optional import require
 
 # int8-trt and fp8 are made for TensorRT: what they compute can be checked here, their speed cannot.
@@ -40,6 +42,9 @@ class OnnxRuntimeConfig(Section):
     precision: Precision = "fp32"
     max_batch: PositiveInt = 16  # that the TensorRT provider builds for, where the batch is open
     cpu_nodes: bool = True  # False refuses a GPU session that leaves any node to the CPU
+    cuda_graph: bool = (
+        False  # record a pass and replay it: device cuda, fixed batch, all on the GPU
+    )
 
     def open(self, path: Path) -> "OnnxRuntimeEngine":
         """Return the engine for the artifact at `path`; it loads on enter."""
@@ -51,6 +56,10 @@ class OnnxRuntimeEngine:
 
     Operators run one after another with all threads each, which spin between calls: the setting
     for a device that has nothing else to do, and for measuring.
+
+    `upload`, `enqueue`, `download` and `synchronize` are the parts of `candidates` on a device with
+    a memory of its own, for measuring the model alone and the model with its copies. ONNX Runtime
+    waits for the device at the end of `enqueue` by itself.
     """
 
     def __init__(self, path: Path, config: OnnxRuntimeConfig) -> None:
@@ -62,15 +71,13 @@ class OnnxRuntimeEngine:
         self.path = path
         self.config = config
         self.threads = config.threads or usable_cores()
-        self._manifest = read_manifest(path.with_suffix(".json"))
+        self._manifest = read_artifact(path, config.precision)
         self.placement: dict[str, int] = {}  # provider -> kernels, on another device than the CPU
         self._session: Any = None
+        self._runtime: Any = None
         self._batch: int | None = None
-        if self._manifest.precision != config.precision:
-            raise ExportError(
-                f"{path}: its sidecar says {self._manifest.precision}, and {config.precision} was "
-                f"asked for; open it with precision: {self._manifest.precision}"
-            )
+        self._bindings: dict[int, Binding] = {}  # by batch; each keeps its addresses
+        self._bound: Binding | None = None  # that was uploaded to last
 
     @property
     def manifest(self) -> Manifest:
@@ -83,12 +90,43 @@ class OnnxRuntimeEngine:
         Raises:
             ExportError: the engine is closed, or the images do not have the artifact's shape.
         """
-        if self._session is None:
-            raise ExportError(f"{self.path}: not loaded; use the engine inside a `with` statement")
+        if self.config.device != "cpu":
+            self.upload(images)
+            self.enqueue()
+            found = self.download()
+            return Candidates(found["boxes"], found["scores"], found["labels"])
+        session = self._open()
         self._check(images)
         inputs = {self._manifest.input.name: np.ascontiguousarray(images)}
-        boxes, scores, labels = self._session.run(["boxes", "scores", "labels"], inputs)
+        boxes, scores, labels = session.run(["boxes", "scores", "labels"], inputs)
         return Candidates(boxes, scores, labels)
+
+    def upload(self, images: NDArray[Any]) -> None:
+        """Copy a batch to the device.
+
+        Raises:
+            ExportError: the engine is closed, or the images do not have the artifact's shape.
+        """
+        session = self._open()
+        self._check(images)
+        batch = len(images)
+        if batch not in self._bindings:
+            device = self.config.device
+            self._bindings[batch] = Binding(self._runtime, self.path, session, device, images)
+        self._bound = self._bindings[batch]
+        self._bound.upload(images)
+
+    def enqueue(self) -> None:
+        """Pass over what was uploaded last."""
+        self._uploaded().run()
+
+    def download(self) -> dict[str, NDArray[Any]]:
+        """Copy every output to the host; return copies by name."""
+        return self._uploaded().download()
+
+    def synchronize(self) -> None:
+        """Wait for all that was queued."""
+        self._uploaded().synchronize()
 
     def __enter__(self) -> Self:
         """Load the model.
@@ -116,7 +154,12 @@ class OnnxRuntimeEngine:
             found = placement(runtime, self.path, content, options, providers, blank)
             self.placement = require_placement(self.path, device, found)
         self._batch = self._check_graph(session)
-        self._session = session
+        if self.config.cuda_graph:
+            require_graph(self.path, self._manifest, device, self.placement)
+            providers = provider_settings(device, self.path.parent, self._profile(), graph=True)
+            options = self._options(runtime)
+            session = open_session(runtime, self.path, device, content, options, providers)
+        self._session, self._runtime = session, runtime
         return self
 
     def __exit__(
@@ -126,7 +169,18 @@ class OnnxRuntimeEngine:
         trace: TracebackType | None,
     ) -> None:
         """Free it."""
-        self._session = None
+        self._bindings, self._bound, self._session = {}, None, None
+
+    def _open(self) -> Any:
+        if self._session is None:
+            raise ExportError(f"{self.path}: not loaded; use the engine inside a `with` statement")
+        return self._session
+
+    def _uploaded(self) -> Binding:
+        self._open()
+        if self._bound is None:
+            raise ExportError(f"{self.path}: nothing was uploaded yet; upload a batch first")
+        return self._bound
 
     def _options(self, runtime: Any) -> Any:
         options = runtime.SessionOptions()
@@ -145,7 +199,7 @@ class OnnxRuntimeEngine:
         spec = self._manifest.input
         if not spec.dynamic_batch:
             return None
-        rest = "x".join(map(str, _picture_shape(spec)))
+        rest = "x".join(map(str, spec.picture_shape))
         smallest, largest = f"{spec.name}:1x{rest}", f"{spec.name}:{self.config.max_batch}x{rest}"
         return smallest, smallest, largest
 
@@ -158,7 +212,7 @@ class OnnxRuntimeEngine:
             {"num"} if self._manifest.nms.in_graph else set()
         )
         if (
-            shape[1:] != list(_picture_shape(wanted))
+            shape[1:] != list(wanted.picture_shape)
             or inputs[0].name != wanted.name
             or inputs[0].type != ("tensor(uint8)" if wanted.format == "uint8" else "tensor(float)")
             or outputs != promised
@@ -166,7 +220,7 @@ class OnnxRuntimeEngine:
             raise ExportError(
                 f"{self.path}: the graph takes {[(i.name, i.shape, i.type) for i in inputs]} and "
                 f"gives {sorted(outputs)}; its sidecar promises {wanted.name} (B, "
-                f"{', '.join(map(str, _picture_shape(wanted)))}) {wanted.format} and "
+                f"{', '.join(map(str, wanted.picture_shape))}) {wanted.format} and "
                 f"{', '.join(sorted(promised))}. Export the model again"
             )
         return shape[0] if isinstance(shape[0], int) else None
@@ -175,7 +229,7 @@ class OnnxRuntimeEngine:
         wanted = self._manifest.input
         if (
             images.ndim == 4
-            and images.shape[1:] == _picture_shape(wanted)
+            and images.shape[1:] == wanted.picture_shape
             and images.shape[0] > 0
             and self._batch in (None, images.shape[0])
             and images.dtype == wanted.format
@@ -183,14 +237,8 @@ class OnnxRuntimeEngine:
             return
         raise ExportError(
             f"{self.path}: got images {images.shape} {images.dtype}; expected "
-            f"({self._batch or 'B'}, {', '.join(map(str, _picture_shape(wanted)))}) {wanted.format}"
+            f"({self._batch or 'B'}, {', '.join(map(str, wanted.picture_shape))}) {wanted.format}"
         )
-
-
-def _picture_shape(spec: InputSpec) -> tuple[int, int, int]:
-    """Of one picture in the input."""
-    plane = (spec.height, spec.width)
-    return (*plane, 3) if spec.format == "uint8" else (3, *plane)
 
 
 def optimization_level(runtime: Any, precision: str) -> Any:
@@ -201,21 +249,3 @@ def optimization_level(runtime: Any, precision: str) -> Any:
     """
     levels = runtime.GraphOptimizationLevel
     return levels.ORT_DISABLE_ALL if precision == "fp8" else levels.ORT_ENABLE_ALL
-
-
-def verify_artifact(path: Path, manifest: Manifest) -> None:
-    """Make sure that the file is the one its sidecar describes.
-
-    Raises:
-        ExportError: it is missing, or has another SHA-256.
-    """
-    if not path.is_file():
-        raise ExportError(f"{path}: no such model file")
-    if manifest.sha256 is None:
-        raise ExportError(f"{path}: its sidecar states no sha256; export the model again")
-    found = file_sha256(path)
-    if found != manifest.sha256:
-        raise ExportError(
-            f"{path}: sha256 {found[:12]}…, and its sidecar describes {manifest.sha256[:12]}…; "
-            "the two do not belong together: copy both again from one export"
-        )

@@ -31,7 +31,9 @@ _ADVICE = {
 }
 
 
-def provider_settings(device: Device, folder: Path, profile: tuple[str, str, str] | None) -> Any:
+def provider_settings(
+    device: Device, folder: Path, profile: tuple[str, str, str] | None, *, graph: bool = False
+) -> Any:
     """Return the `providers` argument of a session on `device`.
 
     TensorRT gets CUDA behind it for what it does not take, and neither gets the CPU: ONNX Runtime
@@ -42,8 +44,9 @@ def provider_settings(device: Device, folder: Path, profile: tuple[str, str, str
         folder: of the artifact; TensorRT keeps its engines in `.onnxruntime-tensorrt` there.
         profile: smallest, best and largest shape of the input, as `images:1x3x320x320`, where the
             batch is open.
+        graph: whether the CUDA provider records a pass as a CUDA graph and replays it.
     """
-    cuda = (PROVIDERS["cuda"], {"use_tf32": "0"})
+    cuda = (PROVIDERS["cuda"], {"use_tf32": "0", **({"enable_cuda_graph": "1"} if graph else {})})
     if device == "cpu":
         return [(PROVIDERS["cpu"], {})]
     if device == "cuda":

@@ -35,6 +35,7 @@ class TensorRTConfig(Section):
     version_compatible: bool = False  # later TensorRT of the same major may run it
     portable: Portable = "none"  # same_sm, ampere_plus: other GPUs may run it, slower
     weakly_typed: bool = False
+    builds: PositiveInt = 1  # engines to build, the fastest of which is kept
     cuda_graph: bool = True  # record a shape's work at its third call in a row, then replay it
 
     @model_validator(mode="after")

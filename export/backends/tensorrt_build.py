@@ -1,16 +1,14 @@
 """Build a TensorRT plan from an ONNX file, on the machine that will run it."""
 
 import hashlib
-import json
-import re
 import time
-from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.artifact import verify_artifact
 from export.atomic import write_together
-from export.backends.cuda_device import describe_machine, load_cuda
-from export.backends.onnxruntime_backend import verify_artifact
+from export.backends.cuda_device import CudaDevice, describe_machine, load_cuda
 from export.backends.tensorrt_backend import TensorRTConfig
 from export.backends.tensorrt_library import (
     STRONG_TYPING_PROVEN,
@@ -19,6 +17,7 @@ from export.backends.tensorrt_library import (
     load_tensorrt,
     said,
 )
+from export.backends.tensorrt_trial import Trial, try_out
 from export.errors import ExportError
 from export.machine import EngineRecord, Machine, numbers
 from export.manifest import Manifest, manifest_bytes, read_manifest
@@ -31,17 +30,17 @@ SOURCES = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-trt", "fp8": "fp8"}
 ENGINE = "model.engine"
 LAYERS = "model.layers.json"  # TensorRT's own account of what it built
 _FP8 = (8, 9)  # the first compute capability with FP8
-# How the inspector writes a tensor's type, "Row major linear FP16 format" being one example.
-_TYPES = {
-    "fp32": r"FP32|Float",
-    "fp16": r"FP16|Half",
-    "bf16": r"BF16|BFloat16",
-    "int8": r"Int8|INT8",
-    "fp8": r"FP8",
-    "int32": r"Int32|INT32",
-    "int64": r"Int64|INT64",
-    "bool": r"Bool",
-}
+
+
+@dataclass(frozen=True)
+class _Built:
+    """One plan, and how it came about."""
+
+    plan: bytes
+    seconds: float
+    flags: tuple[str, ...]
+    dynamic: bool  # whether the batch is open
+    cache: bytes | None  # the timing cache afterwards
 
 
 def build_engine(
@@ -50,7 +49,8 @@ def build_engine(
     """Write `folder/model.engine`, its sidecar `model.json` and `model.layers.json`.
 
     The engine file holds the plan's bytes and nothing else, as trtexec and Triton want it. All
-    three are written, or none.
+    three are written, or none. With `config.builds` the graph is built so many times, and of the
+    engines the fastest is kept.
 
     Args:
         onnx_path: the graph in the precision wanted, with its sidecar beside it.
@@ -71,6 +71,35 @@ def build_engine(
     purpose = f"Building an engine of {onnx_path}"
     trt, cuda, machine = check_machine(purpose, config, trt=trt, cuda=cuda)
     cuda.cudaSetDevice(config.device)
+    built = [_build_once(trt, onnx_path, config) for _ in range(config.builds)]
+    plans = [one.plan for one in built]
+    path = folder / ENGINE
+    trial = try_out(
+        trt, lambda: CudaDevice(cuda, config.device), path, plans, manifest.input, config
+    )
+    chosen = built[trial.kept]
+    record = EngineRecord(
+        built_on=machine,
+        onnx=onnx_path.name,
+        onnx_sha256=str(manifest.sha256),
+        strongly_typed=not config.weakly_typed,
+        flags=chosen.flags,
+        optimization_level=config.optimization_level,
+        workspace_mib=config.workspace_mib,
+        portable=config.portable,
+        version_compatible=config.version_compatible,
+        profile=config.profile if chosen.dynamic else None,
+        build_seconds=round(chosen.seconds, 3),
+        layers=trial.layers,
+        device_memory_bytes=trial.device_memory_bytes,
+        builds=trial.times,
+        not_timed=trial.not_timed,
+    )
+    return _write(path, chosen, trial, manifest, record, config)
+
+
+def _build_once(trt: Any, onnx_path: Path, config: TensorRTConfig) -> _Built:
+    """Build one plan, with nothing left over from the build before but the timing cache's file."""
     logger = listen(trt)
     load_plugins(trt, logger)
     builder: tensorrt.Builder = trt.Builder(logger)
@@ -87,23 +116,9 @@ def build_engine(
             f"{onnx_path}: TensorRT {trt.__version__} cannot build it: {said(logger)}"
             f"{_advice(trt, config)}"
         )
-    content = bytes(plan)
-    facts = _inspect(trt, logger, content, config)
-    record = EngineRecord(
-        built_on=machine,
-        onnx=onnx_path.name,
-        onnx_sha256=str(manifest.sha256),
-        strongly_typed=not config.weakly_typed,
-        flags=_flags(trt, options),
-        optimization_level=config.optimization_level,
-        workspace_mib=config.workspace_mib,
-        portable=config.portable,
-        version_compatible=config.version_compatible,
-        profile=config.profile if dynamic else None,
-        build_seconds=round(seconds, 3),
-        **facts.pop("record"),
-    )
-    return _write(folder, content, facts["layers"], cache, manifest, record, config)
+    flags = _flags(trt, options)
+    kept = None if cache is None else bytes(cache.serialize())
+    return _Built(bytes(plan), seconds, flags, dynamic, kept)
 
 
 def check_machine(
@@ -262,60 +277,6 @@ def _add_profile(
     return bool(dynamic)
 
 
-def _inspect(trt: Any, logger: Any, plan: bytes, config: TensorRTConfig) -> dict[str, Any]:
-    """Load the plan once: it must load, be as portable as asked, and hold the precision asked."""
-    runtime: tensorrt.Runtime = trt.Runtime(logger)
-    if config.version_compatible:
-        runtime.engine_host_code_allowed = True
-    engine: tensorrt.ICudaEngine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        raise ExportError(f"the engine was built and cannot be loaded: {said(logger)}")
-    alone = engine.hardware_compatibility_level == trt.HardwareCompatibilityLevel.NONE
-    if config.portable != "none" and alone:
-        raise ExportError(
-            f"portable: {config.portable} was asked for, and TensorRT {trt.__version__} built an "
-            "engine for this GPU alone; build with portable: none"
-        )
-    inspector: tensorrt.EngineInspector = engine.create_engine_inspector()
-    layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-    types = layer_types(layers)
-    # Only where the inspector's words are understood at all: no claim is made from silence.
-    if types and config.precision != "fp32" and not types.get(config.precision):
-        raise ExportError(
-            f"{config.precision} was asked for, and no layer of the engine is: its layers are "
-            f"{dict(types)}; the graph does not carry that precision"
-        )
-    return {
-        "layers": layers.encode(),
-        "record": {
-            "layers": int(engine.num_layers),
-            "layer_types": types,
-            "device_memory_bytes": int(engine.device_memory_size_v2),
-        },
-    }
-
-
-def layer_types(inspection: str) -> dict[str, int]:
-    """Count, per data type, the layers that read or write it, from the inspector's JSON.
-
-    Types that are not stated, or not in words known here, are left out.
-    """
-    try:
-        layers = json.loads(inspection)["Layers"]
-    except (ValueError, TypeError, KeyError):
-        return {}
-    counts: Counter[str] = Counter()
-    for layer in layers:
-        if not isinstance(layer, dict):  # with less verbosity a layer is its name alone
-            continue
-        touched = [*layer.get("Inputs", ()), *layer.get("Outputs", ())]
-        stated = " ".join(str(one.get("Format/Datatype", "")) for one in touched)
-        counts.update(
-            name for name, words in _TYPES.items() if re.search(rf"\b({words})\b", stated)
-        )
-    return dict(sorted(counts.items()))
-
-
 def _flags(trt: Any, options: "tensorrt.IBuilderConfig") -> tuple[str, ...]:
     """Name the builder flags that are set, TensorRT's own defaults included."""
     members = trt.BuilderFlag.__members__
@@ -335,29 +296,27 @@ def _advice(trt: Any, config: TensorRTConfig) -> str:
 
 
 def _write(
-    folder: Path,
-    plan: bytes,
-    layers: bytes,
-    cache: "tensorrt.ITimingCache | None",
+    path: Path,
+    built: _Built,
+    trial: Trial,
     manifest: Manifest,
     record: EngineRecord,
     config: TensorRTConfig,
 ) -> Path:
-    path = folder / ENGINE
-    contents = {path: plan, folder / LAYERS: layers}
-    if cache is not None and config.timing_cache is not None:
-        stored = bytes(cache.serialize())
-        contents[config.timing_cache] = stored
+    contents = {path: built.plan, path.with_name(LAYERS): trial.inspection.encode()}
+    if built.cache is not None and config.timing_cache is not None:
+        contents[config.timing_cache] = built.cache
         record = record.model_copy(
-            update={"timing_cache_sha256": hashlib.sha256(stored).hexdigest()}
+            update={"timing_cache_sha256": hashlib.sha256(built.cache).hexdigest()}
         )
     filled = manifest.model_copy(
         update={
             "backend": "tensorrt",
             "precision": config.precision,
             "artifact": path.name,
-            "sha256": hashlib.sha256(plan).hexdigest(),
+            "sha256": hashlib.sha256(built.plan).hexdigest(),
             "parity": {},  # the graph's says nothing of this engine
+            "certificate": trial.certificate,
             "engine": record,
             "made_by": {**manifest.made_by, "tensorrt": record.built_on.tensorrt},
         }

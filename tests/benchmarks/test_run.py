@@ -7,13 +7,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
 
-from benchmarks.coco_images import coco_ground_truth
 from benchmarks.metrics.coco_map import coco_map
 from benchmarks.run import main
-from export.manifest import InputSpec, Manifest, file_sha256, write_manifest
-from tests.benchmarks.bright_boxes import bright_set
+from export.manifest import Certificate, InputSpec, Manifest, file_sha256, write_manifest
 
 BOX = [4.0, 6.0, 24.0, 30.0]  # of the first bright picture
 
@@ -51,23 +48,9 @@ def write_model(path: Path, *, classes=("red", "green")) -> Path:
         input=InputSpec(height=64, width=64),
         classes=classes,
         category_ids=(1, 2),
+        certificate=Certificate(nodes={"fp32": 3}, time={"fp32": 1.0}, measured_on="a runtime"),
     )
     write_manifest(manifest, path.with_suffix(".json"))
-    return path
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    images = bright_set(2)
-    truth = coco_ground_truth(images)
-    assert images.draw is not None
-    folder = tmp_path / "data" / "images"
-    folder.mkdir(parents=True)
-    for index, entry in enumerate(truth["images"]):
-        entry["file_name"] = f"{index}.png"
-        Image.fromarray(images.draw(index)).save(folder / entry["file_name"])
-    path = tmp_path / "data" / "val.json"
-    path.write_text(json.dumps(truth))
     return path
 
 
@@ -84,6 +67,8 @@ def test_a_model_is_measured_and_reported(tmp_path, data, capsys):
     assert row["ap"]["AP"] == pytest.approx(0.5)
     assert row["latency_ms"]["engine"]["n"] == 200
     assert row["sha256"] == file_sha256(model)
+    assert (row["certificate"]["nodes"], row["certificate"]["time"]) == ({"fp32": 3}, {"fp32": 1})
+    assert "Precision certificates" in (out / "report.md").read_text()
     saved = json.loads((out / row["predictions"]).read_text())
     truth = json.loads(data.read_text())
     assert coco_map(saved, truth).values == row["ap"]
@@ -116,6 +101,21 @@ def test_a_mistake_is_one_line_and_its_exit_code(tmp_path, data, capsys, make, c
     assert error.startswith("error: ")
     assert message in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "tensorrt"], "device tensorrt was asked for"),
+        (["--cuda-graph"], "a CUDA graph was asked for, and it is ONNX Runtime's CUDA provider"),
+    ],
+)
+def test_a_device_that_cannot_be_had_is_an_error_and_no_slow_success(
+    tmp_path, data, capsys, arguments, said
+):
+    model = write_model(tmp_path / "student.onnx")
+    assert main([str(model), "--data", str(data), *arguments]) == 6
+    assert said in capsys.readouterr().err
 
 
 def test_missing_data_is_a_data_error(tmp_path, capsys):

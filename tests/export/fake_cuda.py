@@ -36,6 +36,7 @@ class FakeCuda:
         self._recording: list[Any] | None = None
         self._graphs: dict[int, list[Any]] = {}
         self.launched = 0
+        self._builds = 0
 
     def cudaGetErrorString(self, error: Any) -> Any:  # noqa: N802
         return Error.success, _WORDS.get(int(error), b"unknown error")

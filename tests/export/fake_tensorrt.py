@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from tests.export.fake_tensorrt_engine import Logger, PrintingLogger, Runtime, Strict
+from tests.export.fake_tensorrt_engine import (
+    Logger,
+    PrintingLogger,
+    Profiler,
+    Runtime,
+    Strict,
+)
+
+_NUMPY = {"FLOAT": np.float32, "INT32": np.int32, "INT64": np.int64, "UINT8": np.uint8}
 
 
 def make(version: str, cuda: Any) -> SimpleNamespace:
@@ -34,8 +42,9 @@ def make(version: str, cuda: Any) -> SimpleNamespace:
         TensorIOMode=enum.Enum("TensorIOMode", "NONE INPUT OUTPUT"),
         DataType=enum.Enum("DataType", "FLOAT HALF INT8 INT32 INT64 BOOL UINT8 FP8"),
         ILogger=Logger,
+        IProfiler=Profiler,
         Logger=PrintingLogger,
-        nptype=lambda kind: {"FLOAT": np.float32, "INT32": np.int32, "INT64": np.int64}[kind.name],
+        nptype=lambda kind: _NUMPY[kind.name],
         OnnxParser=OnnxParser,
         init_libnvinfer_plugins=lambda logger, namespace: logger._plugins(namespace),
     )
@@ -45,11 +54,21 @@ def make(version: str, cuda: Any) -> SimpleNamespace:
 
 
 def graph(
-    *, batch: int = 1, side: int = 32, types: str = "FP16", broken: str = "", **changes: Any
+    *,
+    batch: int = 1,
+    side: int = 32,
+    types: str = "FP16",
+    broken: str = "",
+    input: str = "FLOAT",
+    **changes: Any,
 ) -> bytes:
-    """Return what the fake takes for an ONNX file."""
+    """Return what the fake takes for an ONNX file; `first` is the operator that takes the input."""
+    picture = [side, side, 3] if input == "UINT8" else [3, side, side]
     content = {
-        "inputs": [["images", [batch, 3, side, side]]],
+        "inputs": [["images", [batch, *picture]]],
+        "input": input,
+        "first": "Cast",
+        "delays_ms": [0],  # how long a pass takes, by build
         "outputs": ["boxes", "scores", "labels"],
         "types": types,
         "broken": broken,
@@ -81,6 +100,9 @@ class Builder(Strict):
         if config._cache is not None:
             config._cache._entries.append("tactic")
         given = network._graph
+        delays = given["delays_ms"]
+        delay = delays[self._cuda._builds % len(delays)]
+        self._cuda._builds += 1
         flags = {flag.name for flag in config._flags}
         if network._strong and flags & {"FP16", "INT8", "FP8"}:
             self._logger.log(Logger.ERROR, "precision flags on a strongly typed network")
@@ -97,6 +119,7 @@ class Builder(Strict):
             "version": self._trt.__version__,
             "sm": self._cuda._sm,
             "strong": network._strong,
+            "delay_ms": delay,
             "flags": sorted(flags),
             "profile": config._profiles[0]._shapes if config._profiles else None,
             "level": "NONE"
@@ -148,7 +171,9 @@ class OnnxParser(Strict):
     def parse(self, model: bytes) -> bool:
         assert not self._parsed
         content = json.loads(model)
-        if "parse" in content["broken"]:
+        # TensorRT's bytes of pictures go into a cast to float and nowhere else
+        misused = content["input"] == "UINT8" and content["first"] != "Cast"
+        if "parse" in content["broken"] or misused:
             self._errors = 1
             return False
         self._network._graph, self._parsed = content, True

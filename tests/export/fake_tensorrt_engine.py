@@ -1,6 +1,7 @@
 """The running half of the fake TensorRT: plans, engines and contexts."""
 
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,16 @@ class PrintingLogger(Logger):
 
     def log(self, severity: int, message: str) -> None:
         pass
+
+
+class Profiler:
+    """What a profiler of one's own derives from, and must initialise."""
+
+    def __init__(self) -> None:
+        self._ready = True
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        raise NotImplementedError
 
 
 class Runtime(Strict):
@@ -97,7 +108,8 @@ class Engine(Strict):
         )
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return self._trt.DataType[self._plan["labels"] if name == "labels" else "FLOAT"]
+        own = {"labels": self._plan["labels"], self._input: self._plan["input"]}
+        return self._trt.DataType[own.get(name, "FLOAT")]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         assert name == self._input
@@ -119,21 +131,45 @@ class Engine(Strict):
 
 
 class Inspector(Strict):
+    _settable = frozenset({"execution_context"})
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.execution_context: Context | None = None
 
     def get_engine_information(self, format: Any) -> str:
-        assert format == self._engine._trt.LayerInformationFormat.JSON
-        kind: str = self._engine._plan["types"]
-        if not self._engine._plan["detailed"]:
+        plan, trt = self._engine._plan, self._engine._trt
+        assert format == trt.LayerInformationFormat.JSON
+        if not plan["detailed"]:
             return '{"Layers": ["conv", "head"]}'
-        tensor = {"Name": "features", "Format/Datatype": f"Row major linear {kind} format"}
-        layers = [{"Name": "conv", "Inputs": [tensor], "Outputs": [tensor]}, {"Name": "constant"}]
+        context = self.execution_context
+        open_ = -1 in self._engine._shape and (context is None or not context._inferred)
+
+        def tensor(kind: str) -> dict[str, str]:
+            form = "N/A due to dynamic shapes" if open_ else f"Row major linear {kind} format"
+            if trt.__version__.startswith("10."):
+                return {"Name": "features", "Format/Datatype": form}
+            return {"Name": "features", "Format": "Row major linear", "Datatype": form}
+
+        def layer(name: str, kind: str, taken: str, given: str) -> dict[str, Any]:
+            ends = {"Inputs": [tensor(taken)], "Outputs": [tensor(given)]}
+            return {"Name": name, "LayerType": kind, **ends}
+
+        own = plan["types"]
+        layers = [
+            layer("reformat", "Reformat", "FP32", own),
+            layer("conv", "CaskConvolution", own, own),
+            {"Name": "anchors", "LayerType": "Constant", "Inputs": [], "Outputs": [tensor("FP32")]},
+        ]
         return json.dumps({"Layers": layers})
 
 
 class Context(Strict):
+    _settable = frozenset({"profiler", "enqueue_emits_profile"})
+
     def __init__(self, engine: Engine) -> None:
+        self.profiler: Profiler | None = None
+        self.enqueue_emits_profile = True
         self._engine = engine
         self._shape = engine._shape if -1 not in engine._shape else None
         self._addresses: dict[str, int] = {}
@@ -174,6 +210,7 @@ class Context(Strict):
         assert not missing, f"no address for {missing}"
         cuda = self._engine._cuda
         if cuda._recording is not None:
+            assert self.profiler is None, "a profiled pass cannot be recorded"
             assert self._enqueued >= 2, "recorded before TensorRT had set itself up"
             if "capture" in self._engine._plan["broken"]:
                 self._engine._logger.log(Logger.ERROR, "operation not permitted when capturing")
@@ -185,12 +222,22 @@ class Context(Strict):
         self._enqueued += 1
         shape = self._shape
         cuda._queue(stream_handle, lambda: self._compute(shape))
+        if self.profiler is not None and self.enqueue_emits_profile:
+            assert self.profiler._ready, "its base class was not initialised"
+            cuda.cudaStreamSynchronize(stream_handle)
+            for name, milliseconds in (("reformat", 1.0), ("conv", 3.0)):
+                self.profiler.report_layer_time(name, milliseconds)
         return True
 
     def _compute(self, shape: Any) -> None:
         read, write = self._engine._cuda._read, self._engine._cuda._write
+        time.sleep(self._engine._plan["delay_ms"] / 1e3)
         count = int(np.prod(shape))
-        images = read(self._addresses[self._engine._input], count, np.float32).reshape(shape)
+        bytes_ = self._engine._plan["input"] == "UINT8"
+        kind = np.uint8 if bytes_ else np.float32
+        images = read(self._addresses[self._engine._input], count, kind).reshape(shape)
+        if bytes_:
+            images = images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
         boxes, scores, labels = detect(images)
         write(self._addresses["boxes"], boxes)
         write(self._addresses["scores"], scores)

@@ -90,6 +90,24 @@ def test_the_command_builds_an_engine(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("installed")
+def test_the_command_says_how_far_several_builds_lie_apart(tmp_path, capsys):
+    model = source(tmp_path / "onnx")
+    arguments = [str(model), "--precision", "fp16", "--out", str(tmp_path / "engine")]
+    assert main([*arguments, "--builds", "2"]) == 0
+    assert "of 2 builds the fastest is kept: " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_command_says_what_could_not_be_shown(tmp_path, capsys):
+    model = source(tmp_path / "onnx", broken="memory", types="a type of tomorrow")
+    assert main([str(model), "--precision", "fp16", "--out", str(tmp_path / "engine")]) == 0
+    said = capsys.readouterr().out
+    assert "not timed: " in said
+    assert "no room on the GPU" in said
+    assert "its precision is not proven: " in said
+
+
+@pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(
     ("extra", "said"),
     [

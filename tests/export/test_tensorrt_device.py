@@ -11,10 +11,14 @@ from export.backends import OnnxRuntimeConfig, TensorRTConfig
 from export.bundle import write_bundle
 from export.detections import select_detections
 from export.errors import ExportError
-from export.images import to_tensor
+from export.half import cast_half
+from export.images import to_input, to_tensor
 from export.machine import BatchProfile
 from export.manifest import read_manifest
 from export.parity import compare_detections
+from export.quantize import quantize_int8
+from export.uint8_input import take_uint8
+from tests.export.test_engine import copied
 from tests.export.tiny import canvases
 
 pytestmark = pytest.mark.tensorrt
@@ -74,12 +78,18 @@ def test_a_cuda_graph_is_recorded_and_changes_nothing(engine):
 
 
 def test_the_sidecar_tells_the_machine_and_the_layers(engine):
-    record = read_manifest(engine.with_suffix(".json")).engine
+    manifest = read_manifest(engine.with_suffix(".json"))
+    record, certificate = manifest.engine, manifest.certificate
     assert record is not None
+    assert certificate is not None
     assert record.strongly_typed
     assert "TF32" not in record.flags
     assert record.layers > 0
-    assert record.layer_types.get("fp32"), "the inspector's words for FP32 are not understood"
+    assert certificate.nodes.get("fp32"), "the inspector's words for FP32 are not understood"
+    assert "other" not in certificate.nodes
+    assert certificate.time.get("fp32"), "the profiler's names are not the inspector's"
+    assert sum(certificate.time.values()) == pytest.approx(1, abs=0.01)
+    assert record.not_timed is None
     assert record.timing_cache_sha256 is not None
 
 
@@ -87,10 +97,43 @@ def test_the_timing_cache_makes_a_second_build_the_same_layers(dynamic_model, en
     cache = engine.parents[1] / "timing.cache"
     config = fp32(profile=PROFILE, timing_cache=cache, workspace_mib=256)
     again = config.build(dynamic_model, tmp_path / "again")
-    first, second = (read_manifest(path.with_suffix(".json")).engine for path in (engine, again))
-    assert first is not None
-    assert second is not None
-    assert (first.layers, first.layer_types) == (second.layers, second.layer_types)
+    first, second = (read_manifest(path.with_suffix(".json")) for path in (engine, again))
+    assert first.engine.layers == second.engine.layers
+    assert first.certificate.nodes == second.certificate.nodes
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_narrow_engine_is_certified_by_its_own_layers(dynamic_model, tmp_path, precision):
+    if precision == "fp16":
+        model = cast_half(dynamic_model, canvases(2), tmp_path / "graph")
+    else:
+        model = quantize_int8(dynamic_model, canvases(4), tmp_path / "graph", flavour="tensorrt")
+    config = TensorRTConfig(precision=precision, profile=PROFILE)
+    certificate = read_manifest(
+        config.build(model, tmp_path / "engine").with_suffix(".json")
+    ).certificate
+    assert certificate is not None
+    assert certificate.problem is None, certificate
+    assert certificate.time.get(precision), certificate
+
+
+def test_three_builds_are_timed_and_the_fastest_is_kept(dynamic_model, tmp_path):
+    path = fp32(profile=PROFILE, workspace_mib=256, builds=3).build(dynamic_model, tmp_path / "x")
+    builds = read_manifest(path.with_suffix(".json")).engine.builds
+    assert len(builds.p50_ms) == 3
+    assert builds.p50_ms[builds.kept] == min(builds.p50_ms)
+
+
+def test_an_engine_of_bytes_sees_what_the_float_one_sees(dynamic_model, engine, tmp_path):
+    folder = tmp_path / "uint8"
+    folder.mkdir()
+    model = copied(dynamic_model, folder)
+    take_uint8(model)
+    path = fp32(profile=PROFILE).build(model, tmp_path / "engine")
+    spec = read_manifest(model.with_suffix(".json")).input
+    pictures = canvases(2)
+    reference = found(fp32(), engine, to_tensor(pictures))
+    assert compare_detections(reference, found(fp32(), path, to_input(pictures, spec))).ok()
 
 
 def test_a_version_compatible_engine_loads(dynamic_model, tmp_path):

@@ -2,6 +2,7 @@ import numpy as np
 import onnx
 import pytest
 
+from export.backends import OnnxRuntimeConfig
 from export.engine import open_engine
 from export.errors import ExportError
 from export.half import cast_half
@@ -36,6 +37,13 @@ def test_uint8_pictures_give_the_very_same_boxes(dynamic_model, uint8_model):
     assert found.boxes.tolist() == expected.boxes.tolist()
     model = onnx.load(str(uint8_model))
     assert [value.name for value in model.graph.input] == ["images"]
+    takers = [node.op_type for node in model.graph.node if "images" in node.input]
+    assert takers == ["Cast"]  # TensorRT casts bytes to float, and does nothing else with them
+
+
+def test_tensorrt_in_onnx_runtime_is_given_the_shapes_of_bytes(uint8_model):
+    engine = OnnxRuntimeConfig(device="tensorrt", max_batch=4).open(uint8_model)
+    assert engine._profile() == ("images:1x32x32x3", "images:1x32x32x3", "images:4x32x32x3")
 
 
 def test_other_precisions_and_nms_are_made_of_it_too(uint8_model, tmp_path):

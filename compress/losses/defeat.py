@@ -131,6 +131,12 @@ class DeFeat(DistillationLoss):
                 )
             )
 
+    def compared(self, rois: Rois) -> Tensor | None:
+        """Return the side that alone counts, if one does; see `DistillationLoss.compared`."""
+        is_object = rois.labels < self.num_classes
+        on, off = self.roi_weights
+        return None if on and off else is_object if on else ~is_object
+
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `neck_*`, `backbone_*` and `roi_*` for `object` and `background`.
 

@@ -118,12 +118,13 @@ class GDetKd(DistillationLoss):
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `feature`, `contrast` and `box`; a picture without regions adds nothing."""
-        config, rois = self.config, teacher.rois
-        rows: Tensor | None = None
-        if rois is None:
+        config, rois, own_rois = self.config, teacher.rois, student.rois
+        if rois is None or own_rois is None:
             boxes = [own[: config.instances] for own in boxes_per_image(batch.targets)]
         else:
-            rows, boxes = self.sample(rois)
+            kept = self.compared(rois)
+            rois, own_rois = rois.only(kept), own_rois.only(kept)
+            boxes = list(rois.boxes)
         maps = self.levels.select(student.features, teacher.features)
         strides, size = self.levels.strides, config.roi_size
         found: dict[str, tuple[float, Tensor]] = {}
@@ -135,23 +136,19 @@ class GDetKd(DistillationLoss):
             error = (own - other).square().sum() / max(1, other.numel())
             found["feature"] = (config.feature_weight, error)
         if self.contrast is not None:
-            if rows is not None:
-                own, other = _embeddings(student.rois)[rows], _embeddings(rois)[rows]
+            if rois is not None:
+                own, other = _embeddings(own_rois), _embeddings(rois)
             elif "towers" in self.needs:
                 own, other = self._tower_regions(student, teacher, boxes)
             else:
                 own, other = own.mean(dim=(2, 3)), other.mean(dim=(2, 3))
             found["contrast"] = (config.contrast_weight, self.contrast(own, other, boxes))
-        if self.box_weight and student.rois is not None and rois is not None:
-            found["box"] = (self.box_weight, box_loss(student.rois, rois))
+        if self.box_weight and own_rois is not None and rois is not None:
+            found["box"] = (self.box_weight, box_loss(own_rois, rois))
         return weigh(found)
 
-    def sample(self, rois: Rois) -> tuple[Tensor, list[Tensor]]:
-        """Keep the first objects and the first background of each picture, in the set ratio.
-
-        Returns:
-            The indices (G,) of the proposals, and the boxes of each picture.
-        """
+    def compared(self, rois: Rois) -> Tensor:
+        """Keep the first objects and the first background of each picture, in the set ratio."""
         positives = round(self.config.positive_share * self.config.instances)
         limits = (positives, self.config.instances - positives)
         kept = []
@@ -161,8 +158,7 @@ class GDetKd(DistillationLoss):
                 side & (side.cumsum(0) <= n) for side, n in zip((on, ~on), limits, strict=True)
             ]
             kept.append(sides[0] | sides[1])
-        boxes = [own[chosen] for own, chosen in zip(rois.boxes, kept, strict=True)]
-        return torch.cat(kept).nonzero()[:, 0], boxes
+        return torch.cat(kept)
 
     def _tower_regions(
         self, student: Outputs, teacher: Outputs, boxes: Sequence[Tensor]
@@ -255,7 +251,7 @@ class Contrast(nn.Module):
 def box_loss(student: Rois, teacher: Rois) -> Tensor:
     """Return the absolute error of the deltas expected under the teacher's classes.
 
-    Summed over the four deltas, mean over all R proposals; a class that the teacher rules out does
+    Summed over the four deltas, mean over R proposals; a class that the teacher rules out does
     not count, and so neither does a proposal that it takes for background.
     """
     chances = teacher.class_logits.softmax(dim=1)[:, :-1]  # (R, K)

@@ -13,6 +13,7 @@ from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.loss import weigh
 from compress.losses.rows import RowLoss, RowSection
+from compress.losses.schedule import check_weights
 
 EPSILON = 1e-8
 
@@ -27,9 +28,7 @@ class DistConfig(RowSection):
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
         problems = super().check(student, teacher)
-        if not self.inter_weight and not self.intra_weight:
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
-        return problems
+        return problems + check_weights(self.inter_weight, self.intra_weight)
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Dist":
         """Return the loss for this pair."""

@@ -16,6 +16,7 @@ from compress.detector import DetectorSpec, Outputs
 from compress.losses.loss import weigh
 from compress.losses.responses import divergence
 from compress.losses.rows import RowLoss, RowSection, compares_rois
+from compress.losses.schedule import check_weights
 
 
 class DkdConfig(RowSection):
@@ -33,9 +34,7 @@ class DkdConfig(RowSection):
                 "rows: all needs a target class in every row, which the locations of a dense head "
                 "lack; use rows: positive, or two detectors that provide rois"
             )
-        if not self.target_weight and not self.non_target_weight:
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
-        return problems
+        return problems + check_weights(self.target_weight, self.non_target_weight)
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Dkd":
         """Return the loss for this pair."""

@@ -23,10 +23,15 @@ from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masks import stack_boxes
-from compress.losses.matching import check_classes, pair_levels
+from compress.losses.matching import (
+    both_provide,
+    check_classes,
+    check_levels,
+    check_one_width,
+    pair_levels,
+)
 from compress.losses.patches import pool_every_level, pool_instances
-from compress.losses.schedule import LossSection, Source
-from export.errors import RecipeError
+from compress.losses.schedule import LossSection, Source, check_weights
 
 AUTOMATIC_BOX_WEIGHT = 1.0
 
@@ -53,28 +58,20 @@ class GDetKdConfig(LossSection):
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return what to ask of both detectors."""
-        if shared(student, teacher, "rois") or self.box_weight:
+        if both_provide(student, teacher, "rois") or self.box_weight:
             return frozenset({"features", "rois"})
-        if shared(student, teacher, "towers") and self.contrast_weight:
+        if both_provide(student, teacher, "towers") and self.contrast_weight:
             return frozenset({"features", "towers"})
         return frozenset({"features"})
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
-        try:
-            pairs = pair_levels(student, teacher)
-        except RecipeError as error:
-            return [str(error)]
-        problems = []
-        channels = {teacher.channels[index] for index in pairs.teacher}
-        if len(channels) > 1:
-            problems.append(
-                "regions of all levels are compared, so the teacher needs equal channels on all "
-                f"of them; it has {sorted(channels)}"
-            )
+        problems = check_levels(student, teacher)
+        if problems:
+            return problems
         box_weight = self.resolved_box_weight(student, teacher)
-        if not (self.feature_weight or self.contrast_weight or box_weight):
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
+        problems = check_one_width(student, teacher, "regions")
+        problems += check_weights(self.feature_weight, self.contrast_weight, box_weight)
         return problems + (check_classes(student, teacher) if box_weight else [])
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "GDetKd":
@@ -83,13 +80,8 @@ class GDetKdConfig(LossSection):
 
     def resolved_box_weight(self, student: DetectorSpec, teacher: DetectorSpec) -> float:
         """Return the weight of the box term, the automatic one resolved."""
-        automatic = AUTOMATIC_BOX_WEIGHT if shared(student, teacher, "rois") else 0.0
+        automatic = AUTOMATIC_BOX_WEIGHT if both_provide(student, teacher, "rois") else 0.0
         return automatic if self.box_weight is None else self.box_weight
-
-
-def shared(student: DetectorSpec, teacher: DetectorSpec, knowledge: Knowledge) -> bool:
-    """Whether both detectors provide it."""
-    return knowledge in student.provides and knowledge in teacher.provides
 
 
 class GDetKd(DistillationLoss):

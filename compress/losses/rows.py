@@ -13,7 +13,7 @@ from torch import Tensor
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.loss import DistillationLoss
-from compress.losses.matching import check_classes, check_locations
+from compress.losses.matching import both_provide, check_classes, check_locations
 from compress.losses.schedule import LossSection
 
 RowChoice = Literal["positive", "all"]
@@ -73,7 +73,7 @@ def objects(rois: Rois) -> Tensor:
 
 def compares_rois(student: DetectorSpec, teacher: DetectorSpec) -> bool:
     """Say whether rows are proposals, that is, whether both detectors have two stages."""
-    return "rois" in student.provides and "rois" in teacher.provides
+    return both_provide(student, teacher, "rois")
 
 
 def check_rows(student: DetectorSpec, teacher: DetectorSpec, *, softmax: bool = True) -> list[str]:

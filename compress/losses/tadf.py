@@ -19,10 +19,9 @@ from compress.detector import DetectorSpec, Knowledge, Outputs, Rois, deltas_of
 from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masked_error import mean_masked_error
 from compress.losses.masks import between, box_levels, cell_ranges, largest_product, pad_boxes
-from compress.losses.matching import check_classes, pair_levels
+from compress.losses.matching import both_provide, check_classes, check_levels, pair_levels
 from compress.losses.responses import divergence, mean_over
-from compress.losses.schedule import LossSection, Source
-from export.errors import RecipeError
+from compress.losses.schedule import LossSection, Source, check_weights
 
 AUTOMATIC_ROI_WEIGHT = 1.0
 
@@ -53,13 +52,8 @@ class TadfConfig(LossSection):
         by_roi = any(self.roi_weights(student, teacher))
         problems = check_classes(student, teacher) if by_roi else []
         if self.feature_weight:
-            try:
-                pair_levels(student, teacher)
-            except RecipeError as error:
-                problems.append(str(error))
-        elif not by_roi:
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
-        return problems
+            return problems + check_levels(student, teacher)
+        return problems + check_weights(by_roi)
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Tadf":
         """Return the loss for this pair."""
@@ -67,7 +61,7 @@ class TadfConfig(LossSection):
 
     def roi_weights(self, student: DetectorSpec, teacher: DetectorSpec) -> tuple[float, float]:
         """Return the weights of the class and the box term, the automatic ones resolved."""
-        both = "rois" in student.provides and "rois" in teacher.provides
+        both = both_provide(student, teacher, "rois")
         automatic = AUTOMATIC_ROI_WEIGHT if both else 0.0
         in_class, in_box = self.class_weight, self.box_weight
         return automatic if in_class is None else in_class, automatic if in_box is None else in_box

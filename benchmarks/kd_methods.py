@@ -8,11 +8,10 @@ from pydantic import TypeAdapter
 from compress.classifier import Classifier
 from compress.detector import Detector
 from compress.losses import LossConfig
-from compress.methods import example, members
+from compress.methods import OF_STUDENT, example, members
 from compress.pairing import check_pair
 
 LOSSES: TypeAdapter[Any] = TypeAdapter(LossConfig)
-OF_STUDENT = "roi_source: student"
 
 
 def method_names() -> tuple[str, ...]:

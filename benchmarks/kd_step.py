@@ -5,9 +5,10 @@ training itself, so there is no file that it could read instead. Nothing else im
 
 Per method there are two steps (forward, backward, optimiser), taken one after the other in every
 round so that a busy machine slows both alike: the student with the teacher's forward pass beside it
-(the floor: exactly the knowledge that the method asks of each), and the distilled one. The plain
-student opens every round; `--peers` adds other frameworks on the same two models. Methods that do
-not fit a pair, or need settings of their own, are named with the reason. The last line is JSON.
+(the floor: exactly the knowledge that the method asks of each), and the distilled one. The teacher
+of `dicod` is a classifier of crops, whose look at the labelled objects belongs to the floor. The
+plain student opens every round; `--peers` adds other frameworks on the same two models. Methods
+that do not fit a pair are named with the reason. The last line is JSON.
 """
 
 import argparse
@@ -19,27 +20,27 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from benchmarks.environment import environment
+from benchmarks.kd_methods import LOSSES, fitting, method_names, random_classifier, stated
 from benchmarks.kd_pair import STUDENT, TEACHER, Pair, Setting, make_pair
 from benchmarks.kd_peers import PEERS, peer_step, require_peers
-from compress.detector import Detector
+from compress.batch import boxes_per_image
+from compress.classifier import Classifier
+from compress.crops import crop_boxes
 from compress.distill import Distiller
-from compress.losses import LossConfig
-from compress.methods import families, members
+from compress.methods import families
 from compress.optim import build_separate
-from compress.pairing import check_pair
 from export.errors import ToolkitError
 
 WARM_UP_ROUNDS = 1
 USUAL_PAIRS = ("retinanet", "faster_rcnn")
 OURS = "mse"  # what the peers are compared with: the mean squared error of the pyramid's maps
-LOSSES: TypeAdapter[Any] = TypeAdapter(LossConfig)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,33 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def method_names() -> tuple[str, ...]:
-    """The `type` of every member of the union of losses."""
-    return tuple(members(LossConfig))
-
-
-def fitting(
-    names: Sequence[str], student: Detector, teacher: Detector
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Tell methods that work on a pair from those that do not: settings, and reasons."""
-    chosen, skipped = {}, {}
-    for name in names:
-        try:
-            config = LOSSES.validate_python({"type": name})
-        except ValidationError as error:
-            keys = sorted({str(mistake["loc"][-1]) for mistake in error.errors()})
-            skipped[name] = f"needs settings of its own: {', '.join(keys)}"
-            continue
-        problems = check_pair(student.spec, teacher.spec, [config])
-        if problems:
-            skipped[name] = "; ".join(text for _, text in problems)
-        elif getattr(config, "wanted_classifier", lambda: None)() is not None:
-            skipped[name] = "needs a trained classifier of crops"
-        else:
-            chosen[name] = config
-    return chosen, skipped
-
-
 def measure(
     setting: Setting,
     names: Sequence[str],
@@ -135,7 +109,8 @@ def measure(
         "plain": _step(times["plain"], peaks.get("plain")),
         "methods": {
             name: {
-                "needs": sorted(asked_of(make_distiller(pair, config))[0]),
+                "needs": sorted(make_distiller(pair, config).wanted),
+                "settings": stated(config),
                 **_step(times[name], peaks.get(name)),
                 "floor": _step(times[f"floor of {name}"], peaks.get(f"floor of {name}")),
                 "over_floor": _ratio(times[name], times[f"floor of {name}"]),
@@ -171,7 +146,7 @@ def table(setting: Setting, rounds: int, result: dict[str, Any]) -> str:
     lines = [
         f"{setting.pair} {TEACHER} -> {STUDENT}, {setting.size} px, batch {setting.batch}, "
         f"{setting.device}, {torch.get_num_threads()} threads, median of {rounds} rounds",
-        f"{'step':<16}{'floor ms':>10}{'ms':>10}{'/ floor':>9}{'/ plain':>9}"
+        f"{'step':<28}{'floor ms':>10}{'ms':>10}{'/ floor':>9}{'/ plain':>9}"
         f"{'floor MiB':>11}{'MiB':>8}",
     ]
 
@@ -185,7 +160,7 @@ def table(setting: Setting, rounds: int, result: dict[str, Any]) -> str:
             (floor.get("peak_mib"), 11, "d"),
             (step["peak_mib"], 8, "d"),
         )
-        return f"{name:<16}" + "".join(
+        return f"{name:<28}" + "".join(
             f"{'' if value is None else format(value, form):>{width}}"
             for value, width, form in cells
         )
@@ -197,27 +172,53 @@ def table(setting: Setting, rounds: int, result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def make_distiller(pair: Pair, config: Any | None) -> Distiller:
+def make_distiller(
+    pair: Pair, config: Any | None, classifier: Classifier | None = None
+) -> Distiller:
     """Return the objective, in the middle of a long run: past every warm-up and delayed start."""
     losses = [] if config is None else [config]
-    distiller = Distiller(pair.student, pair.teacher if losses else None, losses)
+    distiller = Distiller(
+        pair.student,
+        pair.teacher if losses else None,
+        losses,
+        classifier=classifier,
+    )
     distiller.to(pair.batch.images.device).at(500_000, 1_000_000)
     return distiller
 
 
-def asked_of(distiller: Distiller) -> tuple[frozenset[Any], frozenset[Any]]:
-    """Return what the student and what the teacher are asked for."""
-    wanted = distiller.wanted
-    return wanted, getattr(distiller, "wanted_of_teacher", wanted)
+def make_floor(pair: Pair, config: Any) -> Callable[[], dict[str, torch.Tensor]]:
+    """Return both models' forward passes as the method wants them, and the student's losses."""
+    student, teacher, batch, _ = pair
+    distiller, classifier = make_distiller(pair, config), random_classifier(config, student)
+
+    def forward() -> dict[str, torch.Tensor]:
+        outputs, asked = student(batch, distiller.wanted), distiller.wanted_of_teacher
+        with torch.no_grad():
+            if asked and distiller.roi_source == "student":
+                teacher(batch, asked, rois=distiller.compared(outputs.rois))
+            elif asked:
+                teacher(batch, asked)
+            if classifier is not None:
+                boxes = boxes_per_image(batch.targets)
+                classifier(crop_boxes(batch.images, boxes, classifier.crop))
+        losses: dict[str, torch.Tensor] = outputs.task_losses
+        return losses
+
+    return forward
 
 
 def make_step(kind: str, pair: Pair, config: Any | None = None) -> Callable[[], None]:
     """Return a whole training step of a kind: `plain`, `floor` or `distilled`."""
-    student, teacher, batch, shared = pair
-    distiller = make_distiller(pair, config)
-    wanted, wanted_of_teacher = asked_of(distiller)
-    optimizers = [shared]
-    if kind == "distilled":
+    student, batch, optimizers = pair.student, pair.batch, [pair.optimizer]
+    forward: Callable[[], dict[str, torch.Tensor]]
+    if kind == "plain":
+        forward = partial(make_distiller(pair, None), batch)
+    elif kind == "floor":
+        forward = make_floor(pair, config)
+    else:
+        distiller = make_distiller(pair, config, random_classifier(config, student))
+        forward = partial(distiller, batch)
         separate = distiller.separate()
         apart = {id(p) for one in separate for p in one.module.parameters()}
         own = [p for p in distiller.losses.parameters() if id(p) not in apart]
@@ -226,13 +227,7 @@ def make_step(kind: str, pair: Pair, config: Any | None = None) -> Callable[[], 
 
     def step() -> None:
         student.train()
-        if kind == "distilled":
-            terms = distiller(batch)
-        else:
-            if kind == "floor" and wanted_of_teacher:
-                with torch.no_grad():
-                    teacher(batch, wanted_of_teacher)
-            terms = student(batch, wanted).task_losses
+        terms = forward()
         for optimizer in optimizers:
             optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -262,33 +257,41 @@ def _peaks(
     peaks = {}
     for name in steps:
         if not name.startswith("floor of "):
-            peaks[name] = round(peak_memory_mib(name, setting))
+            peaks[name] = round(peak_memory_mib(name, setting, chosen.get(name)))
             continue
-        asked = asked_of(make_distiller(pair, chosen[name.removeprefix("floor of ")]))
+        config = chosen[name.removeprefix("floor of ")]
+        made = make_distiller(pair, config)
+        asked = (
+            made.wanted,
+            made.wanted_of_teacher,
+            made.roi_source,
+            config.wanted_classifier() is None,
+        )
         if asked not in floors:
-            floors[asked] = round(peak_memory_mib(name, setting))
+            floors[asked] = round(peak_memory_mib(name, setting, config))
         peaks[name] = floors[asked]
     return peaks
 
 
-def peak_memory_mib(name: str, setting: Setting) -> float:
+def peak_memory_mib(name: str, setting: Setting, config: Any | None = None) -> float:
     """Return the peak of a fresh process that only takes this step, twice.
 
     On a GPU it is what torch has allocated there, else the resident memory with all libraries.
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_of_one, (name, setting))
+        settings = None if config is None else config.model_dump(mode="json")
+        return pool.apply(_peak_of_one, (name, setting, settings))
 
 
-def _peak_of_one(name: str, setting: Setting) -> float:
-    pair, method = make_pair(setting), name.split()[-1]
+def _peak_of_one(name: str, setting: Setting, settings: dict[str, Any] | None) -> float:
+    pair = make_pair(setting)
     if name == "plain":
         step = make_step("plain", pair._replace(teacher=pair.student))
     elif name.startswith("peer "):
-        step = peer_step(method, *pair[:3])
+        step = peer_step(name.removeprefix("peer "), *pair[:3])
     else:
         kind = "floor" if name.startswith("floor of ") else "distilled"
-        step = make_step(kind, pair, LOSSES.validate_python({"type": method}))
+        step = make_step(kind, pair, LOSSES.validate_python(settings))
     for _ in range(2):
         step()
     if setting.device.startswith("cuda"):

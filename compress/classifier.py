@@ -5,7 +5,6 @@ and resumed as one is.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,15 +17,13 @@ from compress.backbones import BackboneConfig, build_backbone
 from compress.batch import Batch, boxes_per_image
 from compress.crops import crop_boxes
 from compress.data import Data
-from compress.loading import steps_per_epoch, training_batches
+from compress.loading import steps_per_epoch
 from compress.objective import Objective
 from compress.optim import TrainConfig
 from compress.pretrained import load_backbone_weights
-from compress.rundir import once
 from compress.session import Session
-from compress.train import train
-from compress.weights import load_weights, save_weights
-from export.atomic import write_json
+from compress.training_room import batches_of, furnish, train_named
+from compress.weights import load_weights
 from export.config import Section
 from export.images import fit as letterbox_fit
 from export.images import to_tensor
@@ -115,42 +112,26 @@ def classifier_room(session: Session, config: ClassifierConfig, data: Data, seed
     if config.backbone_weights is not None:
         report = load_backbone_weights(classifier, config.backbone, config.backbone_weights)
         session.console.say(f"{NAME}: backbone weights from {report.source}: {report.summary()}")
-    schedule, fabric = config.schedule(), session.fabric("32-true")
+    schedule = config.schedule()
     total = schedule.total_steps(steps_per_epoch(data, schedule.batch))
     session.console.say(
         f"{NAME}: {total} steps on the boxes of {schedule.batch} of {len(data.train)} pictures"
     )
 
-    def batches(first: int, count: int) -> Iterator[Batch]:
-        return training_batches(
-            data,
-            batch=schedule.batch,
-            seed=seed,
-            start_step=first,
-            steps=count,
-            rank=session.rank,
-            world=session.world,
-            workers=schedule.workers,
-            unlabeled_batch=0,
-            pin=session.torch_device().type == "cuda",
-            device=session.torch_device(),
-        )
-
     def evaluate(model: nn.Module) -> dict[str, float | None]:
         assert isinstance(model, Classifier)
         return {"accuracy": accuracy(model, data)}
 
-    trained = train(
+    trained = train_named(
+        session,
+        NAME,
         CropClassification(classifier),
-        batches,
+        batches_of(session, data, schedule, seed),
         schedule,
         total,
-        session.home / "training" / NAME,
         evaluate,
-        fabric=fabric,
+        precision="32-true",
         seed=seed,
-        console=session.console,
-        what=NAME,
     )
     record = {
         "name": NAME,
@@ -161,13 +142,7 @@ def classifier_room(session: Session, config: ClassifierConfig, data: Data, seed
         "rows": trained.rows,
     }
 
-    def write(out: Path) -> None:
-        save_weights(trained.state, out / "model.safetensors")
-        write_json(record, out / "training.json")
-
-    if session.rank == 0:
-        once(room, write)
-    fabric.barrier()
+    furnish(session, room, trained, record, "32-true")
     return room
 
 

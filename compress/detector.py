@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from compress.batch import Batch
@@ -114,6 +115,8 @@ class Rois:
         target_deltas: (R, 4) what the task wants `deltas` of the row's label to be; 0 for
             background.
         embeddings: (R, D) the last hidden layer of the box head.
+        predicted: (R, 4) xyxy, input pixels, not clipped: the box moved by `deltas` of the row's
+            label; of no meaning for background.
     """
 
     boxes: tuple[Tensor, ...]
@@ -122,6 +125,30 @@ class Rois:
     deltas: Tensor
     target_deltas: Tensor | None = None
     embeddings: Tensor | None = None
+    predicted: Tensor | None = None
+
+    def only(self, kept: Tensor) -> "Rois":
+        """Return the rows that `kept` (R,) bool marks, in their order."""
+        parts = torch.split(kept, [len(own) for own in self.boxes])
+
+        def chosen(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[kept]
+
+        return Rois(
+            tuple(own[part] for own, part in zip(self.boxes, parts, strict=True)),
+            self.labels[kept],
+            self.class_logits[kept],
+            self.deltas[kept],
+            chosen(self.target_deltas),
+            chosen(self.embeddings),
+            chosen(self.predicted),
+        )
+
+
+def deltas_of(labels: Tensor, deltas: Tensor) -> Tensor:
+    """Return of deltas (R, K, 4) those of each row's label, (R, 4); any for background."""
+    rows = torch.arange(len(labels), device=labels.device)
+    return deltas[rows, labels.clamp(max=deltas.shape[1] - 1)]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -188,9 +189,24 @@ class Distiller(Objective):
             return self.student(batch, wanted), Outputs(())
         if "rois" in of_teacher and self.roi_source == "student":
             student = self.student(batch, wanted)
+            student = replace(student, rois=self.compared(student.rois))
             return student, self._teach(batch, of_teacher, student.rois)
         taught = self._teach(batch, of_teacher)
+        taught = replace(taught, rois=self.compared(taught.rois))
         return self.student(batch, wanted, rois=taught.rois), taught
+
+    def compared(self, rois: Rois | None) -> Rois | None:
+        """Return the proposals that some loss compares at this step, for both models."""
+        if rois is None:
+            return None
+        asked = [
+            loss.compared(rois)
+            for _, loss, factor in self._active()
+            if factor and "rois" in loss.needs
+        ]
+        if any(kept is None for kept in asked):
+            return rois
+        return rois.only(torch.stack(asked).any(dim=0)) if asked else rois
 
     def _teach(
         self, batch: Batch, wanted: frozenset[Knowledge], rois: Rois | None = None

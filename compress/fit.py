@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,18 @@ from torch import nn
 from benchmarks.coco_images import coco_ground_truth
 from benchmarks.evaluate import predict
 from benchmarks.metrics.coco_map import CocoMetrics, coco_map
-from compress.batch import Batch
 from compress.data import Data
 from compress.detector import Detector
 from compress.distill import Distiller, advice
-from compress.loading import steps_per_epoch, training_batches
+from compress.loading import steps_per_epoch
 from compress.optim import TrainConfig
 from compress.precision import Precision, resolve_precision
 from compress.recipe import ExportConfig
-from compress.rundir import once
 from compress.session import Session, peak_memory_mb
 from compress.torch_engine import TorchEngine
-from compress.train import Trained, train
-from compress.weights import save_weights, weights_hash
-from export.atomic import write_json
+from compress.train import Trained
+from compress.training_room import Batches, batches_of, furnish, train_named
+from compress.weights import weights_hash
 from export.manifest import InputSpec, Manifest, NmsSpec
 
 
@@ -55,14 +53,10 @@ def fit(
     detector: Detector = objective.student
     size = (data.input_height, data.input_width)
     precision, why = _precision(session, objective, config, size)
-    fabric = session.fabric(precision)
-    batches = _batches(session, data, config, objective, seed)
+    unlabeled_batch = _unlabeled(data, config, objective)
+    batches = batches_of(session, data, config, seed, unlabeled=unlabeled_batch)
     total = steps or config.total_steps(steps_per_epoch(data, config.batch))
-    unlabeled = (
-        f", {len(data.unlabeled)} unlabelled"
-        if _unlabeled(data, config, objective) and data.unlabeled
-        else ""
-    )
+    unlabeled = f", {len(data.unlabeled)} unlabelled" if unlabeled_batch and data.unlabeled else ""
     session.console.say(
         f"{name}: {total} steps of {config.batch} of {len(data.train)} pictures{unlabeled}, "
         f"{count_parameters(detector) / 1e6:.3f}M parameters, {why}"
@@ -76,17 +70,8 @@ def fit(
         manifest = torch_manifest(model, data, export, name)
         return evaluate_torch(session, model, manifest, data, ground_truth).values
 
-    trained = train(
-        objective,
-        batches,
-        config,
-        total,
-        session.home / "training" / name,
-        evaluate,
-        fabric=fabric,
-        seed=seed,
-        console=session.console,
-        what=name,
+    trained = train_named(
+        session, name, objective, batches, config, total, evaluate, precision=precision, seed=seed
     )
     after = weights_hash(objective.teacher) if objective.teacher is not None else None
     if before != after:
@@ -104,9 +89,7 @@ def fit(
         "auto_weights": objective.auto_weights(),
         **_summary(trained),
     }
-    if session.rank == 0:
-        once(room, lambda partial: _write(partial, trained, record))
-    fabric.barrier()
+    furnish(session, room, trained, record, precision)
     return room
 
 
@@ -122,11 +105,6 @@ def _precision(
         config.amp, session.torch_device(), lambda: probe(objective), record, size
     )
     return session.fabric("32-true").broadcast(chosen) if session.world > 1 else chosen
-
-
-def _write(partial: Path, trained: Trained, record: dict[str, Any]) -> None:
-    save_weights(trained.state, partial / "model.safetensors")
-    write_json(record, partial / "training.json")
 
 
 def _summary(trained: Trained) -> dict[str, Any]:
@@ -147,31 +125,10 @@ def _unlabeled(data: Data, config: TrainConfig, objective: Distiller) -> int:
     return config.batch if config.unlabeled_batch is None else config.unlabeled_batch
 
 
-def _batches(
-    session: Session, data: Data, config: TrainConfig, objective: Distiller, seed: int
-) -> Callable[[int, int], Iterator[Batch]]:
-    def batches(first: int, count: int) -> Iterator[Batch]:
-        return training_batches(
-            data,
-            batch=config.batch,
-            seed=seed,
-            start_step=first,
-            steps=count,
-            rank=session.rank,
-            world=session.world,
-            workers=config.workers,
-            unlabeled_batch=_unlabeled(data, config, objective),
-            pin=session.torch_device().type == "cuda",
-            device=session.torch_device(),
-        )
-
-    return batches
-
-
 def _first_look(
     session: Session,
     objective: Distiller,
-    batches: Callable[[int, int], Iterator[Batch]],
+    batches: Batches,
     device: torch.device,
     precision: str,
 ) -> Sequence[Any]:

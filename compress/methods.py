@@ -24,6 +24,8 @@ from compress.pairing import check_pair
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- methods -->\n).*?(<!-- /methods -->)", re.DOTALL)
 
+OF_STUDENT = "roi_source: student"  # a second row of a method in what kd_step measured
+
 CLASSES = 3
 SIZE = (64, 96)  # height, width, pixels
 TEACHER_WIDTHS, STUDENT_WIDTHS = (32, 32, 32, 32), (16, 16, 16, 16)
@@ -141,7 +143,10 @@ def _in_words(needs: Mapping[str, Sequence[str]]) -> str:
 
 
 def _costs(results: Path) -> dict[str, dict[str, str]]:
-    """Column -> method -> distilled step / (student step + teacher forward), pair by pair."""
+    """Column -> method -> distilled step / (student step + teacher forward), pair by pair.
+
+    In brackets what it is with the student's proposals, where that was measured too.
+    """
     columns = {}
     for path in sorted(results.glob("kd_step_*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -151,9 +156,13 @@ def _costs(results: Path) -> dict[str, dict[str, str]]:
             for method in {name for one in found["pairs"].values() for name in one["methods"]}:
                 measured = pair["methods"].get(method)
                 text = f"{measured['over_floor']:.2f}" if measured else "-"
+                other = pair["methods"].get(f"{method}, {OF_STUDENT}")
+                text += f" ({other['over_floor']:.2f})" if other else ""
                 cells.setdefault(method, []).append(text)
         where = path.stem.removeprefix("kd_step_")
+        bracketed = any(OF_STUDENT in name for name in cells)
         title = f"step / floor on {where}: {', '.join(names)}"
+        title += f" (with {OF_STUDENT})" if bracketed else ""
         columns[title] = {method: " / ".join(texts) for method, texts in cells.items()}
     return columns
 

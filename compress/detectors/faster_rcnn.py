@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,16 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from compress.backbones import Backbone
 from compress.batch import Batch, Targets
-from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
+from compress.detector import (
+    Candidates,
+    Dense,
+    Detector,
+    DetectorSpec,
+    Knowledge,
+    Outputs,
+    Rois,
+    deltas_of,
+)
 from compress.detectors.matching import (
     as_torchvision,
     decode_at,
@@ -139,10 +149,13 @@ class FasterRcnn(Detector):
                     losses = self._first_losses(objectness, deltas, batch)
             if learns or samples:
                 seen = len(batch.images) if samples else batch.labeled
-                scored, second = self._second_stage(features, objectness, deltas, batch, seen)
+                given = rois if "rois" in wanted else None
+                scored, second = self._second_stage(
+                    features, objectness, deltas, batch, seen, given
+                )
                 losses.update(second if learns else {})
-        if rois is not None and "rois" in wanted:
-            scored = self._score(features, rois)
+        elif rois is not None and "rois" in wanted:
+            scored = self._score_too(features, [], rois)[1]
         counts = self.level_counts
         return Outputs(
             features,
@@ -221,17 +234,26 @@ class FasterRcnn(Detector):
         deltas: Tensor,
         batch: Batch,
         seen: int,
+        given: Rois | None,
     ) -> tuple[Rois, dict[str, Tensor]]:
-        """Sample on the first `seen` pictures and score; losses are of the labelled alone."""
+        """Sample on the first `seen` pictures and score; losses are of the labelled alone.
+
+        Returns the sample, or the `given` proposals, scored in the same pass as the sample is.
+        """
         if seen == 0:
             zero = self.head.unused()  # of no picture: 0, and attached
-            return self._no_rois(features[0]), {"roi_classification": zero, "roi_box": zero}
+            rois = self._no_rois(features[0])
+            if given is not None:
+                rois = self._score_too(features, [], given)[1]
+            return rois, {"roi_classification": zero, "roi_box": zero}
         boxes, labels, wanted = self._sample(
             objectness[:seen].detach(), deltas[:seen].detach(), batch.targets[:seen]
         )
-        logits, box_deltas, hidden = self.head.score(
-            features[: self.pooled], boxes, self.input_size
-        )
+        others = None
+        if given is None:
+            logits, box_deltas, hidden = self._score(features, boxes)
+        else:
+            (logits, box_deltas, hidden), others = self._score_too(features, boxes, given)
         rows = sum(len(image) for image in boxes[: batch.labeled])
         with torch.autocast(logits.device.type, enabled=False):
             if rows:
@@ -243,19 +265,37 @@ class FasterRcnn(Detector):
                 )
             else:
                 class_loss, box_loss = logits[:0].sum(), box_deltas[:0].sum()
+        losses = {"roi_classification": class_loss, "roi_box": box_loss}
+        if others is not None:
+            return others, losses
         flat = torch.cat(labels)
         background = self.spec.num_classes
         flat = torch.where(flat == 0, background, flat - 1)
         target_deltas = torch.cat(wanted) * (flat < background)[:, None]
-        return self._as_rois(boxes, flat, logits, box_deltas, hidden, target_deltas), {
-            "roi_classification": class_loss,
-            "roi_box": box_loss,
-        }
+        return self._as_rois(boxes, flat, logits, box_deltas, hidden, target_deltas), losses
 
-    def _score(self, features: Sequence[Tensor], rois: Rois) -> Rois:
-        scored = self.head.score(features[: self.pooled], rois.boxes, self.input_size)
-        assert rois.target_deltas is not None  # every RoI comes from a sampler
-        return self._as_rois(rois.boxes, rois.labels, *scored, rois.target_deltas)
+    def _score(
+        self, features: Sequence[Tensor], boxes: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self.head.score(features[: self.pooled], boxes, self.input_size)
+
+    def _score_too(
+        self, features: Sequence[Tensor], boxes: Sequence[Tensor], given: Rois
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Rois]:
+        """Return what `_score` says of `boxes`, and the `given` proposals scored.
+
+        In one pass: the gradient of the largest layer is then computed once.
+        """
+        pairs = list(zip_longest(boxes, given.boxes, fillvalue=given.boxes[0][:0]))
+        counts = [len(side) for pair in pairs for side in pair]  # own and given, by picture
+        logits, deltas, hidden = (
+            torch.split(values, counts)
+            for values in self._score(features, [torch.cat(pair) for pair in pairs])
+        )
+        own = torch.cat(logits[::2]), torch.cat(deltas[::2]), torch.cat(hidden[::2])
+        theirs = torch.cat(logits[1::2]), torch.cat(deltas[1::2]), torch.cat(hidden[1::2])
+        assert given.target_deltas is not None  # every RoI comes from a sampler
+        return own, self._as_rois(given.boxes, given.labels, *theirs, given.target_deltas)
 
     def _as_rois(
         self,
@@ -269,7 +309,10 @@ class FasterRcnn(Detector):
         """Move background from the first column to the last, and out of the deltas."""
         logits = torch.cat((logits[:, 1:], logits[:, :1]), dim=1)
         deltas = deltas.view(len(deltas), -1, 4)[:, 1:]
-        return Rois(tuple(boxes), labels, logits, deltas, target_deltas, embeddings)
+        predicted: Tensor = self.head.roi.box_coder.decode_single(
+            deltas_of(labels, deltas), torch.cat(list(boxes))
+        )
+        return Rois(tuple(boxes), labels, logits, deltas, target_deltas, embeddings, predicted)
 
     def _no_rois(self, like: Tensor) -> Rois:
         classes, width = self.spec.num_classes, self.spec.embedding_channels
@@ -280,6 +323,7 @@ class FasterRcnn(Detector):
             like.new_zeros(0, classes, 4),
             like.new_zeros(0, 4),
             like.new_zeros(0, width),
+            like.new_zeros(0, 4),
         )
 
     def candidates(self, images: Tensor) -> Candidates:

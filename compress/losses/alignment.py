@@ -6,9 +6,8 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from compress.detector import DetectorSpec, Knowledge
-from compress.losses.matching import LevelPairs, pair_levels
+from compress.losses.matching import LevelPairs, check_levels, pair_levels
 from compress.losses.schedule import LossSection
-from export.errors import RecipeError
 
 
 class MapSection(LossSection):
@@ -20,11 +19,7 @@ class MapSection(LossSection):
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
-        try:
-            pair_levels(student, teacher)
-        except RecipeError as error:
-            return [str(error)]
-        return []
+        return check_levels(student, teacher)
 
 
 def is_two_stage(spec: DetectorSpec) -> bool:

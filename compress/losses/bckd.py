@@ -22,7 +22,7 @@ from compress.losses.responses import (
     normaliser,
     score_gap,
 )
-from compress.losses.schedule import LossSection
+from compress.losses.schedule import LossSection, check_weights
 
 
 class BckdConfig(LossSection):
@@ -40,9 +40,7 @@ class BckdConfig(LossSection):
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
         problems = check_classes(student, teacher) + check_locations(student, teacher)
-        if not self.class_weight and not self.box_weight:
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
-        return problems
+        return problems + check_weights(self.class_weight, self.box_weight)
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Bckd":
         """Return the loss for this pair."""

@@ -27,7 +27,7 @@ from compress.losses.responses import (
     normaliser,
     score_gap,
 )
-from compress.losses.schedule import LossSection
+from compress.losses.schedule import LossSection, check_weights
 from compress.processes import mean_over_processes
 
 BoxTerm = Literal["dfl", "giou", "iou"]
@@ -101,9 +101,7 @@ class CrossKdConfig(LossSection):
                 f"box: dfl compares bin by bin, but the student has {student.dfl_bins} bins and "
                 f"the teacher {teacher.dfl_bins}; give both the same reg_max, or use box: giou"
             )
-        if not any(self.weights(student, teacher)):
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
-        return problems
+        return problems + check_weights(*self.weights(student, teacher))
 
     def _check_towers(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         depths = student.tower_depth, teacher.tower_depth

@@ -17,10 +17,17 @@ from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masked_error import masked_error, squared_error
 from compress.losses.masks import level_masks, nearest, union_mask
-from compress.losses.matching import LevelPairs, check_classes, listed, pair_levels, pair_strides
+from compress.losses.matching import (
+    LevelPairs,
+    both_provide,
+    check_classes,
+    check_levels,
+    listed,
+    pair_levels,
+    pair_strides,
+)
 from compress.losses.responses import divergence, mean_over
-from compress.losses.schedule import LossSection
-from export.errors import RecipeError
+from compress.losses.schedule import LossSection, check_weights
 
 USUAL_STAGES = (8, 16, 32)  # C3, C4, C5
 AUTOMATIC_ROI_WEIGHT = 2.0
@@ -53,11 +60,10 @@ class DeFeatConfig(LossSection):
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
-        try:
-            pairs = pair_levels(student, teacher)
-        except RecipeError as error:
-            return [str(error)]
-        problems = []
+        problems = check_levels(student, teacher)
+        if problems:
+            return problems
+        pairs = pair_levels(student, teacher)
         channels = pairs.channels(student.channels, teacher.channels)
         if self.adapter == "none" and any(own != other for own, other in channels):
             problems.append(
@@ -68,8 +74,7 @@ class DeFeatConfig(LossSection):
         if "backbone" in needs:
             problems += self._check_stages(student, teacher)
         neck = self.object_weight or self.background_weight
-        if not neck and needs == {"features"}:
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
+        problems += check_weights(neck, needs != {"features"})
         return problems + (check_classes(student, teacher) if "rois" in needs else [])
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "DeFeat":
@@ -78,7 +83,7 @@ class DeFeatConfig(LossSection):
 
     def roi_weights(self, student: DetectorSpec, teacher: DetectorSpec) -> tuple[float, float]:
         """Return the weights for object and background proposals, the automatic ones resolved."""
-        both = "rois" in student.provides and "rois" in teacher.provides
+        both = both_provide(student, teacher, "rois")
         automatic = AUTOMATIC_ROI_WEIGHT if both else 0.0
         on, off = self.roi_object_weight, self.roi_background_weight
         return automatic if on is None else on, automatic if off is None else off
@@ -130,6 +135,12 @@ class DeFeat(DistillationLoss):
                     student.backbone_channels, teacher.backbone_channels
                 )
             )
+
+    def compared(self, rois: Rois) -> Tensor | None:
+        """Return the side that alone counts, if one does; see `DistillationLoss.compared`."""
+        is_object = rois.labels < self.num_classes
+        on, off = self.roi_weights
+        return None if on and off else is_object if on else ~is_object
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `neck_*`, `backbone_*` and `roi_*` for `object` and `background`.

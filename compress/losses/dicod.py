@@ -2,13 +2,14 @@
 
 The class term follows the authors' code: the classifier's logits on the crop of an object are what
 every location or proposal assigned to it should say. The localisation term is reconstructed: what
-the predicted and the target box hold should look alike to the classifier; we compare the pictures
+the predicted and the target box hold should look alike to the classifier. A two-stage student
+predicts the box of a proposal by the deltas of its object's class. We compare the pictures
 themselves and the classifier's last map, each pooled to `pooled` cells, and of each object only the
 `boxes_per_object` best predictions, since each costs a pass of the classifier. The detector that
 the recipe calls teacher is asked for nothing.
 """
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -19,13 +20,10 @@ from torchvision.ops import box_iou
 from compress.batch import Batch, boxes_per_image
 from compress.classifier import Classifier, ClassifierConfig
 from compress.crops import crop_boxes
-from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Rois
+from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masks import stack_boxes
 from compress.losses.schedule import LossSection, Source
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Variant = Literal["kl-ce softmax", "kl-ce sigmoid", "kl-bce sigmoid"]
 EPSILON = 1e-10
@@ -41,7 +39,7 @@ class DicodConfig(LossSection):
     class_weight: NonNegativeFloat = 0.4
     temperature: PositiveFloat = 2.0
     sigmoid: Literal["kl-ce", "kl-bce"] = "kl-ce"  # how dense heads, which have one, are compared
-    localization_weight: NonNegativeFloat | None = None  # None: 0.15, and 0 on a two-stage student
+    localization_weight: NonNegativeFloat = 0.15
     boxes_per_object: PositiveInt | None = 1  # None: all predictions assigned to it
     pooled: tuple[PositiveInt, PositiveInt] = (8, 4)  # cells of the pictures, of the last map
     roi_source: Literal["teacher", "student"] = "teacher"  # of other losses; this one has no say
@@ -60,24 +58,13 @@ class DicodConfig(LossSection):
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:  # noqa: ARG002 - see above
         """Say what stands between these settings and this student."""
-        problems = []
-        if "rois" in student.provides and self.localization_weight:
-            problems.append(
-                "localization_weight needs decoded boxes, which only one-stage students provide; "
-                f"the student is {student.family!r}: leave it out"
-            )
-        if not self.class_weight and not self.box_weight(student):
-            problems.append("all weights are 0, so nothing is learnt; give one or drop the loss")
-        return problems
+        if self.class_weight or self.localization_weight:
+            return []
+        return ["all weights are 0, so nothing is learnt; give one or drop the loss"]
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Dicod":
         """Return the loss for this student; it wants `use_classifier` before it is used."""
         return Dicod(self, student, teacher)
-
-    def box_weight(self, student: DetectorSpec) -> float:
-        """Return the localisation term's weight, the automatic one resolved."""
-        automatic = 0.0 if "rois" in student.provides else 0.15
-        return automatic if self.localization_weight is None else self.localization_weight
 
 
 class Dicod(DistillationLoss):
@@ -87,12 +74,15 @@ class Dicod(DistillationLoss):
         super().__init__(config.fixed_weight, config.needs(student, teacher), frozenset())
         self.config = config
         self.num_classes = student.num_classes
-        self.box_weight = config.box_weight(student)
         self._classifier: tuple[Classifier, ...] = ()  # a tuple hides it from nn.Module
 
     def use_classifier(self, classifier: Classifier) -> None:
         """Take the trained classifier; see `DistillationLoss.use_classifier`."""
         self._classifier = (classifier.eval().requires_grad_(False),)
+
+    def compared(self, rois: Rois) -> Tensor:
+        """Return the proposals of objects; see `DistillationLoss.compared`."""
+        return rois.labels < self.num_classes
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return both terms; unlabelled pictures have no objects and no part in them."""
@@ -101,12 +91,14 @@ class Dicod(DistillationLoss):
         config, boxes = self.config, boxes_per_image(batch.targets)
         with torch.no_grad():
             known = _in_parts(classifier, crop_boxes(batch.images, boxes, classifier.crop))
-        if student.rois is not None:
-            logits, owner = student.rois.class_logits, roi_owners(student.rois, batch)
+        rois, dense = student.rois, student.dense
+        if rois is not None:
+            logits, predicted, owner = rois.class_logits, rois.predicted, roi_owners(rois, batch)
             variant: Variant = "kl-ce softmax"
         else:
-            assert student.dense is not None
-            logits, owner = student.dense.class_logits.flatten(0, 1), _dense_owners(student, boxes)
+            assert dense is not None
+            logits, predicted = dense.class_logits.flatten(0, 1), dense.boxes.flatten(0, 1)
+            owner = dense.match(boxes).flatten()  # an object of all pictures; negative: none
             variant = "kl-ce sigmoid" if config.sigmoid == "kl-ce" else "kl-bce sigmoid"
         positive = owner >= 0
         in_class = class_term(
@@ -117,18 +109,26 @@ class Dicod(DistillationLoss):
             count=positive.sum(),
         )
         terms = {"class": (config.class_weight, in_class)}
-        if self.box_weight and student.dense is not None:
-            found = self._localization(student.dense, owner, batch, classifier)
-            terms["localization"] = (self.box_weight, found)
+        if config.localization_weight:
+            if predicted is None:
+                raise ValueError("DICOD's localisation term needs RoIs with `predicted` boxes")
+            found = self._localization(predicted, owner, batch, classifier)
+            terms["localization"] = (config.localization_weight, found)
         return weigh(terms)
 
     def _localization(
-        self, dense: Dense, owner: Tensor, batch: Batch, classifier: Classifier
+        self, predicted: Tensor, owner: Tensor, batch: Batch, classifier: Classifier
     ) -> Tensor:
-        """Return the mean absolute difference of what the predicted and target boxes hold."""
+        """Return the mean absolute difference of what the predicted and target boxes hold.
+
+        Args:
+            predicted: (R, 4) xyxy, of all pictures, one after the other.
+            owner: (R,) their objects, counted over all pictures; negative: none.
+            batch: its pictures are what the boxes are cut out of.
+            classifier: looks at what they hold.
+        """
         targets, picture = stack_boxes(boxes_per_image(batch.targets))
         places = (owner >= 0).nonzero()[:, 0]
-        predicted = dense.boxes.flatten(0, 1)
         if self.config.boxes_per_object is not None:
             overlap = paired_iou(predicted[places].detach(), targets[owner[places]])
             best = best_of_each(owner[places], overlap, self.config.boxes_per_object)
@@ -192,12 +192,6 @@ def _in_parts(classifier: Classifier, crops: Tensor) -> Tensor:
         return crops.new_zeros(0, classifier.class_logits.out_features)
     logits: Tensor = classifier(crops)
     return logits.float()
-
-
-def _dense_owners(student: Outputs, boxes: "Sequence[Tensor]") -> Tensor:
-    """Return (B * P,): the object of each location, counted over all pictures; negative: none."""
-    assert student.dense is not None
-    return student.dense.match(boxes).flatten()
 
 
 def roi_owners(rois: Rois, batch: Batch) -> Tensor:

@@ -6,55 +6,46 @@ RoIs where both detectors have two stages, else on a dense head, a softmax over 
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from compress.batch import Batch
-from compress.detector import DetectorSpec, Knowledge, Outputs
-from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.rows import RowChoice, check_rows, row_needs, select_rows
-from compress.losses.schedule import LossSection
+from compress.detector import DetectorSpec, Outputs
+from compress.losses.loss import weigh
+from compress.losses.rows import RowLoss, RowSection
+from compress.losses.schedule import check_weights
 
 EPSILON = 1e-8
 
 
-class DistConfig(LossSection):
+class DistConfig(RowSection):
     """Weights of the two relations, and at which rows they are compared."""
 
     type: Literal["dist"]
-    temperature: PositiveFloat = 1.0  # tau; the loss is multiplied by its square
     inter_weight: NonNegativeFloat = 1.0
     intra_weight: NonNegativeFloat = 2.0
-    rows: RowChoice | None = None  # None: all RoIs, or the positive locations of a dense head
-    roi_source: Literal["teacher", "student"] = "teacher"  # whose proposals both heads score
-
-    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
-        """Return what to ask of both detectors."""
-        return row_needs(student, teacher)
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
-        problems = check_rows(student, teacher)
-        if not self.inter_weight and not self.intra_weight:
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
-        return problems
+        problems = super().check(student, teacher)
+        return problems + check_weights(self.inter_weight, self.intra_weight)
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Dist":
         """Return the loss for this pair."""
         return Dist(self, student, teacher)
 
 
-class Dist(DistillationLoss):
+class Dist(RowLoss):
     """Two terms over the rows of a batch."""
 
     def __init__(self, config: DistConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
+        super().__init__(config, student, teacher)
         self.config = config
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `inter` and `intra`; 0 without rows, and `intra` says nothing of a single row."""
         config = self.config
-        rows = select_rows(student, teacher, batch, config.rows)
+        rows = self.select(student, teacher, batch)
         if len(rows.student) == 0:
             inter = intra = rows.student.sum()
         else:

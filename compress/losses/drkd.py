@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from compress.batch import Batch, boxes_per_image
-from compress.detector import DetectorSpec, Knowledge, Outputs
+from compress.detector import DetectorSpec, Outputs
+from compress.losses.alignment import MapSection
 from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.matching import pair_levels
+from compress.losses.matching import check_one_width, pair_levels
 from compress.losses.patches import pool_instances
-from compress.losses.schedule import LossSection, Source
-from export.errors import RecipeError
+from compress.losses.schedule import Source, check_weights
 
 
-class DrkdConfig(LossSection):
+class DrkdConfig(MapSection):
     """The graph's and the relations' sizes, and what each term weighs."""
 
     written_from: ClassVar[Source] = "reconstructed"
@@ -38,26 +38,16 @@ class DrkdConfig(LossSection):
     relation_channels: PositiveInt = 64
     roi_size: PositiveInt = 7
 
-    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
-        """Return what to ask of both detectors."""
-        return frozenset({"features"})
-
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
-        try:
-            pairs = pair_levels(student, teacher)
-        except RecipeError as error:
-            return [str(error)]
-        problems = []
-        channels = {teacher.channels[index] for index in pairs.teacher}
-        if len(channels) > 1 and (self.relation_weight or self.instance_weight):
-            problems.append(
-                "instances of all levels are compared, so the teacher needs equal channels on all "
-                f"of them; it has {sorted(channels)}"
-            )
-        if not (self.pixel_weight or self.relation_weight or self.instance_weight):
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
-        return problems
+        problems = super().check(student, teacher)
+        if problems:
+            return problems
+        if self.relation_weight or self.instance_weight:
+            problems = check_one_width(student, teacher, "instances")
+        return problems + check_weights(
+            self.pixel_weight, self.relation_weight, self.instance_weight
+        )
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Drkd":
         """Return the loss for this pair."""

@@ -18,6 +18,7 @@ from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.alignment import MapSection, finest_pairs
 from compress.losses.loss import DistillationLoss, weigh
+from compress.losses.schedule import check_weights
 
 Pair = tuple[Tensor, Tensor]  # student's first
 
@@ -38,8 +39,7 @@ class FbkdConfig(MapSection):
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
         problems = super().check(student, teacher)
-        if not any(self.weights.values()):
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
+        problems += check_weights(*self.weights.values())
         for name, entries in (("reductions", self.reductions), ("pools", self.pools)):
             if len(entries) != self.levels:
                 problems.append(

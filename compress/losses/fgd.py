@@ -16,12 +16,12 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from compress.batch import Batch, boxes_per_image
-from compress.detector import DetectorSpec, Knowledge, Outputs
+from compress.detector import DetectorSpec, Outputs
+from compress.losses.alignment import MapSection
 from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masks import between, largest_product, pad_boxes
 from compress.losses.matching import LevelPairs, listed, pair_levels
-from compress.losses.schedule import LossSection
-from export.errors import RecipeError
+from compress.losses.schedule import check_weights
 
 
 class FgdWeights(NamedTuple):
@@ -43,7 +43,7 @@ BY_FAMILY = {
 TWO_STAGE_LEVELS = 4  # the fifth is the fourth, pooled for large proposals
 
 
-class FgdConfig(LossSection):
+class FgdConfig(MapSection):
     """Weights of the four terms; what is left out follows the student's family."""
 
     type: Literal["fgd"]
@@ -54,25 +54,19 @@ class FgdConfig(LossSection):
     temperature: PositiveFloat | None = None  # of both attentions
     levels: PositiveInt | None = None  # the finest; default 4 for faster_rcnn, else all
 
-    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
-        """Return what to ask of both detectors: the pyramid's maps."""
-        return frozenset({"features"})
-
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
-        try:
-            shared = pair_levels(student, teacher)
-        except RecipeError as error:
-            return [str(error)]
-        problems = []
+        problems = super().check(student, teacher)
+        if problems:
+            return problems
+        shared = pair_levels(student, teacher)
         if self.levels is not None and self.levels > len(shared.strides):
             problems.append(
                 f"levels: {self.levels} is more than the {len(shared.strides)} that both have, of "
                 f"strides {listed(shared.strides)}; ask for fewer or leave levels out"
             )
         weights = self.weights(student)
-        if not any(weights[:4]):
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
+        problems += check_weights(*weights[:4])
         narrowest = min(teacher.channels[index] for index in self.pairs(student, teacher).teacher)
         if weights.lam and narrowest < 2:
             problems.append(

@@ -21,9 +21,8 @@ from compress.detector import DetectorSpec, Knowledge, Outputs
 from compress.losses.loss import DistillationLoss
 from compress.losses.masked_error import mean_masked_error
 from compress.losses.masks import box_levels, nearest, stack_boxes
-from compress.losses.matching import pair_levels
+from compress.losses.matching import check_levels, pair_levels
 from compress.losses.schedule import LossSection
-from export.errors import RecipeError
 
 OVERLAPS_AT_ONCE = 2**23  # numbers in one table of boxes by anchors
 
@@ -43,11 +42,7 @@ class FgfiConfig(LossSection):
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
-        try:
-            pair_levels(student, teacher)
-        except RecipeError as error:
-            return [str(error)]
-        return []
+        return check_levels(student, teacher)
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Fgfi":
         """Return the loss for this pair."""

@@ -23,10 +23,15 @@ from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masks import stack_boxes
-from compress.losses.matching import check_classes, pair_levels
+from compress.losses.matching import (
+    both_provide,
+    check_classes,
+    check_levels,
+    check_one_width,
+    pair_levels,
+)
 from compress.losses.patches import pool_every_level, pool_instances
-from compress.losses.schedule import LossSection, Source
-from export.errors import RecipeError
+from compress.losses.schedule import LossSection, Source, check_weights
 
 AUTOMATIC_BOX_WEIGHT = 1.0
 
@@ -53,28 +58,20 @@ class GDetKdConfig(LossSection):
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return what to ask of both detectors."""
-        if shared(student, teacher, "rois") or self.box_weight:
+        if both_provide(student, teacher, "rois") or self.box_weight:
             return frozenset({"features", "rois"})
-        if shared(student, teacher, "towers") and self.contrast_weight:
+        if both_provide(student, teacher, "towers") and self.contrast_weight:
             return frozenset({"features", "towers"})
         return frozenset({"features"})
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
-        try:
-            pairs = pair_levels(student, teacher)
-        except RecipeError as error:
-            return [str(error)]
-        problems = []
-        channels = {teacher.channels[index] for index in pairs.teacher}
-        if len(channels) > 1:
-            problems.append(
-                "regions of all levels are compared, so the teacher needs equal channels on all "
-                f"of them; it has {sorted(channels)}"
-            )
+        problems = check_levels(student, teacher)
+        if problems:
+            return problems
         box_weight = self.resolved_box_weight(student, teacher)
-        if not (self.feature_weight or self.contrast_weight or box_weight):
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
+        problems = check_one_width(student, teacher, "regions")
+        problems += check_weights(self.feature_weight, self.contrast_weight, box_weight)
         return problems + (check_classes(student, teacher) if box_weight else [])
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "GDetKd":
@@ -83,13 +80,8 @@ class GDetKdConfig(LossSection):
 
     def resolved_box_weight(self, student: DetectorSpec, teacher: DetectorSpec) -> float:
         """Return the weight of the box term, the automatic one resolved."""
-        automatic = AUTOMATIC_BOX_WEIGHT if shared(student, teacher, "rois") else 0.0
+        automatic = AUTOMATIC_BOX_WEIGHT if both_provide(student, teacher, "rois") else 0.0
         return automatic if self.box_weight is None else self.box_weight
-
-
-def shared(student: DetectorSpec, teacher: DetectorSpec, knowledge: Knowledge) -> bool:
-    """Whether both detectors provide it."""
-    return knowledge in student.provides and knowledge in teacher.provides
 
 
 class GDetKd(DistillationLoss):
@@ -118,12 +110,13 @@ class GDetKd(DistillationLoss):
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `feature`, `contrast` and `box`; a picture without regions adds nothing."""
-        config, rois = self.config, teacher.rois
-        rows: Tensor | None = None
-        if rois is None:
+        config, rois, own_rois = self.config, teacher.rois, student.rois
+        if rois is None or own_rois is None:
             boxes = [own[: config.instances] for own in boxes_per_image(batch.targets)]
         else:
-            rows, boxes = self.sample(rois)
+            kept = self.compared(rois)
+            rois, own_rois = rois.only(kept), own_rois.only(kept)
+            boxes = list(rois.boxes)
         maps = self.levels.select(student.features, teacher.features)
         strides, size = self.levels.strides, config.roi_size
         found: dict[str, tuple[float, Tensor]] = {}
@@ -135,23 +128,19 @@ class GDetKd(DistillationLoss):
             error = (own - other).square().sum() / max(1, other.numel())
             found["feature"] = (config.feature_weight, error)
         if self.contrast is not None:
-            if rows is not None:
-                own, other = _embeddings(student.rois)[rows], _embeddings(rois)[rows]
+            if rois is not None:
+                own, other = _embeddings(own_rois), _embeddings(rois)
             elif "towers" in self.needs:
                 own, other = self._tower_regions(student, teacher, boxes)
             else:
                 own, other = own.mean(dim=(2, 3)), other.mean(dim=(2, 3))
             found["contrast"] = (config.contrast_weight, self.contrast(own, other, boxes))
-        if self.box_weight and student.rois is not None and rois is not None:
-            found["box"] = (self.box_weight, box_loss(student.rois, rois))
+        if self.box_weight and own_rois is not None and rois is not None:
+            found["box"] = (self.box_weight, box_loss(own_rois, rois))
         return weigh(found)
 
-    def sample(self, rois: Rois) -> tuple[Tensor, list[Tensor]]:
-        """Keep the first objects and the first background of each picture, in the set ratio.
-
-        Returns:
-            The indices (G,) of the proposals, and the boxes of each picture.
-        """
+    def compared(self, rois: Rois) -> Tensor:
+        """Keep the first objects and the first background of each picture, in the set ratio."""
         positives = round(self.config.positive_share * self.config.instances)
         limits = (positives, self.config.instances - positives)
         kept = []
@@ -161,8 +150,7 @@ class GDetKd(DistillationLoss):
                 side & (side.cumsum(0) <= n) for side, n in zip((on, ~on), limits, strict=True)
             ]
             kept.append(sides[0] | sides[1])
-        boxes = [own[chosen] for own, chosen in zip(rois.boxes, kept, strict=True)]
-        return torch.cat(kept).nonzero()[:, 0], boxes
+        return torch.cat(kept)
 
     def _tower_regions(
         self, student: Outputs, teacher: Outputs, boxes: Sequence[Tensor]
@@ -255,7 +243,7 @@ class Contrast(nn.Module):
 def box_loss(student: Rois, teacher: Rois) -> Tensor:
     """Return the absolute error of the deltas expected under the teacher's classes.
 
-    Summed over the four deltas, mean over all R proposals; a class that the teacher rules out does
+    Summed over the four deltas, mean over R proposals; a class that the teacher rules out does
     not count, and so neither does a proposal that it takes for background.
     """
     chances = teacher.class_logits.softmax(dim=1)[:, :-1]  # (R, K)

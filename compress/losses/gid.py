@@ -19,10 +19,9 @@ from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
 from compress.losses.distances import relative_distances
 from compress.losses.gid_selection import Instances, ScoreForm, select_instances
 from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.matching import check_classes, check_locations, pair_levels
+from compress.losses.matching import check_classes, check_levels, check_locations, pair_levels
 from compress.losses.patches import pool_instances
-from compress.losses.schedule import LossSection
-from export.errors import RecipeError
+from compress.losses.schedule import LossSection, check_weights
 
 
 class GidConfig(LossSection):
@@ -53,19 +52,16 @@ class GidConfig(LossSection):
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
         problems = check_classes(student, teacher)
-        if not any(
-            (
-                self.feature_weight,
-                self.relation_weight,
-                self.response_weight * (self.class_weight + self.box_weight),
-            )
-        ):
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
+        problems += check_weights(
+            self.feature_weight,
+            self.relation_weight,
+            self.response_weight * (self.class_weight + self.box_weight),
+        )
         problems += check_locations(student, teacher)
-        try:
-            pairs = pair_levels(student, teacher)
-        except RecipeError as error:
-            return [*problems, str(error)]
+        apart = check_levels(student, teacher)
+        if apart:
+            return problems + apart
+        pairs = pair_levels(student, teacher)
         channels = set(pairs.channels(student.channels, teacher.channels))
         unequal = any(own != other for own, other in channels)
         if self.adapter is False and unequal:

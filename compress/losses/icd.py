@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress.batch import Batch
-from compress.detector import DetectorSpec, Knowledge, Outputs
+from compress.detector import DetectorSpec, Outputs
+from compress.losses.alignment import MapSection
 from compress.losses.icd_decoder import (
     Attention,
     Cells,
@@ -40,16 +41,14 @@ from compress.losses.icd_queries import (
 )
 from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.matching import pair_levels
-from compress.losses.schedule import LossSection
 from compress.objective import SeparateTraining
-from export.errors import RecipeError
 
 USUAL_HEADS, LEAST_HEAD_CHANNELS = 8, 4
 USUAL_DELAY_STEPS = 1000
 ErrorForm = Literal["squared", "absolute", "smooth", "root"]
 
 
-class IcdConfig(LossSection):
+class IcdConfig(MapSection):
     """The decoder, its questions and its training, and what imitation weighs.
 
     The authors start from the teacher's neck and head; say so with the recipe's `inherit`.
@@ -71,16 +70,12 @@ class IcdConfig(LossSection):
     # default 1000, but no more than a quarter of the run.
     delay_steps: NonNegativeInt | None = None
 
-    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
-        """Return what to ask of both detectors."""
-        return frozenset({"features"})
-
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
-        try:
-            channels = pair_levels(student, teacher).channels(student.channels, teacher.channels)
-        except RecipeError as error:
-            return [str(error)]
+        problems = super().check(student, teacher)
+        if problems:
+            return problems
+        channels = pair_levels(student, teacher).channels(student.channels, teacher.channels)
         if len(set(channels)) > 1:
             return [
                 "all levels are read as one sequence, so each side needs equal channels on all of "

@@ -19,7 +19,7 @@ from torch.nn import functional
 from typing_extensions import Self
 
 from compress.batch import Batch, Targets, boxes_per_image
-from compress.detector import DetectorSpec, Knowledge, Outputs
+from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.loss import DistillationLoss, TaskLosses
 from compress.losses.masks import stack_boxes
 from compress.losses.matching import check_classes, pair_levels
@@ -131,6 +131,10 @@ class Ikd(DistillationLoss):
     def use_classifier(self, classifier: "Classifier") -> None:
         """Hand it to the base method."""
         self.base.use_classifier(classifier)
+
+    def compared(self, rois: Rois) -> Tensor | None:
+        """Return which proposals the base method compares."""
+        return self.base.compared(rois)
 
     def disturb(self, batch: Batch) -> Batch:
         """Return the batch with noise on some pictures whose objects are all small.

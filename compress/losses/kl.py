@@ -8,29 +8,19 @@ complement instead, summed over classes. Summed over classes, averaged over rows
 
 from typing import Literal
 
-from pydantic import PositiveFloat
 from torch import Tensor
 
 from compress.batch import Batch
-from compress.detector import DetectorSpec, Knowledge, Outputs
-from compress.losses.loss import DistillationLoss
+from compress.detector import DetectorSpec, Outputs
 from compress.losses.responses import divergence, two_way_divergence
-from compress.losses.rows import RowChoice, check_rows, compares_rois, row_needs, select_rows
-from compress.losses.schedule import LossSection
+from compress.losses.rows import RowLoss, RowSection, check_rows, compares_rois
 
 
-class KlConfig(LossSection):
+class KlConfig(RowSection):
     """How logits become distributions, and at which rows they are compared."""
 
     type: Literal["kl"]
-    temperature: PositiveFloat = 1.0  # tau; the loss is multiplied by its square
-    rows: RowChoice | None = None  # None: all RoIs, or the positive locations of a dense head
     scores: Literal["softmax", "sigmoid"] = "softmax"  # of dense heads; RoIs have a softmax
-    roi_source: Literal["teacher", "student"] = "teacher"  # whose proposals both heads score
-
-    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
-        """Return what to ask of both detectors."""
-        return row_needs(student, teacher)
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say what stands between these settings and this pair of detectors."""
@@ -47,16 +37,16 @@ class KlConfig(LossSection):
         return Kl(self, student, teacher)
 
 
-class Kl(DistillationLoss):
+class Kl(RowLoss):
     """One term over the rows of a batch."""
 
     def __init__(self, config: KlConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
+        super().__init__(config, student, teacher)
         self.config = config
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `class`; 0 without rows."""
-        rows = select_rows(student, teacher, batch, self.config.rows)
+        rows = self.select(student, teacher, batch)
         compare = divergence if self.config.scores == "softmax" else two_way_divergence
         apart = compare(rows.student, rows.teacher, self.config.temperature)  # (R,)
         return {"class": apart.sum() / max(1, len(apart))}

@@ -21,7 +21,7 @@ from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masks import stack_boxes
 from compress.losses.matching import check_classes, check_locations
 from compress.losses.responses import divergence, edge_divergence, normaliser
-from compress.losses.schedule import LossSection
+from compress.losses.schedule import LossSection, check_weights
 
 
 class LdConfig(LossSection):
@@ -59,9 +59,7 @@ class LdConfig(LossSection):
                     "the class term is a softmax over the classes, which one class alone leaves "
                     "at 1; set class_weight: 0"
                 )
-        if not (self.main_weight or self.region_weight or self.class_weight):
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
-        return problems
+        return problems + check_weights(self.main_weight, self.region_weight, self.class_weight)
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Ld":
         """Return the loss for this pair."""

@@ -11,7 +11,8 @@ A settings class (a `LossSection`) beside it offers, besides its fields,
 - `teacher_needs`, if it asks less of the teacher than of the student;
 - `wanted_classifier`, if it learns from a classifier of crops.
 
-A module may also override `at`, `separate`, `disturb`, `view` and `view_terms`; see there.
+A module may also override `at`, `separate`, `compared`, `disturb`, `view` and `view_terms`; see
+there.
 """
 
 from abc import ABC, abstractmethod
@@ -101,6 +102,15 @@ class DistillationLoss(nn.Module, ABC):
     def use_classifier(self, classifier: "Classifier") -> None:
         """Take the classifier that was trained because the settings ask for one; frozen."""
 
+    def compared(self, rois: Rois) -> Tensor | None:
+        """Return which proposals count here, (R,) bool; None, all of them, unless overridden.
+
+        Those that count for no loss are not scored by the second model. A loss may be given more
+        than it asked for, if another wants them.
+        """
+        del rois
+        return None
+
     def disturb(self, batch: Batch) -> Batch:
         """Return the batch that both models are to see; most losses leave it as it is.
 
@@ -168,10 +178,11 @@ def _raise_towers(towers: Towers, raised: Callable[[Tensor], Tensor]) -> Towers:
 
 
 def _raise_rois(rois: Rois, raised: Callable[[Tensor], Tensor]) -> Rois:
-    embeddings = rois.embeddings
+    embeddings, predicted = rois.embeddings, rois.predicted
     return replace(
         rois,
         class_logits=raised(rois.class_logits),
         deltas=raised(rois.deltas),
         embeddings=None if embeddings is None else raised(embeddings),
+        predicted=None if predicted is None else raised(predicted),
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from compress.detector import DetectorSpec
+from compress.detector import DetectorSpec, Knowledge
 from export.errors import RecipeError
 
 
@@ -60,6 +60,31 @@ def check_classes(student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
             f"{teacher.num_classes}; their class scores cannot be compared"
         ]
     return []
+
+
+def check_levels(student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+    """Say why the two pyramids' maps cannot be compared, if they share no level."""
+    try:
+        pair_levels(student, teacher)
+    except RecipeError as error:
+        return [str(error)]
+    return []
+
+
+def check_one_width(student: DetectorSpec, teacher: DetectorSpec, compared: str) -> list[str]:
+    """Say that what is `compared` across levels needs a teacher of one width, if it has more."""
+    channels = {teacher.channels[index] for index in pair_levels(student, teacher).teacher}
+    if len(channels) == 1:
+        return []
+    return [
+        f"{compared} of all levels are compared, so the teacher needs equal channels on all of "
+        f"them; it has {sorted(channels)}"
+    ]
+
+
+def both_provide(student: DetectorSpec, teacher: DetectorSpec, knowledge: Knowledge) -> bool:
+    """Whether a loss may ask both detectors for it."""
+    return knowledge in student.provides and knowledge in teacher.provides
 
 
 def check_locations(student: DetectorSpec, teacher: DetectorSpec) -> list[str]:

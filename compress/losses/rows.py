@@ -1,14 +1,20 @@
-"""Which class logits the losses on plain logits compare: one row per proposal or location."""
+"""What the losses on plain logits share: their settings, and which rows of logits they compare.
+
+One row per proposal, or per location of a dense head.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from compress.batch import Batch, boxes_per_image
-from compress.detector import DetectorSpec, Knowledge, Outputs
-from compress.losses.matching import check_classes, check_locations
+from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
+from compress.losses.loss import DistillationLoss
+from compress.losses.matching import both_provide, check_classes, check_locations
+from compress.losses.schedule import LossSection
 
 RowChoice = Literal["positive", "all"]
 
@@ -28,14 +34,46 @@ class Rows:
     labels: Tensor | None
 
 
+class RowSection(LossSection):
+    """The base of the settings of losses that compare plain logits, row by row."""
+
+    temperature: PositiveFloat = 1.0  # tau; the loss is multiplied by its square
+    rows: RowChoice | None = None  # None: all RoIs, or the positive locations of a dense head
+    roi_source: Literal["teacher", "student"] = "teacher"  # whose proposals both heads score
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
+        """Return what rows are made of: RoIs if both have them, else dense logits."""
+        return frozenset({"rois"} if compares_rois(student, teacher) else {"dense"})
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Say why the rows of this pair cannot be compared, if they cannot."""
+        return check_rows(student, teacher)
+
+
+class RowLoss(DistillationLoss):
+    """The base of the losses on such settings."""
+
+    def __init__(self, config: RowSection, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.fixed_weight, config.needs(student, teacher))
+        self.rows = config.rows
+
+    def compared(self, rois: Rois) -> Tensor | None:
+        """Return the proposals of objects, if they alone are compared."""
+        return objects(rois) if self.rows == "positive" else None
+
+    def select(self, student: Outputs, teacher: Outputs, batch: Batch) -> Rows:
+        """Return the rows that the settings ask for."""
+        return select_rows(student, teacher, batch, self.rows)
+
+
+def objects(rois: Rois) -> Tensor:
+    """Mark the proposals of objects, (R,) bool."""
+    return rois.labels < rois.class_logits.shape[1] - 1
+
+
 def compares_rois(student: DetectorSpec, teacher: DetectorSpec) -> bool:
     """Say whether rows are proposals, that is, whether both detectors have two stages."""
-    return "rois" in student.provides and "rois" in teacher.provides
-
-
-def row_needs(student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
-    """Return what rows are made of: RoIs if both have them, else dense logits."""
-    return frozenset({"rois"} if compares_rois(student, teacher) else {"dense"})
+    return both_provide(student, teacher, "rois")
 
 
 def check_rows(student: DetectorSpec, teacher: DetectorSpec, *, softmax: bool = True) -> list[str]:
@@ -67,7 +105,7 @@ def select_rows(student: Outputs, teacher: Outputs, batch: Batch, choice: RowCho
         # the student's: the teacher's may name classes that only the teacher knows
         rows = Rows(own.class_logits, other.class_logits, own.labels)
         if choice == "positive":
-            kept = (own.labels < own.class_logits.shape[1] - 1).nonzero()[:, 0]
+            kept = objects(own).nonzero()[:, 0]
             rows = Rows(rows.student[kept], rows.teacher[kept], own.labels[kept])
         return rows
     if student.dense is None or teacher.dense is None:

@@ -62,6 +62,13 @@ class LossSection(Section):
         return 1.0 if self.weight == "auto" else self.weight
 
 
+def check_weights(*weights: float) -> list[str]:
+    """Say that nothing is imitated, if all of these weights are 0."""
+    if any(weights):
+        return []
+    return ["all weights are 0, so nothing is imitated; give one or drop the loss"]
+
+
 def schedule_factor(config: LossSection, step: int, total: int) -> float:
     """What all terms are multiplied by at `step` (0-based) of `total`; pure, so resuming is exact.
 

@@ -15,14 +15,13 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from compress.batch import Batch, boxes_per_image
-from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
+from compress.detector import DetectorSpec, Knowledge, Outputs, Rois, deltas_of
 from compress.losses.loss import DistillationLoss, weigh
 from compress.losses.masked_error import mean_masked_error
 from compress.losses.masks import between, box_levels, cell_ranges, largest_product, pad_boxes
-from compress.losses.matching import check_classes, pair_levels
+from compress.losses.matching import both_provide, check_classes, check_levels, pair_levels
 from compress.losses.responses import divergence, mean_over
-from compress.losses.schedule import LossSection, Source
-from export.errors import RecipeError
+from compress.losses.schedule import LossSection, Source, check_weights
 
 AUTOMATIC_ROI_WEIGHT = 1.0
 
@@ -53,13 +52,8 @@ class TadfConfig(LossSection):
         by_roi = any(self.roi_weights(student, teacher))
         problems = check_classes(student, teacher) if by_roi else []
         if self.feature_weight:
-            try:
-                pair_levels(student, teacher)
-            except RecipeError as error:
-                problems.append(str(error))
-        elif not by_roi:
-            problems.append("all weights are 0, so nothing is imitated; give one or drop the loss")
-        return problems
+            return problems + check_levels(student, teacher)
+        return problems + check_weights(by_roi)
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Tadf":
         """Return the loss for this pair."""
@@ -67,7 +61,7 @@ class TadfConfig(LossSection):
 
     def roi_weights(self, student: DetectorSpec, teacher: DetectorSpec) -> tuple[float, float]:
         """Return the weights of the class and the box term, the automatic ones resolved."""
-        both = "rois" in student.provides and "rois" in teacher.provides
+        both = both_provide(student, teacher, "rois")
         automatic = AUTOMATIC_ROI_WEIGHT if both else 0.0
         in_class, in_box = self.class_weight, self.box_weight
         return automatic if in_class is None else in_class, automatic if in_box is None else in_box
@@ -88,6 +82,10 @@ class Tadf(DistillationLoss):
                 nn.Conv2d(own, other, kernel_size=3, padding=1)
                 for own, other in self.levels.channels(student.channels, teacher.channels)
             )
+
+    def compared(self, rois: Rois) -> Tensor:
+        """Return the proposals of objects; see `DistillationLoss.compared`."""
+        return rois.labels < self.num_classes
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `feature`, and with RoIs `roi_class` and `roi_box`."""
@@ -112,7 +110,7 @@ class Tadf(DistillationLoss):
         return terms
 
     def _roi_terms(self, student: Rois, teacher: Rois) -> dict[str, Tensor]:
-        is_object = student.labels < self.num_classes  # (R,)
+        is_object = self.compared(student)
         in_class, in_box = self.roi_weights
         apart = divergence(student.class_logits, teacher.class_logits, self.config.temperature)
         terms = {"roi_class": (in_class, mean_over(apart, is_object))}
@@ -120,8 +118,8 @@ class Tadf(DistillationLoss):
             if student.target_deltas is None:
                 raise ValueError("TADF's box term needs RoIs with `target_deltas`")
             distance = nearer_distance(
-                own_deltas(student.deltas, student.labels),
-                own_deltas(teacher.deltas, student.labels),
+                deltas_of(student.labels, student.deltas),
+                deltas_of(student.labels, teacher.deltas),
                 student.target_deltas,
             )
             terms["roi_box"] = (in_box, mean_over(distance, is_object))
@@ -165,12 +163,6 @@ def bell(cells: int, low: Tensor, high: Tensor, spread: float) -> Tensor:
     centres = torch.arange(cells, device=low.device) + 0.5
     middle, deviation = (low + high) / 2, spread * (high - low).clamp(min=1)
     return (-0.5 * ((centres - middle[..., None]) / deviation[..., None]).square()).exp()
-
-
-def own_deltas(deltas: Tensor, labels: Tensor) -> Tensor:
-    """Return of deltas (R, K, 4) those of each row's class, (R, 4); any for background."""
-    chosen = labels.clamp(max=deltas.shape[1] - 1)
-    return deltas[torch.arange(len(labels), device=labels.device), chosen]
 
 
 def nearer_distance(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ FILES = sorted(
 EXCEPTIONS = {
     "benchmarks/kd_step.py",
     "benchmarks/kd_pair.py",
+    "benchmarks/kd_methods.py",
     "benchmarks/roi_align.py",
     "benchmarks/two_stage.py",
 }

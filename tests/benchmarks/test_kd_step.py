@@ -5,9 +5,10 @@ import sys
 import pytest
 import torch
 
-from benchmarks.kd_pair import Setting, make_pair
+from benchmarks.kd_methods import fitting, method_names, stated
+from benchmarks.kd_pair import Pair, Setting, make_pair
 from benchmarks.kd_peers import AsTheyExpect, map_modules
-from benchmarks.kd_step import fitting, main, measure, method_names, table
+from benchmarks.kd_step import main, make_floor, make_step, measure, table
 from tests.compress.detectors.small import small_batch, small_detector
 
 
@@ -23,6 +24,33 @@ def test_every_member_of_the_union_is_either_chosen_or_skipped() -> None:
     chosen, skipped = fitting(method_names(), student, student)
     assert {"defeat", "gid"} <= set(chosen)
     assert chosen.keys() | skipped.keys() == set(method_names())
+    assert {"ikd", "dicod"} <= set(chosen)
+
+
+def test_methods_on_proposals_have_a_row_for_each_source_of_them() -> None:
+    both = small_detector("faster_rcnn")
+    chosen, _ = fitting(method_names(), both, both)
+    second = {name.partition(",")[0] for name in chosen if ", roi_source: student" in name}
+    assert second == {"defeat", "kl", "dkd", "dist", "tadf", "gdetkd"}
+    assert stated(chosen["kl, roi_source: student"]) == {"roi_source": "student"}
+    assert stated(chosen["ikd"])["base"]["type"] == "defeat"
+
+
+@pytest.mark.parametrize("name", ["kl", "kl, roi_source: student", "ikd", "dicod"])
+def test_a_step_and_its_floor_can_be_taken(name: str) -> None:
+    student, teacher = small_detector("faster_rcnn"), small_detector("faster_rcnn")
+    optimizer = torch.optim.SGD(student.parameters(), lr=1e-6)
+    teacher.eval().requires_grad_(False)
+    batch = small_batch()
+    pair = Pair(student, teacher, batch, optimizer)
+    chosen, _ = fitting((name.partition(",")[0],), student, teacher)
+    ran: list[int] = []
+    teacher.head.rpn.head.register_forward_hook(lambda *_: ran.append(1))
+    assert make_floor(pair, chosen[name])().keys() == student.train()(batch).task_losses.keys()
+    # the teacher proposes where its proposals are wanted, and nowhere else
+    assert bool(ran) == (name in ("kl", "ikd"))
+    make_step("distilled", pair, chosen[name])()
+    assert all(p.isfinite().all() for p in student.parameters())
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones(capsys) -> None:

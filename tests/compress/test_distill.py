@@ -2,22 +2,28 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from compress.batch import Batch, Targets, full_size
 from compress.detector import Detector
 from compress.detectors.faster_rcnn import FasterRcnnConfig
 from compress.detectors.gfl import GflConfig
 from compress.distill import Distiller, advice
+from compress.losses import LossConfig
 from compress.losses.defeat import DeFeatConfig
 from compress.losses.gid import GidConfig
 from compress.losses.icd import IcdConfig
+from compress.losses.kl import KlConfig
 from compress.objective import Term
 from compress.pairing import check_pair
 from compress.weights import weights_hash
 
+RECIPE: TypeAdapter[LossConfig] = TypeAdapter(LossConfig)
+KL = partial(KlConfig, type="kl")
 SLIM = {"type": "slim_resnet", "widths": (16, 16, 16, 16)}
 
 
@@ -79,6 +85,50 @@ def test_both_two_stage_heads_score_the_same_proposals(source: str) -> None:
         assert torch.equal(mine, theirs)
     assert torch.equal(student.rois.labels, teacher.rois.labels)
     assert student.task_losses
+
+
+@pytest.mark.parametrize("source", ["teacher", "student"])
+@pytest.mark.parametrize("settings", [{"type": "tadf"}, {"type": "gdetkd", "instances": 8}])
+def test_only_the_proposals_that_a_loss_compares_are_scored_by_both(settings, source: str) -> None:
+    config = RECIPE.validate_python({**settings, "roi_source": source})
+    objective = Distiller(faster_rcnn(), faster_rcnn(), [config]).train()
+    torch.manual_seed(0)
+    fewer = objective._outputs(batch())
+    whole = Distiller(objective.student, objective.teacher, [KL(roi_source=source)]).train()
+    torch.manual_seed(0)
+    every = whole._outputs(batch())
+    (loss,) = objective.losses
+    loss.eval()  # it may remember what it has seen
+    assert 0 < len(fewer[0].rois.labels) < len(every[0].rois.labels)
+    some, all_of_them = loss(*fewer, batch()), loss(*every, batch())
+    for name, value in some.items():
+        torch.testing.assert_close(value, all_of_them[name])
+
+
+def test_a_teacher_of_the_students_proposals_makes_none_of_its_own() -> None:
+    student, teacher = faster_rcnn(), faster_rcnn()
+    ran = []
+    teacher.head.rpn.head.register_forward_hook(lambda *_: ran.append("proposal network"))
+    teacher.head.roi.box_head.register_forward_hook(lambda _, __, out: ran.append(len(out)))
+    mine, _ = Distiller(student, teacher, [KL(roi_source="student")]).train()._outputs(batch())
+    assert ran == [len(mine.rois.labels)]
+
+
+def test_the_students_box_head_scores_its_own_and_the_teachers_proposals_at_once() -> None:
+    student, ran = faster_rcnn().eval(), []  # whose task losses are wanted all the same
+    taught = faster_rcnn().eval()(batch(), frozenset({"rois"})).rois
+    hook = student.head.roi.box_head.register_forward_hook(lambda *_: ran.append(1))
+    torch.manual_seed(0)
+    both = student(batch(), frozenset({"rois", "task"}), rois=taught)
+    assert ran == [1]
+    hook.remove()
+    torch.manual_seed(0)
+    alone = student(batch(), frozenset({"task"}))
+    for name, value in alone.task_losses.items():
+        torch.testing.assert_close(both.task_losses[name], value)
+    apart = student(batch(), frozenset({"rois"}), rois=taught).rois
+    for name in ("class_logits", "deltas", "embeddings", "predicted"):
+        torch.testing.assert_close(getattr(both.rois, name), getattr(apart, name))
 
 
 def test_labels_of_the_students_proposals_are_not_translated_from_a_teacher_of_more_classes() -> (

@@ -112,6 +112,17 @@ def test_the_table_shows_what_was_measured(tmp_path) -> None:
     assert second.endswith("| yes | - | - |")
 
 
+def test_a_row_for_the_students_proposals_stands_in_brackets(tmp_path) -> None:
+    measured = {"kl": {"over_floor": 1.6}, "kl, roi_source: student": {"over_floor": 1.042}}
+    pairs = {"pairs": {"faster_rcnn": {"methods": measured}}}
+    (tmp_path / "kd_step_cpu.json").write_text(json.dumps(pairs))
+    header, _, row = markdown(
+        [Method("kl", "formula", {}, dict.fromkeys(families(), ()))], tmp_path
+    ).splitlines()
+    assert header.endswith("| step / floor on cpu: faster_rcnn (with roi_source: student) |")
+    assert row.endswith("| 1.60 (1.04) |")
+
+
 def test_the_command_prints_a_row_per_method(capsys) -> None:
     assert main(["--why"]) == 0
     printed = capsys.readouterr().out

@@ -177,6 +177,7 @@ def _changed(outputs, pictures, rows):
             deltas=rows(rois.deltas),
             target_deltas=rows(rois.target_deltas),
             embeddings=rows(rois.embeddings),
+            predicted=rows(rois.predicted),
         ),
     )
 

@@ -168,6 +168,7 @@ def make_outputs(spec: DetectorSpec, pictures: int, seed: int, size_px: int = SI
     labels = torch.randint(0, spec.num_classes + 1, (rows,), generator=torch.Generator())
     class_logits = draw(pictures, locations, spec.num_classes)
     deltas = draw(pictures, locations, 4)
+    roi_deltas = draw(rows, spec.num_classes, 4)
     return Outputs(
         features=maps(spec.channels, spec.strides),
         backbone=maps(spec.backbone_channels, spec.backbone_strides),
@@ -184,10 +185,11 @@ def make_outputs(spec: DetectorSpec, pictures: int, seed: int, size_px: int = SI
             boxes=(torch.tensor([[0.0, 0.0, 16.0, 16.0]] * ROIS_PER_PICTURE),) * pictures,
             labels=labels,
             class_logits=draw(rows, spec.num_classes + 1),
-            deltas=draw(rows, spec.num_classes, 4),
+            deltas=roi_deltas,
             target_deltas=torch.randn(rows, 4, generator=generator)
             * (labels < spec.num_classes)[:, None],
             embeddings=draw(rows, EMBEDDING),
+            predicted=around[:rows] + roi_deltas[:, 0],
         ),
         anchors=tuple(torch.split(around, [(size_px // stride) ** 2 for stride in spec.strides])),
         towers=Towers(

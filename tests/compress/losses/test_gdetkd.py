@@ -120,9 +120,11 @@ def test_the_first_objects_and_background_of_each_picture_are_kept():
     boxes = tuple(torch.arange(4.0 * n).view(n, 4) for n in (6, 2))
     labels = torch.tensor([3, 0, 1, 3, 3, 3, 2, 2])
     rois = Rois(boxes, labels, torch.zeros(8, 4), torch.zeros(8, 3, 4))
-    rows, kept = loss.sample(rois)
-    assert rows.tolist() == [0, 1, 3, 4, 6]
-    assert [len(own) for own in kept] == [4, 1]
+    kept = loss.compared(rois)
+    assert kept.nonzero().flatten().tolist() == [0, 1, 3, 4, 6]
+    fewer = rois.only(kept)
+    assert [len(own) for own in fewer.boxes] == [4, 1]
+    assert loss.compared(fewer).all()
 
 
 @pytest.mark.parametrize(

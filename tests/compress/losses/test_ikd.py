@@ -1,20 +1,28 @@
 """IKD: pictures moved against the teacher, noise on small objects, and a base method untouched."""
 
+import copy
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from compress.batch import Batch, Targets
+from compress.classifier import ClassifierConfig
 from compress.detector import Outputs
 from compress.distill import Distiller
 from compress.losses import LossConfig
 from compress.losses.ikd import diverse_input, shifted_pictures
-from tests.compress.detectors.small import FAMILIES, small_batch, small_detector
+from compress.methods import families, members, small_pair
+from compress.pairing import check_pair
+from tests.compress.detectors.small import CLASSES, FAMILIES, small_batch, small_detector, spread
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 
 CONFIG: TypeAdapter[LossConfig] = TypeAdapter(LossConfig)
+TINY = ClassifierConfig.model_validate(
+    {"backbone": {"type": "slim_resnet", "widths": (16, 16, 16, 16)}, "crop": 32}
+)
 SMALL = [4.0, 4.0, 35.0, 36.0]  # 31 x 32 = 992 square pixels
 LARGE = [4.0, 4.0, 36.0, 36.0]  # 1024
 
@@ -136,6 +144,39 @@ def test_it_disturbs_a_real_teacher_and_leaves_no_gradient_in_it(family):
     assert "ikd/adversarial" not in off
     sum(off.values()).backward()  # the adapters rest, and hang on the graph all the same
     assert all(p.grad is not None for p in objective.losses[0].adapters.parameters())
+
+
+@cache
+def random_pair(family):
+    torch.manual_seed(0)
+    pair = small_pair(family)
+    for detector in pair:
+        spread(detector)  # else no box of a fresh head is large enough to be compared
+    return pair
+
+
+@pytest.mark.parametrize("base", sorted(members(LossConfig).keys() - {"ikd"}))
+def test_every_other_method_takes_a_training_step_as_its_base(base):
+    config = ikd(base={"type": base})
+    family = next(
+        family
+        for family in families()
+        if not check_pair(*(one.spec for one in random_pair(family)), [config])
+    )
+    student, teacher = copy.deepcopy(random_pair(family))
+    classifier = TINY.build(CLASSES) if config.wanted_classifier() else None
+    torch.manual_seed(0)
+    objective = Distiller(student, teacher, [config], classifier=classifier).train()
+    objective.at(400, 1000)  # past every warm-up and delayed start, and not past the changes
+    own = torch.optim.SGD(objective.parameters(), lr=1e-9)
+    terms = objective(small_batch((2, 1, 1)))  # RKD compares two pairs of pictures at least
+    sum(terms.values()).backward()
+    own.step()
+    taught = {name: term for name, term in terms.items() if name.startswith("ikd/")}
+    assert taught.pop("ikd/adversarial") > 0
+    assert any(term > 0 for term in taught.values())
+    assert all(term.isfinite() for term in terms.values())
+    assert all(parameter.isfinite().all() for parameter in objective.parameters())
 
 
 def test_shifted_pictures_are_worse_for_the_teacher_than_noise_of_the_same_size():

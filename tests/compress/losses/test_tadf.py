@@ -7,10 +7,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from compress.detector import Outputs, Rois
+from compress.detector import Outputs, Rois, deltas_of
 from compress.losses import LossConfig
 from compress.losses.schedule import schedule_factor
-from compress.losses.tadf import TadfConfig, gaussian_masks, nearer_distance, own_deltas
+from compress.losses.tadf import TadfConfig, gaussian_masks, nearer_distance
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 
 
@@ -205,7 +205,7 @@ def test_where_both_are_as_near_the_teacher_pulls():
 
 def test_deltas_are_those_of_the_rows_own_class():
     deltas = torch.arange(24.0).view(2, 3, 4)
-    found = own_deltas(deltas, torch.tensor([1, 3]))  # the second row is background
+    found = deltas_of(torch.tensor([1, 3]), deltas)  # the second row is background
     assert found[0].tolist() == [4, 5, 6, 7]
     assert found.shape == (2, 4)
 

@@ -77,7 +77,11 @@ class Classifier(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Return logits (n, K)."""
-        logits: Tensor = self.class_logits(self.last_map(crops).mean(dim=(2, 3)))
+        return self.classify(self.last_map(crops))
+
+    def classify(self, maps: Tensor) -> Tensor:
+        """Return logits (n, K) of last maps."""
+        logits: Tensor = self.class_logits(maps.mean(dim=(2, 3)))
         return logits
 
 

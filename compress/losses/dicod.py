@@ -9,7 +9,7 @@ themselves and the classifier's last map, each pooled to `pooled` cells, and of 
 the recipe calls teacher is asked for nothing.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -89,8 +89,7 @@ class Dicod(DistillationLoss):
         del teacher
         (classifier,) = self._classifier
         config, boxes = self.config, boxes_per_image(batch.targets)
-        with torch.no_grad():
-            known = _in_parts(classifier, crop_boxes(batch.images, boxes, classifier.crop))
+        known = look_at(classifier, crop_boxes(batch.images, boxes, classifier.crop))
         rois, dense = student.rois, student.dense
         if rois is not None:
             logits, predicted, owner = rois.class_logits, rois.predicted, roi_owners(rois, batch)
@@ -103,7 +102,7 @@ class Dicod(DistillationLoss):
         positive = owner >= 0
         in_class = class_term(
             logits[positive],
-            known[owner[positive]],
+            known.logits[owner[positive]],
             variant=variant,
             temperature=config.temperature,
             count=positive.sum(),
@@ -112,12 +111,12 @@ class Dicod(DistillationLoss):
         if config.localization_weight:
             if predicted is None:
                 raise ValueError("DICOD's localisation term needs RoIs with `predicted` boxes")
-            found = self._localization(predicted, owner, batch, classifier)
+            found = self._localization(predicted, owner, batch, known)
             terms["localization"] = (config.localization_weight, found)
         return weigh(terms)
 
     def _localization(
-        self, predicted: Tensor, owner: Tensor, batch: Batch, classifier: Classifier
+        self, predicted: Tensor, owner: Tensor, batch: Batch, known: "Look"
     ) -> Tensor:
         """Return the mean absolute difference of what the predicted and target boxes hold.
 
@@ -125,7 +124,7 @@ class Dicod(DistillationLoss):
             predicted: (R, 4) xyxy, of all pictures, one after the other.
             owner: (R,) their objects, counted over all pictures; negative: none.
             batch: its pictures are what the boxes are cut out of.
-            classifier: looks at what they hold.
+            known: what the classifier sees in the objects.
         """
         targets, picture = stack_boxes(boxes_per_image(batch.targets))
         places = (owner >= 0).nonzero()[:, 0]
@@ -133,16 +132,13 @@ class Dicod(DistillationLoss):
             overlap = paired_iou(predicted[places].detach(), targets[owner[places]])
             best = best_of_each(owner[places], overlap, self.config.boxes_per_object)
             places = places[best]
-        own, other = predicted[places], targets[owner[places]]
         if not len(places):
             return 0 * predicted.sum()
-        counts = torch.bincount(picture[owner[places]], minlength=len(batch.images)).tolist()
-        size = classifier.crop
-        seen = crop_boxes(batch.images, torch.split(own, counts), size)
-        with torch.no_grad():
-            wanted = crop_boxes(batch.images, torch.split(other, counts), size)
-            wanted_map = classifier.last_map(wanted)
-        pairs = ((seen, wanted), (classifier.last_map(seen), wanted_map))
+        objects = owner[places]
+        counts = torch.bincount(picture[objects], minlength=len(batch.images)).tolist()
+        (classifier,) = self._classifier
+        seen = crop_boxes(batch.images, torch.split(predicted[places], counts), classifier.crop)
+        pairs = ((seen, known.crops[objects]), (classifier.last_map(seen), known.maps[objects]))
         return torch.stack(
             [
                 (
@@ -186,12 +182,27 @@ def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return other * (other.log() - own.log())
 
 
-def _in_parts(classifier: Classifier, crops: Tensor) -> Tensor:
-    """Return logits (n, K); no crop, no pass."""
+class Look(NamedTuple):
+    """What the classifier sees in n objects, without gradients.
+
+    Attributes:
+        crops: (n, 3, size, size).
+        maps: (n, C, h, w), its last.
+        logits: (n, K).
+    """
+
+    crops: Tensor
+    maps: Tensor
+    logits: Tensor
+
+
+@torch.no_grad()
+def look_at(classifier: Classifier, crops: Tensor) -> Look:
+    """Pass the crops of objects; no crop, no pass."""
     if not len(crops):
-        return crops.new_zeros(0, classifier.class_logits.out_features)
-    logits: Tensor = classifier(crops)
-    return logits.float()
+        return Look(crops, crops, crops.new_zeros(0, classifier.class_logits.out_features))
+    maps = classifier.last_map(crops)
+    return Look(crops, maps, classifier.classify(maps).float())
 
 
 def roi_owners(rois: Rois, batch: Batch) -> Tensor:

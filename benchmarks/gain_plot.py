@@ -23,11 +23,23 @@ def draw_gains(content: Mapping[str, Any], path: Path) -> Path:
     rows = max((len(table["methods"]) for table in tables), default=1)
     height = len(tables) * (1.5 + 0.42 * rows)
     figure, panels = new_figure(8.5, max(2.0, height), rows=max(1, len(tables)))
+    for axes in panels[1:]:
+        axes.sharex(panels[0])  # one scale, or small gains look like large ones
     for table, axes in zip(tables, panels, strict=False):
         _panel(table, axes)
     if tables:
-        panels[0].legend(
-            loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8
+        named = {
+            text: dot
+            for axes in panels
+            for dot, text in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(
+            list(named.values()),
+            list(named),
+            loc="outside lower right",
+            ncols=2,
+            frameon=False,
+            fontsize=8,
         )
         panels[len(tables) - 1].set_xlabel(
             f"AP points gained on {content['data']} by the exported student: mean, 95 % interval, "

@@ -128,6 +128,7 @@ def _content(
         _row(paths[name], engine.manifest, metrics[name], timings[name])
         for name, engine in engines.items()
     ]
+    rows = _told_apart(rows, list(engines))
     titles = dict(zip(engines, (row_title(row.model_dump()) for row in rows), strict=True))
     first, *others = engines
     return ReportData(
@@ -139,6 +140,15 @@ def _content(
         ),
         per_class={name: metrics[name].per_class for name in engines},
     )
+
+
+def _told_apart(rows: Sequence[ReportRow], names: Sequence[str]) -> list[ReportRow]:
+    """Add the file's name to models that would be called the same, such as two forms of NMS."""
+    titles = [row_title(row.model_dump()) for row in rows]
+    return [
+        row.model_copy(update={"model": f"{row.model} {name}"}) if titles.count(title) > 1 else row
+        for row, title, name in zip(rows, titles, names, strict=True)
+    ]
 
 
 def _row(path: Path, manifest: Manifest, metrics: CocoMetrics, timing: Timing) -> ReportRow:

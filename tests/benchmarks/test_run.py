@@ -81,7 +81,10 @@ def test_two_models_are_compared_with_the_first(tmp_path, data, capsys):
     assert main([*map(str, models), "--data", str(data), "--threads", "1", "--json"]) == 0
     content = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert len(content["rows"]) == 2
-    assert content["speed"][0]["scope"] == "end_to_end"
+    speed = content["speed"][0]
+    assert speed["scope"] == "end_to_end"
+    named = [f"student {name}-student onnxruntime fp32" for name in "ba"]
+    assert [speed["model"], speed["reference"]] == named  # two of one kind are told apart
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,11 @@ def draw_gains(content: Mapping[str, Any], path: Path) -> Path:
         MissingDependencyError: matplotlib is not installed.
     """
     tables = [table for table in content["tables"].values() if table["methods"]]
-    rows = max((len(table["methods"]) for table in tables), default=1)
-    height = len(tables) * (1.5 + 0.42 * rows)
-    figure, panels = new_figure(8.5, max(2.0, height), rows=max(1, len(tables)))
+    heights = [1.0 + 0.42 * len(table["methods"]) for table in tables]
+    figure, panels = new_figure(8.5, max(2.0, sum(heights) + 0.5), rows=max(1, len(tables)))
+    grid = panels[0].get_gridspec()
+    if grid is not None and heights:
+        grid.set_height_ratios(heights)
     for axes in panels[1:]:
         axes.sharex(panels[0])  # one scale, or small gains look like large ones
     for table, axes in zip(tables, panels, strict=False):

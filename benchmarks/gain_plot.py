@@ -30,7 +30,7 @@ def draw_gains(content: Mapping[str, Any], path: Path) -> Path:
     for table, axes in zip(tables, panels, strict=False):
         _panel(table, axes)
     if tables:
-        named = {
+        named = {  # each once, whichever methods have it
             text: dot
             for axes in panels
             for dot, text in zip(*axes.get_legend_handles_labels(), strict=True)
@@ -54,13 +54,11 @@ def _panel(table: Mapping[str, Any], axes: "Axes") -> None:
     methods = table["methods"]
     ranked = sorted(methods, key=lambda name: methods[name]["gain"]["mean"])
     axes.axvline(0, color=SOFT, linewidth=1)
-    timed = [name for name in ranked if methods[name].get("equal_time")]
     for place, name in enumerate(ranked):
         method = methods[name]
-        _dot(axes, method["gain"], place, EQUAL_STEPS, "equal steps" if place == 0 else None)
-        if name in timed:
-            label = "equal time" if name == timed[0] else None
-            _dot(axes, method["equal_time"]["gain"], place - 0.28, EQUAL_TIME, label)
+        _dot(axes, method["gain"], place, EQUAL_STEPS, "equal steps")
+        if method.get("equal_time"):
+            _dot(axes, method["equal_time"]["gain"], place - 0.28, EQUAL_TIME, "equal time")
     axes.set_yticks(range(len(ranked)), ranked)
     axes.set_ylim(-0.7, len(ranked) - 0.4)
     axes.grid(axis="y", visible=False)
@@ -75,9 +73,7 @@ def _panel(table: Mapping[str, Any], axes: "Axes") -> None:
     )
 
 
-def _dot(
-    axes: "Axes", gain: Mapping[str, Any], place: float, color: str, label: str | None
-) -> None:
+def _dot(axes: "Axes", gain: Mapping[str, Any], place: float, color: str, label: str) -> None:
     mean = 100 * gain["mean"]
     if gain["ci95"] is not None:
         low, high = (100 * end for end in gain["ci95"])

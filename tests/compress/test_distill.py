@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import pytest
 import torch
@@ -89,7 +90,9 @@ def test_both_two_stage_heads_score_the_same_proposals(source: str) -> None:
 
 @pytest.mark.parametrize("source", ["teacher", "student"])
 @pytest.mark.parametrize("settings", [{"type": "tadf"}, {"type": "gdetkd", "instances": 8}])
-def test_only_the_proposals_that_a_loss_compares_are_scored_by_both(settings, source: str) -> None:
+def test_only_the_proposals_that_a_loss_compares_are_scored_by_both(
+    settings, source: Literal["teacher", "student"]
+) -> None:
     config = RECIPE.validate_python({**settings, "roi_source": source})
     objective = Distiller(faster_rcnn(), faster_rcnn(), [config]).train()
     torch.manual_seed(0)
@@ -107,7 +110,7 @@ def test_only_the_proposals_that_a_loss_compares_are_scored_by_both(settings, so
 
 def test_a_teacher_of_the_students_proposals_makes_none_of_its_own() -> None:
     student, teacher = faster_rcnn(), faster_rcnn()
-    ran = []
+    ran: list[str | int] = []
     teacher.head.rpn.head.register_forward_hook(lambda *_: ran.append("proposal network"))
     teacher.head.roi.box_head.register_forward_hook(lambda _, __, out: ran.append(len(out)))
     mine, _ = Distiller(student, teacher, [KL(roi_source="student")]).train()._outputs(batch())

@@ -125,7 +125,7 @@ def test_a_two_stage_students_box_layer_feels_the_localisation_term():
     teacher = small_detector("gfl")
     objective = Distiller(student, teacher, [dicod()], classifier=classifier).train()
     terms = objective(small_batch())
-    layer = student.head.roi.box_predictor.bbox_pred.weight
+    layer = student.head.roi.box_predictor.bbox_pred.get_parameter("weight")
     (gradient,) = torch.autograd.grad(terms["dicod/localization"], layer)
     moved = gradient.view(CLASSES + 1, 4, -1).abs().sum(dim=(1, 2)) > 0
     assert not moved[0]  # of background

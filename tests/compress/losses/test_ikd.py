@@ -155,15 +155,16 @@ def random_pair(family):
     return pair
 
 
+def suits(config, student, teacher) -> bool:
+    return not check_pair(student.spec, teacher.spec, [config])
+
+
 @pytest.mark.parametrize("base", sorted(members(LossConfig).keys() - {"ikd"}))
 def test_every_other_method_takes_a_training_step_as_its_base(base):
     config = ikd(base={"type": base})
-    family = next(
-        family
-        for family in families()
-        if not check_pair(*(one.spec for one in random_pair(family)), [config])
+    student, teacher = copy.deepcopy(
+        next(pair for pair in map(random_pair, families()) if suits(config, *pair))
     )
-    student, teacher = copy.deepcopy(random_pair(family))
     classifier = TINY.build(CLASSES) if config.wanted_classifier() else None
     torch.manual_seed(0)
     objective = Distiller(student, teacher, [config], classifier=classifier).train()

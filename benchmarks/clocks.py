@@ -4,6 +4,7 @@ Everything is read, nothing is set: on machines that are borrowed clocks cannot 
 report says what they did instead. The GPU is asked through NVML (package nvidia-ml-py, optional).
 """
 
+import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -86,7 +87,11 @@ class ClockWatch:
             name = self._nvml.nvmlDeviceGetName(self._handle)
             self.gpu = name.decode() if isinstance(name, bytes) else str(name)
             running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
-            self.others = len({process.pid for process in running} - {os.getpid()}) > 1
+            others = {process.pid for process in running} - {os.getpid()}
+            # In a container one's own number differs from NVML's. A process that was started only
+            # to measure has a parent that may hold the GPU, and waits.
+            own = 1 if multiprocessing.parent_process() is None else 2
+            self.others = len(others) > own
         except Exception as error:  # every NVML failure is its own class; none may end a benchmark
             self.gpu = f"not watched: NVML says {error}"
             self._handle = None

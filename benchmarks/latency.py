@@ -43,12 +43,13 @@ class BenchmarkConfig(Section):
     """How latency is measured."""
 
     blocks: int = Field(default=8, ge=2)  # interleaved between the engines
-    calls_per_block: PositiveInt = 25  # of each scope; 200 calls in all
+    calls_per_block: PositiveInt = 25  # of each scope
+    repeats: PositiveInt = 3  # fresh processes that each measure all blocks: 600 calls in all
     warmup: PositiveInt = 10  # calls of each scope before the first block
     images: PositiveInt = 32  # distinct photographs in rotation
     threads: PositiveInt | None = None  # for whoever opens the engines; None: the runtime's own
     batch: PositiveInt = 1
-    time_limit_s: PositiveFloat | None = 60.0  # per engine; fewer calls beyond it, `n` says so
+    time_limit_s: PositiveFloat | None = 60.0  # per engine, over all repeats; fewer calls beyond it
     score_threshold: float = Field(default=0.25, ge=0, le=1)  # end to end
     throughput_batches: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16)  # empty: no throughput
     throughput_s: PositiveFloat = 1.0  # seconds of calls per engine and batch

@@ -1,22 +1,17 @@
-"""Latency in fresh processes: how much one process's luck with memory and threads is worth.
+"""Latency in fresh processes: how much one process's luck with memory and threads is worth."""
 
-`python -m benchmarks.repeats REQUEST ANSWER` is what each process runs; for people there is
-`python -m benchmarks.run --repeats N`.
-"""
-
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
+import multiprocessing
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
-from benchmarks.coco_images import read_coco
+from benchmarks.coco_images import ImageSet
 from benchmarks.latency import (
     BLOCK_SPREAD,
     RESAMPLES,
@@ -27,45 +22,80 @@ from benchmarks.latency import (
     measure,
     resampled_medians,
 )
-from benchmarks.opening import EngineSettings
-from export.atomic import write_bytes
-from export.config import Section
-from export.errors import DataError, ExportError, MissingDependencyError, ToolkitError
+from export.engine import Engine
+from export.errors import ToolkitError
 
-_ANSWER = TypeAdapter(list[Timing])
 Blocks = Sequence[Sequence[float]]
+Openers = Mapping[str, Callable[[], Engine]]
 
 
-class Request(Section):
-    """What one process is to measure."""
+def measure_repeatedly(
+    openers: Openers,
+    images: ImageSet,
+    config: BenchmarkConfig,
+    say: Callable[[str], None],
+) -> dict[str, Timing]:
+    """Measure all engines side by side in `config.repeats` processes, one after the other.
 
-    models: tuple[Path, ...]
-    data: Path
-    images: Path | None
-    settings: EngineSettings
-    config: BenchmarkConfig
-
-
-def measure_repeatedly(request: Request, repeats: int) -> list[Timing]:
-    """Measure all models side by side in `repeats` processes, one after the other; merge by model.
-
-    Call it before this process uses a GPU, so that only the process that measures does.
+    Args:
+        openers: name -> what makes an engine; with more than one process each must be picklable.
+        images: as for `measure`.
+        config: as for `measure`; the processes share its time limit.
+        say: told of each process as it begins.
 
     Raises:
-        ToolkitError: a process failed; the error is of its kind and says what it said.
+        ToolkitError: what went wrong in a process, of the kind that it was there; or it died.
     """
+    if config.time_limit_s is not None:
+        config = config.model_copy(update={"time_limit_s": config.time_limit_s / config.repeats})
+    work = partial(_measure_once, openers, images, config)
+    if config.repeats == 1:
+        return work()
     found = []
-    with tempfile.TemporaryDirectory(prefix="repeats") as scratch:
-        asked, answer = Path(scratch) / "request.json", Path(scratch) / "answer.json"
-        asked.write_text(request.model_dump_json(), encoding="utf-8")
-        command = [sys.executable, "-m", "benchmarks.repeats", str(asked), str(answer)]
-        for number in range(1, repeats + 1):
-            sys.stderr.write(f"latency in process {number} of {repeats}\n")
-            done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-            if done.returncode:
-                raise _error(done.returncode, done.stderr)
-            found.append(_ANSWER.validate_json(answer.read_bytes()))
-    return [merge(timings) for timings in zip(*found, strict=True)]
+    for number in range(1, config.repeats + 1):
+        say(f"latency in process {number} of {config.repeats}")
+        found.append(_in_a_fresh_process(work))
+    return {name: merge([timings[name] for timings in found]) for name in openers}
+
+
+def _measure_once(openers: Openers, images: ImageSet, config: BenchmarkConfig) -> dict[str, Timing]:
+    with ExitStack() as stack:
+        engines = {name: stack.enter_context(make()) for name, make in openers.items()}
+        return measure(engines, images, config)
+
+
+def _in_a_fresh_process(work: Callable[[], dict[str, Timing]]) -> dict[str, Timing]:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(work, sender), daemon=True)
+    process.start()
+    sender.close()  # else the end of the process would not end the wait below
+    try:
+        answer = receiver.recv()
+    except EOFError:
+        process.join()
+        raise ToolkitError(
+            f"a process that measured latency died (exit code {process.exitcode}); it may have run "
+            "out of memory: measure fewer models at once, or set repeats to 1"
+        ) from None
+    finally:
+        process.kill()  # it has nothing left to do, or is no longer wanted
+        process.join()
+        receiver.close()
+    if isinstance(answer, ToolkitError):
+        raise answer
+    found: dict[str, Timing] = answer
+    return found
+
+
+def _answer(work: Callable[[], dict[str, Timing]], sender: Connection) -> None:
+    """Run in the fresh process: send back the timings, or the error that the user should read."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the asking process hears it, and kills this one
+    try:
+        answer: dict[str, Timing] | ToolkitError = work()
+    except ToolkitError as error:
+        answer = error
+    sender.send(answer)
 
 
 def merge(timings: Sequence[Timing]) -> Timing:
@@ -152,34 +182,3 @@ def _watched(watches: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "others_share": max(shares, default=None),
         "blocks": sum(watch["blocks"] for watch in watches),
     }
-
-
-def _error(code: int, said: str) -> ToolkitError:
-    known: list[type[ToolkitError]] = [DataError, MissingDependencyError, ExportError]
-    kinds = {kind.exit_code: kind for kind in known}
-    lines = said.strip().splitlines() or ["it said nothing"]
-    message = lines[-1].removeprefix("error: ")
-    return kinds.get(code, ToolkitError)(f"a process that measured latency ended: {message}")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Measure what the request asks for; return the exit code."""
-    asked, answer = map(Path, arguments)
-    request = Request.model_validate_json(asked.read_bytes())
-    try:
-        images = read_coco(request.data, request.images)
-        with ExitStack() as stack:
-            engines = {
-                str(index): stack.enter_context(request.settings.open(path))
-                for index, path in enumerate(request.models)
-            }
-            timings = measure(engines, images, request.config)
-    except ToolkitError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    write_bytes(_ANSWER.dump_json(list(timings.values())), answer)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

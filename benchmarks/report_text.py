@@ -128,7 +128,9 @@ def table_footnotes(content: Content) -> list[str]:
         notes.append(INCLUSIONS)
         if any(not latency["end_to_end"].get("p99_reliable", True) for latency in timed):
             notes.append(f"{BELOW_RELIABLE} fewer than 500 calls: p99 rests on a handful of them.")
-    notes += [_repeats_note(row) for row in content["rows"] if _repeats(row)]
+    repeated = [row for row in content["rows"] if _repeats(row)]
+    if repeated:
+        notes.append(_repeats_note(repeated))
     doubts: dict[str, list[str]] = {}
     for row in content["rows"]:
         if row["verdict"].startswith(DOUBTFUL):
@@ -142,18 +144,22 @@ def _repeats(row: Content) -> Content | None:
     return found
 
 
-def _repeats_note(row: Content) -> str:
-    """How far the processes that a row was measured in lie apart."""
-    found = _repeats(row)
-    assert found is not None
-    scopes = [
-        f"{name.replace('_', ' ')} {', '.join(map(milliseconds, medians))} ms "
-        f"(spread {found['spread'][name]:.0%})"
-        for name, medians in found["p50"].items()
+def _repeats_note(rows: Sequence[Content]) -> str:
+    """How many processes the rows were measured in, and how far those lie apart at most."""
+    found = [(row_title(row), _repeats(row) or {}) for row in rows]
+    counts = sorted({repeats["processes"] for _, repeats in found})
+    farthest: dict[str, tuple[float, str]] = {}
+    for title, repeats in found:
+        for scope, spread in repeats["spread"].items():
+            farthest[scope] = max(farthest.get(scope, (-1.0, "")), (spread, title))
+    apart = [
+        f"{scope.replace('_', ' ')} {spread:.0%} ({title})"
+        for scope, (spread, title) in farthest.items()
     ]
     return (
-        f"{row_title(row)}: p50 is the median of {found['processes']} processes, whose own are "
-        f"{'; '.join(scopes)}. The interval covers the blocks within them, not that spread."
+        f"p50 is the median of {', '.join(map(str, counts))} processes. The interval covers the "
+        "blocks within them, not how far their medians lie apart, which is at most: "
+        f"{', '.join(apart)}."
     )
 
 

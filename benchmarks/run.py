@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -15,11 +16,11 @@ from benchmarks.coco_images import ImageSet, coco_ground_truth, read_coco
 from benchmarks.deployed import deployed_accuracy
 from benchmarks.environment import environment
 from benchmarks.evaluate import category_of_label, predict, save_predictions
-from benchmarks.latency import BenchmarkConfig, Timing, measure, ratio_ci
+from benchmarks.latency import BenchmarkConfig, Timing, ratio_ci
 from benchmarks.metrics.coco_map import CocoMetrics, CocoResult, coco_map
 from benchmarks.metrics.size import size_mb
 from benchmarks.opening import EngineSettings
-from benchmarks.repeats import Request, measure_repeatedly
+from benchmarks.repeats import measure_repeatedly
 from benchmarks.report import ReportData, ReportRow, Speed, report_content, write_report
 from benchmarks.report_text import HEADER, Content, row_title, table_footnotes, table_row
 from benchmarks.samples import sample_grid, telling_pictures
@@ -63,17 +64,17 @@ def run(
     images_folder: Path | None = None,
     out: Path | None = None,
     settings: EngineSettings | None = None,
-    repeats: int = 1,
+    repeats: int = BenchmarkConfig().repeats,
 ) -> ReportData:
     """Measure every model on the same pictures; write the report into `out` if given.
 
-    With `repeats` above 1 latency is measured first, in so many processes of its own.
+    Latency is measured in `repeats` fresh processes, or in this one if that is 1.
 
     Raises:
         ToolkitError: a model, the data or a package is missing or cannot be used.
     """
     settings = settings or EngineSettings()
-    config = BenchmarkConfig(threads=settings.threads)
+    config = BenchmarkConfig(threads=settings.threads, repeats=repeats)
     images = read_coco(data, images_folder)
     truth = coco_ground_truth(images)
     engines = {_name(path, models): settings.open(path) for path in models}
@@ -81,27 +82,17 @@ def run(
         category_of_label(engine.manifest, images)  # wrong classes are found before any work
     predictions: dict[str, list[CocoResult]] = {}
     metrics: dict[str, CocoMetrics] = {}
-    timings: dict[str, Timing] = {}
-    if repeats > 1:
-        request = Request(
-            models=tuple(models),
-            data=data,
-            images=images_folder,
-            settings=settings,
-            config=config,
-        )
-        timings = dict(zip(engines, measure_repeatedly(request, repeats), strict=True))
+    openers = {_name(path, models): partial(settings.open, path) for path in models}
+    # Before this process opens anything itself, so that a GPU is held by who measures it alone.
+    timings = measure_repeatedly(openers, images, config, _say)
     with ExitStack() as stack:
         opened = {name: stack.enter_context(engine) for name, engine in engines.items()}
         for name, engine in opened.items():
-            print(f"{name}: {len(images)} pictures", file=sys.stderr)
+            _say(f"{name}: {len(images)} pictures")
             predictions[name] = predict(engine, images)
             metrics[name] = coco_map(predictions[name], truth)
-        if not timings:
-            print(f"latency of {len(opened)} in turns", file=sys.stderr)
-            timings = measure(opened, images, config)
         content = _content(dict(zip(engines, models, strict=True)), opened, metrics, timings)
-        print(f"throughput at batch {_listed(config.throughput_batches)}", file=sys.stderr)
+        _say(f"throughput at batch {_listed(config.throughput_batches)}")
         swept = sweep(opened, images, config)
     rows = []
     for row, (name, engine) in zip(content.rows, engines.items(), strict=True):
@@ -208,6 +199,10 @@ def _save(
     return saved
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 def _listed(batches: Sequence[int]) -> str:
     return ", ".join(map(str, batches))
 
@@ -254,10 +249,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats",
         type=_positive,
-        default=1,
+        default=BenchmarkConfig().repeats,
         metavar="N",
         help="measure latency in N fresh processes; the median is theirs and their spread is told "
-        "(default: 1, in this process; 3 or more for numbers to publish)",
+        "(default: %(default)s; 1: in this process)",
     )
     parser.add_argument(
         "--device",

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 
 from benchmarks.coco_images import coco_ground_truth, read_photograph
 from benchmarks.evaluate import predict, save_predictions
-from benchmarks.latency import measure
 from benchmarks.metrics.coco_map import coco_map
+from benchmarks.repeats import measure_repeatedly
 from benchmarks.throughput import sweep
 from compress.artifacts import REFUSED, Maker
 from compress.data import Data
@@ -121,12 +122,9 @@ def _artifacts(
 def _torch_row(session: Session, recipe: Recipe, data: Data, contestant: Contestant) -> Row:
     manifest = torch_manifest(contestant.detector, data, recipe.export, contestant.role)
     threads = recipe.benchmark.threads
-
-    def open_torch() -> Engine:
-        return TorchEngine(contestant.detector, manifest, session.torch_device(), threads)
-
+    make = partial(TorchEngine, contestant.detector, manifest, session.torch_device(), threads)
     key = f"{contestant.name}-torch-fp32"
-    return Row(key, contestant.role, contestant.name, manifest, contestant.weights, open_torch)
+    return Row(key, contestant.role, contestant.name, manifest, contestant.weights, make)
 
 
 def _onnx_row(recipe: Recipe, contestant: Contestant, path: Path) -> Row:
@@ -139,7 +137,7 @@ def _onnx_row(recipe: Recipe, contestant: Contestant, path: Path) -> Row:
         contestant.name,
         manifest,
         path,
-        lambda: open_engine(path, threads=threads),
+        partial(open_engine, path, threads=threads),
     )
 
 
@@ -176,9 +174,10 @@ def time_rows(
 
     def fill(out: Path) -> None:
         threads = torch.get_num_threads()
+        openers = {row.key: row.open for row in rows}
+        timings = measure_repeatedly(openers, data.val, recipe.benchmark, session.console.say)
         with ExitStack() as stack:
             engines = {row.key: stack.enter_context(row.open()) for row in rows}
-            timings = measure(engines, data.val, recipe.benchmark)
             swept = sweep(engines, data.val, recipe.benchmark)
         torch.set_num_threads(threads)
         found = {

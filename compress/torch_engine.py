@@ -26,7 +26,7 @@ class TorchEngine:
         self._detector, self._manifest = detector, manifest
         self._device = device or torch.device("cpu")
         self._threads = threads
-        self._was_training = False
+        self._was_training, self._was_on = False, self._device
         self._resident: torch.Tensor | None = None
 
     @property
@@ -68,6 +68,7 @@ class TorchEngine:
     def __enter__(self) -> Self:
         """Put the detector into eval mode on the device."""
         self._was_training = self._detector.training
+        self._was_on = next(self._detector.parameters()).device
         self._detector.to(self._device).eval()
         if self._threads is not None:
             torch.set_num_threads(self._threads)
@@ -79,6 +80,6 @@ class TorchEngine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Put it back into the mode it was in."""
-        self._detector.train(self._was_training)
+        """Put it back into the mode and onto the device it was in."""
+        self._detector.to(self._was_on).train(self._was_training)
         self._resident = None

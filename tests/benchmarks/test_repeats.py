@@ -1,15 +1,18 @@
 """Latency of several processes, made one."""
 
 import json
+import os
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from benchmarks.coco_images import read_coco
 from benchmarks.latency import BenchmarkConfig, Timing, latency
-from benchmarks.opening import EngineSettings
-from benchmarks.repeats import Request, measure_repeatedly, merge
+from benchmarks.repeats import measure_repeatedly, merge
 from benchmarks.run import main
-from export.errors import DataError
+from export.engine import open_engine
+from export.errors import ExportError, ToolkitError
 from tests.benchmarks.test_run import write_model
 
 WATCH = {
@@ -105,14 +108,26 @@ def test_a_model_is_measured_in_fresh_processes(tmp_path, data, capsys):
     assert "p50 is the median of 2 processes" in (tmp_path / "report" / "report.md").read_text()
 
 
-def test_a_process_that_fails_says_why_once(tmp_path):
-    model = write_model(tmp_path / "student.onnx")
-    request = Request(
-        models=(model,),
-        data=tmp_path / "gone.json",
-        images=None,
-        settings=EngineSettings(threads=1),
-        config=BenchmarkConfig(),
-    )
-    with pytest.raises(DataError, match=r"a process that measured latency ended: .*gone\.json"):
-        measure_repeatedly(request, 2)
+def test_a_process_that_fails_says_why_once(data):
+    images, config = read_coco(data), BenchmarkConfig(repeats=2)
+    missing = partial(open_engine, data.parent / "gone.onnx")
+    heard: list[str] = []
+    with pytest.raises(ExportError, match=r"gone\.onnx"):
+        measure_repeatedly({"gone": missing}, images, config, heard.append)
+    assert heard == ["latency in process 1 of 2"]
+
+
+def test_a_process_that_dies_is_said_to_have_died(data):
+    dies = partial(os._exit, 9)  # as one that the system killed for memory: nothing is answered
+    with pytest.raises(ToolkitError, match=r"died \(exit code 9\); .* set repeats to 1"):
+        measure_repeatedly({"dies": dies}, read_coco(data), BenchmarkConfig(), print)
+
+
+def test_the_processes_share_the_time_limit(tmp_path, data):
+    opener = partial(open_engine, write_model(tmp_path / "student.onnx"), 1)
+    tight = BenchmarkConfig(repeats=2, blocks=2, calls_per_block=10**6, time_limit_s=0.4)
+    timing = measure_repeatedly({"student": opener}, read_coco(data), tight, print)["student"]
+    assert timing.repeats is not None
+    assert timing.repeats["processes"] == 2
+    spent_ms = sum(map(sum, (*timing.engine_blocks, *timing.end_to_end_blocks)))
+    assert spent_ms < 1.5 * 400

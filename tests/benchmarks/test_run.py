@@ -65,7 +65,7 @@ def test_a_model_is_measured_and_reported(tmp_path, data, capsys):
     # Right on the red picture, wrong on the green one: red has precision 1 up to recall 1 if the
     # right one comes first among equal scores, green has no detection.
     assert row["ap"]["AP"] == pytest.approx(0.5)
-    assert row["latency_ms"]["engine"]["n"] == 200
+    assert row["latency_ms"]["engine"]["n"] == 600
     assert row["sha256"] == file_sha256(model)
     assert (row["certificate"]["nodes"], row["certificate"]["time"]) == ({"fp32": 3}, {"fp32": 1})
     assert "Precision certificates" in (out / "report.md").read_text()

@@ -46,6 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         "seeds=2",
         "export.precisions=[fp32, fp16, int8, int8-trt]",
         "export.nms=graph",
+        "benchmark.repeats=2",
     )
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "smoke", json.loads(done.stdout.splitlines()[-1])
@@ -91,6 +92,8 @@ def test_every_row_says_what_it_computes_in_and_tensorrts_has_no_latency(
         "int8-trt": {"fp16", "int8"},
     }
     assert {row["nms"]["mode"] for row in rows.values()} == {"graph"}
+    measured = [row["latency_ms"] for row in report["rows"] if row["latency_ms"]]
+    assert {latency["repeats"]["processes"] for latency in measured} == {2}
     assert rows["int8-trt"]["latency_ms"] is None
     assert rows["int8-trt"]["verdict"].startswith("not measured")
     assert rows["int8"]["quantization"]["max_drop"] == 0.5

@@ -17,7 +17,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from benchmarks.clocks import ClockWatch, Span, energy_mj, ranges, throttled, unsteady
 from benchmarks.coco_images import ImageSet, read_photograph
-from benchmarks.contender import Contender
+from benchmarks.contender import Contender, EventTimed
 from benchmarks.quiet import LoadWatch
 from export.config import Section
 from export.engine import Engine
@@ -32,6 +32,8 @@ INCLUSIONS = (
     "not locked."
 )
 SAME_AS_ENGINE = "the same as with copies: on the CPU nothing is copied"
+BY_EVENTS = "by CUDA events around the pass"
+BY_THE_HOST = "by the host's clock, its waiting included"
 NO_DEVICE_CALL = "not measured: this engine has no call that leaves the copies out"
 BLOCK_SPREAD = 0.20  # of the median block; above it the machine was not steady
 RELIABLE_P99 = 500  # calls
@@ -282,7 +284,8 @@ def _timing(
             spread = (max(medians) - min(medians)) / float(np.median(medians))
             reasons.append(f"{scope} block medians spread {spread:.0%}")
     kind = "throttled" if limited else "noisy"
-    model_scope = "measured" if contender.model_blocks else NO_DEVICE_CALL
+    clock = BY_EVENTS if isinstance(contender.engine, EventTimed) else BY_THE_HOST
+    model_scope = clock if contender.model_blocks else NO_DEVICE_CALL
     return Timing(
         model=latency(contender.model_blocks) if contender.model_blocks else None,
         model_scope=SAME_AS_ENGINE if contender.device == "cpu" else model_scope,

@@ -60,6 +60,16 @@ class TorchEngine:
         with torch.inference_mode():
             self._detector.candidates(self._resident)
 
+    def pass_ms(self) -> float:
+        """Run one pass over what was uploaded last; return its milliseconds by CUDA events."""
+        start, end = (torch.Event(self._device, enable_timing=True) for _ in range(2))
+        with torch.cuda.device(self._device):
+            start.record()
+            self.enqueue()
+            end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end))
+
     def synchronize(self) -> None:
         """Wait for all that was queued."""
         if self._device.type == "cuda":

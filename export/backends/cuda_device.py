@@ -1,6 +1,7 @@
 """The few calls of the CUDA runtime that running an engine takes, through cuda-python."""
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,7 @@ class CudaDevice:
         self._buffers: list[Buffer] = []
         self._graph: Any = None
         self._stream: Any = None
+        self._events: list[Any] = []  # start and end of a timed span, made at the first one
         (count,) = self._ask("looking for a GPU", cuda.cudaGetDeviceCount())
         if index >= count:
             raise ExportError(f"CUDA device {index} was asked for, and this machine has {count}")
@@ -113,6 +115,23 @@ class CudaDevice:
         """Wait until all that was queued is done."""
         self._ask("running the engine", self._cuda.cudaStreamSynchronize(self._stream))
 
+    def span_ms(self, queue: Callable[[], None]) -> float:
+        """Wait for what `queue` queues; return the milliseconds that the stream was at it.
+
+        Two events on the stream itself are the clock, so the host's part is left out where the
+        host is ahead.
+        """
+        doing = "timing the engine"
+        while len(self._events) < 2:
+            self._events += self._ask(doing, self._cuda.cudaEventCreate())
+        start, end = self._events
+        self._ask(doing, self._cuda.cudaEventRecord(start, self._stream))
+        queue()
+        self._ask(doing, self._cuda.cudaEventRecord(end, self._stream))
+        self._ask(doing, self._cuda.cudaEventSynchronize(end))
+        (milliseconds,) = self._ask(doing, self._cuda.cudaEventElapsedTime(start, end))
+        return float(milliseconds)
+
     def begin_capture(self) -> None:
         """Record what is queued from here on instead of running it."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
@@ -150,6 +169,8 @@ class CudaDevice:
             self._cuda.cudaFree(buffer.device)
             self._cuda.cudaFreeHost(buffer.host)
         self._buffers.clear()
+        while self._events:
+            self._cuda.cudaEventDestroy(self._events.pop())
         if self._stream is not None:
             self._cuda.cudaStreamDestroy(self._stream)
             self._stream = None

@@ -86,6 +86,10 @@ class TensorRTEngine:
         """Queue one pass over what was uploaded last."""
         self._open().enqueue()
 
+    def pass_ms(self) -> float:
+        """Run one pass over what was uploaded last; return its milliseconds by CUDA events."""
+        return self._open().pass_ms()
+
     def download(self) -> dict[str, NDArray[Any]]:
         """Queue the copy of every output to the host, wait, and return copies by name."""
         return self._open().download()

@@ -1,6 +1,5 @@
 """A TensorRT plan in the memory of a GPU: named tensors, buffers made once, replayed as a graph."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,17 +180,13 @@ class Plan:
 
     def enqueue(self) -> None:
         """Queue one pass over what was uploaded last."""
-        device = self._open()
-        self._calls += 1
-        if self._recorded:
-            device.launch()
-            return
-        if self._calls > _CALLS_BEFORE_GRAPH and self._cuda_graph and not self.graph_refused:
-            self._record(device)
-            if self._recorded:
-                device.launch()
-                return
-        self._execute(device)
+        self._begin_pass()
+        self._queue_pass()
+
+    def pass_ms(self) -> float:
+        """Run one pass over what was uploaded last; return its milliseconds by CUDA events."""
+        self._begin_pass()
+        return self._open().span_ms(self._queue_pass)
 
     def download(self) -> dict[str, NDArray[Any]]:
         """Queue the copy of every output to the host, wait, and return copies by name."""
@@ -213,13 +208,7 @@ class Plan:
 
     def times_ms(self, calls: int) -> list[float]:
         """Milliseconds of passes over what was uploaded last, from device to device."""
-        times = []
-        for _ in range(calls):
-            start = time.perf_counter_ns()
-            self.enqueue()
-            self.synchronize()
-            times.append((time.perf_counter_ns() - start) / 1e6)
-        return times
+        return [self.pass_ms() for _ in range(calls)]
 
     def layer_times_ms(self, calls: int) -> dict[str, float]:
         """Milliseconds of each layer over some passes, by name; none of them is replayed."""
@@ -282,6 +271,21 @@ class Plan:
         self._recorded, self._calls = False, 0
         self._shape((batch, *self._spec.picture_shape))
         self._batch = batch
+
+    def _begin_pass(self) -> None:
+        """Count it; record the CUDA graph when it is time."""
+        device = self._open()
+        self._calls += 1
+        wanted = self._cuda_graph and not self._recorded and not self.graph_refused
+        if wanted and self._calls > _CALLS_BEFORE_GRAPH:
+            self._record(device)
+
+    def _queue_pass(self) -> None:
+        device = self._open()
+        if self._recorded:
+            device.launch()
+        else:
+            self._execute(device)
 
     def _execute(self, device: CudaDevice) -> None:
         context: tensorrt.IExecutionContext = self._context

@@ -204,7 +204,21 @@ def test_a_device_is_timed_with_and_without_copies_and_for_longer():
     assert timing.model is not None
     assert 1 <= timing.model.min_ms < 4 <= timing.engine.min_ms
     assert timing.model.n == timing.engine.n > 10  # more than asked: limited by time alone
-    assert timing.to_dict()["model_scope"] == "measured"
+    assert timing.to_dict()["model_scope"].startswith("by the host's clock")
+
+
+def test_a_device_with_a_clock_of_its_own_is_asked_for_its_time():
+    class Clocked(DeviceBrightEngine):
+        def pass_ms(self) -> float:
+            self.enqueue()
+            return 0.25
+
+    config = BenchmarkConfig(blocks=2, calls_per_block=5, warmup=1, images=3, time_limit_s=1)
+    timing = measure({"only": Clocked()}, bright_set(), config)["only"]
+    assert timing.model is not None
+    assert timing.model.min_ms == timing.model.p99_ms == 0.25
+    assert timing.engine.min_ms > 4  # of that the host's clock counts all
+    assert timing.to_dict()["model_scope"] == "by CUDA events around the pass"
 
 
 def test_a_device_that_cannot_leave_the_copies_out_says_so():

@@ -35,6 +35,8 @@ class FakeCuda:
         self._streams: dict[int, list[Callable[[], object]]] = {}
         self._recording: list[Any] | None = None
         self._graphs: dict[int, list[Any]] = {}
+        self._events: dict[int, float | None] = {}  # -> when it was passed
+        self._now_ms = 0.0  # what runs moves it on
         self.launched = 0
         self._builds = 0
 
@@ -77,6 +79,36 @@ class FakeCuda:
             work()
         return (Error.success,)
 
+    def cudaEventCreate(self) -> Any:  # noqa: N802
+        self._events[2000 + len(self._events)] = None
+        return Error.success, max(self._events)
+
+    def cudaEventRecord(self, event: int, stream: int) -> Any:  # noqa: N802
+        assert self._recording is None, "an event in a graph is no clock"
+        self._events[event] = None
+
+        def passed() -> None:
+            self._events[event] = self._now_ms
+
+        self._queue(stream, passed)
+        return (Error.success,)
+
+    def cudaEventSynchronize(self, event: int) -> Any:  # noqa: N802
+        assert event in self._events
+        for stream in self._streams:
+            self.cudaStreamSynchronize(stream)
+        return (Error.success,)
+
+    def cudaEventElapsedTime(self, start: int, end: int) -> Any:  # noqa: N802
+        before, after = self._events[start], self._events[end]
+        assert before is not None, "the start was not waited for"
+        assert after is not None, "the end was not waited for"
+        return Error.success, after - before
+
+    def cudaEventDestroy(self, event: int) -> Any:  # noqa: N802
+        del self._events[event]
+        return (Error.success,)
+
     def cudaMalloc(self, size: int) -> Any:  # noqa: N802
         if size > self._left:
             return Error.memory, None
@@ -106,7 +138,12 @@ class FakeCuda:
         for address in (target, source):
             if address in self._memory:  # other host memory is a numpy array's
                 assert count <= len(self._memory[address])
-        self._queue(stream, lambda: ctypes.memmove(target, source, count))
+
+        def copy() -> None:
+            ctypes.memmove(target, source, count)
+            self._now_ms += 5
+
+        self._queue(stream, copy)
         return (Error.success,)
 
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> Any:  # noqa: N802

@@ -68,7 +68,7 @@ def graph(
         "inputs": [["images", [batch, *picture]]],
         "input": input,
         "first": "Cast",
-        "delays_ms": [0],  # how long a pass takes, by build
+        "delays_ms": [1],  # how long a pass takes, by build
         "outputs": ["boxes", "scores", "labels"],
         "types": types,
         "broken": broken,

@@ -125,6 +125,16 @@ def test_the_graph_is_replayed_from_the_third_call_and_later_results_do_not_touc
         assert (seen.scores == detect(images)[1]).all()
 
 
+def test_a_pass_is_timed_by_events_around_it_alone_with_and_without_a_graph(library, tmp_path):
+    path = library.build(source(tmp_path / "onnx", delays_ms=[2]), tmp_path / "engine")
+    with library.open(path) as engine:
+        engine.upload(to_tensor(canvases(1)))  # the copy was queued first and does not count
+        assert [engine.pass_ms() for _ in range(4)] == [2, 2, 2, 2]
+        assert engine.uses_graph
+        assert library.cuda.launched == 2
+    assert library.cuda._events == {}
+
+
 def test_another_batch_drops_the_graph_and_gives_its_own_results(library, tmp_path):
     profile = BatchProfile(min=1, opt=2, max=4)
     onnx = source(tmp_path / "onnx", batch=-1)

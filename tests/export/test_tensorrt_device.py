@@ -1,5 +1,6 @@
 """What only a GPU with TensorRT can show; runs by itself where both are, else says why not."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,15 @@ def test_a_cuda_graph_is_recorded_and_changes_nothing(engine):
         assert opened.uses_graph
     assert (plain.scores == replayed.scores).all()
     assert (plain.boxes == replayed.boxes).all()
+
+
+def test_events_time_no_more_than_the_host_does(engine):
+    with fp32().open(engine) as opened:
+        opened.upload(to_tensor(canvases(1)))
+        for _ in range(4):  # before the graph is recorded, and after
+            start = time.perf_counter_ns()
+            spent_ms = opened.pass_ms()
+            assert 0 < spent_ms < (time.perf_counter_ns() - start) / 1e6
 
 
 def test_the_sidecar_tells_the_machine_and_the_layers(engine):

@@ -19,6 +19,13 @@ from compress.run import main
 from tests.compress.smoke import write_smoke
 
 ROOT = Path(__file__).resolve().parents[2]
+OVERRIDES = (
+    "baseline.equal_time=true",
+    "seeds=2",
+    "export.precisions=[fp32, fp16, int8, int8-trt]",
+    "export.nms=graph",
+    "benchmark.repeats=2",
+)
 
 
 def run(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
@@ -42,11 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         "--runs",
         folder / "runs",
         "--json",
-        "baseline.equal_time=true",
-        "seeds=2",
-        "export.precisions=[fp32, fp16, int8, int8-trt]",
-        "export.nms=graph",
-        "benchmark.repeats=2",
+        *OVERRIDES,
     )
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "smoke", json.loads(done.stdout.splitlines()[-1])
@@ -145,10 +148,7 @@ def test_a_finished_run_is_kept_and_a_changed_recipe_refused(
         recipe,
         "--runs",
         runs,
-        "baseline.equal_time=true",
-        "seeds=2",
-        "export.precisions=[fp32, fp16, int8, int8-trt]",
-        "export.nms=graph",
+        *OVERRIDES,
     )
     assert same.returncode == 0, same.stderr
     assert (home / "report" / "report.json").stat().st_mtime_ns == written

@@ -257,7 +257,7 @@ def load_models(
         first = name in first_seed(recipe)
         if not first:
             precisions = ("fp32",)
-        in_torch = first and role in {"teacher", "student"}
+        in_torch = first and role in {"teacher", "baseline", "student"}
         contestants.append(load_contestant(role, room, detector, precisions, in_torch=in_torch))
     return contestants
 

@@ -65,6 +65,7 @@ def test_one_recipe_goes_from_data_to_report(finished: tuple[Path, dict[str, Any
     assert kinds == [
         ("teacher", "torch", "fp32"),
         ("teacher", "onnxruntime", "fp32"),
+        ("baseline", "torch", "fp32"),
         ("baseline", "onnxruntime", "fp32"),
         ("student", "torch", "fp32"),
         ("student", "onnxruntime", "fp32"),

@@ -1,7 +1,9 @@
 """Latency in fresh processes: how much one process's luck with memory and threads is worth."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -91,11 +93,20 @@ def _in_a_fresh_process(work: Callable[[], dict[str, Timing]]) -> dict[str, Timi
 def _answer(work: Callable[[], dict[str, Timing]], sender: Connection) -> None:
     """Run in the fresh process: send back the timings, or the error that the user should read."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the asking process hears it, and kills this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer: dict[str, Timing] | ToolkitError = work()
     except ToolkitError as error:
         answer = error
     sender.send(answer)
+
+
+def _end_with_parent() -> None:
+    """Measure for nobody no longer: a killed parent cannot end this process itself."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def merge(timings: Sequence[Timing]) -> Timing:

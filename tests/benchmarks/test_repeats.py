@@ -2,8 +2,13 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +20,7 @@ from export.engine import open_engine
 from export.errors import ExportError, ToolkitError
 from tests.benchmarks.test_run import write_model
 
+ROOT = Path(__file__).resolve().parents[2]
 WATCH = {
     "ranges": {"cpu_mhz": [2000.0, 2100.0]},
     "gpu": "none",
@@ -131,3 +137,44 @@ def test_the_processes_share_the_time_limit(tmp_path, data):
     assert timing.repeats["processes"] == 2
     spent_ms = sum(map(sum, (*timing.engine_blocks, *timing.end_to_end_blocks)))
     assert spent_ms < 1.5 * 400
+
+
+ASKING = """
+import subprocess
+from functools import partial
+from pathlib import Path
+
+from benchmarks.coco_images import read_coco
+from benchmarks.latency import BenchmarkConfig
+from benchmarks.repeats import measure_repeatedly
+
+if __name__ == "__main__":
+    told = "echo $PPID > {pid}.part; mv {pid}.part {pid}; sleep 30"
+    slow = partial(subprocess.run, ["sh", "-c", told])
+    measure_repeatedly({{"slow": slow}}, read_coco(Path("{data}")), BenchmarkConfig(), print)
+"""
+
+
+def test_a_process_does_not_outlive_the_one_that_asked(tmp_path, data):
+    script, pid = tmp_path / "ask.py", tmp_path / "pid"
+    script.write_text(ASKING.format(pid=pid, data=data))
+    with subprocess.Popen(
+        [sys.executable, script], env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as asking:
+        assert waited_for(pid.exists, seconds=60)
+        asking.kill()
+    assert waited_for(lambda: not running(int(pid.read_text())), seconds=10)
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def waited_for(state: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not state() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return state()

@@ -120,6 +120,7 @@ def test_the_report_has_a_row_for_every_teacher_and_none_for_a_stage(
         ("teacher", "teacher", "onnxruntime"),
         ("teacher", "teacher2", "torch"),
         ("teacher", "teacher2", "onnxruntime"),
+        ("baseline", "seed0-baseline", "torch"),
         ("baseline", "seed0-baseline", "onnxruntime"),
         ("student", "seed0-student", "torch"),
         ("student", "seed0-student", "onnxruntime"),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -213,10 +214,7 @@ class Contender:
             engine.enqueue()
             engine.synchronize()
 
-        def on_host() -> float:
-            return _timed_ms(call)
-
-        timed_ms = engine.pass_ms if isinstance(engine, EventTimed) else on_host
+        timed_ms = engine.pass_ms if isinstance(engine, EventTimed) else partial(_timed_ms, call)
         times = []
         with _no_collection():
             for _ in range(calls):

@@ -77,12 +77,12 @@ def run(
     config = BenchmarkConfig(threads=settings.threads, repeats=repeats)
     images = read_coco(data, images_folder)
     truth = coco_ground_truth(images)
-    engines = {_name(path, models): settings.open(path) for path in models}
+    openers = {_name(path, models): partial(settings.open, path) for path in models}
+    engines = {name: make() for name, make in openers.items()}
     for engine in engines.values():
         category_of_label(engine.manifest, images)  # wrong classes are found before any work
     predictions: dict[str, list[CocoResult]] = {}
     metrics: dict[str, CocoMetrics] = {}
-    openers = {_name(path, models): partial(settings.open, path) for path in models}
     # Before this process opens anything itself, so that a GPU is held by who measures it alone.
     timings = measure_repeatedly(openers, images, config, _say)
     with ExitStack() as stack:

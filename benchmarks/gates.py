@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from benchmarks.report import ReportData
+from benchmarks.report.content import ReportData
 from export.config import Section
 from export.errors import ToolkitError
 

@@ -12,23 +12,22 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.coco_images import ImageSet, coco_ground_truth, read_coco
-from benchmarks.deployed import deployed_accuracy
-from benchmarks.environment import environment
-from benchmarks.evaluate import category_of_label, predict, save_predictions
-from benchmarks.latency import BenchmarkConfig, Timing, ratio_ci
-from benchmarks.metrics.coco_map import CocoMetrics, CocoResult, coco_map
-from benchmarks.metrics.size import size_mb
-from benchmarks.opening import EngineSettings
-from benchmarks.repeats import measure_repeatedly
-from benchmarks.report import ReportData, ReportRow, Speed, report_content, write_report
-from benchmarks.report_text import HEADER, Content, row_title, table_footnotes, table_row
-from benchmarks.samples import sample_grid, telling_pictures
-from benchmarks.throughput import sweep
-from export.backends.providers import Device
+from benchmarks.accuracy.coco_map import CocoMetrics, CocoResult, coco_map
+from benchmarks.accuracy.deployed import deployed_accuracy
+from benchmarks.accuracy.evaluate import category_of_label, predict, save_predictions
+from benchmarks.accuracy.size import size_mb
+from benchmarks.data.image_set import ImageSet, coco_ground_truth, read_coco
+from benchmarks.report.content import ReportData, ReportRow, Speed, report_content, write_report
+from benchmarks.report.samples import sample_grid, telling_pictures
+from benchmarks.report.text import HEADER, Content, row_title, table_footnotes, table_row
+from benchmarks.timing.environment import environment
+from benchmarks.timing.latency import BenchmarkConfig, Timing, ratio_ci
+from benchmarks.timing.repeats import EngineSettings, measure_repeatedly
+from benchmarks.timing.throughput import sweep
+from export.artifact.manifest import Manifest
+from export.backends.onnxruntime.providers import Device
 from export.engine import Engine
 from export.errors import ToolkitError
-from export.manifest import Manifest
 
 INTERRUPTED = 130
 

@@ -16,13 +16,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from export.backends.cuda_device import describe_machine, load_cuda
-from export.backends.providers import PROVIDERS, why_unusable
-from export.backends.tensorrt_library import load_tensorrt
+from export.artifact.machine import cautions, differences
+from export.artifact.manifest import read_manifest
+from export.backends.onnxruntime.providers import PROVIDERS, why_unusable
+from export.backends.tensorrt.cuda import describe_machine, load_cuda
+from export.backends.tensorrt.library import load_tensorrt
 from export.errors import DataError, MissingDependencyError, ToolkitError
-from export.machine import cautions, differences
-from export.manifest import read_manifest
-from export.model_optimizer import require_model_optimizer
+from export.precision.model_optimizer import require_model_optimizer
 from export.verify import BundleError, read_bundle
 
 LEAST_FREE_GB = 5.0  # a run of a few models with checkpoints and artifacts
@@ -218,8 +218,8 @@ def data(path: Path) -> list[Finding]:
     """A recipe's data, or a dataset folder: its health."""
     if importlib.util.find_spec("torch") is None:
         return [Finding(str(path), "bad", "looking at data needs torch; see above", 4)]
-    from compress.data import FolderConfig
-    from compress.health import data_health
+    from compress.data.config import FolderConfig
+    from compress.data.health import data_health
     from compress.recipe import load_recipe
 
     if path.is_dir():
@@ -238,8 +238,8 @@ def data(path: Path) -> list[Finding]:
 
 def engine(path: Path) -> list[Finding]:
     """An engine against this machine; an ONNX file against its sidecar."""
-    from export.artifact import verify_artifact
-    from export.backends.tensorrt_engine import rebuild_command, refuse_other_machine
+    from export.artifact.sidecar import verify_artifact
+    from export.backends.tensorrt.engine import rebuild_command, refuse_other_machine
 
     manifest = read_manifest(path.with_suffix(".json"))
     verify_artifact(path, manifest)

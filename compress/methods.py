@@ -18,8 +18,8 @@ from pydantic import TypeAdapter
 
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
+from compress.distillation.pairing import check_pair
 from compress.losses import LossConfig
-from compress.pairing import check_pair
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- methods -->\n).*?(<!-- /methods -->)", re.DOTALL)

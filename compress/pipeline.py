@@ -7,20 +7,19 @@ from typing import Any
 import torch
 
 from benchmarks.gates import GateError, broken_gates, load_report
-from compress.classifier import Classifier, ClassifierConfig, classifier_room, load_classifier
 from compress.console import Console
-from compress.data import Data
+from compress.data.config import Data
+from compress.data.health import Health, data_health
+from compress.data.loading import steps_per_epoch
 from compress.detector import Detector
-from compress.health import Health, data_health
-from compress.loading import steps_per_epoch
-from compress.optim import TrainConfig
-from compress.pairing import check_pair
+from compress.distillation.pairing import check_pair
+from compress.losses.parts.classifier import Classifier, ClassifierConfig
 from compress.recipe import Recipe
 from compress.recipe_file import place
-from compress.rooms import is_finished_model, role_of, teacher_name
-from compress.rundir import once, open_run, owned
-from compress.session import Session, deterministic
-from compress.ship import (
+from compress.stages.classifier import classifier_room, load_classifier, schedule_of
+from compress.stages.rundir import is_finished_model, once, open_run, owned, role_of, teacher_name
+from compress.stages.session import Session, deterministic
+from compress.stages.ship import (
     Contestant,
     bundle_student,
     evaluate_rows,
@@ -29,12 +28,19 @@ from compress.ship import (
     report_rows,
     time_rows,
 )
-from compress.students import StudentTraining, build_student
-from compress.summary import summarize
-from compress.teachers import Teacher, load_teacher, measure_teacher, open_teachers, teacher_room
+from compress.stages.students import StudentTraining, build_student
+from compress.stages.summary import summarize
+from compress.stages.teachers import (
+    Teacher,
+    load_teacher,
+    measure_teacher,
+    open_teachers,
+    teacher_room,
+)
+from compress.training.optim import TrainConfig
 from export.atomic import write_json
 from export.errors import DataError, RecipeError
-from export.model_optimizer import require_model_optimizer
+from export.precision.model_optimizer import require_model_optimizer
 
 
 def run(recipe: Recipe, source: "Source", runs: Path, device: str, console: Console) -> Path:
@@ -163,7 +169,7 @@ def check_training(
         require_model_optimizer()
     wanted = wanted_classifier(recipe, source)
     if wanted is not None:
-        runs.append((wanted[0].schedule(), data, wanted[1]))
+        runs.append((schedule_of(wanted[0]), data, wanted[1]))
     for config, images, keys in runs:
         steps_per_epoch(images, config.batch)
         if config.amp == "fp16" and session.torch_device().type == "cpu":

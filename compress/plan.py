@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from compress.console import Console
-from compress.data import Data
+from compress.data.config import Data
+from compress.data.health import data_health
+from compress.data.loading import steps_per_epoch
 from compress.detector import Detector
-from compress.fit import count_parameters
-from compress.health import data_health
-from compress.loading import steps_per_epoch
 from compress.pipeline import Source, check_models, check_training, wanted_classifier
 from compress.recipe import Recipe
-from compress.rooms import stage_names
-from compress.rundir import differences
-from compress.session import Session, torch_device
-from compress.teachers import open_teachers
+from compress.stages.classifier import schedule_of
+from compress.stages.fit import count_parameters
+from compress.stages.rundir import differences, stage_names
+from compress.stages.session import Session, torch_device
+from compress.stages.teachers import open_teachers
 
 # A training step costs about three forward passes: one forward, and a backward of twice its work.
 TRAINING = 3.0
@@ -102,7 +102,7 @@ def plan(recipe: Recipe, source: Source, runs: Path, device: str) -> Plan:
     notes = []
     wanted = wanted_classifier(recipe)
     if wanted is not None:
-        schedule = wanted[0].schedule()
+        schedule = schedule_of(wanted[0])
         steps = schedule.total_steps(steps_per_epoch(data, schedule.batch))
         notes.append(f"classifier: {steps} steps on object crops come before the students")
     return Plan(

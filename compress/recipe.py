@@ -18,12 +18,12 @@ from pydantic import (
 from typing_extensions import Self
 
 from benchmarks.gates import GatesConfig
-from benchmarks.latency import BenchmarkConfig
-from compress.data import DataConfig
+from benchmarks.timing.latency import BenchmarkConfig
+from compress.data.config import DataConfig
 from compress.detectors import DetectorConfig
 from compress.losses import LossConfig
-from compress.optim import TrainConfig
 from compress.recipe_file import load_model
+from compress.training.optim import TrainConfig
 from export.config import Section
 
 

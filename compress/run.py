@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
 def execute(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Check or run; return what the JSON line says. Heavy imports begin here."""
     if options.check:
-        from compress.without_compiler import import_torchvision
+        from compress.parts.without_compiler import import_torchvision
 
         import_torchvision()  # a second less to wait; training needs the compiler's modules anyway
     for package in ("torch", "torchvision"):

@@ -14,14 +14,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from export.artifact.machine import BatchProfile
+from export.artifact.manifest import read_manifest
 from export.backends import TensorRTConfig
-from export.calibration import calibration_canvases
 from export.errors import ExportError, ToolkitError
-from export.fp8 import quantize_fp8
-from export.half import cast_half
-from export.machine import BatchProfile
-from export.manifest import read_manifest
-from export.quantize import Flavour, quantize_int8
+from export.pictures.calibration import calibration_canvases
+from export.precision.fp8 import quantize_fp8
+from export.precision.fp16 import cast_half
+from export.precision.int8 import Flavour, quantize_int8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import export
+from export.artifact.bundle_text import build_script, readme, triton_config
+from export.artifact.manifest import Manifest, file_sha256, read_manifest
 from export.atomic import write_bytes, write_json, write_text
-from export.bundle_text import build_script, readme, triton_config
 from export.detections import Candidates, Detections, select_detections
 from export.draw import draw_boxes
 from export.engine import open_engine
 from export.errors import ExportError, ToolkitError
-from export.images import letterbox, open_photograph, to_input
-from export.manifest import Manifest, file_sha256, read_manifest
+from export.pictures.images import letterbox, open_photograph, to_input
 
 MIN_SCORE = 0.05  # detections below are left out of what is expected, where there are better ones
 # What the same file may differ by on another machine: kernels sum in another order, and INT8

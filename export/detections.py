@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.images import Letterbox
-from export.manifest import NmsSpec
+from export.artifact.manifest import NmsSpec
+from export.pictures.images import Letterbox
 
 CHUNK = 192  # boxes that NMS compares with one another at a time; a few milliseconds' matrix
 

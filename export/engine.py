@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from typing_extensions import Self
 
+from export.artifact.manifest import Manifest, read_manifest
 from export.backends import OnnxRuntimeConfig, TensorRTConfig
-from export.backends.onnxruntime_backend import PRECISIONS, Precision
-from export.backends.providers import Device
+from export.backends.onnxruntime.engine import PRECISIONS, Precision
+from export.backends.onnxruntime.providers import Device
 from export.detections import Candidates
 from export.errors import ExportError
-from export.manifest import Manifest, read_manifest
 
 
 class Engine(Protocol):

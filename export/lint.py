@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.checks.qdq_lint import lint_qdq
 from export.errors import ExportError, ToolkitError
 from export.optional import require
-from export.qdq_lint import lint_qdq
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

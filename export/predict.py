@@ -17,17 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from export.artifact.manifest import Manifest
 from export.atomic import write_bytes, write_text
-from export.backends.providers import PROVIDERS
+from export.backends.onnxruntime.providers import PROVIDERS
 from export.bundle import bundle_artifact
-from export.calibration import picture_files
 from export.detections import Detections, select_detections, to_photograph
 from export.draw import draw_boxes
 from export.engine import Engine, open_engine
 from export.errors import DataError, ExportError, MissingDependencyError, ToolkitError
-from export.images import letterbox, open_photograph, photograph_size, read_canvas, to_input
-from export.manifest import Manifest
-from export.video import SUFFIXES, VideoWriter, open_video
+from export.pictures.calibration import picture_files
+from export.pictures.images import (
+    letterbox,
+    open_photograph,
+    photograph_size,
+    read_canvas,
+    to_input,
+)
+from export.pictures.video import SUFFIXES, VideoWriter, open_video
 
 
 def predict(engine: Engine, path: Path, score_threshold: float) -> Detections:

@@ -19,7 +19,7 @@ import export
 
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "matplotlib", "pycocotools", "tensorrt")
 # Run where a detector is traced, which needs torch whatever is imported first.
-ON_THE_TRAINING_SIDE = {"export.to_onnx"}
+ON_THE_TRAINING_SIDE = {"export.graph.to_onnx"}
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -92,7 +92,7 @@ def check_missing_packages(folder: Path) -> None:
 
 
 def write_manifest(model: Path) -> None:
-    from export.manifest import InputSpec, Manifest, write_manifest
+    from export.artifact.manifest import InputSpec, Manifest, write_manifest
 
     manifest = Manifest(
         model="student",

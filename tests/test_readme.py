@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from benchmarks.readme import filled
+from benchmarks.studies.readme import filled
 from compress import methods
 from compress.recipe import load_recipe
 
@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_tree_and_results_are_those_of_the_files() -> None:
-    assert filled(README, ROOT) == README, "run: python -m benchmarks.readme"
+    assert filled(README, ROOT) == README, "run: python -m benchmarks.studies.readme"
 
 
 def test_the_table_of_methods_is_what_they_say_of_themselves() -> None:

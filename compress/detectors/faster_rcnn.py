@@ -12,7 +12,6 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from compress.backbones import Backbone
 from compress.batch import Batch, Targets
 from compress.detector import (
     Candidates,
@@ -24,17 +23,17 @@ from compress.detector import (
     Rois,
     deltas_of,
 )
-from compress.detectors.matching import (
+from compress.detectors.parts.assignment import (
     as_torchvision,
     decode_at,
     match_all,
     overlap_mask,
 )
-from compress.detectors.nms_op import onnx_translations
-from compress.detectors.proposals import propose, roi_candidates
-from compress.detectors.roi_head import RPN_FOREGROUND_IOU, TwoStageHead
-from compress.detectors.roi_pool import RoiAlignForm
-from compress.detectors.settings import (
+from compress.detectors.parts.nms_op import onnx_translations
+from compress.detectors.parts.proposals import propose, roi_candidates
+from compress.detectors.parts.roi_head import RPN_FOREGROUND_IOU, TwoStageHead
+from compress.detectors.parts.roi_pool import RoiAlignForm
+from compress.detectors.parts.settings import (
     DetectorSettings,
     build_trunk,
     check_input_size,
@@ -43,7 +42,8 @@ from compress.detectors.settings import (
     choose_strides,
     map_sizes,
 )
-from compress.neck import Neck
+from compress.parts.backbones import Backbone
+from compress.parts.neck import Neck
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 

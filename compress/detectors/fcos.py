@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from torchvision.models.detection import fcos as tv
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from compress.backbones import Backbone
 from compress.batch import Batch, Targets, boxes_per_image
 from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
-from compress.detectors.matching import as_torchvision, joined_matches, own_share
-from compress.detectors.selection import dense_candidates
-from compress.detectors.settings import (
+from compress.detectors.parts.assignment import as_torchvision, joined_matches, own_share
+from compress.detectors.parts.selection import dense_candidates
+from compress.detectors.parts.settings import (
     DetectorSettings,
     build_trunk,
     check_input_size,
@@ -23,9 +22,10 @@ from compress.detectors.settings import (
     choose_strides,
     map_sizes,
 )
-from compress.detectors.towers import Tower, finish_towers, run_towers
-from compress.neck import Neck
-from compress.norm import Norm
+from compress.detectors.parts.towers import Tower, finish_towers, run_towers
+from compress.parts.backbones import Backbone
+from compress.parts.neck import Neck
+from compress.parts.norm import Norm
 
 CENTRE_RADIUS = 1.5  # of centre sampling, in strides
 

@@ -8,13 +8,11 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from compress.atss import atss_match
-from compress.backbones import Backbone
 from compress.batch import Batch, Targets, boxes_per_image
 from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
-from compress.detectors.gfl_losses import distances_to_boxes, expected_distances, gfl_losses
-from compress.detectors.selection import dense_candidates
-from compress.detectors.settings import (
+from compress.detectors.parts.gfl_losses import distances_to_boxes, expected_distances, gfl_losses
+from compress.detectors.parts.selection import dense_candidates
+from compress.detectors.parts.settings import (
     DetectorSettings,
     build_trunk,
     check_input_size,
@@ -23,9 +21,11 @@ from compress.detectors.settings import (
     choose_strides,
     map_sizes,
 )
-from compress.detectors.towers import Tower, finish_towers, flatten_cells, run_towers
-from compress.neck import Neck
-from compress.norm import Norm
+from compress.detectors.parts.towers import Tower, finish_towers, flatten_cells, run_towers
+from compress.parts.atss import atss_match
+from compress.parts.backbones import Backbone
+from compress.parts.neck import Neck
+from compress.parts.norm import Norm
 
 PRIOR_LOGIT = -math.log(99)  # every class starts at a score of 0.01
 

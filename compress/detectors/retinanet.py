@@ -11,18 +11,17 @@ from torchvision.models.detection import retinanet as tv
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from compress.backbones import Backbone
 from compress.batch import Batch, Targets
 from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
-from compress.detectors.matching import (
+from compress.detectors.parts.assignment import (
     as_torchvision,
     decode_at,
     match_all,
     match_overlaps,
     overlap_mask,
 )
-from compress.detectors.selection import dense_candidates
-from compress.detectors.settings import (
+from compress.detectors.parts.selection import dense_candidates
+from compress.detectors.parts.settings import (
     DetectorSettings,
     build_trunk,
     check_input_size,
@@ -31,9 +30,10 @@ from compress.detectors.settings import (
     choose_strides,
     map_sizes,
 )
-from compress.detectors.towers import Tower, finish_towers, run_towers
-from compress.neck import Neck
-from compress.norm import Norm
+from compress.detectors.parts.towers import Tower, finish_towers, run_towers
+from compress.parts.backbones import Backbone
+from compress.parts.neck import Neck
+from compress.parts.norm import Norm
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 OCTAVES = tuple(2 ** (third / 3) for third in range(3))

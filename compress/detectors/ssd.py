@@ -19,10 +19,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssdlite import SSDLiteHead
 from typing_extensions import Self
 
-from compress.backbones import build_backbone
 from compress.batch import Batch, Targets
 from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
-from compress.detectors.matching import (
+from compress.detectors.parts.assignment import (
     as_torchvision,
     decode_at,
     match_all,
@@ -30,15 +29,16 @@ from compress.detectors.matching import (
     overlap_mask,
     own_share,
 )
-from compress.detectors.selection import MAX_CANDIDATES, clip_to, gather_rows
-from compress.detectors.settings import (
+from compress.detectors.parts.selection import MAX_CANDIDATES, clip_to, gather_rows
+from compress.detectors.parts.settings import (
     DetectorSettings,
     check_input_size,
     check_maps,
     choose_strides,
     map_sizes,
 )
-from compress.norm import Norm, NormLayer, backbone_norm
+from compress.parts.backbones import build_backbone
+from compress.parts.norm import Norm, NormLayer, backbone_norm
 
 ASPECT_RATIOS = (2, 3)
 MATCH_IOU = 0.5

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.alignment import MapSection, finest_pairs
-from compress.losses.loss import DistillationLoss
+from compress.losses.parts.alignment import MapSection, finest_pairs
+from compress.losses.parts.loss import DistillationLoss
 
 
 class AtConfig(MapSection):

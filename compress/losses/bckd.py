@@ -13,16 +13,16 @@ from torch import Tensor
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs
-from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.matching import check_classes, check_locations
-from compress.losses.responses import (
+from compress.losses.parts.levels import check_classes, check_locations
+from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.responses import (
     IGNORED,
     focal_cross_entropy,
     giou_error,
     normaliser,
     score_gap,
 )
-from compress.losses.schedule import LossSection, check_weights
+from compress.losses.parts.schedule import LossSection, check_weights
 
 
 class BckdConfig(LossSection):

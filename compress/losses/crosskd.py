@@ -14,12 +14,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 from torch.nn import functional
 
-from compress.atss import paired_iou
 from compress.batch import Batch, Targets, boxes_per_image
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Towers
-from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.matching import check_classes, check_locations, listed
-from compress.losses.responses import (
+from compress.losses.parts.levels import check_classes, check_locations, listed
+from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.responses import (
     IGNORED,
     edge_divergence,
     focal_cross_entropy,
@@ -27,8 +26,9 @@ from compress.losses.responses import (
     normaliser,
     score_gap,
 )
-from compress.losses.schedule import LossSection, check_weights
-from compress.processes import mean_over_processes
+from compress.losses.parts.schedule import LossSection, check_weights
+from compress.parts.atss import paired_iou
+from compress.parts.processes import mean_over_processes
 
 BoxTerm = Literal["dfl", "giou", "iou"]
 BOX_WEIGHTS: dict[BoxTerm, float] = {"dfl": 4.0, "giou": 1.0, "iou": 0.75}

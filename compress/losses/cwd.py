@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
-from compress.losses.alignment import AlignedLevels, MapSection, finest_pairs
-from compress.losses.loss import DistillationLoss
-from compress.losses.matching import check_classes
+from compress.losses.parts.alignment import AlignedLevels, MapSection, finest_pairs
+from compress.losses.parts.levels import check_classes
+from compress.losses.parts.loss import DistillationLoss
 
 
 class CwdConfig(MapSection):

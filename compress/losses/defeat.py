@@ -14,10 +14,7 @@ from torch.nn import functional
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
-from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.masked_error import masked_error, squared_error
-from compress.losses.masks import level_masks, nearest, union_mask
-from compress.losses.matching import (
+from compress.losses.parts.levels import (
     LevelPairs,
     both_provide,
     check_classes,
@@ -26,8 +23,11 @@ from compress.losses.matching import (
     pair_levels,
     pair_strides,
 )
-from compress.losses.responses import divergence, mean_over
-from compress.losses.schedule import LossSection, check_weights
+from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.masked_error import masked_error, squared_error
+from compress.losses.parts.masks import level_masks, nearest, union_mask
+from compress.losses.parts.responses import divergence, mean_over
+from compress.losses.parts.schedule import LossSection, check_weights
 
 USUAL_STAGES = (8, 16, 32)  # C3, C4, C5
 AUTOMATIC_ROI_WEIGHT = 2.0

@@ -18,12 +18,12 @@ from torch.nn import functional
 from torchvision.ops import box_iou
 
 from compress.batch import Batch, boxes_per_image
-from compress.classifier import Classifier, ClassifierConfig
-from compress.crops import crop_boxes
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
-from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.masks import stack_boxes
-from compress.losses.schedule import LossSection, Source
+from compress.losses.parts.classifier import Classifier, ClassifierConfig
+from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.masks import stack_boxes
+from compress.losses.parts.schedule import LossSection, Source
+from compress.parts.crops import crop_boxes
 
 Variant = Literal["kl-ce softmax", "kl-ce sigmoid", "kl-bce sigmoid"]
 EPSILON = 1e-10

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.loss import weigh
-from compress.losses.rows import RowLoss, RowSection
-from compress.losses.schedule import check_weights
+from compress.losses.parts.loss import weigh
+from compress.losses.parts.rows import RowLoss, RowSection
+from compress.losses.parts.schedule import check_weights
 
 EPSILON = 1e-8
 

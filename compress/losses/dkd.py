@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.loss import weigh
-from compress.losses.responses import divergence
-from compress.losses.rows import RowLoss, RowSection, compares_rois
-from compress.losses.schedule import check_weights
+from compress.losses.parts.loss import weigh
+from compress.losses.parts.responses import divergence
+from compress.losses.parts.rows import RowLoss, RowSection, compares_rois
+from compress.losses.parts.schedule import check_weights
 
 
 class DkdConfig(RowSection):

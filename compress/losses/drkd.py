@@ -17,11 +17,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.alignment import MapSection
-from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.matching import check_one_width, pair_levels
-from compress.losses.patches import pool_instances
-from compress.losses.schedule import Source, check_weights
+from compress.losses.parts.alignment import MapSection
+from compress.losses.parts.levels import check_one_width, pair_levels
+from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.patches import pool_instances
+from compress.losses.parts.schedule import Source, check_weights
 
 
 class DrkdConfig(MapSection):

@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.alignment import MapSection, finest_pairs
-from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.schedule import check_weights
+from compress.losses.parts.alignment import MapSection, finest_pairs
+from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.schedule import check_weights
 
 Pair = tuple[Tensor, Tensor]  # student's first
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.alignment import MapSection
-from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.masks import between, largest_product, pad_boxes
-from compress.losses.matching import LevelPairs, listed, pair_levels
-from compress.losses.schedule import check_weights
+from compress.losses.parts.alignment import MapSection
+from compress.losses.parts.levels import LevelPairs, listed, pair_levels
+from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.masks import between, largest_product, pad_boxes
+from compress.losses.parts.schedule import check_weights
 
 
 class FgdWeights(NamedTuple):

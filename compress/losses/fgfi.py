@@ -18,11 +18,11 @@ from torchvision.ops import box_iou
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs
-from compress.losses.loss import DistillationLoss
-from compress.losses.masked_error import mean_masked_error
-from compress.losses.masks import box_levels, nearest, stack_boxes
-from compress.losses.matching import check_levels, pair_levels
-from compress.losses.schedule import LossSection
+from compress.losses.parts.levels import check_levels, pair_levels
+from compress.losses.parts.loss import DistillationLoss
+from compress.losses.parts.masked_error import mean_masked_error
+from compress.losses.parts.masks import box_levels, nearest, stack_boxes
+from compress.losses.parts.schedule import LossSection
 
 OVERLAPS_AT_ONCE = 2**23  # numbers in one table of boxes by anchors
 

@@ -21,17 +21,17 @@ from torchvision.ops import box_iou
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
-from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.masks import stack_boxes
-from compress.losses.matching import (
+from compress.losses.parts.levels import (
     both_provide,
     check_classes,
     check_levels,
     check_one_width,
     pair_levels,
 )
-from compress.losses.patches import pool_every_level, pool_instances
-from compress.losses.schedule import LossSection, Source, check_weights
+from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.masks import stack_boxes
+from compress.losses.parts.patches import pool_every_level, pool_instances
+from compress.losses.parts.schedule import LossSection, Source, check_weights
 
 AUTOMATIC_BOX_WEIGHT = 1.0
 

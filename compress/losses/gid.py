@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
-from compress.losses.distances import relative_distances
-from compress.losses.gid_selection import Instances, ScoreForm, select_instances
-from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.matching import check_classes, check_levels, check_locations, pair_levels
-from compress.losses.patches import pool_instances
-from compress.losses.schedule import LossSection, check_weights
+from compress.losses.parts.distances import relative_distances
+from compress.losses.parts.gid_selection import Instances, ScoreForm, select_instances
+from compress.losses.parts.levels import check_classes, check_levels, check_locations, pair_levels
+from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.patches import pool_instances
+from compress.losses.parts.schedule import LossSection, check_weights
 
 
 class GidConfig(LossSection):

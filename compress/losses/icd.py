@@ -21,8 +21,8 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.alignment import MapSection
-from compress.losses.icd_decoder import (
+from compress.losses.parts.alignment import MapSection
+from compress.losses.parts.icd_decoder import (
     Attention,
     Cells,
     DecoderLayer,
@@ -31,7 +31,7 @@ from compress.losses.icd_decoder import (
     instance_weights,
     locate_cells,
 )
-from compress.losses.icd_queries import (
+from compress.losses.parts.icd_queries import (
     CENTRE_FEATURES,
     SCALE_BUCKETS,
     IcdQueries,
@@ -39,9 +39,9 @@ from compress.losses.icd_queries import (
     describe,
     draw_questions,
 )
-from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.matching import pair_levels
-from compress.objective import SeparateTraining
+from compress.losses.parts.levels import pair_levels
+from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.training.objective import SeparateTraining
 
 USUAL_HEADS, LEAST_HEAD_CHANNELS = 8, 4
 USUAL_DELAY_STEPS = 1000

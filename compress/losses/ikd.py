@@ -20,15 +20,15 @@ from typing_extensions import Self
 
 from compress.batch import Batch, Targets, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
-from compress.losses.loss import DistillationLoss, TaskLosses
-from compress.losses.masks import stack_boxes
-from compress.losses.matching import check_classes, pair_levels
-from compress.losses.schedule import LossSection
-from compress.objective import SeparateTraining
+from compress.losses.parts.levels import check_classes, pair_levels
+from compress.losses.parts.loss import DistillationLoss, TaskLosses
+from compress.losses.parts.masks import stack_boxes
+from compress.losses.parts.schedule import LossSection
+from compress.training.objective import SeparateTraining
 
 if TYPE_CHECKING:
-    from compress.classifier import Classifier, ClassifierConfig
     from compress.losses import PlainLossConfig
+    from compress.losses.parts.classifier import Classifier, ClassifierConfig
 
 FILL = 114 / 255  # of the letterbox
 SHARED = ("ratio", "window", "start", "end", "warmup", "decay")  # of the whole, not of the base

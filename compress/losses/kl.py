@@ -12,8 +12,8 @@ from torch import Tensor
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.responses import divergence, two_way_divergence
-from compress.losses.rows import RowLoss, RowSection, check_rows, compares_rois
+from compress.losses.parts.responses import divergence, two_way_divergence
+from compress.losses.parts.rows import RowLoss, RowSection, check_rows, compares_rois
 
 
 class KlConfig(RowSection):

@@ -14,14 +14,14 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 from torchvision.ops import box_iou, distance_box_iou
 
-from compress.atss import atss_thresholds
 from compress.batch import Batch, boxes_per_image
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
-from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.masks import stack_boxes
-from compress.losses.matching import check_classes, check_locations
-from compress.losses.responses import divergence, edge_divergence, normaliser
-from compress.losses.schedule import LossSection, check_weights
+from compress.losses.parts.levels import check_classes, check_locations
+from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.masks import stack_boxes
+from compress.losses.parts.responses import divergence, edge_divergence, normaliser
+from compress.losses.parts.schedule import LossSection, check_weights
+from compress.parts.atss import atss_thresholds
 
 
 class LdConfig(LossSection):

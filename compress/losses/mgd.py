@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.alignment import AlignedLevels, MapSection, is_two_stage
-from compress.losses.loss import DistillationLoss
+from compress.losses.parts.alignment import AlignedLevels, MapSection, is_two_stage
+from compress.losses.parts.loss import DistillationLoss
 
 
 class MgdConfig(MapSection):

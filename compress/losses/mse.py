@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.alignment import AlignedLevels, MapSection
-from compress.losses.loss import DistillationLoss
-from compress.losses.schedule import Source
+from compress.losses.parts.alignment import AlignedLevels, MapSection
+from compress.losses.parts.loss import DistillationLoss
+from compress.losses.parts.schedule import Source
 
 
 class MseConfig(MapSection):

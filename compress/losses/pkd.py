@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.alignment import MapSection, align_channels, finest_pairs, is_two_stage
-from compress.losses.loss import DistillationLoss
+from compress.losses.parts.alignment import MapSection, align_channels, finest_pairs, is_two_stage
+from compress.losses.parts.loss import DistillationLoss
 
 ONE_STAGE_WEIGHT, TWO_STAGE_WEIGHT = 10.0, 6.0
 

@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.alignment import MapSection, finest_pairs
-from compress.losses.distances import relative_distances
-from compress.losses.loss import DistillationLoss
+from compress.losses.parts.alignment import MapSection, finest_pairs
+from compress.losses.parts.distances import relative_distances
+from compress.losses.parts.loss import DistillationLoss
 
 
 class RkdConfig(MapSection):

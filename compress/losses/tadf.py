@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois, deltas_of
-from compress.losses.loss import DistillationLoss, weigh
-from compress.losses.masked_error import mean_masked_error
-from compress.losses.masks import between, box_levels, cell_ranges, largest_product, pad_boxes
-from compress.losses.matching import both_provide, check_classes, check_levels, pair_levels
-from compress.losses.responses import divergence, mean_over
-from compress.losses.schedule import LossSection, Source, check_weights
+from compress.losses.parts.levels import both_provide, check_classes, check_levels, pair_levels
+from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.masked_error import mean_masked_error
+from compress.losses.parts.masks import between, box_levels, cell_ranges, largest_product, pad_boxes
+from compress.losses.parts.responses import divergence, mean_over
+from compress.losses.parts.schedule import LossSection, Source, check_weights
 
 AUTOMATIC_ROI_WEIGHT = 1.0
 

@@ -4,8 +4,8 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from export.backends.onnxruntime_backend import OnnxRuntimeConfig
-from export.backends.tensorrt_backend import TensorRTConfig
+from export.backends.onnxruntime.engine import OnnxRuntimeConfig
+from export.backends.tensorrt.settings import TensorRTConfig
 
 BackendConfig: TypeAlias = Annotated[
     OnnxRuntimeConfig | TensorRTConfig, Field(discriminator="type")

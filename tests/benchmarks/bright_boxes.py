@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from benchmarks.coco_images import ImageSet, LabeledImage
+from benchmarks.data.image_set import ImageSet, LabeledImage
+from export.artifact.manifest import InputSpec, Manifest
 from export.detections import Candidates
-from export.manifest import InputSpec, Manifest
 
 CLASSES = ("red", "green")
 CATEGORY_IDS = (7, 3)  # neither in order nor from 0

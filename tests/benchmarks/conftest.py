@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.coco_images import coco_ground_truth
+from benchmarks.data.image_set import coco_ground_truth
 from tests.benchmarks.bright_boxes import bright_set
 
 

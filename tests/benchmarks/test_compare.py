@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from benchmarks.accuracy.coco_map import COCO_NAMES
 from benchmarks.compare import main
 from benchmarks.gates import GatesConfig, parse_limit
-from benchmarks.metrics.coco_map import COCO_NAMES
 
 
 def write(

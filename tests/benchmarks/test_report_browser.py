@@ -9,9 +9,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks.metrics.coco_map import COCO_NAMES
-from benchmarks.report import Picture, ReportData, ReportRow, Speed, TrainingRun, write_report
-from benchmarks.samples import sample_grid
+from benchmarks.accuracy.coco_map import COCO_NAMES
+from benchmarks.report.content import (
+    Picture,
+    ReportData,
+    ReportRow,
+    Speed,
+    TrainingRun,
+    write_report,
+)
+from benchmarks.report.samples import sample_grid
 from tests.benchmarks.bright_boxes import bright_set
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")

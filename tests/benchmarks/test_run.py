@@ -8,9 +8,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.metrics.coco_map import coco_map
+from benchmarks.accuracy.coco_map import coco_map
 from benchmarks.run import main
-from export.manifest import Certificate, InputSpec, Manifest, file_sha256, write_manifest
+from export.artifact.manifest import Certificate, InputSpec, Manifest, file_sha256, write_manifest
 
 BOX = [4.0, 6.0, 24.0, 30.0]  # of the first bright picture
 

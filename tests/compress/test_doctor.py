@@ -7,9 +7,9 @@ import pytest
 
 from compress.doctor import main
 from export.backends import TensorRTConfig
-from tests.export import fake_tensorrt
-from tests.export.fake_cuda import FakeCuda
-from tests.export.test_tensorrt import source
+from tests.export.backends.tensorrt import fake_tensorrt
+from tests.export.backends.tensorrt.fake_cuda import FakeCuda
+from tests.export.backends.tensorrt.test_build import source
 
 ROOT = Path(__file__).resolve().parents[2]
 

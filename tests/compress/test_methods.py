@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from compress.distill import Distiller
+from compress.distillation.distiller import Distiller
+from compress.distillation.pairing import check_pair
 from compress.losses import LossConfig
 from compress.losses.defeat import DeFeatConfig
 from compress.methods import (
@@ -22,7 +23,6 @@ from compress.methods import (
     members,
     small_pair,
 )
-from compress.pairing import check_pair
 from tests.compress.detectors.small import CLASSES, small_batch, spread
 
 METHODS = members(LossConfig)

@@ -7,9 +7,9 @@ from typing import get_args
 import pytest
 import torch
 
-from compress.classifier import ClassifierConfig
 from compress.detector import Outputs
 from compress.losses import LossConfig
+from compress.losses.parts.classifier import ClassifierConfig
 from tests.compress.losses.scene import leaves, make_batch, make_outputs, make_spec
 
 MEMBERS = get_args(get_args(LossConfig)[0]) or (get_args(LossConfig)[0],)

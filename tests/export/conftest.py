@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from export.images import to_tensor
-from export.to_onnx import export_onnx
+from export.graph.to_onnx import export_onnx
+from export.pictures.images import to_tensor
 from tests.export.tiny import canvases, tiny_detector, tiny_manifest
 
 

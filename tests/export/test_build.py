@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from export.artifact.manifest import InputSpec, read_manifest
 from export.build import main
-from export.calibration import calibration_batches, calibration_canvases, picture_files
-from export.manifest import InputSpec, read_manifest
-from tests.export import fake_tensorrt
-from tests.export.fake_cuda import FakeCuda
-from tests.export.test_tensorrt import source
+from export.pictures.calibration import calibration_batches, calibration_canvases, picture_files
+from tests.export.backends.tensorrt import fake_tensorrt
+from tests.export.backends.tensorrt.fake_cuda import FakeCuda
+from tests.export.backends.tensorrt.test_build import source
 from tests.export.tiny import canvases
 
 SPEC = InputSpec(height=32, width=32)

@@ -12,18 +12,18 @@ import pytest
 from PIL import Image
 
 from export import verify
-from export.backends.onnxruntime_backend import OnnxRuntimeEngine
+from export.artifact.bundle_text import trtexec_line
+from export.artifact.manifest import NmsSpec, read_manifest, write_manifest
+from export.backends.onnxruntime.engine import OnnxRuntimeEngine
 from export.bundle import TOLERANCES, bundle_artifact, main, pack, write_bundle
-from export.bundle_text import trtexec_line
 from export.detections import Candidates, select_detections
 from export.errors import ExportError, MissingDependencyError, ToolkitError
-from export.manifest import NmsSpec, read_manifest, write_manifest
+from export.precision.int8 import quantize_cpu_int8
 from export.predict import main as predict_main
-from export.quantize import quantize_cpu_int8
-from tests.export import fake_tensorrt
-from tests.export.fake_cuda import FakeCuda
-from tests.export.fp8_graph import fp8_artifact
-from tests.export.test_tensorrt import Library, source
+from tests.export.backends.tensorrt import fake_tensorrt
+from tests.export.backends.tensorrt.fake_cuda import FakeCuda
+from tests.export.backends.tensorrt.test_build import Library, source
+from tests.export.precision.fp8_graph import fp8_artifact
 from tests.export.tiny import canvases, tiny_manifest
 
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
+from export.artifact.manifest import NmsSpec
 from export.detections import Candidates, Detections, select_detections, to_photograph
-from export.images import fit
-from export.manifest import NmsSpec
+from export.pictures.images import fit
 
 
 def candidates(boxes, scores, labels) -> Candidates:

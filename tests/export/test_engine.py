@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.artifact.manifest import file_sha256, read_manifest, write_manifest
 from export.backends import OnnxRuntimeConfig
 from export.engine import open_engine
 from export.errors import ExportError
-from export.images import to_tensor
-from export.manifest import file_sha256, read_manifest, write_manifest
+from export.pictures.images import to_tensor
 from tests.export.tiny import canvases
 
 
@@ -120,7 +120,8 @@ def test_cuda_never_falls_back_to_the_cpu(static_model):
 
 def test_the_device_side_loads_no_heavy_package():
     script = (
-        "import sys, export.engine, export.predict, export.build, export.to_onnx, export.quantize\n"
+        "import sys, export.engine, export.predict, export.build\n"
+        "import export.graph.to_onnx, export.precision.int8\n"
         "heavy = {'torch', 'torchvision', 'onnxruntime', 'onnx', 'yaml', 'matplotlib'}\n"
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))))"
     )

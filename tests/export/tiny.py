@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.manifest import InputSpec, Manifest
+from export.artifact.manifest import InputSpec, Manifest
 
 SIDE = 32
 CELLS = 4  # per side

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from compress.backbones import SlimResNetConfig
 from compress.batch import Batch, Targets, full_size
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
+from compress.parts.backbones import SlimResNetConfig
 
 FAMILIES = ("faster_rcnn", "retinanet", "fcos", "gfl", "ssd")
 SIZE = (64, 96)

@@ -7,15 +7,15 @@ import onnx
 import pytest
 import torch
 
-from compress.detectors.nms_op import onnx_translations
+from compress.detectors.parts.nms_op import onnx_translations
+from export.artifact.manifest import InputSpec, Manifest
+from export.checks.parity import Gate, compare_detections
 from export.detections import select_detections
 from export.engine import open_engine
-from export.half import cast_half
-from export.images import to_input
-from export.manifest import InputSpec, Manifest
-from export.parity import Gate, compare_detections
-from export.quantize import Flavour, quantize_int8
-from export.to_onnx import export_onnx
+from export.graph.to_onnx import export_onnx
+from export.pictures.images import to_input
+from export.precision.fp16 import cast_half
+from export.precision.int8 import Flavour, quantize_int8
 from tests.compress.detectors.small import small_detector, spread
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

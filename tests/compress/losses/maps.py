@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.loss import DistillationLoss
+from compress.losses.parts.loss import DistillationLoss
 from tests.compress.losses.scene import make_batch, make_spec
 
 

@@ -8,7 +8,7 @@ import torch
 
 from compress.detector import Dense, Outputs
 from compress.losses.bckd import BckdConfig, box_term
-from compress.losses.responses import focal_cross_entropy, normaliser, score_gap
+from compress.losses.parts.responses import focal_cross_entropy, normaliser, score_gap
 from tests.compress.losses.scene import make_batch, make_spec
 
 LN3 = math.log(3)  # the logit of 3/4

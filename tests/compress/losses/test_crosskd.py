@@ -10,7 +10,7 @@ import torch
 
 from compress.batch import Targets
 from compress.detector import Dense, unmatched
-from compress.distill import Distiller
+from compress.distillation.distiller import Distiller
 from compress.losses.crosskd import CrossKdConfig, centerness_sum, restyle
 from tests.compress.detectors.small import small_batch, small_detector, spread
 from tests.compress.losses.scene import make_spec

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from compress.detector import Outputs, Rois
 from compress.losses import LossConfig
 from compress.losses.defeat import DeFeatConfig, tiny_conv
-from compress.losses.responses import divergence
+from compress.losses.parts.responses import divergence
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 
 ONE_CELL = [[0.0, 0.0, 8.0, 8.0]]

@@ -6,9 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from compress.classifier import ClassifierConfig
 from compress.detector import Rois
-from compress.distill import Distiller
+from compress.distillation.distiller import Distiller
 from compress.losses.dicod import (
     DicodConfig,
     best_of_each,
@@ -16,6 +15,7 @@ from compress.losses.dicod import (
     paired_iou,
     roi_owners,
 )
+from compress.losses.parts.classifier import ClassifierConfig
 from tests.compress.detectors.small import CLASSES, FAMILIES, small_batch, small_detector
 from tests.compress.losses.scene import EVERYTHING, make_batch, make_outputs, make_spec
 

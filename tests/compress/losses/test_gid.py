@@ -9,16 +9,16 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from compress.detector import Dense, Outputs
-from compress.detectors.matching import overlap_mask
+from compress.detectors.parts.assignment import overlap_mask
 from compress.losses import LossConfig
-from compress.losses.distances import relative_distances
 from compress.losses.gid import (
     GidConfig,
     feature_loss,
     relation_loss,
     response_loss,
 )
-from compress.losses.patches import pool_instances, pooling_levels
+from compress.losses.parts.distances import relative_distances
+from compress.losses.parts.patches import pool_instances, pooling_levels
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 
 

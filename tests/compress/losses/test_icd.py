@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from compress.losses.icd import IcdConfig, weighted_error
-from compress.losses.icd_decoder import (
+from compress.losses.parts.icd_decoder import (
     DecoderLayer,
     auxiliary_losses,
     instance_weights,

@@ -11,10 +11,10 @@ from compress.batch import Batch, Targets, full_size
 from compress.console import Console
 from compress.detector import Detector
 from compress.detectors.gfl import GflConfig
-from compress.distill import Distiller
+from compress.distillation.distiller import Distiller
 from compress.losses.icd import IcdConfig
-from compress.optim import TrainConfig
-from compress.train import Trained, train
+from compress.training.loop import Trained, train
+from compress.training.optim import TrainConfig
 
 SLIM = {"type": "slim_resnet", "widths": (16, 16, 16, 16)}
 STEPS = 4

@@ -9,13 +9,13 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from compress.batch import Batch, Targets
-from compress.classifier import ClassifierConfig
 from compress.detector import Outputs
-from compress.distill import Distiller
+from compress.distillation.distiller import Distiller
+from compress.distillation.pairing import check_pair
 from compress.losses import LossConfig
 from compress.losses.ikd import diverse_input, shifted_pictures
+from compress.losses.parts.classifier import ClassifierConfig
 from compress.methods import families, members, small_pair
-from compress.pairing import check_pair
 from tests.compress.detectors.small import CLASSES, FAMILIES, small_batch, small_detector, spread
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 

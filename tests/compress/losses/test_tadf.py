@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from compress.detector import Outputs, Rois, deltas_of
 from compress.losses import LossConfig
-from compress.losses.schedule import schedule_factor
+from compress.losses.parts.schedule import schedule_factor
 from compress.losses.tadf import TadfConfig, gaussian_masks, nearer_distance
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 

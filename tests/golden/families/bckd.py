@@ -1,6 +1,6 @@
 """BCKD's class term on rows of logits with a label weight each."""
 
-from compress.losses.responses import focal_cross_entropy, normaliser, score_gap
+from compress.losses.parts.responses import focal_cross_entropy, normaliser, score_gap
 from tests.golden.case import Case, Deviation, gradient, loss
 
 

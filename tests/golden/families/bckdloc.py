@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from compress.detectors.gfl_losses import distances_to_boxes, expected_distances
+from compress.detectors.parts.gfl_losses import distances_to_boxes, expected_distances
 from compress.losses.bckd import box_term
-from compress.losses.responses import normaliser, score_gap
+from compress.losses.parts.responses import normaliser, score_gap
 from tests.golden.case import Case, Deviation, gradient, loss
 
 

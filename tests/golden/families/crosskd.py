@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.detector import Dense, DetectorSpec, Towers, unmatched
-from compress.detectors.towers import Tower, finish_towers, flatten_cells
+from compress.detectors.parts.towers import Tower, finish_towers, flatten_cells
 from compress.losses.crosskd import CrossKd, CrossKdConfig
 from tests.golden.case import Case, Deviation, UnreadableCaseError, gradient, loss, tensor
 

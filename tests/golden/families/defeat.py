@@ -7,7 +7,7 @@ import torch
 from compress.batch import Batch, Targets
 from compress.detector import DetectorSpec, Outputs, Rois
 from compress.losses.defeat import DeFeat, DeFeatConfig
-from compress.losses.masks import box_levels, level_masks, stack_boxes, union_mask
+from compress.losses.parts.masks import box_levels, level_masks, stack_boxes, union_mask
 from tests.golden.case import Case, Deviation, UnreadableCaseError, exact, gradient, loss
 
 TERMS = {  # ours -> the vector's

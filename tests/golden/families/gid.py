@@ -10,10 +10,10 @@ from torchvision.ops import box_iou
 
 from compress.batch import Batch, Targets
 from compress.detector import Dense, DetectorSpec, Outputs
-from compress.detectors.matching import overlap_mask
+from compress.detectors.parts.assignment import overlap_mask
 from compress.losses.gid import Gid, GidConfig
-from compress.losses.gid_selection import ScoreForm
-from compress.losses.patches import pool_instances
+from compress.losses.parts.gid_selection import ScoreForm
+from compress.losses.parts.patches import pool_instances
 from tests.golden.case import Case, Deviation, UnreadableCaseError, exact, gradient, loss, tensor
 
 TERMS = {

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from compress.losses.gid_selection import rank_locations, suppress
+from compress.losses.parts.gid_selection import rank_locations, suppress
 from tests.golden.case import Case, Deviation, exact
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from compress.detector import DetectorSpec
 from compress.losses.icd import Icd, IcdConfig
-from compress.losses.icd_decoder import Attention, DecoderLayer, locate_cells
-from compress.losses.icd_queries import Questions
+from compress.losses.parts.icd_decoder import Attention, DecoderLayer, locate_cells
+from compress.losses.parts.icd_queries import Questions
 from tests.golden.case import Case, Deviation, UnreadableCaseError, exact, gradient, loss, tensor
 
 ERROR_FORMS = {

@@ -2,8 +2,8 @@
 
 import torch
 
-from compress.losses.icd_decoder import Perceptron, auxiliary_losses
-from compress.losses.icd_queries import centre_code
+from compress.losses.parts.icd_decoder import Perceptron, auxiliary_losses
+from compress.losses.parts.icd_queries import centre_code
 from tests.golden.case import Case, Deviation, gradient, loss, tensor
 
 

@@ -1,0 +1,162 @@
+"""Run an engine over a labelled set: the one path by which every row's accuracy is measured."""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.accuracy.coco_map import CocoResult
+from benchmarks.data.image_set import ImageSet, read_canvas
+from export.artifact.manifest import InputSpec, Manifest
+from export.atomic import write_json
+from export.detections import Detections, select_detections, to_photograph
+from export.engine import Engine
+from export.errors import DataError, ExportError
+from export.pictures.images import Letterbox, to_input
+
+# Decimals kept of boxes (pixels) and scores. They are cut here, before anything is scored, so
+# that AP computed from the saved file is AP computed from memory.
+BOX_DECIMALS = 3
+SCORE_DECIMALS = 7
+
+
+def predict(
+    engine: Engine,
+    images: ImageSet,
+    *,
+    batch: int = 8,
+    indices: Sequence[int] | None = None,
+    other_classes: bool = False,
+) -> list[CocoResult]:
+    """Detect objects in `images` (or those at `indices`); return COCO results.
+
+    Boxes are xywh pixels of the upright original. The evaluation threshold, NMS and the number
+    of detections kept are the manifest's. Pictures are decoded ahead in threads. A graph with a
+    static batch is fed one picture at a time.
+
+    Args:
+        engine: a model that is already open (inside its `with`).
+        images: the labelled set.
+        batch: pictures per call.
+        indices: pictures to take, default all.
+        other_classes: let the model know other classes than the set; what it finds of those that
+            the set lacks is left out, as nothing can be said of it.
+
+    Raises:
+        DataError: the set's classes are not the model's, or a picture cannot be read.
+    """
+    manifest = engine.manifest
+    categories = category_of_label(manifest, images, other_classes=other_classes)
+    chosen = range(len(images)) if indices is None else indices
+    size = batch if manifest.input.dynamic_batch else 1
+    results: list[CocoResult] = []
+    for members, tensor, letterboxes in _batches(images, chosen, size, manifest.input):
+        found = engine.candidates(tensor)
+        _check_finite(found.scores, found.boxes, manifest, images, members)
+        selected = select_detections(found, manifest.nms, manifest.evaluation_score_threshold)
+        for index, detections, letterbox in zip(members, selected, letterboxes, strict=True):
+            image = images.images[index]
+            placed = to_photograph(detections, letterbox, image.width, image.height)
+            results.extend(coco_results(placed, image.id, categories))
+    return results
+
+
+def coco_results(
+    detections: Detections, image_id: int, categories: Sequence[int | None]
+) -> list[CocoResult]:
+    """Detections in photograph pixels as COCO results, rounded as they are saved.
+
+    A label whose category is None is left out.
+    """
+    corners = detections.boxes.astype(np.float64)
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category,
+            "bbox": [round(value, BOX_DECIMALS) for value in box],
+            "score": round(score, SCORE_DECIMALS),
+        }
+        for box, score, label in zip(
+            boxes.tolist(),
+            detections.scores.astype(np.float64).tolist(),
+            detections.labels.tolist(),
+            strict=True,
+        )
+        if (category := categories[label]) is not None
+    ]
+
+
+def save_predictions(results: Sequence[CocoResult], path: Path) -> None:
+    """Write COCO results whole or not at all; every float reads back as the same float."""
+    write_json(list(results), path, indent=None)
+
+
+def category_of_label(
+    manifest: Manifest, images: ImageSet, *, other_classes: bool = False
+) -> tuple[int | None, ...]:
+    """The set's category id for each of the model's labels, matched by class name.
+
+    With `other_classes` the model may know other classes; those that the set lacks are None.
+
+    Raises:
+        DataError: the two lists do not hold the same classes.
+    """
+    known = dict(zip(images.classes, images.category_ids, strict=True))
+    if set(known) != set(manifest.classes) and not other_classes:
+        only_model = sorted(set(manifest.classes) - set(known))
+        only_data = sorted(set(known) - set(manifest.classes))
+        raise DataError(
+            f"{images.source}: classes differ from the model's: "
+            f"only the model knows {only_model}, only the data know {only_data}; "
+            "evaluate on data with the classes that the model was trained on"
+        )
+    return tuple(known.get(name) for name in manifest.classes)
+
+
+def _batches(
+    images: ImageSet, indices: Sequence[int], batch: int, spec: InputSpec
+) -> Iterator[tuple[list[int], NDArray[np.float32], list[Letterbox]]]:
+    """Decode ahead of the model: picture indices, (B, 3, H, W) tensor, letterboxes."""
+
+    def decode(index: int) -> tuple[NDArray[np.uint8], Letterbox]:
+        return read_canvas(images, index, spec.height, spec.width, spec.fill)
+
+    groups = deque(list(indices[start : start + batch]) for start in range(0, len(indices), batch))
+    workers = min(4, os.cpu_count() or 1)
+    pending: deque[tuple[list[int], list[Future[tuple[NDArray[np.uint8], Letterbox]]]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        try:
+            while groups or pending:
+                while groups and len(pending) < 2 + workers // batch:
+                    members = groups.popleft()
+                    pending.append((members, [pool.submit(decode, index) for index in members]))
+                members, futures = pending.popleft()
+                decoded = [future.result() for future in futures]
+                yield (
+                    members,
+                    to_input([canvas for canvas, _ in decoded], spec),
+                    [letterbox for _, letterbox in decoded],
+                )
+        finally:  # an error or an early end must not wait for pictures nobody wants
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _check_finite(
+    scores: NDArray[np.float32],
+    boxes: NDArray[np.float32],
+    manifest: Manifest,
+    images: ImageSet,
+    members: Sequence[int],
+) -> None:
+    if np.isfinite(scores).all() and np.isfinite(boxes).all():
+        return
+    names = ", ".join(images.images[index].file_name for index in members)
+    raise ExportError(
+        f"{manifest.model} ({manifest.backend}, {manifest.precision}): boxes or scores are not "
+        f"finite on {names}; the artifact is broken at this precision, try fp32"
+    )

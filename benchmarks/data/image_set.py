@@ -1,0 +1,263 @@
+"""Labelled photographs as every stage sees them: original pixels, classes 0..K-1."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.data.annotations import RawObject, ReadingNotes, clipped, find_pictures
+from benchmarks.data.coco_json import annotations, categories, image_entries, load_coco, stated_size
+from export.errors import DataError
+from export.pictures.images import Letterbox, letterbox, open_photograph, photograph_size
+from export.pictures.images import read_canvas as read_file_canvas
+
+# Undoes EXIF's turn to upright, for the orientations that swap width and height.
+_AS_STORED = {
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+_ORIENTATION = 0x0112  # EXIF's tag
+
+
+@dataclass(frozen=True)
+class LabeledImage:
+    """One picture and its objects, in pixels of the upright original.
+
+    Attributes:
+        id: unique within its set.
+        file_name: as the dataset names it; `shapes/...` for drawn ones.
+        width: pixels, after EXIF rotation.
+        height: pixels, after EXIF rotation.
+        boxes: (n, 4) float64 xyxy, crowd boxes included, each of positive area.
+        labels: (n,) int64 in 0..K-1.
+        crowd: (n,) bool; ignored in training, handled by COCO's rules in evaluation.
+        areas: (n,) float64 COCO areas (of the mask where there is one).
+    """
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    areas: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reindexed:
+    """A drawing function seen through a list of indices; picklable, unlike a lambda."""
+
+    draw: Callable[[int], NDArray[np.uint8]]
+    indices: tuple[int, ...]
+
+    def __call__(self, index: int) -> NDArray[np.uint8]:
+        """Draw the picture at `index` of the chosen ones."""
+        return self.draw(self.indices[index])
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The pictures of one split.
+
+    Attributes:
+        name: of the split, for messages: "train", "val", ...
+        source: what was read, for messages: `COCO JSON data/train.json, 205 images`.
+        classes: K names.
+        category_ids: K ids of the dataset, in the order of `classes`.
+        images: the pictures; a sequence may place the objects of one when it is asked for.
+        paths: a file per picture; empty when they are drawn.
+        draw: for drawn sets, picture index -> (H, W, 3) uint8 RGB; None for files.
+        notes: what was dropped or mended while reading, one sentence each.
+        dropped: boxes left out while reading, reason -> count.
+    """
+
+    name: str
+    source: str
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    images: Sequence[LabeledImage]
+    paths: tuple[Path, ...] = ()
+    draw: Callable[[int], NDArray[np.uint8]] | None = None
+    notes: tuple[str, ...] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self.images)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sha256 over class list, file names, sizes and annotations, in order."""
+        return fingerprint(self.classes, self.category_ids, self.images)
+
+    def subset(self, indices: Sequence[int]) -> "ImageSet":
+        """The pictures at `indices`, in that order; notes still speak of the whole."""
+        images = tuple(self.images[i] for i in indices)
+        return replace(
+            self,
+            source=f"{self.source}, {len(indices)} of them taken",
+            images=images,
+            paths=tuple(self.paths[i] for i in indices) if self.paths else (),
+            draw=None if self.draw is None else Reindexed(self.draw, tuple(indices)),
+        )
+
+
+def labeled_image(
+    image_id: int,
+    file_name: str,
+    size: tuple[int, int],
+    objects: Iterable[RawObject],
+    notes: ReadingNotes,
+) -> LabeledImage:
+    """Make one entry of a set; `size` is (width, height), bad boxes are clipped or left out."""
+    columns = clipped(file_name, *size, objects, notes)
+    return LabeledImage(image_id, file_name, size[0], size[1], *columns)
+
+
+def fingerprint(
+    classes: Sequence[str], category_ids: Sequence[int], images: Iterable[LabeledImage]
+) -> str:
+    """Sha256 over class list, file names, sizes and annotations, in order."""
+    digest = hashlib.sha256(repr((tuple(classes), tuple(category_ids))).encode())
+    for image in images:
+        head = f"\n{image.id}|{image.file_name}|{image.width}x{image.height}|{len(image.labels)}"
+        digest.update(head.encode("utf-8", "surrogatepass"))
+        for column in (image.boxes, image.labels, image.crowd, image.areas):
+            digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
+
+
+def read_coco(
+    json_path: Path, images_folder: Path | None = None, name: str | None = None
+) -> ImageSet:
+    """Read a COCO JSON file; classes are ordered by category id.
+
+    Pictures are looked for in `images_folder` alone if given, else beside the JSON, in `images/`
+    and in folders named like the split; then, by bare name, anywhere below those.
+
+    Raises:
+        DataError: naming the file and the entry that is wrong, or the pictures that are missing.
+    """
+    name = name or json_path.stem
+    beside = json_path.parent
+    if images_folder is not None:
+        folders = [images_folder]
+    else:
+        folders = [beside, beside / "images", beside / name, beside / "images" / name]
+    return coco_image_set(load_coco(json_path), json_path, folders, name)
+
+
+def coco_image_set(
+    document: Mapping[str, Any], path: Path, folders: Sequence[Path], name: str
+) -> ImageSet:
+    """Check every entry of a parsed COCO file and find its pictures in `folders`."""
+    notes = ReadingNotes()
+    classes = categories(document["categories"], path)
+    label_of = {category_id: label for label, category_id in enumerate(classes)}
+    entries = image_entries(document["images"], path)
+    objects = annotations(document["annotations"], path, label_of, set(entries), notes)
+    names = [entry["file_name"] for entry in entries.values()]
+    paths = find_pictures(names, folders, str(path))
+    images = []
+    for (image_id, entry), picture in zip(entries.items(), paths, strict=True):
+        size = stated_size(entry, f"{path}: image {image_id}") or photograph_size(picture)
+        raw = objects.get(image_id, ())
+        images.append(labeled_image(image_id, entry["file_name"], size, raw, notes))
+    return ImageSet(
+        name=name,
+        source=f"COCO JSON {path}, {len(images)} images",
+        classes=tuple(classes.values()),
+        category_ids=tuple(classes),
+        images=tuple(images),
+        paths=paths,
+        notes=notes.sentences(),
+        dropped=notes.dropped(),
+    )
+
+
+def read_canvas(
+    image_set: ImageSet, index: int, input_height: int, input_width: int, fill: int = 114
+) -> tuple[NDArray[np.uint8], Letterbox]:
+    """The picture at `index`, letterboxed: (H, W, 3) uint8 RGB and how it was laid in.
+
+    Raises:
+        DataError: the picture cannot be read, or has another size than its annotations say.
+    """
+    image = image_set.images[index]
+    if image_set.draw is not None:
+        return letterbox(image_set.draw(index), input_height, input_width, fill)
+    path = image_set.paths[index]
+    canvas, place = read_file_canvas(path, input_height, input_width, fill)
+    size = (round(place.width / place.scale_x), round(place.height / place.scale_y))
+    if size == (image.width, image.height):
+        return canvas, place
+    return letterbox(read_photograph(image_set, index), input_height, input_width, fill)
+
+
+def read_photograph(image_set: ImageSet, index: int) -> NDArray[np.uint8]:
+    """The whole picture at `index`, (height, width, 3) uint8 RGB, in the frame of its boxes.
+
+    Where the annotations hold the size that the file has *before* its EXIF rotation, they were
+    made on the picture as stored, so that is what is returned.
+
+    Raises:
+        DataError: the picture cannot be read, or has another size than its annotations say.
+    """
+    image = image_set.images[index]
+    if image_set.draw is not None:
+        return image_set.draw(index)
+    path = image_set.paths[index]
+    pixels = open_photograph(path)
+    height, width = pixels.shape[:2]
+    if (width, height) == (image.width, image.height):
+        return pixels
+    if (height, width) == (image.width, image.height):
+        with Image.open(path) as picture:
+            turn = _AS_STORED.get(picture.getexif().get(_ORIENTATION, 1))
+        if turn is not None:
+            return np.array(Image.fromarray(pixels).transpose(turn))
+    raise DataError(
+        f"{path}: the picture is {width} x {height} pixels, its annotations ({image_set.source}) "
+        f"say {image.width} x {image.height}. Boxes would be misplaced: mend the annotation file "
+        "or put the original picture back."
+    )
+
+
+def coco_ground_truth(image_set: ImageSet) -> dict[str, Any]:
+    """The set as a COCO dictionary for pycocotools; annotation ids count from 1."""
+    objects: list[dict[str, Any]] = []
+    for image in image_set.images:
+        for box, label, crowd, area in zip(
+            image.boxes.tolist(), image.labels.tolist(), image.crowd, image.areas, strict=True
+        ):
+            objects.append(
+                {
+                    "id": len(objects) + 1,
+                    "image_id": image.id,
+                    "category_id": image_set.category_ids[label],
+                    "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                    "area": float(area),
+                    "iscrowd": int(crowd),
+                }
+            )
+    return {
+        "info": {"description": image_set.source},
+        "images": [
+            {"id": i.id, "file_name": i.file_name, "width": i.width, "height": i.height}
+            for i in image_set.images
+        ],
+        "annotations": objects,
+        "categories": [
+            {"id": category_id, "name": name}
+            for category_id, name in zip(image_set.category_ids, image_set.classes, strict=True)
+        ],
+    }

@@ -1,0 +1,105 @@
+"""report.md, for terminals, pull requests and mail."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.report.plots import Plot
+from benchmarks.report.tables import (
+    Table,
+    accuracy_tables,
+    terms_table,
+    timing_tables,
+    trust_tables,
+)
+from benchmarks.report.text import (
+    HEADER,
+    NUMERIC_COLUMNS,
+    Content,
+    facts,
+    headlines,
+    table_footnotes,
+    table_row,
+    training_table,
+)
+
+
+def markdown_page(content: Content, plots: Sequence[Plot], folder: Path) -> str:
+    """The whole report as Markdown; pictures by relative path."""
+    lines = [f"# {content['name']}", ""]
+    if content.get("headline"):
+        lines += [content["headline"], ""]
+    for warning in content["warnings"]:
+        lines += [f"> **Warning.** {warning}", ">"]
+    if content["warnings"]:
+        lines[-1] = ""
+    for headline in headlines(content):
+        lines.append(f"- **{headline.title}: {headline.figure}.** {headline.explanation}")
+    lines += ["", "## Results", ""]
+    lines += _table(HEADER, [table_row(row) for row in content["rows"]], NUMERIC_COLUMNS)
+    lines += ["", *(f"{note}  " for note in table_footnotes(content)), ""]
+    lines += _plots(plots, "results", folder)
+    lines += _chapter("Accuracy", accuracy_tables(content))
+    lines += _plots(plots, "classes", folder)
+    if content["pictures"]:
+        lines += ["## Photographs", ""]
+        for picture in content["pictures"]:
+            lines += [f"![{picture['caption']}]({picture['path']})", "", picture["caption"], ""]
+    lines += _chapter("Timing", timing_tables(content))
+    lines += _chapter("Parity and precision", trust_tables(content))
+    if content["training"]:
+        header, cells = training_table(content)
+        terms = terms_table(content)
+        lines += ["## Training", "", *_table(header, cells, range(1, len(header))), ""]
+        lines += _plots(plots, "training", folder)
+        lines += _titled(terms) if terms else []
+    if content["data"]:
+        lines += ["## Data", "", *_facts(content["data"]), ""]
+    if content["notes"]:
+        lines += ["## Notes", "", *(f"- {note}" for note in content["notes"]), ""]
+    lines += ["## Environment", "", *_facts(content["environment"]), ""]
+    if content["recipe"]:
+        lines += ["## Recipe", "", "```yaml", content["recipe"].rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def _plots(plots: Sequence[Plot], chapter: str, folder: Path) -> list[str]:
+    lines = []
+    for plot in plots:
+        if plot.chapter == chapter:
+            lines += [f"![{plot.title}]({plot.path.relative_to(folder).as_posix()})", ""]
+    return lines
+
+
+def _chapter(title: str, tables: Sequence[Table]) -> list[str]:
+    if not tables:
+        return []
+    return [f"## {title}", "", *(line for table in tables for line in _titled(table))]
+
+
+def _titled(table: Table) -> list[str]:
+    lines = [f"### {table.title}", "", *_table(table.header, table.rows, sorted(table.numeric)), ""]
+    if table.notes:
+        lines += [*(f"{note}  " for note in table.notes), ""]
+    return lines
+
+
+def _table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int]
+) -> list[str]:
+    ruler = ["---:" if column in numeric else "---" for column in range(len(header))]
+    return [_line(cells) for cells in (header, ruler, *rows)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _cell(text: str) -> str:
+    """Text that neither ends the cell nor becomes a tag."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _facts(tree: object) -> list[str]:
+    if isinstance(tree, str):
+        return ["```text", tree.rstrip(), "```"]
+    return [f"- {key}: {value}" for key, value in facts(tree)]

@@ -1,0 +1,340 @@
+"""The report's further tables, the same in every format. Reads report.json's content."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.report.text import (
+    ABSENT,
+    Content,
+    facts,
+    milliseconds,
+    points,
+    row_title,
+    signed_points,
+)
+from benchmarks.timing.clocks import describe
+from benchmarks.timing.throughput import INCLUSIONS as THROUGHPUT_INCLUSIONS
+
+SIZES = ("AP_S", "AP_M", "AP_L", "AR_S", "AR_M", "AR_L")
+SIZE_NOTE = (
+    "COCO's sizes, in pixels of the photograph: small below 32\u00b2, medium to 96\u00b2, large "
+    "above. AR: average recall with 100 detections per picture."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows and columns.
+
+    Attributes:
+        numeric: columns whose cells are figures.
+        notes: what has to be known to read it.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: frozenset[int]
+    notes: tuple[str, ...] = ()
+
+
+def accuracy_tables(content: Content) -> list[Table]:
+    """Waterfall, sizes, as deployed, classes; those that there are numbers for."""
+    return [
+        table
+        for table in (
+            waterfall_table(content.get("waterfall") or ()),
+            size_table(content),
+            deployed_table(content),
+            class_table(content),
+        )
+        if table is not None
+    ]
+
+
+def timing_tables(content: Content) -> list[Table]:
+    """Every scope in full, throughput, and what the machine did meanwhile."""
+    found = (scope_table(content), throughput_table(content), watch_table(content))
+    return [table for table in found if table is not None]
+
+
+def trust_tables(content: Content) -> list[Table]:
+    """Parity with torch, and in which precision an artifact really computes."""
+    found = (parity_table(content), band_table(content), certificate_table(content))
+    return [table for table in found if table is not None]
+
+
+def waterfall_table(stages: Sequence[Content]) -> Table | None:
+    """A line per stage of the way from teacher to device."""
+    if len(stages) < 2:
+        return None
+    rows = tuple(
+        (
+            stage["title"],
+            points(stage["ap"], 2),
+            ABSENT if stage["change"] is None else signed_points(stage["change"], 2),
+            stage["against"] or "",
+        )
+        for stage in stages
+    )
+    return Table(
+        "From teacher to device", ("stage", "AP", "change", "against"), rows, frozenset({1, 2})
+    )
+
+
+def size_table(content: Content) -> Table | None:
+    """AP and AR by object size, a line per row of the results."""
+    rows = [
+        (row_title(row), *(points(row["ap"][name]) for name in SIZES)) for row in content["rows"]
+    ]
+    header = ("row", *(name.replace("_", " ") for name in SIZES))
+    return Table("By object size", header, tuple(rows), frozenset(range(1, 7)), (SIZE_NOTE,))
+
+
+def deployed_table(content: Content) -> Table | None:
+    """AP at the score threshold of use."""
+    rows = []
+    for row in content["rows"]:
+        found = row.get("deployed")
+        if found:
+            ap = found["ap"]
+            change = (
+                ABSENT
+                if ap["AP"] is None or row["ap"]["AP"] is None
+                else signed_points(ap["AP"] - row["ap"]["AP"])
+            )
+            rows.append(
+                (
+                    row_title(row),
+                    f"{found['score_threshold']:g}",
+                    points(ap["AP"]),
+                    change,
+                    points(ap["AP50"]),
+                    points(ap["AR100"]),
+                    f"{found['detections_per_picture']:.1f}",
+                )
+            )
+    if not rows:
+        return None
+    header = ("row", "scores from", "AP", "change", "AP50", "AR100", "detections per picture")
+    note = "COCO's rules with the boxes below the threshold of use left out."
+    return Table("As deployed", header, tuple(rows), frozenset(range(1, 7)), (note,))
+
+
+def class_table(content: Content) -> Table | None:
+    """AP by class, a column per exported row."""
+    columns: Mapping[str, Content] = content["per_class"]
+    if not columns:
+        return None
+    classes = list(dict.fromkeys(name for column in columns.values() for name in column))
+    rows = tuple(
+        (name, *(points(column.get(name)) for column in columns.values())) for name in classes
+    )
+    header = ("class", *(title.replace("_", " ") for title in columns))
+    return Table("By class", header, rows, frozenset(range(1, len(header))))
+
+
+def scope_table(content: Content) -> Table | None:
+    """All that was measured of the latency of every scope."""
+    rows = []
+    names = {"model": "model", "engine": "model with copies", "end_to_end": "end to end"}
+    notes: dict[str, None] = {}
+    for row in content["rows"]:
+        latency = row["latency_ms"]
+        if not latency:
+            continue
+        if latency.get("model") is None and latency.get("model_scope"):
+            notes[f"{row_title(row)}, model: {latency['model_scope']}."] = None
+        for scope, title in names.items():
+            found = latency.get(scope)
+            if found:
+                figures = [milliseconds(found.get(key)) for key in ("min", "p25", "p50", "p75")]
+                low, high = found["ci95_p50"]
+                rows.append(
+                    (
+                        row_title(row),
+                        title,
+                        *figures,
+                        f"{milliseconds(low)} to {milliseconds(high)}",
+                        *(milliseconds(found.get(key)) for key in ("p90", "p99")),
+                        str(found["n"]),
+                    )
+                )
+    if not rows:
+        return None
+    quartiles = ("min", "p25", "p50", "p75")
+    header = ("row", "scope", *quartiles, "p50, 95\u00a0%", "p90", "p99", "calls")
+    return Table(
+        "Latency by scope, ms", header, tuple(rows), frozenset(range(2, 10)), _merged(list(notes))
+    )
+
+
+def throughput_table(content: Content) -> Table | None:
+    """Pictures per second by batch."""
+    measured = {
+        row_title(row): row["throughput"] for row in content["rows"] if row.get("throughput")
+    }
+    if not measured:
+        return None
+    batches = sorted({entry["batch"] for entries in measured.values() for entry in entries})
+    rows = []
+    for title, entries in measured.items():
+        found = {entry["batch"]: f"{entry['images_per_s']:.0f}" for entry in entries}
+        rows.append((title, *(found.get(batch, "not measured") for batch in batches)))
+    header = ("row", *(f"batch {batch}" for batch in batches))
+    numeric = frozenset(range(1, len(header)))
+    return Table(
+        "Throughput, pictures per second", header, tuple(rows), numeric, (THROUGHPUT_INCLUSIONS,)
+    )
+
+
+def watch_table(content: Content) -> Table | None:
+    """What clocks, load and GPU did while the stopwatch ran."""
+    rows = []
+    for row in content["rows"]:
+        watch = (row["latency_ms"] or {}).get("watch")
+        if watch:
+            energy = watch.get("energy_mj_per_picture")
+            share = watch.get("others_share")
+            rows.append(
+                (
+                    row_title(row),
+                    row["latency_ms"].get("device", ABSENT),
+                    describe(watch["ranges"]) or ABSENT,
+                    ABSENT if share is None else f"{share:.0%}",
+                    "not measured" if energy is None else f"{energy:.1f}",
+                    row["verdict"],
+                )
+            )
+        elif row["latency_ms"] is None:
+            absent = (ABSENT, ABSENT, ABSENT, "not measured")
+            rows.append((row_title(row), *absent, row["verdict"]))
+    if not any(row["latency_ms"] for row in content["rows"]) or not rows:
+        return None
+    header = ("row", "device", "clocks", "other programs", "mJ per picture", "verdict")
+    gpus = dict.fromkeys(
+        row["latency_ms"]["watch"]["gpu"]
+        for row in content["rows"]
+        if (row["latency_ms"] or {}).get("watch")
+    )
+    notes = tuple(f"GPU: {said}." for said in gpus)
+    return Table("The machine meanwhile", header, tuple(rows), frozenset({3, 4}), notes)
+
+
+def parity_table(content: Content) -> Table | None:
+    """How an artifact's detections differ from torch's: whatever single figures a row has."""
+    rows = [(row_title(row), row.get("parity") or {}) for row in content["rows"]]
+    found = [(title, _scalars(parity)) for title, parity in rows if _scalars(parity)]
+    if not found:
+        return None
+    keys = list(dict.fromkeys(key for _, parity in found for key in parity))
+    header = ("row", *(key.replace("_", " ") for key in keys))
+    cells = tuple((title, *(_figure(parity.get(key)) for key in keys)) for title, parity in found)
+    note = "Detections of the artifact matched with torch's on the same photographs."
+    return Table("Parity with torch", header, cells, frozenset(range(1, len(header))), (note,))
+
+
+def band_table(content: Content) -> Table | None:
+    """Lost and extra boxes by score, where parity was counted so."""
+    rows = []
+    for row in content["rows"]:
+        for band in (row.get("parity") or {}).get("bands") or ():
+            if isinstance(band, Mapping):
+                rest = [value for key, value in band.items() if key not in ("from", "to")]
+                scores = f"{_figure(band.get('from'))} to {_figure(band.get('to'))}"
+                rows.append((row_title(row), scores, *(_figure(value) for value in rest)))
+                names = [key for key in band if key not in ("from", "to")]
+    if not rows or len({len(row) for row in rows}) > 1:
+        return None
+    header = ("row", "scores", *(name.replace("_", " ") for name in names))
+    return Table("Parity by score", header, tuple(rows), frozenset(range(2, len(header))))
+
+
+def certificate_table(content: Content) -> Table | None:
+    """Shares of data types, as the certificate of each artifact has them."""
+    rows = []
+    for row in content["rows"]:
+        for where, found in (row.get("certificate") or {}).items():
+            title = where.replace("_", " ")
+            if isinstance(found, Mapping) and found and not _nested(found):
+                rows.append((row_title(row), title, shares(found)))
+            elif found not in (None, {}, []):
+                said = "; ".join(f"{k} {v}".strip() for k, v in facts({"": found}))
+                rows.append((row_title(row), title, said))
+    if not rows:
+        return None
+    note = (
+        "What an artifact really computes in: nodes of its graph, and measured time where a "
+        "runtime could be asked."
+    )
+    return Table("Precision certificates", ("row", "of", "says"), tuple(rows), frozenset(), (note,))
+
+
+def shares(parts: Mapping[str, Any]) -> str:
+    """`int8 80.0 %, float32 20.0 %`: shares, or counts with the share they make."""
+    numbers = {k: v for k, v in parts.items() if isinstance(v, int | float)}
+    total = sum(numbers.values())
+    if len(numbers) < len(parts) or total <= 0 or min(numbers.values()) < 0:
+        return ", ".join(f"{key} {_figure(value)}" for key, value in parts.items())
+    counted = all(isinstance(value, int) for value in numbers.values())
+    ordered = sorted(numbers.items(), key=lambda item: -item[1])
+    return ", ".join(
+        f"{key} {100 * value / total:.1f}\u00a0%" + (f" ({value})" if counted else "")
+        for key, value in ordered
+    )
+
+
+def terms_table(content: Content) -> Table | None:
+    """How each distillation term stood to the task loss, first and last, and automatic weights."""
+    rows = []
+    for name, run in content["training"].items():
+        terms: dict[str, list[Content]] = {}
+        for entry in run.get("terms") or run.get("terms_at_first_step") or ():
+            terms.setdefault(entry["name"], []).append(entry)
+        weights = run.get("auto_weights") or {}
+        for term, entries in terms.items():
+            weight = weights.get(term, weights.get(term.split("/")[0]))
+            first, last = entries[0], entries[-1]
+            rows.append(
+                (
+                    name,
+                    term,
+                    *(_figure(entry.get("ratio")) for entry in (first, last)),
+                    *(_figure(entry.get("gradient_ratio")) for entry in (first, last)),
+                    "fixed" if weight is None else _figure(weight),
+                )
+            )
+    if not rows:
+        return None
+    header = (
+        *("run", "term", "loss ratio, first", "last"),
+        *("gradient ratio, first", "last", "automatic weight"),
+    )
+    note = (
+        "Each weighted term over the task loss, and the norm of its gradient at the student's "
+        "shared features over the task loss's."
+    )
+    return Table("Distillation terms", header, tuple(rows), frozenset(range(2, 7)), (note,))
+
+
+def _nested(found: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, Mapping | list) for value in found.values())
+
+
+def _scalars(parity: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in parity.items() if not isinstance(value, Mapping | list)}
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return ABSENT
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.3g}"
+    return str(value)
+
+
+def _merged(notes: list[str]) -> tuple[str, ...]:
+    """One note for all rows where each row says the same."""
+    said = dict.fromkeys(note.partition(", model: ")[2] for note in notes)
+    return tuple(notes) if len(said) > 1 else tuple(f"Model without copies: {one}" for one in said)

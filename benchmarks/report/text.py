@@ -1,0 +1,353 @@
+"""The words and figures of a report, the same in every format. Reads report.json's content."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.timing.latency import INCLUSIONS
+
+Content = Mapping[str, Any]
+ABSENT = "n/a"
+TITLES = {
+    "teacher": "teacher",
+    "baseline": "baseline",
+    "baseline_equal_time": "baseline, equal time",
+    "student": "student",
+}
+HEADER = (
+    "model",
+    "backend",
+    "precision",
+    "AP",
+    "AP50",
+    "AP75",
+    "size MB",
+    "params",
+    "with copies p50 ms [95\u00a0%]",
+    "end-to-end p50 ms [95\u00a0%]",
+    "p90",
+    "p99",
+    "timing",
+)
+NUMERIC_COLUMNS = range(3, 12)
+# COCO AP, 0..1: beyond these an export is reported as costing accuracy.
+FP32_TOLERANCE = 0.001
+INT8_TOLERANCE = 0.01
+DOUBTFUL = ("noisy", "throttled")
+BELOW_RELIABLE = "\u2020"  # a dagger; an asterisk would start a list in Markdown
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One of the few figures that a hurried reader takes away.
+
+    Attributes:
+        tone: good, bad or neutral.
+    """
+
+    title: str
+    figure: str
+    explanation: str
+    tone: str
+
+
+def points(value: float | None, decimals: int = 1) -> str:
+    """0..1 as 0..100, `n/a` where there is nothing to measure."""
+    return ABSENT if value is None else f"{100 * value:.{decimals}f}"
+
+
+def signed_points(value: float, decimals: int = 1) -> str:
+    """A difference in AP points, with its sign; a true zero has none."""
+    text = f"{100 * value:+.{decimals}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "\u2212")
+
+
+def milliseconds(value: float | None) -> str:
+    """Three significant digits, or `n/a`."""
+    if value is None:
+        return ABSENT
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def parameter_count(value: int | None) -> str:
+    """1234567 as `1.23 M`."""
+    if value is None:
+        return ABSENT
+    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.0f} k"
+
+
+def row_title(row: Content) -> str:
+    """`student onnxruntime int8`."""
+    return f"{model_title(row)} {row['backend']} {row['precision']}"
+
+
+def model_title(row: Content) -> str:
+    """`student`; of several teachers the second is `teacher 2`."""
+    title = str(TITLES.get(row["model"], row["model"]))
+    number = str(row.get("name") or "").removeprefix("teacher")
+    return f"{title} {number}" if row["model"] == "teacher" and number.isdigit() else title
+
+
+def table_row(row: Content) -> list[str]:
+    """The cells of one row, in the order of `HEADER`."""
+    latency = row["latency_ms"] or {}
+    engine, end_to_end = latency.get("engine") or {}, latency.get("end_to_end") or {}
+    ap, size = row["ap"], row["size_mb"]
+    p99 = milliseconds(end_to_end.get("p99"))
+    if end_to_end and not end_to_end.get("p99_reliable", True):
+        p99 += BELOW_RELIABLE
+    return [
+        model_title(row),
+        row["backend"],
+        row["precision"],
+        points(ap["AP"]),
+        points(ap["AP50"]),
+        points(ap["AP75"]),
+        ABSENT if size is None else f"{size:.2f}",
+        parameter_count(row["parameters"]),
+        _median_and_interval(engine),
+        _median_and_interval(end_to_end),
+        milliseconds(end_to_end.get("p90")),
+        p99,
+        row["verdict"].partition(":")[0],  # the reasons stand below the table
+    ]
+
+
+def table_footnotes(content: Content) -> list[str]:
+    """What the table's numbers include."""
+    notes = [f"AP is COCO's (pycocotools), 0 to 100; {ABSENT}: nothing to measure or not measured."]
+    timed = [row["latency_ms"] for row in content["rows"] if row["latency_ms"]]
+    if timed:
+        calls = sorted({latency["engine"]["n"] for latency in timed})
+        batches = sorted({latency["batch"] for latency in timed})
+        counted = str(calls[0]) if len(calls) == 1 else f"{calls[0]} to {calls[-1]}"
+        notes.append(
+            f"Latency in ms per call of batch {', '.join(map(str, batches))}, {counted} calls per "
+            "scope; p90 and p99 are end to end."
+        )
+        notes.append(INCLUSIONS)
+        if any(not latency["end_to_end"].get("p99_reliable", True) for latency in timed):
+            notes.append(f"{BELOW_RELIABLE} fewer than 500 calls: p99 rests on a handful of them.")
+    repeated = [row for row in content["rows"] if _repeats(row)]
+    if repeated:
+        notes.append(_repeats_note(repeated))
+    doubts: dict[str, list[str]] = {}
+    for row in content["rows"]:
+        if row["verdict"].startswith(DOUBTFUL):
+            doubts.setdefault(row["verdict"], []).append(row_title(row))
+    notes += [f"{', '.join(titles)}: {doubt}." for doubt, titles in doubts.items()]
+    return notes
+
+
+def _repeats(row: Content) -> Content | None:
+    found: Content | None = (row["latency_ms"] or {}).get("repeats")
+    return found
+
+
+def _repeats_note(rows: Sequence[Content]) -> str:
+    """How many processes the rows were measured in, and how far those lie apart at most."""
+    found = [(row_title(row), _repeats(row) or {}) for row in rows]
+    counts = sorted({repeats["processes"] for _, repeats in found})
+    farthest: dict[str, tuple[float, str]] = {}
+    for title, repeats in found:
+        for scope, spread in repeats["spread"].items():
+            farthest[scope] = max(farthest.get(scope, (-1.0, "")), (spread, title))
+    apart = [
+        f"{scope.replace('_', ' ')} {spread:.0%} ({title})"
+        for scope, (spread, title) in farthest.items()
+    ]
+    return (
+        f"p50 is the median of {', '.join(map(str, counts))} processes. The interval covers the "
+        "blocks within them, not how far their medians lie apart, which is at most: "
+        f"{', '.join(apart)}."
+    )
+
+
+def headlines(content: Content) -> list[Headline]:
+    """Gain, speed and the cost of export."""
+    found = [_gain_headline(content["gain"])] if content["gain"] else []
+    found += [_speed_headline(speed) for speed in content["speed"]]
+    costs = export_costs(content["rows"])
+    if costs:
+        worst = min(cost for _, cost in costs)
+        found.append(
+            Headline(
+                "AP cost of export",
+                " / ".join(signed_points(cost, 2) for _, cost in costs),
+                " / ".join(title for title, _ in costs) + ", against the same weights in torch",
+                "bad" if worst < -INT8_TOLERANCE else "neutral",
+            )
+        )
+    return found
+
+
+def export_costs(rows: Sequence[Content]) -> list[tuple[str, float]]:
+    """AP of every exported student row minus that of its torch row, 0..1 scale."""
+    reference = _ap_of(rows, "student", "torch")
+    if reference is None:
+        return []
+    return [
+        (f"{row['backend']} {row['precision']}", row["ap"]["AP"] - reference)
+        for row in rows
+        if row["model"] == "student" and row["backend"] != "torch" and row["ap"]["AP"] is not None
+    ]
+
+
+def gain_sentence(gain: Content) -> str:
+    """The gain, its interval and what it rests on, in one sentence."""
+    seeds = gain["seeds"]
+    text = f"{signed_points(gain['ap'])} AP"
+    if gain["ci95"]:
+        text += f" [{_interval(gain['ci95'])}] over {seeds} seeds"
+    elif gain.get("bootstrap"):
+        drawn = _interval(gain["bootstrap"]["ci95"])
+        text += f" on one seed; [{drawn}] over validation pictures, which is no proof"
+    else:
+        text += f" on {seeds} seed" + ("s" if seeds > 1 else "")
+    return f"{text}: {gain['verdict']}"
+
+
+def derived_warnings(content: Content) -> list[str]:
+    """What the numbers themselves must not be silent about."""
+    rows = content["rows"]
+    found = []
+    teachers = [row["ap"]["AP"] for row in rows if row["model"] == "teacher"]
+    teacher = max((ap for ap in teachers if ap is not None), default=None)
+    for other in ("baseline", "student"):
+        ap = _ap_of(rows, other, None)
+        if teacher is not None and ap is not None and teacher < ap:
+            found.append(
+                f"The teacher ({points(teacher)} AP) is worse than the {other} ({points(ap)} AP): "
+                "there is little to learn from it. Train or choose a better one."
+            )
+            break
+    gain = content["gain"]
+    if gain and gain["verdict"] == "worse":
+        found.append(f"Distillation made the student worse: {gain_sentence(gain)}.")
+    for title, cost in export_costs(rows):
+        limit = FP32_TOLERANCE if title.endswith("fp32") else INT8_TOLERANCE
+        if abs(cost) > limit if title.endswith("fp32") else cost < -limit:
+            found.append(
+                f"Export to {title} changes the student by {signed_points(cost, 2)} AP "
+                f"(expected within {points(limit)})."
+            )
+    found += _slow_int8(rows)
+    noisy = [row_title(row) for row in rows if row["verdict"].startswith(DOUBTFUL)]
+    if noisy:
+        found.append(
+            f"Latency was measured on a machine that was not quiet ({len(noisy)} of {len(rows)} "
+            "rows); measure again before quoting it."
+        )
+    return found
+
+
+def training_table(content: Content) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Header and cells of the training runs."""
+    header = ("run", "seed", "last AP", "best AP", "steps", "minutes", "ms per step", "memory MB")
+    cells = []
+    for name, run in content["training"].items():
+        measured = [entry["AP"] for entry in run["curve"] if entry.get("AP") is not None]
+        cells.append(
+            [
+                name,
+                str(run["seed"]),
+                points(measured[-1]) if measured else ABSENT,
+                points(max(measured)) if measured else ABSENT,
+                ABSENT if run["steps"] is None else str(run["steps"]),
+                ABSENT if run["seconds"] is None else f"{run['seconds'] / 60:.1f}",
+                milliseconds(run["step_ms"]),
+                ABSENT if run["peak_memory_mb"] is None else f"{run['peak_memory_mb']:.0f}",
+            ]
+        )
+    return header, cells
+
+
+def facts(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Flatten a JSON tree to (key, text) pairs, one line per innermost object."""
+    if not isinstance(tree, Mapping):
+        return [(prefix, _inline(tree))]
+    pairs: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        name = f"{prefix} {key}".strip().replace("_", " ")
+        if isinstance(value, Mapping) and any(
+            isinstance(inner, (Mapping, list)) for inner in value.values()
+        ):
+            pairs += facts(value, name)
+        else:
+            pairs.append((name, _inline(value)))
+    return pairs
+
+
+def _inline(value: Any) -> str:
+    if value is None:
+        return ABSENT
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_inline(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(_inline(inner) for inner in value) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _gain_headline(gain: Content) -> Headline:
+    proven, worse = gain["verdict"] == "proven", gain["verdict"] == "worse"
+    explanation, figure = gain_sentence(gain), f"{signed_points(gain['ap'])} AP"
+    if gain.get("equal_time"):
+        explanation += f". At equal training time: {gain_sentence(gain['equal_time'])}"
+    return Headline(
+        "Gain by distillation",
+        figure if proven else f"{figure}, {gain['verdict'].split(' (')[0]}",
+        explanation,
+        "good" if proven else "bad" if worse else "neutral",
+    )
+
+
+def _speed_headline(speed: Content) -> Headline:
+    scope = {"engine": "model with copies", "end_to_end": "end to end"}[speed["scope"]]
+    interval = speed["ci95"]
+    between = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
+    changed = speed["verdict"] != "no change"
+    return Headline(
+        f"Speed, {scope}",
+        f"{speed['ratio']:.2f}\u00d7" if changed else "no change",
+        f"{speed['model']} is {speed['ratio']:.2f}{between} times as fast as {speed['reference']}: "
+        f"{speed['verdict']}",
+        {"faster": "good", "slower": "bad"}.get(speed["verdict"], "neutral"),
+    )
+
+
+def _slow_int8(rows: Sequence[Content]) -> list[str]:
+    found = []
+    for row in rows:
+        if row["precision"] != "int8" or not row["latency_ms"]:
+            continue
+        for other in rows:
+            same = (other["model"], other["backend"]) == (row["model"], row["backend"])
+            if same and other["precision"] == "fp32" and other["latency_ms"]:
+                int8 = row["latency_ms"]["engine"]["p50"]
+                fp32 = other["latency_ms"]["engine"]["p50"]
+                if int8 >= fp32:
+                    found.append(
+                        f"{row_title(row)} takes {milliseconds(int8)} ms, fp32 "
+                        f"{milliseconds(fp32)} ms"
+                    )
+    return [f"INT8 is not worth it here: {'; '.join(found)}."] if found else []
+
+
+def _ap_of(rows: Sequence[Content], model: str, backend: str | None) -> float | None:
+    """AP of the first row of `model` (on `backend`, if given)."""
+    for row in rows:
+        if row["model"] == model and backend in (None, row["backend"]):
+            value = row["ap"]["AP"]
+            return None if value is None else float(value)
+    return None
+
+
+def _interval(interval: Sequence[float]) -> str:
+    return f"{signed_points(interval[0])}, {signed_points(interval[1])}"
+
+
+def _median_and_interval(latency: Content) -> str:
+    if not latency:
+        return ABSENT
+    low, high = latency["ci95_p50"]
+    return f"{milliseconds(latency['p50'])} [{milliseconds(low)}, {milliseconds(high)}]"

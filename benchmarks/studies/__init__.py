@@ -1,0 +1,1 @@
+"""Development studies that drive the training side: gains, step cost, RoIAlign."""

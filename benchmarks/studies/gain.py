@@ -1,0 +1,295 @@
+"""What each method gains on one data set: `python -m benchmarks.studies.gain RECIPE... [options]`.
+
+Drives `python -m compress.run` in processes of its own. Per base recipe and regime: the teacher and
+the plain student of every seed once, then one run per method from the same initial weights, in the
+same data order, for as many steps, under that one teacher; with `--equal-time` also a plain student
+for as many seconds as the method took. Runs that are finished are kept, so the same command goes on
+where it was cut. Writes `gain_<data>.json` after every method, and draws `gain_<data>.png`.
+
+Regimes: `all` labels, and `few`: a fifth of them, the rest of the pictures without, under the
+teacher that was trained on all.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.studies.gain_plot import draw_gains
+from benchmarks.studies.gain_table import compare, locked, record_of, split_sizes
+from benchmarks.timing.environment import environment
+from export.atomic import write_json
+from export.errors import RecipeError, ToolkitError
+
+HERE = Path(__file__).resolve().parents[1]
+METHODS = HERE / "gain" / "methods.yaml"
+REGIMES = ("all", "few")
+SHARE = 0.2  # of the labels, in `few`
+PLAIN = ("distill=[]", "baseline={enabled: false}")
+# Latency is no question here, and what is exported is compared in fp32.
+LIGHT = (
+    "export.precisions=[fp32]",
+    "benchmark={blocks: 2, calls_per_block: 2, warmup: 1, images: 2, throughput_batches: []}",
+)
+INTERRUPTED = 130
+
+Methods = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One base recipe, and what all of its runs share."""
+
+    recipe: Path
+    runs: Path
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the recipe's file, without its ending."""
+        return self.recipe.stem
+
+    def run(self, name: str, *overrides: str) -> Path:
+        """Carry out one run, or what is left of it; return its folder.
+
+        Raises:
+            RunError: with the message and exit code of the run.
+        """
+        full = f"{self.name}-{name}"
+        sys.stderr.write(f"--- {full}\n")
+        command = [sys.executable, "-m", "compress.run", str(self.recipe), "--json"]
+        command += ["--runs", str(self.runs), f"name={full}", *LIGHT, *self.overrides, *overrides]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            said = done.stdout.strip().splitlines() or ["{}"]
+            try:
+                text = json.loads(said[-1]).get("error", "")
+            except ValueError:
+                text = said[-1]
+            raise RunError(done.returncode, text)
+        return self.runs / full
+
+
+class RunError(Exception):
+    """A run ended with an exit code other than 0."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text or f"exit code {code}")
+        self.code = code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run everything that is not finished; return the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        methods = read_methods(options.methods)
+        failed = [
+            table for recipe in options.recipes for table in _recipe(recipe, methods, options)
+        ]
+    except ToolkitError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except RunError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 1 if any(failed) else 0
+
+
+def read_methods(given: Sequence[str]) -> Methods:
+    """Return name -> entries of `distill`, from YAML files, `name=[...]`, and names of our file.
+
+    Raises:
+        RecipeError: one of them is neither.
+    """
+    ours = _read(METHODS)
+    found: Methods = {}
+    for text in given:
+        name, equals, entries = text.partition("=")
+        if equals:
+            found[name] = _checked(yaml.safe_load(entries), text)
+        elif Path(text).is_file():
+            found |= _read(Path(text))
+        elif text in ours:
+            found[text] = ours[text]
+        else:
+            raise RecipeError(
+                f"--methods {text}: no file, and no name in {METHODS} ({', '.join(ours)}); or say "
+                f"{text}='[{{type: ...}}]'"
+            )
+    return found or ours
+
+
+def _read(path: Path) -> Methods:
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict):
+        raise RecipeError(f"{path}: expected names, each with its entries of `distill`")
+    return {str(name): _checked(entries, f"{path}: {name}") for name, entries in document.items()}
+
+
+def _checked(entries: Any, where: str) -> list[dict[str, Any]]:
+    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+        raise RecipeError(f"{where}: expected a list of entries, as in [{{type: pkd}}]")
+    return entries
+
+
+def _recipe(recipe: Path, methods: Methods, options: argparse.Namespace) -> list[bool]:
+    """Every table of one base recipe; return whether anything in it failed."""
+    seeds = () if options.seeds is None else (f"seeds={options.seeds}",)
+    work = Work(recipe, options.runs, (*options.set, *seeds))
+    all_labels = work.run("all-plain", *PLAIN)  # trains the teacher of every regime
+    teacher = all_labels / "models" / "teacher" / "model.safetensors"
+    loaded = (f"teacher.detector.weights={teacher}", "teacher.train=null", "teacher.data=null")
+    data = options.data or _data_name(locked(all_labels))
+    failures = []
+    for regime in options.regimes:
+        settings: tuple[str, ...] = loaded
+        plain = all_labels
+        if regime == "few":
+            labels = max(1, round(SHARE * split_sizes(all_labels)["train"]))
+            settings = (*loaded, *_few(locked(all_labels), labels))
+            plain = work.run("few-plain", *PLAIN, *settings)
+        table = _Table(work, regime, settings, plain, all_labels, options, data)
+        failures.append(table.fill(methods))
+    return failures
+
+
+def _few(recipe: Mapping[str, Any], labels: int) -> tuple[str, ...]:
+    split = {key: value for key, value in recipe["data"]["train"].items() if value is not None}
+    rest = {**split, "split": split.get("split", "train"), "limit": None, "rest": True}
+    return (f"data.train.limit={labels}", f"data.unlabeled={json.dumps(rest)}")
+
+
+def _data_name(recipe: Mapping[str, Any]) -> str:
+    data = recipe["data"]
+    return Path(data["root"]).name if data["type"] == "folder" else str(data["type"])
+
+
+class _Table:
+    """One base recipe in one regime: a plain student, and what each method makes of it."""
+
+    def __init__(
+        self,
+        work: Work,
+        regime: str,
+        settings: tuple[str, ...],
+        plain: Path,
+        all_labels: Path,
+        options: argparse.Namespace,
+        data: str,
+    ) -> None:
+        self.work, self.regime, self.settings, self.plain = work, regime, settings, plain
+        self.options = options
+        self.path = options.out / f"gain_{data}.json"
+        self.data = data
+        sizes = split_sizes(plain)
+        self.content: dict[str, Any] = {
+            "recipe": work.name,
+            "regime": regime,
+            "labels": sizes["train"],
+            "unlabeled": 0,
+            "teacher": record_of(all_labels, "teacher"),
+            "plain": record_of(plain, "student"),
+            "methods": {},
+            "failed": {},
+            "environment": environment(),
+        }
+
+    def fill(self, methods: Methods) -> bool:
+        """Run every method; return whether one failed."""
+        for name, entries in methods.items():
+            self._method(name, entries)
+        if self.options.best_two:
+            gains = {name: self.content["methods"].get(name) for name in methods}
+            ranked = sorted(
+                (n for n, m in gains.items() if m), key=lambda n: -gains[n]["gain"]["mean"]
+            )
+            if len(ranked) > 1:
+                first, second = ranked[:2]
+                self._method(f"{first}+{second}", methods[first] + methods[second])
+        return bool(self.content["failed"])
+
+    def _method(self, name: str, entries: list[dict[str, Any]]) -> None:
+        run = f"{self.regime}-{name.replace('+', '-and-')}"
+        taught = (*PLAIN[1:], f"distill={json.dumps(entries)}", *self.settings)
+        try:
+            home = self.work.run(run, *taught)
+            method = {"distill": entries, **record_of(home, "student")}
+            method |= compare(self.plain, home)
+            if self.options.equal_time:
+                steps = max(1, round(method["steps"] * method["step_ms"] / self._plain_step_ms()))
+                longer = (f"train.steps={steps}", "train.epochs=null")
+                plain = self.work.run(f"{run}-equal-time", *PLAIN, *self.settings, *longer)
+                method["equal_time"] = {**record_of(plain, "student"), **compare(plain, home)}
+            self.content["methods"][name] = method
+            self.content["unlabeled"] = split_sizes(home).get("unlabeled", 0)
+        except RunError as error:
+            if error.code == INTERRUPTED:
+                raise KeyboardInterrupt from None
+            sys.stderr.write(f"{run}: {error}\n")
+            self.content["failed"][name] = str(error)
+        self._write()
+
+    def _plain_step_ms(self) -> float:
+        return float(self.content["plain"]["step_ms"])
+
+    def _write(self) -> None:
+        tables: dict[str, Any] = {}
+        if self.path.exists():
+            tables = json.loads(self.path.read_text(encoding="utf-8"))["tables"]
+        key = f"{self.work.name}/{self.regime}"
+        old = tables.get(key, {})
+        if old.get("plain") == self.content["plain"]:  # earlier calls' methods are still good
+            kept = {n: m for n, m in old["methods"].items() if n not in self.content["failed"]}
+            self.content["methods"] = {**kept, **self.content["methods"]}
+        tables[key] = self.content
+        content = {"schema": 1, "data": self.data, "tables": tables}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(content, self.path)
+        draw_gains(content, self.path.with_suffix(".png"))
+
+
+def _regimes(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not set(names) <= set(REGIMES):
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(REGIMES)}, not {text}")
+    return names
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.gain",
+        description="Train a student with each method and without; say what is gained.",
+    )
+    parser.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE", help="base recipes")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=[],
+        metavar="METHOD",
+        help=f"names of {METHODS.name}, name='[{{type: ...}}]', or YAML files; default: all names",
+    )
+    parser.add_argument("--regimes", type=_regimes, default=("all",), help="all,few (default: all)")
+    parser.add_argument("--best-two", action="store_true", help="and the two best together")
+    parser.add_argument(
+        "--equal-time", action="store_true", help="and a plain student for as many seconds, each"
+    )
+    parser.add_argument("--seeds", type=int, help="instead of the recipe's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe; repeatable"
+    )
+    parser.add_argument("--data", help="name in the result's file name (default: of the folder)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/gain"), metavar="DIR")
+    parser.add_argument("--out", type=Path, default=HERE / "results", metavar="DIR")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""The settings of every method that `benchmarks.studies.kd_step` measures on a pair."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from compress.detector import Detector
+from compress.distillation.pairing import check_pair
+from compress.losses import LossConfig
+from compress.losses.parts.classifier import Classifier
+from compress.methods import OF_STUDENT, example, members
+
+LOSSES: TypeAdapter[Any] = TypeAdapter(LossConfig)
+
+
+def method_names() -> tuple[str, ...]:
+    """The `type` of every member of the union of losses."""
+    return tuple(members(LossConfig))
+
+
+def fitting(
+    names: Sequence[str], student: Detector, teacher: Detector
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tell methods that work on a pair from those that do not: rows of settings, and reasons.
+
+    A method that compares proposals has a second row, `<method>, roi_source: student`: there the
+    student's proposals are scored by both, not the teacher's.
+    """
+    rows, skipped = {}, {}
+    for name in names:
+        config = example(name)
+        problems = check_pair(student.spec, teacher.spec, [config])
+        if problems:
+            skipped[name] = "; ".join(text for _, text in problems)
+            continue
+        rows[name] = config
+        shares = "rois" in config.teacher_needs(student.spec, teacher.spec)
+        if shares and "roi_source" in type(config).model_fields:
+            rows[f"{name}, {OF_STUDENT}"] = config.model_copy(update={"roi_source": "student"})
+    return rows, skipped
+
+
+def stated(config: Any) -> dict[str, Any]:
+    """Return those of a row's settings that are not the defaults, besides `type`."""
+    found: dict[str, Any] = config.model_dump(mode="json", exclude_defaults=True)
+    return {key: value for key, value in found.items() if key != "type"}
+
+
+def random_classifier(config: Any, student: Detector) -> Classifier | None:
+    """Build the classifier of crops that a method learns from, with random weights."""
+    wanted = config.wanted_classifier()
+    if wanted is None:
+        return None
+    classifier: Classifier = wanted.build(student.spec.num_classes)
+    return classifier.to(next(student.parameters()).device).eval().requires_grad_(False)

@@ -1,0 +1,67 @@
+"""The inputs of `benchmarks.studies.kd_step`: two detectors of random weights, a batch of noise."""
+
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import TypeAdapter
+
+from compress.batch import Batch, Targets, full_size
+from compress.detector import Detector
+from compress.detectors import DetectorConfig
+
+NUM_CLASSES = 20
+BOXES_PER_PICTURE = 6
+STUDENT, TEACHER = "resnet18", "resnet50"
+
+
+class Setting(NamedTuple):
+    """What is measured: a detector family, and how large its pictures and batches are."""
+
+    pair: str
+    size: int
+    batch: int
+    device: str
+
+
+class Pair(NamedTuple):
+    """Two detectors, what they see, and the optimiser that all steps share."""
+
+    student: Detector
+    teacher: Detector
+    batch: Batch
+    optimizer: torch.optim.Optimizer
+
+
+def build(backbone: str, setting: Setting) -> Detector:
+    """Build a detector with random weights."""
+    config: Any = TypeAdapter(DetectorConfig).validate_python(
+        {"type": setting.pair, "backbone": backbone}
+    )
+    detector: Detector = config.build(NUM_CLASSES, (setting.size, setting.size))
+    return detector.to(setting.device)
+
+
+def make_pair(setting: Setting) -> Pair:
+    """Build both detectors and a batch; equal for equal settings."""
+    torch.manual_seed(0)
+    student, teacher = build(STUDENT, setting), build(TEACHER, setting)
+    optimizer = torch.optim.SGD(student.parameters(), lr=1e-6, momentum=0.9)
+    return Pair(student, teacher.eval().requires_grad_(False), make_batch(setting), optimizer)
+
+
+def make_batch(setting: Setting) -> Batch:
+    """Draw noise with boxes on it; a tenth to half of the picture wide and high."""
+    images = torch.rand(setting.batch, 3, setting.size, setting.size)
+    targets = []
+    for _ in range(setting.batch):
+        sides = (0.1 + 0.4 * torch.rand(BOXES_PER_PICTURE, 2)) * setting.size
+        corners = torch.rand(BOXES_PER_PICTURE, 2) * (setting.size - sides)
+        labels = torch.randint(0, NUM_CLASSES, (BOXES_PER_PICTURE,))
+        targets.append(Targets(torch.cat([corners, corners + sides], dim=1), labels))
+    return Batch(
+        images=images,
+        targets=tuple(targets),
+        sizes=full_size(images),
+        image_ids=tuple(range(setting.batch)),
+        labeled=setting.batch,
+    ).to(torch.device(setting.device))

@@ -1,0 +1,77 @@
+"""Keep the README's folder tree and results table true: `python -m benchmarks.studies.readme`."""
+
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("slimdet", "compress", "export", "benchmarks")
+
+
+def tree(root: Path) -> str:
+    """A line per folder of sources: its path and the first sentence of its docstring."""
+    lines = []
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("__init__.py")):
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            lines.append((f"{path.parent.relative_to(root).as_posix()}/", text.split("\n")[0]))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(["```text", *(f"{name:<{width}}  {text}" for name, text in lines), "```"])
+
+
+def results(root: Path) -> str:
+    """A row per run in `benchmarks/results/run_*.json`, which are copies of report.json."""
+    rows = [
+        "| run | teacher AP | baseline | student | gain [95 %] | equal time | "
+        "INT8 | student / teacher latency |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    measured = sorted((root / "benchmarks" / "results").glob("run_*.json"))
+    rows += [_row(json.loads(path.read_text(encoding="utf-8"))) for path in measured]
+    return "\n".join(rows)
+
+
+def _row(report: dict[str, Any]) -> str:
+    found = {(r["model"], r["backend"], r["precision"]): r for r in report["rows"]}
+
+    def ap(model: str, precision: str = "fp32") -> str:
+        row = found.get((model, "onnxruntime", precision))
+        return "-" if row is None else f"{100 * row['ap']['AP']:.1f}"
+
+    gain, equal = report["gain"], report["gain"].get("equal_time")
+    interval = gain["ci95"]
+    seeds = f"{gain['seeds']} seed{'s' if gain['seeds'] > 1 else ''}"
+    spread = f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else ""
+    over_time = f"{100 * equal['ap']:+.1f}" if equal else "-"
+    latency = [
+        found[(model, "onnxruntime", "fp32")]["latency_ms"]["engine"]["p50"]
+        for model in ("student", "teacher")
+    ]
+    return (
+        f"| {report['name']} | {ap('teacher')} | {ap('baseline')} | {ap('student')} | "
+        f"{100 * gain['ap']:+.1f}{spread}, {seeds}: {gain['verdict'].split(' (')[0]} | "
+        f"{over_time} | {ap('student', 'int8')} | "
+        f"{latency[0]:.1f} / {latency[1]:.1f} ms |"
+    )
+
+
+def filled(readme: str, root: Path) -> str:
+    """The README's text with the parts between its markers made anew."""
+    for name, made in (("tree", tree(root)), ("results", results(root))):
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        readme = pattern.sub(lambda m, made=made: m[1] + made + "\n" + m[2], readme)  # type: ignore[misc]
+    return readme
+
+
+def main() -> int:
+    """Rewrite README.md."""
+    path = ROOT / "README.md"
+    path.write_text(filled(path.read_text(encoding="utf-8"), ROOT), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

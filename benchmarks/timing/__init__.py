@@ -1,0 +1,1 @@
+"""Latency and throughput: clocks, interleaved blocks, the machine's load."""

@@ -1,0 +1,320 @@
+"""Time engines side by side: interleaved blocks, every call kept, doubts said aloud.
+
+Three scopes. `model` is the model alone, inputs and outputs staying on its device. `engine` adds
+the copies: a ready tensor on the host in, candidate boxes on the host out. On the CPU the two are
+the same thing and measured once, as `engine`. `end_to_end` goes from a decoded uint8 photograph to
+boxes in that photograph: letterbox, tensor, model, threshold and NMS, mapping back. Reading and
+decoding the file is in none. Times are per call, so per `batch` pictures.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from benchmarks.data.image_set import ImageSet, read_photograph
+from benchmarks.timing.clocks import ClockWatch, Span, energy_mj, ranges, throttled, unsteady
+from benchmarks.timing.contender import Contender, EventTimed
+from benchmarks.timing.load import LoadWatch
+from export.config import Section
+from export.engine import Engine
+from export.errors import DataError
+
+INCLUSIONS = (
+    "model: inputs and outputs stay on the device. engine (model with copies): tensor in memory -> "
+    "candidate boxes on the host. end_to_end: decoded uint8 photograph -> letterbox, tensor, "
+    "model, score threshold, NMS, boxes in photograph pixels. Reading and decoding the file is in "
+    "none. Median over all calls, none left out; interval: 95 % bootstrap over blocks; engines "
+    "interleaved block by block, one untimed call before each block; caches are warm, clocks are "
+    "not locked."
+)
+SAME_AS_ENGINE = "the same as with copies: on the CPU nothing is copied"
+BY_EVENTS = "by CUDA events around the pass"
+BY_THE_HOST = "by the host's clock, its waiting included"
+NO_DEVICE_CALL = "not measured: this engine has no call that leaves the copies out"
+BLOCK_SPREAD = 0.20  # of the median block; above it the machine was not steady
+RELIABLE_P99 = 500  # calls
+PHOTOGRAPH_BYTES = 512 * 2**20  # decoded photographs held in memory at most
+RESAMPLES = 1000
+
+
+class BenchmarkConfig(Section):
+    """How latency is measured."""
+
+    blocks: int = Field(default=8, ge=2)  # interleaved between the engines
+    calls_per_block: PositiveInt = 25  # of each scope
+    repeats: PositiveInt = 3  # fresh processes that each measure all blocks: 600 calls in all
+    warmup: PositiveInt = 10  # calls of each scope before the first block
+    images: PositiveInt = 32  # distinct photographs in rotation
+    threads: PositiveInt | None = None  # for whoever opens the engines; None: the runtime's own
+    batch: PositiveInt = 1
+    time_limit_s: PositiveFloat | None = 60.0  # per engine, over all repeats; fewer calls beyond it
+    score_threshold: float = Field(default=0.25, ge=0, le=1)  # end to end
+    throughput_batches: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16)  # empty: no throughput
+    throughput_s: PositiveFloat = 1.0  # seconds of calls per engine and batch
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per call of one scope of one engine.
+
+    Attributes:
+        p25_ms: with `p75_ms`, where the middle half of the calls lies.
+        n: calls, none left out.
+        ci95_p50: bootstrap over blocks, since calls within a block resemble each other.
+        p99_reliable: whether `n` is large enough (500) for p99 to be more than the worst calls.
+    """
+
+    p25_ms: float
+    p50_ms: float
+    p75_ms: float
+    p90_ms: float
+    p99_ms: float
+    min_ms: float
+    mean_ms: float
+    n: int
+    ci95_p50: tuple[float, float]
+    p99_reliable: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of `report.json`; milliseconds."""
+        return {
+            "p50": self.p50_ms,
+            "p25": self.p25_ms,
+            "p75": self.p75_ms,
+            "iqr": self.p75_ms - self.p25_ms,
+            "p90": self.p90_ms,
+            "p99": self.p99_ms,
+            "min": self.min_ms,
+            "mean": self.mean_ms,
+            "n": self.n,
+            "ci95_p50": list(self.ci95_p50),
+            "p99_reliable": self.p99_reliable,
+        }
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The scopes of one engine.
+
+    Attributes:
+        model: from device to device; None on the CPU and where the engine has no such call.
+        model_scope: what there is to say of `model`.
+        device: where the engine computed.
+        watch: what clocks, load and GPU did meanwhile, and the energy per picture.
+        verdict: `valid`; or `throttled: ` or `noisy: ` and every reason.
+        load: load average (1 minute) before the first and after the last block.
+        images: distinct photographs in rotation.
+        engine_blocks: milliseconds of each call, block by block, for `ratio_ci`.
+        end_to_end_blocks: likewise.
+        model_blocks: likewise; empty where `model` is None.
+        repeats: medians of several processes by scope, and their spread; None for one process.
+    """
+
+    model: Latency | None
+    model_scope: str
+    engine: Latency
+    end_to_end: Latency
+    device: str
+    watch: dict[str, Any]
+    verdict: str
+    batch: int
+    load: tuple[float | None, float | None]
+    images: int
+    score_threshold: float
+    engine_blocks: tuple[tuple[float, ...], ...]
+    end_to_end_blocks: tuple[tuple[float, ...], ...]
+    model_blocks: tuple[tuple[float, ...], ...] = ()
+    repeats: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """`latency_ms` of a row of `report.json`."""
+        return {
+            "model": None if self.model is None else self.model.to_dict(),
+            "model_scope": self.model_scope,
+            "engine": self.engine.to_dict(),
+            "end_to_end": self.end_to_end.to_dict(),
+            "batch": self.batch,
+            "images": self.images,
+            "score_threshold": self.score_threshold,
+            "device": self.device,
+            "load_average": list(self.load),
+            "watch": self.watch,
+            "repeats": self.repeats,
+            "inclusions": INCLUSIONS,
+        }
+
+
+@dataclass(frozen=True)
+class SpeedRatio:
+    """Median time of one engine over that of another: above 1, the other is faster.
+
+    Attributes:
+        verdict: `faster`, `slower`, or `no change` when the interval includes 1.
+    """
+
+    ratio: float
+    ci95: tuple[float, float]
+    verdict: str
+
+
+def measure(
+    engines: Mapping[str, Engine], images: ImageSet, config: BenchmarkConfig
+) -> dict[str, Timing]:
+    """Time open engines against each other on the same photographs.
+
+    Block b visits the engines in order, block b + 1 in reverse, so a machine that slows down
+    slows all of them. The garbage collector rests inside a block.
+
+    Args:
+        engines: name -> engine, all open (inside their `with`).
+        images: photographs; the first `config.images` are used.
+        config: how often.
+
+    Raises:
+        DataError: there is no photograph.
+        ExportError: a batch was asked for that a graph cannot take.
+    """
+    photographs = photographs_of(images, config)
+    contenders = {
+        name: Contender.prepare(engine, photographs, config.batch, config.score_threshold)
+        for name, engine in engines.items()
+    }
+    load = LoadWatch.start()
+    limit_s = config.time_limit_s
+    order = list(contenders.values())
+    with ClockWatch(gpu=any(contender.device != "cpu" for contender in order)) as clocks:
+        for contender in order:
+            contender.warm_up(config.warmup, config.blocks, config.calls_per_block, limit_s)
+        for number in range(config.blocks):
+            for contender in order if number % 2 == 0 else reversed(order):
+                if not contender.exhausted(limit_s):
+                    contender.round(clocks, engine_first=number % 2 == 0)
+    noise = load.reasons()
+    if clocks.others:
+        noise.append("another program was using the GPU")
+    return {
+        name: _timing(contender, config, len(photographs), load, clocks, noise)
+        for name, contender in contenders.items()
+    }
+
+
+def latency(blocks: Sequence[Sequence[float]], *, seed: int = 0) -> Latency:
+    """Summarise milliseconds per call, given block by block."""
+    times = np.concatenate([np.asarray(block, dtype=np.float64) for block in blocks])
+    p25, p50, p75, p90, p99 = np.percentile(times, [25, 50, 75, 90, 99]).tolist()
+    chosen = np.random.default_rng(seed).integers(0, len(blocks), (RESAMPLES, len(blocks)))
+    low, high = np.percentile(resampled_medians(blocks, chosen), [2.5, 97.5]).tolist()
+    return Latency(
+        p25_ms=p25,
+        p50_ms=p50,
+        p75_ms=p75,
+        p90_ms=p90,
+        p99_ms=p99,
+        min_ms=float(times.min()),
+        mean_ms=float(times.mean()),
+        n=times.size,
+        ci95_p50=(low, high),
+        p99_reliable=times.size >= RELIABLE_P99,
+    )
+
+
+def ratio_ci(
+    a_blocks: Sequence[Sequence[float]], b_blocks: Sequence[Sequence[float]], *, seed: int = 0
+) -> SpeedRatio:
+    """Median time of `a` over median time of `b`, with a 95 % bootstrap over paired blocks.
+
+    Block i of both was timed at nearly the same moment, so they are drawn together; blocks that
+    only one side has are left out of the interval.
+    """
+    pairs = min(len(a_blocks), len(b_blocks))
+    chosen = np.random.default_rng(seed).integers(0, pairs, (RESAMPLES, pairs))
+    drawn = resampled_medians(a_blocks, chosen) / resampled_medians(b_blocks, chosen)
+    low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
+    ratio = float(np.median(np.concatenate(a_blocks)) / np.median(np.concatenate(b_blocks)))
+    changed = "faster" if low > 1 else "slower"
+    return SpeedRatio(ratio, (low, high), "no change" if low <= 1 <= high else changed)
+
+
+def resampled_medians(
+    blocks: Sequence[Sequence[float]], chosen: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Median over the calls of the chosen blocks: (resamples, blocks) indices -> (resamples,)."""
+    arrays = [np.asarray(block, dtype=np.float64) for block in blocks]
+    if len({array.size for array in arrays}) == 1:
+        drawn = np.stack(arrays)[chosen]  # (resamples, blocks, calls)
+        return np.asarray(np.median(drawn.reshape(len(chosen), -1), axis=1))
+    return np.array([np.median(np.concatenate([arrays[i] for i in row])) for row in chosen])
+
+
+def photographs_of(images: ImageSet, config: BenchmarkConfig) -> list[NDArray[np.uint8]]:
+    """Decode the first pictures, as many as the memory set aside for them takes."""
+    photographs: list[NDArray[np.uint8]] = []
+    size = 0
+    for index in range(min(config.images, len(images))):
+        photographs.append(read_photograph(images, index))
+        size += photographs[-1].nbytes
+        if size >= PHOTOGRAPH_BYTES:
+            break
+    if not photographs:
+        raise DataError(f"{images.source}: no picture to measure latency on; give at least one")
+    return photographs
+
+
+def _timing(
+    contender: Contender,
+    config: BenchmarkConfig,
+    images: int,
+    load: LoadWatch,
+    clocks: ClockWatch,
+    noise: Sequence[str],
+) -> Timing:
+    spans = [span for scope in contender.spans.values() for span in scope]
+    limited, reasons = throttled(spans), [*noise, *unsteady(spans)]
+    for scope, blocks in (
+        ("model", contender.model_blocks),
+        ("engine", contender.engine_blocks),
+        ("end-to-end", contender.end_to_end_blocks),
+    ):
+        medians = [float(np.median(block)) for block in blocks]
+        if medians and (max(medians) - min(medians)) / np.median(medians) > BLOCK_SPREAD:
+            spread = (max(medians) - min(medians)) / float(np.median(medians))
+            reasons.append(f"{scope} block medians spread {spread:.0%}")
+    kind = "throttled" if limited else "noisy"
+    clock = BY_EVENTS if isinstance(contender.engine, EventTimed) else BY_THE_HOST
+    model_scope = clock if contender.model_blocks else NO_DEVICE_CALL
+    return Timing(
+        model=latency(contender.model_blocks) if contender.model_blocks else None,
+        model_scope=SAME_AS_ENGINE if contender.device == "cpu" else model_scope,
+        engine=latency(contender.engine_blocks),
+        end_to_end=latency(contender.end_to_end_blocks),
+        device=contender.device,
+        watch=_watched(contender, config.batch, load, clocks, spans),
+        verdict=f"{kind}: " + "; ".join([*limited, *reasons]) if limited or reasons else "valid",
+        batch=config.batch,
+        load=(load.load_before, load.load_after),
+        images=images,
+        score_threshold=config.score_threshold,
+        engine_blocks=tuple(contender.engine_blocks),
+        end_to_end_blocks=tuple(contender.end_to_end_blocks),
+        model_blocks=tuple(contender.model_blocks),
+    )
+
+
+def _watched(
+    contender: Contender, batch: int, load: LoadWatch, clocks: ClockWatch, spans: Sequence[Span]
+) -> dict[str, Any]:
+    seconds = sum(sum(block) for block in contender.engine_blocks) / 1e3
+    pictures = batch * sum(len(block) for block in contender.engine_blocks)
+    energy = energy_mj(contender.spans.get("engine", []), pictures, seconds)
+    return {
+        "ranges": ranges(spans),
+        "gpu": clocks.gpu,
+        "energy_mj_per_picture": energy,
+        "own_cpu_s": load.own_used_s,
+        "others_share": load.others_share,
+        "blocks": len(contender.engine_blocks),
+    }

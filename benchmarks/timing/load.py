@@ -1,0 +1,78 @@
+"""Notice when somebody else was using the machine while a clock ran."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from benchmarks.timing.environment import load_average, usable_cores
+
+
+@dataclass
+class LoadWatch:
+    """Load before and after, and how much processor time other programs took in between.
+
+    Attributes:
+        load_before: 1-minute load average at the start; None where the system has none.
+        load_after: likewise, set by `reasons`.
+        own_used_s: processor seconds that this process used, set by `reasons`.
+        others_share: of the processors, what other programs used; likewise.
+    """
+
+    LOAD_MARGIN: ClassVar[float] = 0.5  # runnable processes above the number of cores
+    OTHERS_SHARE: ClassVar[float] = 0.10  # of the cores this process may use
+
+    load_before: float | None
+    started_s: float
+    own_s: float
+    busy_s: float | None
+    load_after: float | None = None
+    own_used_s: float | None = None
+    others_share: float | None = None
+
+    @classmethod
+    def start(cls) -> "LoadWatch":
+        """Begin watching."""
+        return cls(_load(), time.monotonic(), time.process_time(), _busy_s())
+
+    def reasons(self) -> list[str]:
+        """Stop watching; say in words why the machine was not quiet, empty if it was."""
+        self.load_after = _load()
+        found = []
+        cores = os.cpu_count() or 1
+        for moment, load in (("start", self.load_before), ("end", self.load_after)):
+            if load is not None and load > cores + self.LOAD_MARGIN:
+                found.append(f"load average {load:.1f} on {cores} cores at the {moment}")
+        busy, elapsed = _busy_s(), time.monotonic() - self.started_s
+        self.own_used_s = round(time.process_time() - self.own_s, 2)
+        if busy is not None and self.busy_s is not None and elapsed > 0:
+            others_s = (busy - self.busy_s) - self.own_used_s
+            share = others_s / (elapsed * usable_cores())
+            self.others_share = round(max(0.0, share), 3)
+            # /proc/stat counts in hundredths of a second: a short window proves nothing.
+            if share > self.OTHERS_SHARE and others_s > 0.2:
+                found.append(f"other programs used {share:.0%} of the processors")
+        return found
+
+
+def _load() -> float | None:
+    averages = load_average()
+    return None if averages is None else averages[0]
+
+
+def _busy_s() -> float | None:
+    """Busy seconds since boot, all programs, of the cores this process may use (Linux only)."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    wanted = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    try:
+        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    ticks = 0
+    for name, *counts in (line.split() for line in lines if line.startswith("cpu")):
+        if name in wanted:
+            user, nice, system, _idle, _iowait, irq, softirq = (int(c) for c in counts[:7])
+            ticks += user + nice + system + irq + softirq
+    return ticks / os.sysconf("SC_CLK_TCK") if ticks else None

@@ -1,0 +1,215 @@
+"""Latency in fresh processes: how much one process's luck with memory and threads is worth."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import PositiveInt
+
+from benchmarks.data.image_set import ImageSet
+from benchmarks.timing.latency import (
+    BLOCK_SPREAD,
+    RESAMPLES,
+    BenchmarkConfig,
+    Latency,
+    Timing,
+    latency,
+    measure,
+    resampled_medians,
+)
+from export.backends.onnxruntime.providers import Device
+from export.config import Section
+from export.engine import Engine, open_engine
+from export.errors import ToolkitError
+
+Blocks = Sequence[Sequence[float]]
+Openers = Mapping[str, Callable[[], Engine]]
+
+
+class EngineSettings(Section):
+    """What a benchmark may choose of an engine."""
+
+    threads: PositiveInt | None = None  # None: the physical cores this process may use
+    device: Device = "cpu"  # of ONNX files; a TensorRT engine runs on its GPU
+    cuda_graph: bool = False  # whether ONNX Runtime replays a CUDA graph
+
+    def open(self, path: Path) -> Engine:
+        """Return the engine of the artifact at `path`; it loads on enter.
+
+        Raises:
+            ExportError: the artifact or its sidecar is missing or broken, or nothing opens it.
+        """
+        return open_engine(path, self.threads, self.device, cuda_graph=self.cuda_graph)
+
+
+def measure_repeatedly(
+    openers: Openers,
+    images: ImageSet,
+    config: BenchmarkConfig,
+    say: Callable[[str], None],
+) -> dict[str, Timing]:
+    """Measure all engines side by side in `config.repeats` processes, one after the other.
+
+    Args:
+        openers: name -> what makes an engine; with more than one process each must be picklable.
+        images: as for `measure`.
+        config: as for `measure`; the processes share its time limit.
+        say: told of each process as it begins.
+
+    Raises:
+        ToolkitError: what went wrong in a process, of the kind that it was there; or it died.
+    """
+    if config.time_limit_s is not None:
+        config = config.model_copy(update={"time_limit_s": config.time_limit_s / config.repeats})
+    work = partial(_measure_once, openers, images, config)
+    if config.repeats == 1:
+        return work()
+    found = []
+    for number in range(1, config.repeats + 1):
+        say(f"latency in process {number} of {config.repeats}")
+        found.append(_in_a_fresh_process(work))
+    return {name: merge([timings[name] for timings in found]) for name in openers}
+
+
+def _measure_once(openers: Openers, images: ImageSet, config: BenchmarkConfig) -> dict[str, Timing]:
+    with ExitStack() as stack:
+        engines = {name: stack.enter_context(make()) for name, make in openers.items()}
+        return measure(engines, images, config)
+
+
+def _in_a_fresh_process(work: Callable[[], dict[str, Timing]]) -> dict[str, Timing]:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(work, sender), daemon=True)
+    process.start()
+    sender.close()  # else the end of the process would not end the wait below
+    try:
+        answer = receiver.recv()
+    except EOFError:
+        process.join()
+        raise ToolkitError(
+            f"a process that measured latency died (exit code {process.exitcode}); it may have run "
+            "out of memory: measure fewer models at once, or set repeats to 1"
+        ) from None
+    finally:
+        process.kill()  # it has nothing left to do, or is no longer wanted
+        process.join()
+        receiver.close()
+    if isinstance(answer, ToolkitError):
+        raise answer
+    found: dict[str, Timing] = answer
+    return found
+
+
+def _answer(work: Callable[[], dict[str, Timing]], sender: Connection) -> None:
+    """Run in the fresh process: send back the timings, or the error that the user should read."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the asking process hears it, and kills this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        answer: dict[str, Timing] | ToolkitError = work()
+    except ToolkitError as error:
+        answer = error
+    sender.send(answer)
+
+
+def _end_with_parent() -> None:
+    """Measure for nobody no longer: a killed parent cannot end this process itself."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def merge(timings: Sequence[Timing]) -> Timing:
+    """Make one timing of those of several processes.
+
+    The median is that of the processes' medians; quantiles, minimum and mean are of all calls. The
+    interval is a bootstrap over blocks within each process: how far the processes lie apart is
+    stated beside it, in `repeats`, and makes a row noisy like blocks that lie apart.
+    """
+    first = timings[0]
+    blocks = {
+        "model": [timing.model_blocks for timing in timings],
+        "engine": [timing.engine_blocks for timing in timings],
+        "end_to_end": [timing.end_to_end_blocks for timing in timings],
+    }
+    scopes = {name: _merged(runs) for name, runs in blocks.items() if all(runs)}
+    medians = {
+        name: [float(np.median(np.concatenate(run))) for run in blocks[name]] for name in scopes
+    }
+    spread = {name: _spread(found) for name, found in medians.items()}
+    return replace(
+        first,
+        model=scopes.get("model"),
+        engine=scopes["engine"],
+        end_to_end=scopes["end_to_end"],
+        watch=_watched([timing.watch for timing in timings]),
+        verdict=_verdict([timing.verdict for timing in timings], spread),
+        load=(first.load[0], timings[-1].load[1]),
+        model_blocks=_joined(blocks["model"]),
+        engine_blocks=_joined(blocks["engine"]),
+        end_to_end_blocks=_joined(blocks["end_to_end"]),
+        repeats={"processes": len(timings), "p50": medians, "spread": spread},
+    )
+
+
+def _merged(runs: Sequence[Blocks]) -> Latency:
+    generator = np.random.default_rng(0)
+    drawn = [
+        resampled_medians(run, generator.integers(0, len(run), (RESAMPLES, len(run))))
+        for run in runs
+    ]
+    low, high = np.percentile(np.median(drawn, axis=0), [2.5, 97.5]).tolist()
+    middle = float(np.median([np.median(np.concatenate(run)) for run in runs]))
+    return replace(latency(_joined(runs)), p50_ms=middle, ci95_p50=(low, high))
+
+
+def _joined(runs: Sequence[Blocks]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(block) for run in runs for block in run)
+
+
+def _spread(medians: Sequence[float]) -> float:
+    return (max(medians) - min(medians)) / float(np.median(medians))
+
+
+def _verdict(verdicts: Sequence[str], spread: dict[str, float]) -> str:
+    kinds = [verdict.partition(": ")[0] for verdict in verdicts]
+    told = [verdict.partition(": ")[2] for verdict in verdicts]
+    reasons = [reason for one in told for reason in one.split("; ") if reason]
+    reasons += [
+        f"{name.replace('_', '-')} medians of the processes spread {share:.0%}"
+        for name, share in spread.items()
+        if share > BLOCK_SPREAD
+    ]
+    if not reasons:
+        return "valid"
+    kind = "throttled" if "throttled" in kinds else "noisy"
+    return f"{kind}: " + "; ".join(dict.fromkeys(reasons))
+
+
+def _watched(watches: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Widest ranges, mean energy, most disturbance, and the sum of what was used."""
+    ranges: dict[str, list[float]] = {}
+    for watch in watches:
+        for name, (low, high) in watch["ranges"].items():
+            known = ranges.setdefault(name, [low, high])
+            ranges[name] = [min(known[0], low), max(known[1], high)]
+    energy = [watch["energy_mj_per_picture"] for watch in watches]
+    shares = [watch["others_share"] for watch in watches if watch["others_share"] is not None]
+    return {
+        **watches[0],
+        "ranges": ranges,
+        "energy_mj_per_picture": None if None in energy else float(np.mean(energy)),
+        "own_cpu_s": sum(watch["own_cpu_s"] for watch in watches),
+        "others_share": max(shares, default=None),
+        "blocks": sum(watch["blocks"] for watch in watches),
+    }

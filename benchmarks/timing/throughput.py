@@ -1,0 +1,89 @@
+"""Pictures per second at growing batches: an experiment of its own, apart from latency."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.data.image_set import ImageSet
+from benchmarks.timing.contender import Contender
+from benchmarks.timing.latency import BenchmarkConfig, photographs_of
+from export.engine import Engine
+
+WARMUP = 2  # calls
+LEAST = 5  # calls, however slow
+INCLUSIONS = (
+    "Pictures per second with copies: ready tensors in memory -> candidate boxes on the host, one "
+    "call after the other; the median over calls. Rows that take one picture per call are measured "
+    "at batch 1 alone."
+)
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Pictures per second of one engine at one batch.
+
+    Attributes:
+        call_ms: median time of a call.
+        n: calls.
+    """
+
+    batch: int
+    images_per_s: float
+    call_ms: float
+    n: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """An entry of a row's `throughput` in `report.json`."""
+        return {
+            "batch": self.batch,
+            "images_per_s": self.images_per_s,
+            "call_ms": self.call_ms,
+            "n": self.n,
+        }
+
+
+def sweep(
+    engines: Mapping[str, Engine], images: ImageSet, config: BenchmarkConfig
+) -> dict[str, list[Throughput]]:
+    """Measure open engines at every batch of `config.throughput_batches` that each can take.
+
+    At each batch the engines take turns: one after the other, then once more in reverse.
+
+    Raises:
+        DataError: there is no photograph.
+    """
+    found: dict[str, list[Throughput]] = {name: [] for name in engines}
+    if not config.throughput_batches:
+        return found
+    photographs = photographs_of(images, config)
+    for batch in sorted(set(config.throughput_batches)):
+        able = {
+            name: Contender.prepare(engine, photographs, batch, config.score_threshold)
+            for name, engine in engines.items()
+            if batch == 1 or engine.manifest.input.dynamic_batch
+        }
+        times: dict[str, list[float]] = {name: [] for name in able}
+        for names in (list(able), list(reversed(able))):
+            for name in names:
+                contender = able[name]
+                times[name] += _calls(contender.engine, contender.tensors, config.throughput_s / 2)
+        for name, measured in times.items():
+            call_ms = float(np.median(measured))
+            found[name].append(Throughput(batch, 1e3 * batch / call_ms, call_ms, len(measured)))
+    return found
+
+
+def _calls(engine: Engine, tensors: Sequence[NDArray[np.float32]], seconds: float) -> list[float]:
+    """Milliseconds of each call for as long as `seconds` lasts."""
+    for turn in range(WARMUP):
+        engine.candidates(tensors[turn % len(tensors)])
+    times: list[float] = []
+    while len(times) < LEAST or sum(times) < 1e3 * seconds:
+        start = time.perf_counter_ns()
+        engine.candidates(tensors[len(times) % len(tensors)])
+        times.append((time.perf_counter_ns() - start) / 1e6)
+    return times

@@ -1,0 +1,1 @@
+"""The recipe's data section: splits, health checks, augmentation, batches."""

@@ -1,0 +1,234 @@
+"""A look at the data before any training: counts, balance, sizes, leaks."""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.data.image_set import ImageSet
+from compress.data.config import Data
+from export.errors import DataError
+from export.pictures.images import fit
+
+_FEW_BOXES = 10
+_TINY = 8.0  # input pixels; below this a detector sees next to nothing
+_SMALL, _MEDIUM = 32.0**2, 96.0**2  # COCO's limits
+_DRAWN_SAMPLE = 16  # drawn pictures of each split that are compared by content
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class SplitHealth:
+    """What one split holds; sizes are measured in pixels of the letterboxed input.
+
+    Attributes:
+        source: what was read.
+        images: how many.
+        images_without_boxes: negatives.
+        boxes: crowd left out.
+        crowd: boxes.
+        boxes_per_class: name -> count.
+        sizes: COCO's small, medium, large -> count.
+        share_under_8_px: of boxes whose shorter side is.
+        dropped_in_training: boxes whose shorter side is under augment.min_box_px.
+        aspect: 5th, 50th and 95th percentile of width / height.
+        dropped: boxes left out while reading, reason -> count.
+        notes: what was mended while reading.
+    """
+
+    source: str
+    images: int
+    images_without_boxes: int
+    boxes: int
+    crowd: int
+    boxes_per_class: dict[str, int]
+    sizes: dict[str, int]
+    share_under_8_px: float
+    dropped_in_training: int
+    aspect: tuple[float, ...]
+    dropped: dict[str, int]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Health:
+    """The state of all splits.
+
+    Attributes:
+        format: what was read.
+        splits: role -> its state.
+        leaks: pairs of roles, "train and val" -> names of pictures that are in both.
+        repeated: role -> names of pictures that are in it twice or more.
+        warnings: one sentence each; empty when all is well.
+    """
+
+    format: str
+    splits: dict[str, SplitHealth]
+    leaks: dict[str, tuple[str, ...]]
+    repeated: dict[str, tuple[str, ...]]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return it as text, one line per fact."""
+        lines: list[str] = []
+        for role, split in self.splits.items():
+            lines.append(f"{role}: {split.source}")
+            if not split.boxes and role == "unlabeled":
+                continue
+            sizes = ", ".join(f"{count} {name}" for name, count in split.sizes.items())
+            lines.append(
+                f"  {split.boxes} boxes ({sizes}; {split.share_under_8_px:.1%} under 8 px at input "
+                f"size), {split.crowd} crowd, {split.images_without_boxes} images without boxes"
+            )
+            lines.append(f"  per class: {_balance(split.boxes_per_class)}")
+            lines += [f"  {note}" for note in split.notes]
+        return [*lines, *(f"warning: {warning}" for warning in self.warnings)]
+
+
+def data_health(data: Data) -> Health:
+    """Inspect every split; reads each picture file once, for its hash.
+
+    Raises:
+        DataError: picture files that cannot be read at all.
+    """
+    sets = {"train": data.train, "val": data.val}
+    if data.unlabeled is not None:
+        sets["unlabeled"] = data.unlabeled
+    splits = {role: _split_health(image_set, data) for role, image_set in sets.items()}
+    hashes = {role: _hashes(image_set) for role, image_set in sets.items()}
+    leaks = {}
+    for first, second in (("train", "val"), ("unlabeled", "val")):
+        shared = hashes.get(first, {}).keys() & hashes[second].keys()
+        if shared:
+            leaks[f"{first} and {second}"] = tuple(sorted({hashes[second][h][0] for h in shared}))
+    repeated = {
+        role: tuple(sorted({names[0] for names in own.values() if len(names) > 1}))
+        for role, own in hashes.items()
+    }
+    repeated = {role: names for role, names in repeated.items() if names}
+    warnings = tuple(_warnings(splits, leaks, repeated, data))
+    return Health(data.format, splits, leaks, repeated, warnings)
+
+
+def _split_health(image_set: ImageSet, data: Data) -> SplitHealth:
+    sides: list[NDArray[np.float32]] = [np.zeros((0, 2), dtype=np.float32)]
+    labels: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+    empty = crowd = 0
+    for image in image_set.images:
+        place = fit(image.width, image.height, data.input_height, data.input_width)
+        boxes = place.to_input(image.boxes[~image.crowd])
+        sides.append(boxes[:, 2:] - boxes[:, :2])
+        labels.append(image.labels[~image.crowd])
+        crowd += int(image.crowd.sum())
+        empty += not len(image.labels)
+    side = np.concatenate(sides)
+    counts = np.bincount(np.concatenate(labels), minlength=len(image_set.classes)).tolist()
+    area, shorter = side.prod(axis=1), side.min(axis=1, initial=np.inf)
+    ratio = side[:, 0] / np.maximum(side[:, 1], 1e-6)
+    return SplitHealth(
+        source=image_set.source,
+        images=len(image_set),
+        images_without_boxes=empty,
+        boxes=len(side),
+        crowd=crowd,
+        boxes_per_class=dict(zip(image_set.classes, counts, strict=True)),
+        sizes={
+            "small": int((area < _SMALL).sum()),
+            "medium": int(((area >= _SMALL) & (area < _MEDIUM)).sum()),
+            "large": int((area >= _MEDIUM).sum()),
+        },
+        share_under_8_px=float((shorter < _TINY).mean()) if len(side) else 0.0,
+        dropped_in_training=int((shorter < data.augment.min_box_px).sum()),
+        aspect=tuple(np.percentile(ratio, [5, 50, 95]).round(3).tolist()) if len(side) else (),
+        dropped=dict(image_set.dropped),
+        notes=image_set.notes,
+    )
+
+
+def _hashes(image_set: ImageSet) -> dict[str, list[str]]:
+    """Return content hash -> names of the pictures that have it.
+
+    A drawn picture is known by its name, which says how it is drawn; the first few are also
+    compared by their pixels.
+    """
+    names = [image.file_name for image in image_set.images]
+    found: dict[str, list[str]] = {}
+    if image_set.draw is None:
+        with ThreadPoolExecutor(4) as pool:
+            digests: list[str | None] = list(pool.map(_file_hash, image_set.paths))
+        lost = [str(p) for p, d in zip(image_set.paths, digests, strict=True) if d is None]
+        if lost:
+            raise DataError(
+                f"{image_set.source}: {len(lost)} picture files cannot be read: "
+                f"{', '.join(lost[:_NAMED])}"
+            )
+    else:
+        digests = list(names)
+        for index in range(min(_DRAWN_SAMPLE, len(image_set))):
+            content = hashlib.sha256(image_set.draw(index).tobytes()).hexdigest()
+            found.setdefault(content, []).append(names[index])
+    for name, digest in zip(names, digests, strict=True):
+        found.setdefault(str(digest), []).append(name)
+    return found
+
+
+def _file_hash(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _warnings(
+    splits: dict[str, SplitHealth],
+    leaks: dict[str, tuple[str, ...]],
+    repeated: dict[str, tuple[str, ...]],
+    data: Data,
+) -> list[str]:
+    train, val = splits["train"], splits["val"]
+    missing = [name for name, count in train.boxes_per_class.items() if not count]
+    few = {n: c for n, c in train.boxes_per_class.items() if 0 < c < _FEW_BOXES}
+    unmeasured = [
+        name for name, count in val.boxes_per_class.items() if not count and name not in missing
+    ]
+    warnings = []
+    for pair, names in leaks.items():
+        warnings.append(
+            f"{len(names)} pictures are in {pair} ({_some(names)}): AP on val will look too good"
+        )
+    for role, names in repeated.items():
+        warnings.append(f"{len(names)} pictures are in {role} more than once ({_some(names)})")
+    if missing:
+        warnings.append(f"train has no box of {len(missing)} classes: {_some(missing)}")
+    if few:
+        listed = _some([f"{name} {count}" for name, count in few.items()])
+        warnings.append(f"train has under {_FEW_BOXES} boxes of {len(few)} classes: {listed}")
+    if unmeasured:
+        warnings.append(f"val has no box of {len(unmeasured)} classes: {_some(unmeasured)}")
+    if train.dropped_in_training:
+        warnings.append(
+            f"{train.dropped_in_training} train boxes are under {data.augment.min_box_px:g} px at "
+            f"{data.input_height} x {data.input_width} and left out of training; a larger "
+            "image_size would keep them"
+        )
+    return warnings
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def _balance(counts: dict[str, int]) -> str:
+    """List up to ten classes, the commonest first."""
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{name} {count}" for name, count in ranked[:10])
+    return shown + (f", and {len(ranked) - 10} more" if len(ranked) > 10 else "")

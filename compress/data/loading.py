@@ -1,0 +1,349 @@
+"""Batches for training: the same ones at a given step, however often a run was cut or spread.
+
+Which pictures a step sees, and how each is changed, depends on (seed, step) alone: not on the
+number of worker processes, on earlier steps, or on the rank, which only takes its slice.
+"""
+
+import mmap
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.data.image_set import ImageSet, read_canvas
+from compress.batch import Batch, Targets
+from compress.data.augment import AugmentConfig, Sample, augment
+from compress.data.config import Data
+from export.errors import DataError, ToolkitError
+from export.pictures.images import Letterbox, fit
+
+_AHEAD = 3  # batches prepared before they are asked for
+_FILL = 114
+
+
+class CanvasCache:
+    """Letterboxed pictures of one set, decoded once where all of them fit the budget.
+
+    Processes that are forked from this one fill and read the same memory. An anonymous map is
+    used rather than `/dev/shm`, which containers keep small.
+    """
+
+    def __init__(
+        self, image_set: ImageSet, height: int, width: int, budget_bytes: int, fill: int = _FILL
+    ) -> None:
+        self.image_set = image_set
+        self.height, self.width, self.fill = height, width, fill
+        self._canvases: Tensor | None = None
+        self._filled: Tensor | None = None
+        self.bytes = len(image_set) * height * width * 3
+        if self.bytes > budget_bytes:
+            self.bytes = 0
+            return
+        memory = _shared_bytes(self.bytes + len(image_set))
+        self._canvases = memory[: self.bytes].view(len(image_set), height, width, 3)
+        self._filled = memory[self.bytes :]
+
+    def place(self, index: int) -> Letterbox:
+        """Say where picture `index` lies in its canvas."""
+        image = self.image_set.images[index]
+        return fit(image.width, image.height, self.height, self.width)
+
+    def canvas(self, index: int) -> NDArray[np.uint8]:
+        """Return the (H, W, 3) uint8 canvas of picture `index`; not to be written to.
+
+        Raises:
+            DataError: the picture cannot be read.
+        """
+        if self._canvases is None or self._filled is None:
+            return self._read(index)
+        kept: NDArray[np.uint8] = self._canvases[index].numpy()
+        if not self._filled[index]:
+            kept[:] = self._read(index)
+            self._filled[index] = 1  # last, so that no process sees half a picture
+        return kept
+
+    def sample(self, index: int) -> Sample:
+        """Return picture `index` with its boxes in input pixels; crowd boxes are left out."""
+        image, place = self.image_set.images[index], self.place(index)
+        alone = ~image.crowd
+        boxes = place.to_input(image.boxes[alone])
+        limits = np.array([place.width, place.height] * 2, dtype=np.float32)
+        boxes = np.clip(boxes, 0, limits)
+        labels = image.labels[alone]
+        return Sample(self.canvas(index), boxes, labels, place.height, place.width)
+
+    def _read(self, index: int) -> NDArray[np.uint8]:
+        return read_canvas(self.image_set, index, self.height, self.width, self.fill)[0]
+
+
+def _shared_bytes(count: int) -> Tensor:
+    """Return zeroed bytes that child processes share."""
+    if multiprocessing.get_start_method() == "fork":
+        return torch.frombuffer(mmap.mmap(-1, count), dtype=torch.uint8)
+    shared: Tensor = torch.zeros(count, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+    return shared
+
+
+class Key(NamedTuple):
+    """One picture of one step."""
+
+    labeled: bool
+    epoch: int
+    picture: int  # index in its set
+
+
+@dataclass
+class Schedule:
+    """Which pictures each step takes: seeded permutations, incomplete last batches left out.
+
+    Attributes:
+        count: labelled pictures.
+        batch: of them per step, over all ranks.
+        unlabeled_count: pictures without labels.
+        unlabeled_batch: of them per step, over all ranks.
+        seed: of the permutations.
+        rank: of this process; it takes the rank-th contiguous slice of each step.
+        world: how many processes share a step.
+    """
+
+    count: int
+    batch: int
+    unlabeled_count: int
+    unlabeled_batch: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+    _orders: dict[bool, tuple[int, NDArray[np.int64]]] = field(default_factory=dict)
+
+    def keys(self, step: int) -> list[Key]:
+        """Return this rank's pictures of one step, the labelled ones first."""
+        keys = self._slice(True, self.count, self.batch, step)
+        if self.unlabeled_batch:
+            keys += self._slice(False, self.unlabeled_count, self.unlabeled_batch, step)
+        return keys
+
+    def _slice(self, labeled: bool, count: int, batch: int, step: int) -> list[Key]:
+        epoch, place = divmod(step, count // batch)
+        if self._orders.get(labeled, (-1,))[0] != epoch:
+            rng = np.random.default_rng([self.seed, epoch, 1 + labeled])
+            self._orders[labeled] = (epoch, rng.permutation(count))
+        own = batch // self.world
+        start = place * batch + self.rank * own
+        chosen = self._orders[labeled][1][start : start + own]
+        return [Key(labeled, epoch, picture) for picture in chosen.tolist()]
+
+
+class RawBatch(NamedTuple):
+    """A batch on its way from a worker: few tensors, pictures still uint8."""
+
+    pixels: Tensor  # (B, H, W, 3) uint8
+    sizes: Tensor  # (B, 2)
+    boxes: Tensor  # all boxes of the batch, (N, 4)
+    labels: Tensor  # (N,)
+    counts: list[int]  # boxes per picture
+    image_ids: tuple[int, ...]
+    labeled: int
+
+
+@dataclass(frozen=True)
+class Assembler(Dataset[RawBatch]):
+    """Turns the keys of one step into a batch; runs in a thread or in worker processes."""
+
+    labeled: CanvasCache
+    unlabeled: CanvasCache | None
+    config: AugmentConfig
+    seed: int
+
+    def assemble(self, keys: list[Key]) -> RawBatch:
+        """Read, change and stack the pictures.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
+        cache = self.labeled
+        pixels = np.empty((len(keys), cache.height, cache.width, 3), dtype=np.uint8)
+        samples = [self._sample(key) for key in keys]
+        for row, sample in enumerate(samples):
+            pixels[row] = sample.pixels
+        caches = [self._cache(key) for key in keys]
+        return RawBatch(
+            pixels=torch.from_numpy(pixels),
+            sizes=torch.tensor([(sample.height, sample.width) for sample in samples]),
+            boxes=torch.from_numpy(np.concatenate([sample.boxes for sample in samples])),
+            labels=torch.from_numpy(np.concatenate([sample.labels for sample in samples])),
+            counts=[len(sample.labels) for sample in samples],
+            image_ids=tuple(
+                cache.image_set.images[key.picture].id
+                for cache, key in zip(caches, keys, strict=True)
+            ),
+            labeled=sum(key.labeled for key in keys),
+        )
+
+    def __getitems__(self, keys: list[Key]) -> RawBatch | ToolkitError:
+        """Assemble in a worker process; an error travels as a value, without its traceback."""
+        try:
+            return self.assemble(keys)
+        except ToolkitError as error:
+            return error
+
+    def _cache(self, key: Key) -> CanvasCache:
+        return self.labeled if key.labeled or self.unlabeled is None else self.unlabeled
+
+    def _sample(self, key: Key) -> Sample:
+        cache = self._cache(key)
+        rng = np.random.default_rng([self.seed, key.epoch, key.picture, 1 + key.labeled])
+        count = len(cache.image_set)
+        return augment(
+            cache.sample(key.picture),
+            self.config,
+            rng,
+            lambda number: cache.sample(number % count),
+            cache.fill,
+        )
+
+
+def steps_per_epoch(data: Data, batch: int) -> int:
+    """Return how many whole batches the training pictures make.
+
+    Raises:
+        DataError: not even one.
+    """
+    if batch > len(data.train):
+        raise DataError(
+            f"train.batch is {batch}, but {data.train.source} has only {len(data.train)} pictures; "
+            "choose a smaller batch or give more pictures"
+        )
+    return len(data.train) // batch
+
+
+def training_batches(
+    data: Data,
+    *,
+    batch: int,
+    seed: int,
+    start_step: int,
+    steps: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    unlabeled_batch: int = 0,
+    pin: bool = False,
+    device: torch.device | None = None,
+) -> Iterator[Batch]:
+    """Yield the batches of `steps` steps from `start_step` on.
+
+    Args:
+        data: the sets; only `train` and `unlabeled` are used.
+        batch: labelled pictures per step, over all ranks.
+        seed: of order and augmentation.
+        start_step: first step; earlier ones cost nothing.
+        steps: how many batches to yield.
+        rank: of this process; it gets the rank-th contiguous slice of each step.
+        world: how many processes share a step.
+        workers: processes that prepare batches; 0 uses a thread.
+        unlabeled_batch: pictures without labels per step, over all ranks.
+        pin: prepare batches in pinned memory, for a GPU.
+        device: send pictures there as bytes and convert them there; by default they stay here.
+
+    Raises:
+        DataError: a set is smaller than its batch, a batch cannot be shared evenly by `world`, or
+            a picture cannot be read.
+    """
+    steps_per_epoch(data, batch)
+    unlabeled = data.unlabeled if unlabeled_batch else None
+    if unlabeled_batch and (unlabeled is None or len(unlabeled) < unlabeled_batch):
+        raise DataError(
+            f"train.unlabeled_batch is {unlabeled_batch}, but data.unlabeled has "
+            f"{len(data.unlabeled or ())} pictures; choose a smaller batch or give more pictures"
+        )
+    if batch % world or unlabeled_batch % world:
+        raise DataError(
+            f"a batch of {batch} labelled and {unlabeled_batch} unlabelled pictures cannot be "
+            f"shared evenly by {world} processes; choose multiples of {world}"
+        )
+    size = (data.input_height, data.input_width)
+    labeled_cache = CanvasCache(data.train, *size, data.cache_bytes)
+    unlabeled_cache = None
+    if unlabeled is not None:
+        unlabeled_cache = CanvasCache(unlabeled, *size, data.cache_bytes - labeled_cache.bytes)
+    assembler = Assembler(labeled_cache, unlabeled_cache, data.augment, seed)
+    schedule = Schedule(
+        len(data.train), batch, len(unlabeled or ()), unlabeled_batch, seed, rank, world
+    )
+    keys = (schedule.keys(step) for step in range(start_step, start_step + steps))
+    pinned = pin and torch.cuda.is_available()
+    produce = _by_processes(assembler, keys, workers, pinned) if workers else None
+    return _finished(produce or _by_thread(assembler, keys, pinned), device)
+
+
+def _finished(raws: Iterator[RawBatch], device: torch.device | None) -> Iterator[Batch]:
+    with closing(raws):  # type: ignore[type-var]
+        for raw in raws:
+            yield to_batch(raw, device)
+
+
+def _by_thread(assembler: Assembler, keys: Iterator[list[Key]], pin: bool) -> Iterator[RawBatch]:
+    pending: deque[Future[RawBatch]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        try:
+            for key in keys:
+                pending.append(pool.submit(assembler.assemble, key))
+                if len(pending) > _AHEAD:
+                    raw = pending.popleft().result()
+                    yield _pinned(raw) if pin else raw
+            while pending:
+                raw = pending.popleft().result()
+                yield _pinned(raw) if pin else raw
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _by_processes(
+    assembler: Assembler, keys: Iterator[list[Key]], workers: int, pin: bool
+) -> Iterator[RawBatch]:
+    loader: DataLoader[RawBatch] = DataLoader(
+        assembler,
+        batch_sampler=list(keys),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin,
+    )
+    for raw in loader:
+        if isinstance(raw, ToolkitError):
+            raise raw
+        yield raw
+
+
+def _as_it_is(raw: Any) -> Any:
+    return raw
+
+
+def _pinned(raw: RawBatch) -> RawBatch:
+    return raw._replace(
+        pixels=raw.pixels.pin_memory(),
+        boxes=raw.boxes.pin_memory(),
+        labels=raw.labels.pin_memory(),
+    )
+
+
+def to_batch(raw: RawBatch, device: torch.device | None = None) -> Batch:
+    """Convert to float32 in 0..1, (B, 3, H, W) with channels last in memory."""
+    pixels, sizes, boxes, labels = (
+        tensor if device is None else tensor.to(device, non_blocking=True)
+        for tensor in (raw.pixels, raw.sizes, raw.boxes, raw.labels)
+    )
+    # The same division as in export.pictures.images.to_tensor, so that training and device agree.
+    images = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+    parts = zip(torch.split(boxes, raw.counts), torch.split(labels, raw.counts), strict=True)
+    targets = tuple(Targets(own_boxes, own_labels) for own_boxes, own_labels in parts)
+    return Batch(images, targets, sizes, raw.image_ids, raw.labeled)

@@ -1,0 +1,133 @@
+"""What may be done to a whole split: choose classes, choose pictures, forget labels."""
+
+import difflib
+from dataclasses import replace
+
+import numpy as np
+
+from benchmarks.data.image_set import ImageSet, LabeledImage
+from export.errors import DataError
+
+
+def limited(image_set: ImageSet, limit: int | None, seed: int) -> ImageSet:
+    """Return the first `limit` pictures of a seeded permutation, or the whole set."""
+    if limit is None or limit >= len(image_set):
+        return image_set
+    return image_set.subset(chosen(len(image_set), limit, seed))
+
+
+def chosen(count: int, limit: int | None, seed: int) -> list[int]:
+    """Return the indices that a limit leaves of `count` pictures."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    order: list[int] = np.random.default_rng(seed).permutation(count)[:limit].tolist()
+    return order
+
+
+def select_classes(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
+    """Keep only `classes`, in that order; objects of others are left out, with a note.
+
+    Raises:
+        DataError: a class that the set does not have, or one named twice.
+    """
+    if len(set(classes)) < len(classes):
+        raise DataError(f"data.classes: a name is there twice: {', '.join(classes)}")
+    for name in classes:
+        if name not in image_set.classes:
+            near = difflib.get_close_matches(name, image_set.classes, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise DataError(
+                f"data.classes: {name!r} is not a class of {image_set.source}{hint} "
+                f"It has: {', '.join(image_set.classes)}"
+            )
+    if classes == image_set.classes:
+        return image_set
+    old = [image_set.classes.index(name) for name in classes]
+    new_label = np.full(len(image_set.classes), -1, dtype=np.int64)
+    new_label[old] = np.arange(len(old))
+    images: list[LabeledImage] = []
+    left_out = 0
+    for image in image_set.images:
+        labels = new_label[image.labels]
+        keep = labels >= 0
+        left_out += int((~keep).sum())
+        images.append(
+            replace(
+                image,
+                boxes=image.boxes[keep],
+                labels=labels[keep],
+                crowd=image.crowd[keep],
+                areas=image.areas[keep],
+            )
+        )
+    ids = tuple(image_set.category_ids[label] for label in old)
+    reason = "of a class that data.classes leaves out"
+    return replace(
+        image_set,
+        classes=classes,
+        category_ids=ids,
+        images=tuple(images),
+        notes=(*image_set.notes, f"{left_out} boxes dropped: {reason}")
+        if left_out
+        else image_set.notes,
+        dropped={**image_set.dropped, reason: left_out} if left_out else image_set.dropped,
+    )
+
+
+def without_labels(image_set: ImageSet) -> ImageSet:
+    """Return the same pictures with no object on them."""
+    images = tuple(
+        LabeledImage(
+            image.id,
+            image.file_name,
+            image.width,
+            image.height,
+            boxes=np.zeros((0, 4)),
+            labels=np.zeros(0, dtype=np.int64),
+            crowd=np.zeros(0, dtype=np.bool_),
+            areas=np.zeros(0),
+        )
+        for image in image_set.images
+    )
+    return replace(
+        image_set,
+        name="unlabeled",
+        images=images,
+        notes=(),
+        dropped={},
+    )
+
+
+def without_pictures(image_set: ImageSet, others: ImageSet) -> ImageSet:
+    """Return the pictures that are not among `others`, told by file, or by name if drawn."""
+
+    def keys(one: ImageSet) -> list[str]:
+        if one.draw is None:
+            return [str(path.resolve()) for path in one.paths]
+        return [image.file_name for image in one.images]
+
+    taken = set(keys(others))
+    return image_set.subset([i for i, key in enumerate(keys(image_set)) if key not in taken])
+
+
+def same_classes(train: ImageSet, val: ImageSet) -> None:
+    """Refuse splits whose class lists differ.
+
+    Raises:
+        DataError: naming the classes that only one split has, or the ids that differ.
+    """
+    if train.classes == val.classes and train.category_ids == val.category_ids:
+        return
+    only_train = [name for name in train.classes if name not in val.classes]
+    only_val = [name for name in val.classes if name not in train.classes]
+    if only_train or only_val:
+        what = f"only in train: {only_train}; only in val: {only_val}"
+    else:
+        pairs = zip(train.classes, train.category_ids, strict=True)
+        other = dict(zip(val.classes, val.category_ids, strict=True))
+        differ = [f"{name} is {i} and {other[name]}" for name, i in pairs if other[name] != i]
+        what = f"category ids or order differ: {', '.join(differ[:5]) or 'order'}"
+    raise DataError(
+        f"train and val have different classes. {what}. Train: {train.source}; val: {val.source}. "
+        "Both splits must list the same categories with the same ids."
+    )

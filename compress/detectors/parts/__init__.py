@@ -1,0 +1,1 @@
+"""What several detector families share: heads, assignment, proposals, pooling."""

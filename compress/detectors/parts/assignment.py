@@ -1,0 +1,80 @@
+"""Which locations would be positive if given boxes were the ground truth."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.ops import box_iou
+
+from compress.batch import Targets
+from compress.parts.processes import mean_over_processes
+
+
+def overlap_mask(anchors: Tensor, boxes: Sequence[Tensor], threshold: float) -> Tensor:
+    """Mark anchors that overlap a box by `threshold`, and each box's best ones.
+
+    A box that touches no anchor marks none.
+
+    Args:
+        anchors: (P, 4) xyxy.
+        boxes: one (n, 4) xyxy tensor per picture; n may be 0.
+        threshold: least IoU of a positive.
+
+    Returns:
+        (B, P) bool.
+    """
+    masks = []
+    for image_boxes in boxes:
+        if len(image_boxes) == 0:
+            masks.append(anchors.new_zeros(len(anchors), dtype=torch.bool))
+            continue
+        iou = box_iou(image_boxes.to(anchors), anchors)  # (n, P)
+        best = iou.amax(dim=1, keepdim=True)
+        masks.append(((iou >= threshold) | ((iou == best) & (best > 0))).any(dim=0))
+    return torch.stack(masks)
+
+
+def match_overlaps(matcher: Matcher, anchors: Tensor, boxes: Tensor) -> Tensor:
+    """Return per anchor (P,) the index of its box among (n, 4), -1 for none, -2 to ignore."""
+    if len(boxes) == 0:
+        return torch.full((len(anchors),), -1, device=anchors.device)
+    found: Tensor = matcher(box_iou(boxes.to(anchors), anchors))
+    return found
+
+
+def match_all(matcher: Matcher, anchors: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+    """Return `match_overlaps` of every picture as `Dense.match` wants it, (B, P)."""
+    return joined_matches([match_overlaps(matcher, anchors, own) for own in boxes], boxes)
+
+
+def own_share(matches: Sequence[Tensor], anchors: Tensor) -> Tensor:
+    """Return what to multiply a loss by that torchvision divided by this process's positives.
+
+    Then it is divided by their mean over the processes, as one process on the whole batch would.
+    Every process has to ask, also one without labelled pictures: the others wait for its count.
+    """
+    counts = [anchors.new_zeros(()), *((match >= 0).sum() for match in matches)]
+    positives = torch.stack([count.float() for count in counts]).sum()
+    return positives.clamp(min=1) / mean_over_processes(positives).clamp(min=1)
+
+
+def decode_at(coder: BoxCoder, anchors: Tensor, deltas: Tensor, locations: Tensor) -> Tensor:
+    """Return the xyxy boxes (B, k, 4) of deltas (B, k, 4) at the locations (B, k) of anchors."""
+    own = anchors[locations].reshape(-1, 4)
+    boxes: Tensor = coder.decode_single(deltas.reshape(-1, 4), own)
+    return boxes.reshape(deltas.shape)
+
+
+def joined_matches(matches: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+    """Stack per-picture matches (P,), moved to indices into all pictures' boxes end to end."""
+    before, moved = 0, []
+    for match, image_boxes in zip(matches, boxes, strict=True):
+        moved.append(torch.where(match >= 0, match + before, match))
+        before += len(image_boxes)
+    return torch.stack(moved)
+
+
+def as_torchvision(targets: Sequence[Targets], offset: int = 0) -> list[dict[str, Tensor]]:
+    """Return targets as torchvision takes them, with `offset` added to the labels."""
+    return [{"boxes": t.boxes.float(), "labels": t.labels + offset} for t in targets]

@@ -1,0 +1,115 @@
+"""Settings that every detector family shares, and how they follow the input size."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from torch import Tensor
+from typing_extensions import Self
+
+from compress.parts.backbones import Backbone, BackboneConfig, build_backbone
+from compress.parts.neck import Extra, Neck
+from compress.parts.norm import Norm
+from export.config import Section
+from export.errors import RecipeError
+
+
+class DetectorSettings(Section):
+    """What a recipe may say of any detector; `None` means that it follows the input size."""
+
+    backbone: BackboneConfig
+    width: PositiveInt = 256  # channels of the pyramid
+    # batch: a BatchNorm per level in heads that levels share; frozen: the backbone keeps its
+    # pre-trained statistics and the layers after it are those of the family's paper
+    norm: Norm = "batch"
+    strides: tuple[PositiveInt, ...] | None = None  # pyramid levels, input pixels per cell
+    anchor_scale: PositiveFloat | None = None  # side of an anchor in strides
+    weights: Path | None = None  # a whole detector: local .safetensors, .pt or .pth
+    backbone_weights: str | None = None  # a local file, or "torchvision" / "timm": fetch them
+    pre_nms: int = Field(default=1000, ge=1, le=3840)  # candidates kept per level
+
+    @field_validator("strides")
+    @classmethod
+    def _double(cls, strides: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if strides is None:
+            return None
+        doubles = all(coarse == 2 * fine for fine, coarse in pairwise(strides))
+        if not strides or not doubles or strides[0] not in (4, 8, 16, 32) or strides[-1] > 128:
+            raise ValueError(
+                f"strides must start at 4, 8, 16 or 32 and double up to at most 128, "
+                f"as in [8, 16, 32]; found {list(strides)}"
+            )
+        return strides
+
+    @model_validator(mode="after")
+    def _fits_the_backbone(self) -> Self:
+        name = self.backbone if isinstance(self.backbone, str) else self.backbone.type
+        from_timm = name.startswith("timm/")
+        if from_timm and self.norm == "group":
+            raise ValueError(
+                "norm: group is not possible with a timm backbone; use batch or frozen"
+            )
+        source = self.backbone_weights
+        if source == "timm" and not from_timm:
+            raise ValueError(f"backbone_weights: timm has no weights for backbone {name!r}")
+        if source == "torchvision" and (from_timm or name == "slim_resnet"):
+            raise ValueError(f"backbone_weights: torchvision has no weights for backbone {name!r}")
+        return self
+
+
+def choose_strides(input_size: tuple[int, int], finest: int, coarsest: int) -> tuple[int, ...]:
+    """Return the levels whose map is at least 4 cells on its shorter side (the finest always)."""
+    strides = [finest]
+    while strides[-1] < coarsest and math.ceil(min(input_size) / (2 * strides[-1])) >= 4:
+        strides.append(2 * strides[-1])
+    return tuple(strides)
+
+
+def choose_anchor_scale(input_size: tuple[int, int]) -> float:
+    """Return an anchor's side in strides: 8 from 640 px on, 4 at 160 px and below."""
+    return min(8.0, max(4.0, 8.0 * math.sqrt(min(input_size) / 640)))
+
+
+def map_sizes(input_size: tuple[int, int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Return height and width in cells of each level."""
+    height, width = input_size
+    return [(math.ceil(height / stride), math.ceil(width / stride)) for stride in strides]
+
+
+def build_trunk(
+    settings: DetectorSettings, strides: Sequence[int], kind: Extra
+) -> tuple[Backbone, Neck]:
+    """Build backbone and pyramid for `strides`; levels beyond 32 are the pyramid's own."""
+    stages = [stride for stride in strides if stride <= 32]
+    backbone = build_backbone(settings.backbone, stages, settings.norm)
+    extra = len(strides) - len(stages)
+    return backbone, Neck(backbone.channels, settings.width, extra, kind, settings.norm)
+
+
+def check_input_size(input_size: tuple[int, int]) -> None:
+    """Refuse an input that no pyramid fits.
+
+    Raises:
+        RecipeError: a side is not a positive multiple of 32.
+    """
+    if any(side < 32 or side % 32 for side in input_size):
+        raise RecipeError(
+            f"input size {input_size[0]}x{input_size[1]} (height x width): each side must be a "
+            "multiple of 32, at least 32"
+        )
+
+
+def check_maps(features: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> None:
+    """Refuse pictures of another size than the detector was built for.
+
+    Raises:
+        ValueError: saying both sizes of the maps.
+    """
+    found = [tuple(feature.shape[-2:]) for feature in features]
+    if found != list(sizes):
+        raise ValueError(
+            f"the detector was built for maps of {list(sizes)} cells and got {found}: "
+            "pictures must have the input size given to build()"
+        )

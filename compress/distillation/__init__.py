@@ -1,0 +1,1 @@
+"""Pairing a student with its teachers, and the objective that distils."""

@@ -1,0 +1,340 @@
+"""Pair a student with a teacher: who provides what, in which order, and under which names."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from compress.batch import Batch
+from compress.detector import Detector, Knowledge, Outputs, Rois
+from compress.distillation.balance import Balance
+from compress.distillation.pairing import (
+    as_seen_by,
+    choose_classes,
+    in_teachers_classes,
+    rois_in_teachers_classes,
+    teacher_columns,
+)
+from compress.losses.parts.schedule import schedule_factor
+from compress.training.objective import Objective, SeparateTraining, Term
+
+if TYPE_CHECKING:
+    from compress.losses.parts.classifier import Classifier
+
+FEATURES: frozenset[Knowledge] = frozenset({"features"})
+TASK: frozenset[Knowledge] = frozenset({"task"})
+
+# The arithmetic of the teacher's forward pass; `train` is whatever the student is trained in.
+TeacherPrecision = Literal["train", "fp32", "bf16"]
+
+
+class Distiller(Objective):
+    """The training objective: a student's task losses, and what a teacher adds to them.
+
+    The teacher is held outside the module tree, so it is in no `state_dict`, gets no gradient and
+    no optimiser; it always runs in eval mode. A loss whose schedule is at 0 costs nothing: neither
+    it nor what it alone asks of the models is computed.
+
+    The teacher runs under `no_grad`. `inference_mode` was measured too: it takes the same time, as
+    convolutions are nearly all of it, and autograd may not keep its tensors, so that what losses
+    use would have to be copied.
+    """
+
+    student: Detector
+
+    def __init__(
+        self,
+        student: Detector,
+        teacher: Detector | None = None,
+        losses: Sequence[Any] = (),
+        *,
+        precision: TeacherPrecision = "train",
+        classifier: "Classifier | None" = None,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self._teacher = (teacher,)  # a tuple hides it from nn.Module
+        self.losses = nn.ModuleList()
+        self.balances = nn.ModuleDict()
+        self.names: list[str] = []
+        self.configs: list[Any] = []
+        self.roi_source = "teacher"
+        self.precision = precision
+        self._step, self._total = 0, 1
+        self._measure = False
+        self._measured: list[Term] = []
+        self._columns: list[int] | None = None
+        if teacher is not None:
+            teacher.eval().requires_grad_(False)
+            self._columns = teacher_columns(student.spec, teacher.spec)
+            seen = as_seen_by(student.spec, teacher.spec)
+            for config in losses:
+                loss = config.build(student.spec, seen)
+                self.losses.append(loss)
+                self.configs.append(config)
+                self.names.append(_unique(config.type, self.names))
+                if config.weight == "auto":
+                    self.balances[self.names[-1]] = Balance(config.ratio, config.window)
+                if "rois" in loss.teacher_needs:
+                    self.roi_source = config.roi_source
+                if classifier is not None:
+                    loss.use_classifier(classifier)
+
+    @property
+    def teacher(self) -> Detector | None:
+        """The teacher, if this run has one."""
+        return self._teacher[0]
+
+    @property
+    def wanted(self) -> frozenset[Knowledge]:
+        """What the student is asked for at this step."""
+        active = self._active()
+        return FEATURES.union(*(loss.needs for _, loss, factor in active if factor))
+
+    @property
+    def wanted_of_teacher(self) -> frozenset[Knowledge]:
+        """What the teacher is asked for at this step; it does not run if that is nothing."""
+        nothing: frozenset[Knowledge] = frozenset()
+        return nothing.union(*(loss.teacher_needs for _, loss, factor in self._active() if factor))
+
+    def auto_weights(self) -> dict[str, float]:
+        """The factors that `weight: auto` has arrived at, by loss."""
+        return {name: self._balance(name).factor for name in self.balances}
+
+    def at(self, step: int, total: int, *, measure: bool = False) -> None:
+        """See `Objective.at`."""
+        self._step, self._total, self._measure = step, total, measure
+        for loss in self.losses:
+            loss.at(step, total)  # type: ignore[operator]
+
+    def measured(self) -> list[Term]:
+        """See `Objective.measured`."""
+        return self._measured
+
+    def watched(self) -> frozenset[str]:
+        """The losses that count at this step; see `Objective.watched`."""
+        return frozenset(name for name, _, factor in self._active() if factor)
+
+    def separate(self) -> list[SeparateTraining]:
+        """See `Objective.separate`."""
+        found = [loss.separate() for loss in self.losses]  # type: ignore[operator]
+        return [one for one in found if one is not None]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return named scalars: `task/<term>` and `<loss>/<term>`; their sum is to be minimised."""
+        terms, shared = self._terms(batch)
+        self._measured = self._compare(terms, shared) if self._measure and self.losses else []
+        return terms
+
+    def _active(self) -> list[tuple[str, Any, float]]:
+        return [
+            (name, loss, schedule_factor(config, self._step, self._total))
+            for name, loss, config in zip(self.names, self.losses, self.configs, strict=True)
+        ]
+
+    def _balance(self, name: str) -> Balance:
+        balance = self.balances[name]
+        assert isinstance(balance, Balance)
+        return balance
+
+    def _terms(self, batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return all terms, and the student's pyramids that they were computed from."""
+        active = [(name, loss, factor) for name, loss, factor in self._active() if factor]
+        if not active:
+            student = self.student(batch, FEATURES)
+            terms = {f"task/{name}": value for name, value in student.task_losses.items()}
+            return self._attach_idle(terms), list(student.features)
+        for _, loss, _ in active:
+            batch = loss.disturb(batch)
+        student, teacher = self._outputs(batch)
+        terms = {f"task/{name}": value for name, value in student.task_losses.items()}
+        task = torch.stack(list(terms.values())).sum()
+        shared = list(student.features)
+        for name, loss, factor in active:
+            own = loss(student, teacher, batch)
+            view: Batch | None = loss.view(batch, self._task_losses)
+            if view is not None:
+                maps = self.student.maps(view.images)
+                own |= loss.forward_view(Outputs(maps), self._teach_maps(view), view)
+                shared += maps
+            weighted = {term: own[term] for term in own if term not in loss.unweighted}
+            if name in self.balances:
+                balance = self._balance(name)
+                if self.training:
+                    balance.observe(task, torch.stack(list(weighted.values())).sum())
+                factor = factor * balance.factor
+            for term, value in own.items():
+                as_is = factor == 1.0 or term not in weighted
+                terms[f"{name}/{term}"] = value if as_is else factor * value
+        return self._attach_idle(terms), shared
+
+    def _attach_idle(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tie the adapters of losses that rest now to the graph: other processes wait for them."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return terms
+        idle = [p for _, loss, factor in self._active() if not factor for p in loss.parameters()]
+        if idle:
+            first = next(iter(terms))
+            terms[first] = terms[first] + 0 * torch.stack([p.sum() for p in idle]).sum()
+        return terms
+
+    def _outputs(self, batch: Batch) -> tuple[Outputs, Outputs]:
+        """Both models on the same batch; with RoIs in play, on the same proposals."""
+        wanted, of_teacher = self.wanted, self.wanted_of_teacher
+        if not of_teacher:
+            return self.student(batch, wanted), Outputs(())
+        if "rois" in of_teacher and self.roi_source == "student":
+            student = self.student(batch, wanted)
+            student = replace(student, rois=self.compared(student.rois))
+            return student, self._teach(batch, of_teacher, student.rois)
+        taught = self._teach(batch, of_teacher)
+        taught = replace(taught, rois=self.compared(taught.rois))
+        return self.student(batch, wanted, rois=taught.rois), taught
+
+    def compared(self, rois: Rois | None) -> Rois | None:
+        """Return the proposals that some loss compares at this step, for both models."""
+        if rois is None:
+            return None
+        asked = [
+            loss.compared(rois)
+            for _, loss, factor in self._active()
+            if factor and "rois" in loss.needs
+        ]
+        if any(kept is None for kept in asked):
+            return rois
+        return rois.only(torch.stack(asked).any(dim=0)) if asked else rois
+
+    def _teach(
+        self, batch: Batch, wanted: frozenset[Knowledge], rois: Rois | None = None
+    ) -> Outputs:
+        """What the teacher says of a batch, in the student's classes; no gradient."""
+        teacher, columns = self._ready_teacher(), self._columns
+        with torch.no_grad(), self._arithmetic(batch):
+            if columns is None:
+                return teacher(batch, wanted, rois=rois)  # type: ignore[no-any-return]
+            if rois is not None:
+                rois = rois_in_teachers_classes(rois, columns, teacher.spec.num_classes)
+            outputs = teacher(in_teachers_classes(batch, columns), wanted, rois=rois)
+            return choose_classes(outputs, columns)
+
+    def _ready_teacher(self) -> Detector:
+        teacher = self.teacher
+        assert teacher is not None
+        return teacher.eval()  # whatever the caller did to it in between
+
+    def _arithmetic(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == "train":
+            return contextlib.nullcontext()
+        device = batch.images.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _task_losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The teacher's task losses on a batch with the student's labels; see `TaskLosses`."""
+        teacher, columns = self._ready_teacher(), self._columns
+        with self._arithmetic(batch):
+            known = batch if columns is None else in_teachers_classes(batch, columns)
+            losses: dict[str, Tensor] = teacher(known, TASK).task_losses
+            return losses
+
+    def _teach_maps(self, view: Batch) -> Outputs:
+        """The teacher's pyramid of pictures that a loss wants besides the batch."""
+        with torch.no_grad(), self._arithmetic(view):
+            return Outputs(self._ready_teacher().maps(view.images))
+
+    def measure(self, batch: Batch) -> list[Term]:
+        """Compare each distillation term with the task loss, without leaving a trace.
+
+        Weights, buffers (BatchNorm statistics) and random state are put back afterwards.
+        """
+        with _untouched(self):
+            return self._compare(*self._terms(batch))
+
+    def _compare(self, terms: dict[str, Tensor], maps: Sequence[Tensor]) -> list[Term]:
+        task = torch.stack([v for n, v in terms.items() if n.startswith("task/")]).sum()
+        shared = [f for f in maps if f.requires_grad]
+        task_norm = _gradient_norm(task, shared)
+        found = []
+        apart = {
+            f"{name}/{term}"
+            for name, loss in zip(self.names, self.losses, strict=True)
+            for term in loss.unweighted  # type: ignore[union-attr]
+        }
+        for name, value in terms.items():
+            if not name.startswith("task/") and name not in apart:
+                size = value.item()
+                ratio = size / max(task.item(), 1e-12)
+                gradient = _gradient_norm(value, shared) / max(task_norm, 1e-12)
+                found.append(Term(name, size, ratio, gradient))
+        return found
+
+    @torch.no_grad()
+    def explain(self, batch: Batch) -> str:
+        """Name the pyramid levels whose maps are not finite, or else the largest of each model."""
+        models: list[tuple[str, Detector]] = [("student", self.student)]
+        if self.teacher is not None and self.losses:
+            models.append(("teacher", self.teacher))
+        said = []
+        for role, model in models:
+            features = model.maps(batch.images)
+            largest = [float(f.float().abs().max()) for f in features]
+            broken = [
+                str(stride)
+                for stride, f in zip(model.spec.strides, features, strict=True)
+                if not bool(f.isfinite().all())
+            ]
+            if broken:
+                said.append(f"the {role}'s maps of stride {', '.join(broken)} are not finite")
+            else:
+                top = max(range(len(largest)), key=largest.__getitem__)
+                said.append(
+                    f"the {role}'s maps are finite, at most {largest[top]:.3g} "
+                    f"(stride {model.spec.strides[top]})"
+                )
+        return "; ".join(said)
+
+
+def advice(terms: Sequence[Term], limit: float = 10.0) -> list[str]:
+    """Warn of terms that would drown the task loss, or that do nothing at all."""
+    lines = []
+    for term in terms:
+        worst = max(term.ratio, term.gradient_ratio)
+        if worst > limit:
+            lines.append(
+                f"{term.name} is {term.ratio:.3g} times the task loss and its gradient at the "
+                f"shared features {term.gradient_ratio:.3g} times; above {limit:g} it tends to "
+                f"drown the labels: divide its weight by about {worst:.0f}, or say weight: auto"
+            )
+        elif term.gradient_ratio < 1e-3 and term.ratio < 1e-3:
+            lines.append(
+                f"{term.name} is {term.ratio:.2g} of the task loss (gradient "
+                f"{term.gradient_ratio:.2g}) at the first step: it will hardly be felt"
+            )
+    return lines
+
+
+def _gradient_norm(value: Tensor, at: Sequence[Tensor]) -> float:
+    if not value.requires_grad or not at:
+        return 0.0
+    gradients = torch.autograd.grad(value, list(at), retain_graph=True, allow_unused=True)
+    squares = [g.float().square().sum() for g in gradients if g is not None]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def _unique(name: str, taken: Sequence[str]) -> str:
+    count = sum(other.split("#")[0] == name for other in taken)
+    return name if count == 0 else f"{name}#{count + 1}"
+
+
+@contextlib.contextmanager
+def _untouched(module: nn.Module) -> Iterator[None]:
+    buffers = {name: value.clone() for name, value in module.named_buffers()}
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+    with torch.no_grad():
+        for name, value in module.named_buffers():
+            value.copy_(buffers[name])

@@ -1,0 +1,1 @@
+"""What several distillation losses share: masks, level matching, alignment, schedules."""

@@ -1,0 +1,80 @@
+"""What losses on whole maps share: their checks, which levels they compare, equal channels."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from compress.detector import DetectorSpec, Knowledge
+from compress.losses.parts.levels import LevelPairs, check_levels, pair_levels
+from compress.losses.parts.schedule import LossSection
+
+
+class MapSection(LossSection):
+    """The base of the settings of losses that ask for the pyramid's maps and nothing else."""
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
+        """Return what to ask of both detectors."""
+        return frozenset({"features"})
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Say what stands between these settings and this pair of detectors."""
+        return check_levels(student, teacher)
+
+
+def is_two_stage(spec: DetectorSpec) -> bool:
+    """Whether a method's published defaults for two-stage detectors are meant for this one."""
+    return "rois" in spec.provides
+
+
+def finest_pairs(student: DetectorSpec, teacher: DetectorSpec, count: int | None) -> LevelPairs:
+    """Pair the levels by stride and keep the `count` finest, or all where there are fewer.
+
+    Raises:
+        RecipeError: they share no stride.
+    """
+    pairs = pair_levels(student, teacher)
+    return replace(
+        pairs,
+        strides=pairs.strides[:count],
+        student=pairs.student[:count],
+        teacher=pairs.teacher[:count],
+    )
+
+
+def align_channels(channels: Sequence[tuple[int, int]], *, bias: bool = True) -> nn.ModuleList:
+    """Return a 1x1 convolution per (student, teacher) count, nothing where both are equal.
+
+    Leave the `bias` out for a loss that no constant added to a channel can change: it would never
+    learn.
+    """
+    return nn.ModuleList(
+        nn.Identity() if own == other else nn.Conv2d(own, other, kernel_size=1, bias=bias)
+        for own, other in channels
+    )
+
+
+class AlignedLevels(nn.Module):
+    """Pair the maps of two detectors; the student's take the teacher's channels and size."""
+
+    def __init__(
+        self,
+        student: DetectorSpec,
+        teacher: DetectorSpec,
+        count: int | None = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.levels = finest_pairs(student, teacher, count)
+        channels = self.levels.channels(student.channels, teacher.channels)
+        self.aligners = align_channels(channels, bias=bias)
+
+    def forward(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return L pairs of maps (B, C_l, H_l, W_l), finest first."""
+        pairs = self.levels.select(student, teacher)
+        return [
+            (align(own), other) for align, (own, other) in zip(self.aligners, pairs, strict=True)
+        ]

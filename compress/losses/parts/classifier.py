@@ -1,0 +1,48 @@
+"""A small classifier of object crops that teaches `dicod` (trained in compress/stages)."""
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from compress.parts.backbones import BackboneConfig, build_backbone
+from export.config import Section
+
+
+class ClassifierConfig(Section):
+    """The classifier and its training."""
+
+    backbone: BackboneConfig = "resnet18"
+    backbone_weights: str | None = None  # a file, torchvision or timm, as of a detector
+    crop: int = Field(default=112, ge=32)  # pixels; crops are brought to this square
+    epochs: PositiveInt = 10
+    batch: PositiveInt = 16  # pictures, with all of their boxes
+    lr: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.05
+    workers: NonNegativeInt = 0
+
+    def build(self, num_classes: int) -> "Classifier":
+        """Build one with random weights."""
+        return Classifier(self, num_classes)
+
+
+class Classifier(nn.Module):
+    """A backbone, the mean over its last map, and one layer."""
+
+    def __init__(self, config: ClassifierConfig, num_classes: int) -> None:
+        super().__init__()
+        self.crop = config.crop
+        self.backbone = build_backbone(config.backbone, (32,), "batch")
+        self.class_logits = nn.Linear(self.backbone.channels[-1], num_classes)
+
+    def last_map(self, crops: Tensor) -> Tensor:
+        """Return (n, C, h, w) of (n, 3, crop, crop) RGB in 0..1."""
+        last: Tensor = self.backbone(crops)[-1]
+        return last
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Return logits (n, K)."""
+        return self.classify(self.last_map(crops))
+
+    def classify(self, maps: Tensor) -> Tensor:
+        """Return logits (n, K) of last maps."""
+        logits: Tensor = self.class_logits(maps.mean(dim=(2, 3)))
+        return logits

@@ -1,0 +1,119 @@
+"""What the losses on plain logits share: their settings, and which rows of logits they compare.
+
+One row per proposal, or per location of a dense head.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from compress.batch import Batch, boxes_per_image
+from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
+from compress.losses.parts.levels import both_provide, check_classes, check_locations
+from compress.losses.parts.loss import DistillationLoss
+from compress.losses.parts.schedule import LossSection
+
+RowChoice = Literal["positive", "all"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The logits of R proposals or locations.
+
+    Attributes:
+        student: (R, C).
+        teacher: (R, C).
+        labels: (R,) int64, the target class of each row; None where some row has none.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    labels: Tensor | None
+
+
+class RowSection(LossSection):
+    """The base of the settings of losses that compare plain logits, row by row."""
+
+    temperature: PositiveFloat = 1.0  # tau; the loss is multiplied by its square
+    rows: RowChoice | None = None  # None: all RoIs, or the positive locations of a dense head
+    roi_source: Literal["teacher", "student"] = "teacher"  # whose proposals both heads score
+
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
+        """Return what rows are made of: RoIs if both have them, else dense logits."""
+        return frozenset({"rois"} if compares_rois(student, teacher) else {"dense"})
+
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Say why the rows of this pair cannot be compared, if they cannot."""
+        return check_rows(student, teacher)
+
+
+class RowLoss(DistillationLoss):
+    """The base of the losses on such settings."""
+
+    def __init__(self, config: RowSection, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config.fixed_weight, config.needs(student, teacher))
+        self.rows = config.rows
+
+    def compared(self, rois: Rois) -> Tensor | None:
+        """Return the proposals of objects, if they alone are compared."""
+        return objects(rois) if self.rows == "positive" else None
+
+    def select(self, student: Outputs, teacher: Outputs, batch: Batch) -> Rows:
+        """Return the rows that the settings ask for."""
+        return select_rows(student, teacher, batch, self.rows)
+
+
+def objects(rois: Rois) -> Tensor:
+    """Mark the proposals of objects, (R,) bool."""
+    return rois.labels < rois.class_logits.shape[1] - 1
+
+
+def compares_rois(student: DetectorSpec, teacher: DetectorSpec) -> bool:
+    """Say whether rows are proposals, that is, whether both detectors have two stages."""
+    return both_provide(student, teacher, "rois")
+
+
+def check_rows(student: DetectorSpec, teacher: DetectorSpec, *, softmax: bool = True) -> list[str]:
+    """Say why the rows of this pair cannot be compared, if they cannot."""
+    problems = check_classes(student, teacher)
+    if compares_rois(student, teacher):
+        return problems
+    problems += check_locations(student, teacher)
+    if softmax and student.num_classes == 1:
+        problems.append(
+            "a softmax over the student's one class is 1 whatever its logit, so there is nothing "
+            "to imitate; use bckd, or kl with scores: sigmoid"
+        )
+    return problems
+
+
+def select_rows(student: Outputs, teacher: Outputs, batch: Batch, choice: RowChoice | None) -> Rows:
+    """Return the logits to compare.
+
+    Args:
+        student: holds `rois`, or else `dense`.
+        teacher: likewise.
+        batch: its targets say which locations are positive; proposals bring their labels along.
+        choice: None takes all proposals (K + 1 logits), or the positive locations (K logits), for
+            most locations are background, where a softmax over K objects says nothing.
+    """
+    own, other = student.rois, teacher.rois
+    if own is not None and other is not None:
+        # the student's: the teacher's may name classes that only the teacher knows
+        rows = Rows(own.class_logits, other.class_logits, own.labels)
+        if choice == "positive":
+            kept = objects(own).nonzero()[:, 0]
+            rows = Rows(rows.student[kept], rows.teacher[kept], own.labels[kept])
+        return rows
+    if student.dense is None or teacher.dense is None:
+        raise ValueError("logits are compared; ask both detectors for `rois` or `dense`")
+    flat = student.dense.class_logits.flatten(0, 1), teacher.dense.class_logits.flatten(0, 1)
+    if choice == "all":
+        return Rows(*flat, None)
+    matched = student.dense.match(boxes_per_image(batch.targets)).flatten()
+    kept = (matched >= 0).nonzero()[:, 0]
+    labels = torch.cat([target.labels for target in batch.targets])[matched[kept]]
+    return Rows(flat[0][kept], flat[1][kept], labels)

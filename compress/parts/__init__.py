@@ -1,0 +1,1 @@
+"""Building blocks below the detectors: backbones, necks, weights, assignment."""

@@ -1,0 +1,113 @@
+"""Weights for a backbone: from a local file, or fetched when the recipe asks for it."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from compress.console import Console
+from compress.parts.backbones import Backbone, SlimResNetConfig
+from compress.parts.weights import WeightsReport, fill, load_weights, read_tensors
+from export.errors import MissingDependencyError, RecipeError
+from export.optional import require
+
+PREFIXES = ("", "features.", "backbone.body.", "backbone.", "model.", "encoder.")
+
+
+def load_starting_weights(
+    console: Console, config: Any, detector: nn.Module, *, strict: bool = True
+) -> list[WeightsReport]:
+    """Load what a detector's settings name: the backbone's weights, then the whole detector's.
+
+    Without `strict` a file that holds the whole detector in part only is taken, and said loudly.
+    """
+    reports = []
+    if config.backbone_weights is not None:
+        report = load_backbone_weights(detector, config.backbone, config.backbone_weights)
+        console.say(f"backbone weights from {report.source}: {report.summary()}")
+    if config.weights is not None:
+        what = f"{config.type} weights"
+        report = load_weights(detector, config.weights, strict=strict, what=what)
+        say = console.say if report.complete else console.warn
+        say(f"weights from {report.source}: {report.summary()}")
+        reports.append(report)
+    return reports
+
+
+def load_backbone_weights(
+    detector: nn.Module, backbone: str | SlimResNetConfig, source: str
+) -> WeightsReport:
+    """Fill the detector's backbone; whatever else the source holds, as a classifier, is left.
+
+    Args:
+        detector: with a `backbone`.
+        backbone: what the recipe calls it.
+        source: a local file, or "torchvision" or "timm" to fetch its ImageNet weights.
+
+    Raises:
+        RecipeError: the source does not fill the whole backbone.
+        MissingDependencyError: weights are to be fetched and cannot be.
+        DataError: the file is damaged.
+    """
+    module = detector.backbone
+    if not isinstance(module, Backbone):
+        raise RecipeError("backbone_weights: this detector has no backbone to fill")
+    if source == "torchvision" and isinstance(backbone, str):
+        found = _fetch_torchvision(backbone)
+    elif source == "timm" and isinstance(backbone, str):
+        found = _fetch_timm(backbone.removeprefix("timm/"), module)
+    else:
+        found = read_tensors(Path(source), "backbone_weights")
+    return fill(module.body, found, source, rename=_names(module.body, found))
+
+
+def _names(body: nn.Module, found: Mapping[str, Tensor]) -> dict[str, str]:
+    """Find each tensor of the body in a source that may name it with a prefix."""
+    names = {}
+    for name in body.state_dict():
+        # timm joins the name of a list and the index when it cuts a model at its stages
+        dotted = re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", name)
+        options = [prefix + form for prefix in PREFIXES for form in (name, dotted)]
+        names[name] = next((option for option in options if option in found), name)
+    return names
+
+
+def _fetch_torchvision(name: str) -> Mapping[str, Tensor]:
+    # the first set: the schedules of the detection papers start from it
+    weights = models.get_model_weights(name)["IMAGENET1K_V1"]
+    try:
+        state: Mapping[str, Tensor] = weights.get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        file = weights.url.rsplit("/", 1)[-1]
+        raise MissingDependencyError(
+            f"backbone_weights: torchvision's weights of {name} could not be fetched ({error}). "
+            f"Download {weights.url} where there is a network and put it at {folder / file}, or "
+            "set backbone_weights to the path of a local file, or leave it out to start from "
+            "random weights"
+        ) from error
+    return state
+
+
+def _fetch_timm(name: str, module: Backbone) -> Mapping[str, Tensor]:
+    timm = require("timm", extra="timm", purpose=f"backbone timm/{name}")
+    info: Any = module.body.feature_info
+    indices = tuple(info.out_indices)
+    try:
+        state: Mapping[str, Tensor] = timm.create_model(
+            name, pretrained=True, features_only=True, out_indices=indices
+        ).state_dict()
+    except Exception as error:  # each of timm's sources has its own kinds
+        raise MissingDependencyError(
+            f"backbone_weights: timm's weights of {name} could not be fetched "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'none'}). "
+            f"Save timm.create_model('{name}', pretrained=True).state_dict() as a .pth file where "
+            "there is a network, and set backbone_weights to that file"
+        ) from error
+    return state

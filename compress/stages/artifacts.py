@@ -1,0 +1,277 @@
+"""Make the artifacts of one finished model, each judged against torch before it may be timed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.accuracy.coco_map import coco_map
+from benchmarks.accuracy.evaluate import predict
+from benchmarks.data.image_set import ImageSet, coco_ground_truth, read_canvas
+from compress.data.config import Data
+from compress.detector import Detector
+from compress.recipe import ExportConfig
+from compress.stages.fit import torch_manifest
+from compress.stages.session import Session
+from compress.stages.torch_engine import TorchEngine
+from export.artifact.manifest import Manifest, read_manifest, write_manifest
+from export.atomic import write_json
+from export.checks.certificate import certify
+from export.checks.parity import Gate, compare_detections, draw_difference, unstable
+from export.detections import Detections, select_detections
+from export.engine import Engine, open_engine
+from export.errors import ExportError
+from export.graph.nms import put_nms_inside
+from export.graph.to_onnx import export_onnx
+from export.graph.uint8_input import take_uint8
+from export.pictures.images import to_input, to_tensor
+from export.precision.fp8 import NOTHING_FOR_FP8, open_fp8_quantizer
+from export.precision.fp16 import cast_half
+from export.precision.int8 import Flavour, open_quantizer
+from export.precision.quantizer import Quantizer
+from export.precision.sensitivity import MeasureAp, hold_drop
+
+REFUSED = "refused.json"  # in the room of an artifact that could not be made as asked
+# INT8 and FP8 are judged by AP: their boxes differ on purpose.
+_GATES = {"fp32": Gate(), "fp16": Gate(0.03, 2.0, 0.02)}
+_LOW_SCORE = 0.01  # to select with; differences count from 0.05
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes the artifacts of one model.
+
+    Attributes:
+        name: for messages.
+        role: in the report.
+    """
+
+    session: Session
+    export: ExportConfig
+    data: Data
+    detector: Detector
+    name: str
+    role: str
+
+    def fp32(self, out: Path) -> None:
+        """Trace the detector into `out`, with NMS and input as the recipe says.
+
+        Raises:
+            ExportError: the file does not see what torch sees.
+        """
+        export = self.export
+        manifest = self._torch_manifest
+        manifest = manifest.model_copy(
+            update={
+                "backend": "onnxruntime",
+                "input": manifest.input.model_copy(update={"dynamic_batch": export.dynamic_batch}),
+            }
+        )
+        detector = self.detector.cpu()
+        path = export_onnx(
+            detector,
+            manifest,
+            out,
+            to_tensor(self._pictures[:1]),
+            opset=export.opset,
+            translations=getattr(detector, "onnx_translations", None),
+        )
+        if export.nms != "host":
+            put_nms_inside(path, export.nms, self._pictures)
+        if export.input == "uint8":
+            take_uint8(path)
+        certificate = certify(path, self._pictures[0])
+        _amend(path, certificate=certificate)
+        self._judge(path)
+
+    def fp16(self, source: Path, out: Path) -> None:
+        """Cast the float model at `source` to half precision.
+
+        Raises:
+            ExportError: it overflows, or does not see what torch sees.
+        """
+        self._judge(cast_half(source, self._pictures, out))
+
+    def int8(self, source: Path, out: Path, flavour: Flavour) -> None:
+        """Quantise the float model at `source`; leave `refused.json` where AP cannot be held."""
+        config, calibration = self.export.quantization, self.export.calibration
+        seen, held = self._calibration()
+        quantizer = open_quantizer(
+            source,
+            seen,
+            out,
+            flavour=flavour,
+            keep_float=config.keep_float,
+            method=calibration.method,
+            seed=calibration.seed,
+            remainder=config.remainder,
+            cache=self.session.home / "calibration",
+        )
+        self._quantize(quantizer, seen, held, out, "fp32" if flavour == "cpu" else "fp16 or fp32")
+
+    def fp8(self, source: Path, out: Path) -> None:
+        """Make the FP8 graph of the float model at `source`, likewise."""
+        seen, held = self._calibration()
+        quantizer = open_fp8_quantizer(
+            source,
+            seen,
+            out,
+            keep_float=self.export.quantization.keep_float,
+            seed=self.export.calibration.seed,
+            cache=self.session.home / "calibration",
+        )
+        self._quantize(quantizer, seen, held, out, "fp16 or fp32")
+
+    def _calibration(self) -> tuple[list[NDArray[np.uint8]], ImageSet]:
+        """Training pictures to calibrate on, and others to measure the loss of AP on."""
+        calibration, train = self.export.calibration, self.data.train
+        order = np.random.default_rng(calibration.seed).permutation(len(train)).tolist()
+        held_back = min(self.export.quantization.check_images, len(order) // 2)
+        seen = order[: min(calibration.images, len(order) - held_back)]
+        held = train.subset(order[len(seen) : len(seen) + held_back])
+        return [self._canvas(train, index) for index in seen], held
+
+    def _quantize(
+        self,
+        quantizer: Quantizer,
+        seen: Sequence[NDArray[np.uint8]],
+        held: ImageSet,
+        out: Path,
+        instead: str,
+    ) -> None:
+        """Quantise as much as `max_drop` allows; where that is not enough, keep `instead`."""
+        console, max_drop = self.session.console, self.export.quantization.max_drop
+        what = f"{self.name} {quantizer.precision}"
+        console.say(
+            f"{what}: calibrated on {len(seen)} training pictures, "
+            f"{len(quantizer.nodes)} nodes may be quantised"
+        )
+        nodes, record = quantizer.nodes, {}
+        if not nodes:
+            self._refuse(quantizer, f"{what}: not made: {NOTHING_FOR_FP8}; keep fp16", {}, out)
+            return
+        if max_drop is not None and len(held):
+            probes = [self._canvas(held, index) for index in range(min(4, len(held)))]
+            outcome = hold_drop(quantizer, probes, _ap_on(held), max_drop)
+            record = {**outcome.record, "check_images": len(held)}
+            if outcome.nodes is None:
+                reason = (
+                    f"{what}: not made: {record['ap_fp32']} AP fall to "
+                    f"{record['ap_all_quantized']} on {len(held)} held-back training pictures, and "
+                    f"no choice of layers keeps the loss within max_drop: {max_drop:g}; keep "
+                    f"{instead}"
+                )
+                self._refuse(quantizer, reason, record, out)
+                return
+            nodes = outcome.nodes
+            console.say(_restored(what, record))
+        self._judge(quantizer.write(out, nodes, record, seen[0]))
+
+    def _refuse(self, quantizer: Quantizer, reason: str, record: dict[str, Any], out: Path) -> None:
+        self.session.console.warn(reason)
+        write_json({"reason": reason, **quantizer.record, **record}, out / REFUSED)
+
+    @cached_property
+    def _torch_manifest(self) -> Manifest:
+        return torch_manifest(self.detector, self.data, self.export, self.role)
+
+    @cached_property
+    def _pictures(self) -> list[NDArray[np.uint8]]:
+        """Validation pictures on which artifacts are held against torch."""
+        count = min(self.export.parity_images, len(self.data.val))
+        return [self._canvas(self.data.val, index) for index in range(count)]
+
+    @cached_property
+    def _reference(self) -> list[Detections]:
+        """What torch sees on them."""
+        with TorchEngine(self.detector.cpu(), self._torch_manifest) as engine:
+            return _detect(engine, self._pictures)
+
+    def _canvas(self, images: ImageSet, index: int) -> NDArray[np.uint8]:
+        return read_canvas(images, index, self.data.input_height, self.data.input_width)[0]
+
+    def _judge(self, path: Path) -> None:
+        """Hold an artifact against torch, record how far it is, and refuse what is too far.
+
+        Raises:
+            ExportError: its gate does not let it pass, or its boxes depend on more than pictures.
+        """
+        with open_engine(path) as engine:
+            precision = engine.manifest.precision
+            problems = unstable(engine, self._pictures)
+            found = _detect(engine, self._pictures)
+        parity = compare_detections(self._reference, found)
+        worst = parity.worst_image
+        figures = (
+            f"{parity.matched} matched, {parity.missing} missing, {parity.extra} extra, scores "
+            f"within {parity.max_score_difference:.2g}, boxes within "
+            f"{parity.max_box_difference_px:.2g} px"
+        )
+        if worst is not None and not parity.ok():
+            drawn = draw_difference(
+                self._pictures[worst], self._reference[worst], found[worst], self.data.classes
+            )
+            Image.fromarray(drawn).save(path.with_name("worst.png"))
+        gate = _GATES.get(precision)
+        if gate is not None and not parity.ok(gate):
+            problems.insert(0, f"it does not see what torch sees: {figures} (see worst.png there)")
+        if problems:
+            raise ExportError(
+                f"{path}: {self.name} {precision} on {len(self._pictures)} validation pictures: "
+                f"{'; '.join(problems)}. Nothing is timed that is not right"
+            )
+        if not parity.matched and not parity.missing:
+            self.session.console.warn(
+                f"{self.name} {precision}: torch finds nothing that scores 0.05 on the "
+                f"{len(self._pictures)} pictures of the parity check, so it says nothing"
+            )
+        images = {"images": len(self._pictures), "stable": True}
+        _amend(path, parity={**parity.to_dict(), **images})
+        self.session.console.say(
+            f"{self.name} {precision}: {figures} on {len(self._pictures)} pictures, against torch"
+        )
+
+
+def _amend(path: Path, **changes: Any) -> None:
+    sidecar = path.with_suffix(".json")
+    write_manifest(read_manifest(sidecar).model_copy(update=changes), sidecar)
+
+
+def _detect(engine: Engine, canvases: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+    spec, nms = engine.manifest.input, engine.manifest.nms
+    return [
+        select_detections(engine.candidates(to_input([canvas], spec)), nms, _LOW_SCORE)[0]
+        for canvas in canvases
+    ]
+
+
+def _ap_on(images: ImageSet) -> MeasureAp:
+    """Return how to measure an artifact's AP (0..1) on labelled pictures."""
+    truth = coco_ground_truth(images)
+
+    def measure(path: Path) -> float | None:
+        with open_engine(path) as engine:
+            results = predict(engine, images, batch=16)
+        return coco_map(results, truth).values["AP"]
+
+    return measure
+
+
+def _restored(what: str, record: dict[str, Any]) -> str:
+    base = (
+        f"{what}: AP {record['ap_fp32']} in fp32, {record['ap']} quantised, on "
+        f"{record['check_images']} held-back training pictures"
+    )
+    if not record["layers_restored"]:
+        return f"{base}; no layer restored to float"
+    cost = record.get("price", {}).get("slower_than_all_int8")
+    paid = "" if cost is None else f", {cost:+.0%} time"
+    return (
+        f"{base}; {record['layers_restored']} of {len(record['layers'])} layers restored to float "
+        f"(all quantised: {record['ap_all_quantized']}{paid})"
+    )

@@ -1,0 +1,155 @@
+"""Train the crop classifier that teaches `dicod`, in the same loop as a detector.
+
+It trains on the boxes of the same batches, so that it is interrupted and resumed as a detector is.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.data.image_set import ImageSet, read_canvas
+from compress.batch import Batch, boxes_per_image
+from compress.data.config import Data
+from compress.data.loading import steps_per_epoch
+from compress.losses.parts.classifier import Classifier, ClassifierConfig
+from compress.parts.crops import crop_boxes
+from compress.parts.pretrained import load_backbone_weights
+from compress.parts.weights import load_weights
+from compress.stages.fit import batches_of, furnish, train_named
+from compress.stages.session import Session
+from compress.training.objective import Objective
+from compress.training.optim import TrainConfig
+from export.pictures.images import fit as letterbox_fit
+from export.pictures.images import to_tensor
+
+NAME = "classifier"
+PICTURES = 8  # looked at together when accuracy is measured
+
+
+def schedule_of(config: ClassifierConfig) -> TrainConfig:
+    """The classifier's training in the loop's terms."""
+    return TrainConfig(
+        epochs=config.epochs,
+        batch=config.batch,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        workers=config.workers,
+        evaluations=1,
+        amp="off",
+    )
+
+
+class CropClassification(Objective):
+    """The objective: cross entropy over the boxes of a batch."""
+
+    student: Classifier
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.student = classifier
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `task/class`; 0, and attached, for pictures without boxes."""
+        boxes = boxes_per_image(batch.targets[: batch.labeled])
+        if not sum(len(own) for own in boxes):
+            zero = torch.stack([p.sum() for p in self.student.parameters()]).sum() * 0
+            return {"task/class": zero}
+        labels = torch.cat([target.labels for target in batch.targets[: batch.labeled]])
+        logits = self.student(crop_boxes(batch.images, boxes, self.student.crop))
+        return {"task/class": functional.cross_entropy(logits, labels)}
+
+
+def classifier_room(session: Session, config: ClassifierConfig, data: Data, seed: int) -> Path:
+    """Train the classifier into `models/classifier`; do nothing if it is there."""
+    room = session.home / "models" / NAME
+    if room.exists():
+        session.console.say(f"{NAME}: already trained, kept")
+        return room
+    torch.manual_seed(seed)
+    classifier = config.build(data.num_classes)
+    if config.backbone_weights is not None:
+        report = load_backbone_weights(classifier, config.backbone, config.backbone_weights)
+        session.console.say(f"{NAME}: backbone weights from {report.source}: {report.summary()}")
+    schedule = schedule_of(config)
+    total = schedule.total_steps(steps_per_epoch(data, schedule.batch))
+    session.console.say(
+        f"{NAME}: {total} steps on the boxes of {schedule.batch} of {len(data.train)} pictures"
+    )
+
+    def evaluate(model: nn.Module) -> dict[str, float | None]:
+        assert isinstance(model, Classifier)
+        return {"accuracy": accuracy(model, data)}
+
+    trained = train_named(
+        session,
+        NAME,
+        CropClassification(classifier),
+        batches_of(session, data, schedule, seed),
+        schedule,
+        total,
+        evaluate,
+        precision="32-true",
+        seed=seed,
+    )
+    record = {
+        "name": NAME,
+        "seed": seed,
+        "steps": trained.steps,
+        "seconds": trained.seconds,
+        "accuracy": trained.rows[-1]["accuracy"],
+        "rows": trained.rows,
+    }
+
+    furnish(session, room, trained, record, "32-true")
+    return room
+
+
+def load_classifier(
+    session: Session, config: ClassifierConfig, data: Data, room: Path
+) -> Classifier:
+    """The finished classifier, frozen, on the device; says how good it is."""
+    classifier = config.build(data.num_classes)
+    load_weights(classifier, room / "model.safetensors", strict=True, what=NAME)
+    record = json.loads((room / "training.json").read_text(encoding="utf-8"))
+    session.console.say(f"{NAME}: {describe_accuracy(record['accuracy'])}")
+    return classifier.to(session.torch_device()).eval().requires_grad_(False)
+
+
+def describe_accuracy(value: float | None) -> str:
+    """Say the accuracy in words."""
+    found = "accuracy n/a" if value is None else f"{100 * value:.1f} % of crops right"
+    return f"{found} on the objects of the validation pictures"
+
+
+@torch.inference_mode()
+def accuracy(classifier: Classifier, data: Data) -> float | None:
+    """The share of the validation split's boxes, crowds left out, that it names rightly."""
+    device = next(classifier.parameters()).device
+    classifier.eval()
+    right = seen = 0
+    for start in range(0, len(data.val), PICTURES):
+        indices = range(start, min(start + PICTURES, len(data.val)))
+        canvases = [
+            read_canvas(data.val, index, data.input_height, data.input_width)[0]
+            for index in indices
+        ]
+        images = torch.from_numpy(to_tensor(canvases)).to(device)
+        found = [_objects(data.val, index, data) for index in indices]
+        labels = torch.cat([own for _, own in found]).to(device)
+        if len(labels):
+            boxes = [own.to(device) for own, _ in found]
+            chosen = classifier(crop_boxes(images, boxes, classifier.crop)).argmax(dim=1)
+            right += int((chosen == labels).sum())
+            seen += len(labels)
+    return right / seen if seen else None
+
+
+def _objects(images: ImageSet, index: int, data: Data) -> tuple[Tensor, Tensor]:
+    """Boxes (n, 4), input pixels, and labels (n,) of one picture."""
+    image = images.images[index]
+    place = letterbox_fit(image.width, image.height, data.input_height, data.input_width)
+    boxes = torch.from_numpy(place.to_input(image.boxes[~image.crowd])).float()
+    return boxes, torch.from_numpy(image.labels[~image.crowd])

@@ -1,0 +1,274 @@
+"""Train one detector of a run into a finished room: teacher, baseline or student."""
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.accuracy.coco_map import CocoMetrics, coco_map
+from benchmarks.accuracy.evaluate import predict
+from benchmarks.data.image_set import coco_ground_truth
+from compress.batch import Batch
+from compress.data.config import Data
+from compress.data.loading import steps_per_epoch, training_batches
+from compress.detector import Detector
+from compress.distillation.distiller import Distiller, advice
+from compress.parts.weights import save_weights, weights_hash
+from compress.recipe import ExportConfig
+from compress.stages.rundir import once
+from compress.stages.session import Session, peak_memory_mb
+from compress.stages.torch_engine import TorchEngine
+from compress.training.loop import Evaluate, Trained, train
+from compress.training.objective import Objective
+from compress.training.optim import TrainConfig
+from compress.training.precision import Precision, resolve_precision
+from export.artifact.manifest import InputSpec, Manifest, NmsSpec
+from export.atomic import write_json
+
+Batches = Callable[[int, int], Iterator[Batch]]  # of a first step and a number of steps
+
+
+def fit(
+    session: Session,
+    name: str,
+    build: Callable[[], Distiller],
+    data: Data,
+    config: TrainConfig,
+    export: ExportConfig,
+    *,
+    seed: int,
+    steps: int | None = None,
+) -> Path:
+    """Train what `build` makes, and return its room `models/<name>`; do nothing if it is there.
+
+    The room holds `model.safetensors`, the student alone, and `training.json`, how it came about.
+    `steps` overrides the length that `config` says. Every process calls this; the first writes.
+    """
+    room = session.home / "models" / name
+    if room.exists():
+        session.console.say(f"{name}: already trained, kept")
+        return room
+    device = session.torch_device()
+    objective = build()
+    detector: Detector = objective.student
+    size = (data.input_height, data.input_width)
+    precision, why = _precision(session, objective, config, size)
+    unlabeled_batch = _unlabeled(data, config, objective)
+    batches = batches_of(session, data, config, seed, unlabeled=unlabeled_batch)
+    total = steps or config.total_steps(steps_per_epoch(data, config.batch))
+    unlabeled = f", {len(data.unlabeled)} unlabelled" if unlabeled_batch and data.unlabeled else ""
+    session.console.say(
+        f"{name}: {total} steps of {config.batch} of {len(data.train)} pictures{unlabeled}, "
+        f"{count_parameters(detector) / 1e6:.3f}M parameters, {why}"
+    )
+    terms = _first_look(session, objective, batches, device, precision) if objective.losses else []
+    before = weights_hash(objective.teacher) if objective.teacher is not None else None
+    ground_truth = coco_ground_truth(data.val)
+
+    def evaluate(model: nn.Module) -> dict[str, float | None]:
+        assert isinstance(model, Detector)
+        manifest = torch_manifest(model, data, export, name)
+        return evaluate_torch(session, model, manifest, data, ground_truth).values
+
+    trained = train_named(
+        session, name, objective, batches, config, total, evaluate, precision=precision, seed=seed
+    )
+    after = weights_hash(objective.teacher) if objective.teacher is not None else None
+    if before != after:
+        raise RuntimeError("the teacher's weights moved while it taught: a bug, please report it")
+    record = {
+        "name": name,
+        "seed": seed,
+        "precision": precision,
+        "precision_why": why,
+        "parameters": count_parameters(detector),
+        "batch": config.batch,
+        "terms_at_first_step": [asdict(term) for term in terms],
+        "teacher_sha256": before,
+        "peak_memory_mb": round(peak_memory_mb(device), 1),
+        "auto_weights": objective.auto_weights(),
+        **_summary(trained),
+    }
+    furnish(session, room, trained, record, precision)
+    return room
+
+
+def _precision(
+    session: Session, objective: Distiller, config: TrainConfig, size: tuple[int, int]
+) -> tuple[Precision, str]:
+    """The arithmetic of this training; with several processes, the first one's choice."""
+    if session.world > 1 and session.rank != 0:
+        chosen: tuple[Precision, str] = session.fabric("32-true").broadcast(("32-true", ""))
+        return chosen
+    record = session.home / "precision.json"
+    chosen = resolve_precision(
+        config.amp, session.torch_device(), lambda: probe(objective), record, size
+    )
+    return session.fabric("32-true").broadcast(chosen) if session.world > 1 else chosen
+
+
+def _summary(trained: Trained) -> dict[str, Any]:
+    return {
+        "steps": trained.steps,
+        "seconds": trained.seconds,
+        "step_ms": 1000 * trained.seconds / max(1, trained.steps),
+        "stopped": trained.stopped,
+        "rows": trained.rows,
+        "terms": trained.terms,
+    }
+
+
+def _unlabeled(data: Data, config: TrainConfig, objective: Distiller) -> int:
+    """Pictures without labels per step: only a run with distillation terms has a use for them."""
+    if data.unlabeled is None or not objective.losses:
+        return 0
+    return config.batch if config.unlabeled_batch is None else config.unlabeled_batch
+
+
+def _first_look(
+    session: Session,
+    objective: Distiller,
+    batches: Batches,
+    device: torch.device,
+    precision: str,
+) -> Sequence[Any]:
+    """Compare every distillation term with the task loss on the first batch, and say so."""
+    objective.to(device).train()
+    if objective.teacher is not None:
+        objective.teacher.to(device)
+    batch = next(batches(0, 1)).to(device)
+    half = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    with torch.autocast(device.type, half, enabled=precision != "32-true"):
+        terms = objective.measure(batch)
+    for term in terms:
+        session.console.say(
+            f"  {term.name}: {term.value:.4g} at step 1, {term.ratio:.3g} of the task loss, "
+            f"gradient {term.gradient_ratio:.3g} of the task's at the shared features"
+        )
+    for line in advice(terms):
+        session.console.warn(line)
+    return terms
+
+
+def probe(objective: Distiller) -> nn.Module:
+    """A copy of the student's backbone, to time arithmetic on."""
+    backbone = copy.deepcopy(objective.student.backbone)
+    assert isinstance(backbone, nn.Module)
+    return backbone
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Weights of `model`, frozen ones included."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def torch_manifest(detector: Detector, data: Data, export: ExportConfig, model: str) -> Manifest:
+    """The manifest of a detector in torch; what is exported later begins from it."""
+    classes = detector.spec.classes or data.classes
+    return Manifest(
+        model=model,
+        family=detector.spec.family,
+        backend="torch",
+        precision="fp32",
+        parameters=count_parameters(detector),
+        input=InputSpec(height=data.input_height, width=data.input_width, dynamic_batch=True),
+        classes=classes,
+        category_ids=category_ids(classes, data),
+        nms=NmsSpec(iou=export.nms_iou, max_detections=export.max_detections),
+        score_threshold=export.score_threshold,
+        evaluation_score_threshold=export.evaluation_score_threshold,
+    )
+
+
+def category_ids(classes: Sequence[str], data: Data) -> tuple[int, ...]:
+    """The data's ids by name; a class that the data lacks gets one that the data has not."""
+    known = dict(zip(data.classes, data.category_ids, strict=True))
+    free = itertools.count(max(data.category_ids) + 1)
+    return tuple(known[name] if name in known else next(free) for name in classes)
+
+
+def evaluate_torch(
+    session: Session,
+    detector: Detector,
+    manifest: Manifest,
+    data: Data,
+    ground_truth: dict[str, Any],
+) -> CocoMetrics:
+    """COCO metrics on the validation split; the processes share the pictures."""
+    share = range(session.rank, len(data.val), session.world)
+    with TorchEngine(detector, manifest, session.torch_device()) as engine:
+        results = predict(engine, data.val, batch=16, indices=share, other_classes=True)
+    if session.world > 1:
+        parts: list[Any] = [None] * session.world
+        torch.distributed.all_gather_object(parts, results)
+        results = [result for part in parts for result in part]
+    return coco_map(results, ground_truth)
+
+
+def batches_of(
+    session: Session, data: Data, config: TrainConfig, seed: int, *, unlabeled: int = 0
+) -> Batches:
+    """Return where this process gets its share of batches, `unlabeled` pictures in each."""
+
+    def batches(first: int, count: int) -> Iterator[Batch]:
+        return training_batches(
+            data,
+            batch=config.batch,
+            seed=seed,
+            start_step=first,
+            steps=count,
+            rank=session.rank,
+            world=session.world,
+            workers=config.workers,
+            unlabeled_batch=unlabeled,
+            pin=session.torch_device().type == "cuda",
+            device=session.torch_device(),
+        )
+
+    return batches
+
+
+def train_named(
+    session: Session,
+    name: str,
+    objective: Objective,
+    batches: Batches,
+    config: TrainConfig,
+    total: int,
+    evaluate: Evaluate,
+    *,
+    precision: Precision,
+    seed: int,
+) -> Trained:
+    """Run `train`; what it needs to be resumed is in `training/<name>`."""
+    return train(
+        objective,
+        batches,
+        config,
+        total,
+        session.home / "training" / name,
+        evaluate,
+        fabric=session.fabric(precision),
+        seed=seed,
+        console=session.console,
+        what=name,
+    )
+
+
+def furnish(
+    session: Session, room: Path, trained: Trained, record: dict[str, Any], precision: Precision
+) -> None:
+    """Write the room: `model.safetensors` and `training.json`; the first process does it."""
+
+    def write(partial: Path) -> None:
+        save_weights(trained.state, partial / "model.safetensors")
+        write_json(record, partial / "training.json")
+
+    if session.rank == 0:
+        once(room, write)
+    session.fabric(precision).barrier()

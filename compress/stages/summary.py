@@ -1,0 +1,269 @@
+"""Assemble what the report tells from what the stages left behind."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.deployed import deployed_accuracy
+from benchmarks.accuracy.gain_statistics import bootstrap_gain, gain_interval, verdict
+from benchmarks.data.image_set import coco_ground_truth
+from benchmarks.report.content import (
+    Gain,
+    Picture,
+    ReportData,
+    ReportRow,
+    Speed,
+    TrainingRun,
+    write_report,
+)
+from benchmarks.report.samples import sample_grid
+from benchmarks.timing.environment import environment
+from benchmarks.timing.latency import ratio_ci
+from compress.data.config import Data
+from compress.recipe import Recipe
+from compress.stages.artifacts import REFUSED
+from compress.stages.classifier import NAME as CLASSIFIER
+from compress.stages.classifier import describe_accuracy
+from compress.stages.rundir import role_of, teacher_name
+from compress.stages.session import Session
+
+Measured = dict[str, dict[str, Any]]
+SHIPPED = "onnxruntime-fp32"  # gains are those of the exported files
+PICTURES = 8
+
+
+def summarize(
+    session: Session,
+    recipe: Recipe,
+    text: str,
+    data: Data,
+    rooms: dict[str, Path],
+    table: list[dict[str, Any]],
+    accuracy: Measured,
+    latency: Measured,
+    out: Path,
+) -> Path:
+    """Write the report into `out`; return its HTML page."""
+    training = {name: _training(name, room) for name, room in rooms.items()}
+    report = ReportData(
+        schema=1,
+        name=recipe.name,
+        environment={**environment(), "device": str(session.torch_device())},
+        training=training,
+        gain=_gain(session, recipe, data, accuracy),
+        rows=tuple(_rows(recipe, data, table, out)),
+        speed=tuple(_speed(recipe, latency)),
+        per_class={_title(r): r["per_class"] for r in table if r["backend"] != "torch"},
+        pictures=tuple(_pictures(session, recipe, data, out)),
+        data=json.loads((session.home / "data.json").read_text(encoding="utf-8")),
+        recipe=text,
+        notes=tuple(_notes(session, recipe, rooms)),
+        warnings=(*_warnings(rooms), *_refused(session)),
+    )
+    return write_report(report, out)
+
+
+def _rows(
+    recipe: Recipe, data: Data, table: list[dict[str, Any]], out: Path
+) -> Iterator[ReportRow]:
+    """The rows of the table, with what is left of their accuracy at the threshold of use."""
+    truth = coco_ground_truth(data.val)
+    for row in table:
+        results = json.loads((out / row["predictions"]).read_text(encoding="utf-8"))
+        deployed = deployed_accuracy(results, truth, recipe.export.score_threshold)
+        yield ReportRow.model_validate({**row, "deployed": deployed})
+
+
+def _training(name: str, room: Path) -> TrainingRun:
+    record = _record(room)
+    return TrainingRun.model_validate(
+        {
+            **record,
+            "model": role_of(name),
+            "seed": record.get("seed", 0),
+            "curve": record.pop("rows"),
+        }
+    )
+
+
+def _record(room: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((room / "training.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _title(row: dict[str, Any]) -> str:
+    model = row["name"] if row["model"] == "teacher" else row["model"]
+    return f"{model} {row['backend']} {row['precision']}"
+
+
+def _gain(session: Session, recipe: Recipe, data: Data, accuracy: Measured) -> Gain | None:
+    if not recipe.baseline.enabled:
+        return None
+    gain = _paired(recipe, accuracy, "baseline")
+    if recipe.baseline.equal_time and recipe.distill:
+        gain = gain.model_copy(
+            update={"equal_time": _paired(recipe, accuracy, "baseline_equal_time")}
+        )
+    if recipe.seeds == 1:
+        student, baseline = (
+            _predictions(session, f"seed{recipe.seed}-{role}-{SHIPPED}")
+            for role in ("student", "baseline")
+        )
+        luck = bootstrap_gain(student, baseline, coco_ground_truth(data.val))
+        gain = gain.model_copy(
+            update={"bootstrap": {"ap": luck.ap, "ci95": list(luck.ci95), "samples": luck.samples}}
+        )
+    return gain
+
+
+def _paired(recipe: Recipe, accuracy: Measured, other: str) -> Gain:
+    differences = []
+    for seed in range(recipe.seed, recipe.seed + recipe.seeds):
+        student, against = (
+            accuracy[f"seed{seed}-{role}-{SHIPPED}"]["values"]["AP"] or 0.0
+            for role in ("student", other)
+        )
+        differences.append(student - against)
+    return Gain(
+        ap=sum(differences) / len(differences),
+        ci95=gain_interval(differences),
+        seeds=len(differences),
+        verdict=verdict(differences),
+        per_seed=tuple(differences),
+    )
+
+
+def _predictions(session: Session, key: str) -> list[Any]:
+    path = session.home / "evaluation" / key / "predictions.json"
+    found: list[Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _speed(recipe: Recipe, latency: Measured) -> list[Speed]:
+    """How much faster the student's artifacts are than the (last) teacher's fp32 one."""
+    teacher = teacher_name(len(recipe.teachers) - 1)
+    reference = f"{teacher}-{SHIPPED}"
+    found = []
+    for precision in recipe.export.precisions:
+        key = f"seed{recipe.seed}-student-onnxruntime-{precision}"
+        # Refused, made for another runtime, or computed in fp32 by the CPU behind casts.
+        if key not in latency or precision == "fp16":
+            continue
+        for scope in ("engine", "end_to_end"):
+            ratio = ratio_ci(latency[reference][f"{scope}_blocks"], latency[key][f"{scope}_blocks"])
+            found.append(
+                Speed.model_validate(
+                    {
+                        "model": f"student onnxruntime {precision}",
+                        "reference": f"{teacher} onnxruntime fp32",
+                        "scope": scope,
+                        "ratio": ratio.ratio,
+                        "ci95": list(ratio.ci95),
+                        "verdict": ratio.verdict,
+                    }
+                )
+            )
+    return found
+
+
+def _pictures(session: Session, recipe: Recipe, data: Data, out: Path) -> list[Picture]:
+    """Validation pictures spread over the split, with what each exported model sees on them."""
+    count = min(PICTURES, len(data.val))
+    indices = [round(i * (len(data.val) - 1) / max(1, count - 1)) for i in range(count)]
+    roles = [teacher_name(len(recipe.teachers) - 1), f"seed{recipe.seed}-student"]
+    if recipe.baseline.enabled:
+        roles.insert(1, f"seed{recipe.seed}-baseline")
+    columns = {
+        name.partition("-")[2] or name: _predictions(session, f"{name}-{SHIPPED}") for name in roles
+    }
+    int8 = f"seed{recipe.seed}-student-onnxruntime-int8"
+    if (session.home / "evaluation" / int8).exists():
+        columns["student int8"] = _predictions(session, int8)
+    threshold = recipe.export.score_threshold
+    path = sample_grid(data.val, indices, columns, threshold, out / "pictures.jpg")
+    caption = (
+        f"Validation pictures; boxes scored from {threshold:g}, found by the ONNX files: fp32 "
+        "where nothing else is said."
+    )
+    return [Picture(path=path.name, caption=caption)]
+
+
+def _notes(session: Session, recipe: Recipe, rooms: dict[str, Path]) -> list[str]:
+    notes = [
+        "AP is COCO's, by pycocotools, on letterboxed pictures and from the artifact of the row; "
+        "figures in papers are measured otherwise.",
+        f"The weights shipped are those of the {recipe.train.keep} evaluation of each training.",
+        "Paths in report.json are relative to the report's folder.",
+    ]
+    for index in range(len(recipe.teachers)):
+        name = teacher_name(index)
+        if _record(rooms[name]).get("loaded"):
+            notes.append(f"The {name} was loaded, not trained here; its cost is not in the table.")
+    if len(recipe.teachers) > 1:
+        notes.append(
+            f"The student learnt from {len(recipe.teachers)} teachers, one after the other, each "
+            "for a full schedule; the baseline went through as many schedules without a teacher."
+        )
+    classifier = session.home / "models" / CLASSIFIER
+    if classifier.exists():
+        said = describe_accuracy(_record(classifier)["accuracy"])
+        notes.append(f"A classifier of object crops taught the student too: {said}.")
+    for name, room in rooms.items():
+        record = _record(room)
+        weights = record.get("auto_weights") or {}
+        if weights:
+            chosen = ", ".join(f"{loss} {value:.3g}" for loss, value in weights.items())
+            notes.append(f"Weights that {name} arrived at by `weight: auto`: {chosen}.")
+        measured = record.get("terms") or []
+        if measured:
+            step = measured[-1]["step"]
+            sizes = ", ".join(
+                f"{term['name']} {term['ratio']:.2g} ({term['gradient_ratio']:.2g})"
+                for term in measured
+                if term["step"] == step
+            )
+            notes.append(
+                f"Terms of {name} when last compared, after {step} steps, in parts of the task "
+                f"loss (of its gradient at the shared features): {sizes}."
+            )
+    if "fp16" in recipe.export.precisions:
+        notes.append(
+            "ONNX Runtime's CPU kernels compute FP16 files in FP32 and convert before and after; "
+            "the latency of those rows is no GPU's."
+        )
+    if "int8-trt" in recipe.export.precisions:
+        notes.append(
+            "int8-trt is the symmetric form that TensorRT builds engines of: its AP is measured in "
+            "ONNX Runtime, its speed only on a device with TensorRT."
+        )
+    if "fp8" in recipe.export.precisions:
+        notes.append(
+            "fp8 is for TensorRT on SM 8.9 and later: its AP is measured in ONNX Runtime, which "
+            "rounds to E4M3 as the graph says and computes in FP32; its speed only on such a GPU."
+        )
+    return notes
+
+
+def _refused(session: Session) -> list[str]:
+    """Why an artifact that was asked for is not in the table."""
+    found = sorted((session.home / "export").glob(f"*/{REFUSED}"))
+    return [json.loads(path.read_text(encoding="utf-8"))["reason"] for path in found]
+
+
+def _warnings(rooms: dict[str, Path]) -> list[str]:
+    from compress.distillation.distiller import advice
+    from compress.training.objective import Term
+
+    lines = []
+    for name, room in rooms.items():
+        record = _record(room)
+        terms = [Term(**term) for term in record.get("terms_at_first_step", [])]
+        lines += [f"{name}: {line}" for line in advice(terms)]
+        if record.get("stopped"):
+            lines.append(f"{name}: stopped early: {record['stopped']}")
+        lines += [
+            f"{name}: its weights file matched only in part: {said}"
+            for said in record.get("loaded_in_part", [])
+        ]
+    return lines

@@ -1,0 +1,394 @@
+"""The training loop: sum named scalars, step, look now and then, and be able to go on."""
+
+import contextlib
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.batch import Batch
+from compress.console import Console
+from compress.training.checkpoint import load_checkpoint, save_checkpoint
+from compress.training.ema import Ema
+from compress.training.interrupt import interruptible
+from compress.training.objective import Objective
+from compress.training.optim import (
+    TrainConfig,
+    build_optimizer,
+    build_separate,
+    learning_rate_factor,
+    set_learning_rate,
+)
+from compress.training.records import events, table
+from export.atomic import write_text
+from export.errors import DivergedError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+AGREE_EVERY = 8  # steps between the processes' questions to each other
+IDLE_STEPS = 50  # a distillation term that is exactly 0 for so long teaches nothing
+
+Row = dict[str, float | int | None]
+Evaluate = Callable[[nn.Module], dict[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished training leaves.
+
+    Attributes:
+        state: the student's weights to ship, on the CPU (the averaged ones under EMA).
+        rows: one per evaluation: step, seconds, learning_rate, the metrics, and the mean of every
+            loss term since the one before.
+        terms: one entry per comparison of a distillation term with the task loss.
+        steps: optimiser steps taken.
+        seconds: of training itself, evaluations and checkpoints left out.
+        stopped: why it ended before its last step, or "".
+    """
+
+    state: dict[str, Tensor]
+    rows: list[Row]
+    terms: list[dict[str, Any]]
+    steps: int
+    seconds: float
+    stopped: str
+
+
+def train(
+    objective: Objective,
+    batches: Callable[[int, int], Iterator[Batch]],
+    config: TrainConfig,
+    total: int,
+    live: Path,
+    evaluate: Evaluate,
+    *,
+    fabric: "Fabric",
+    seed: int,
+    console: Console,
+    what: str,
+) -> Trained:
+    """Minimise the sum of `objective(batch)` over `total` optimiser steps.
+
+    `objective.student` is what gets evaluated and shipped. `batches(first, count)` must give the
+    same batch for the same number whenever asked. Progress lives in `live`: a run that was cut,
+    started again with the same arguments, goes on from there and ends as if it had not been cut.
+
+    Raises:
+        DivergedError: a loss or gradient is not finite, or a distillation term is exactly 0 for
+            50 steps; names step, term, pyramid level and pictures.
+        KeyboardInterrupt: after the first Ctrl-C, once the state is saved; a second quits at once.
+    """
+    live.mkdir(parents=True, exist_ok=True)
+    loop = _Loop(objective, config, total, live, evaluate, fabric, seed, console, what)
+    with interruptible(console) as interrupted:
+        return loop.run(batches, interrupted)
+
+
+class _Loop:
+    """The state of one training run, and the few things done with it."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        config: TrainConfig,
+        total: int,
+        live: Path,
+        evaluate: Evaluate,
+        fabric: "Fabric",
+        seed: int,
+        console: Console,
+        what: str,
+    ) -> None:
+        self.config, self.total, self.live, self.evaluate = config, total, live, evaluate
+        self.fabric, self.seed, self.console, self.what = fabric, seed, console, what
+        objective.to(fabric.device)
+        if config.channels_last:
+            objective.to(memory_format=torch.channels_last)
+        self.raw = objective
+        self.separate = objective.separate()
+        optimizer = build_optimizer(objective, config, self.separate)
+        apart = [build_separate(one) for one in self.separate]
+        self.objective, self.optimizer, *self.apart = fabric.setup(objective, optimizer, *apart)
+        self.student = objective.student
+        self.ema = Ema(self.student, config.ema) if config.ema else None
+        self.step = 0
+        self.seconds = 0.0
+        self.rows: list[Row] = []
+        self.terms: list[dict[str, Any]] = []
+        self.idle: dict[str, int] = {}
+        self.sums: dict[str, float] = {}
+        self.summed = 0
+        self.best: dict[str, Tensor] | None = None
+        self.best_ap = -1.0
+        self.stale = 0
+        self._resume()
+
+    # -- state ---------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        state = load_checkpoint(self.live / "last.pt", self.fabric.device)
+        if state is None:
+            return
+        self.raw.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.apart, state["separate"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.model.load_state_dict(state["ema"])
+            self.ema.updates = state["ema_updates"]
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.rows, self.sums = json.loads(state["rows"]), json.loads(state["sums"])
+        self.terms, self.idle = json.loads(state["terms"]), json.loads(state["idle"])
+        self.summed, self.best, self.best_ap = state["summed"], state["best"], state["best_ap"]
+        self.stale = state["stale"]
+        torch.set_rng_state(state["rng"].cpu())
+        self.console.say(f"{self.what}: going on from step {self.step} of {self.total}")
+
+    def _save(self) -> None:
+        if self.fabric.global_rank == 0:
+            state: dict[str, Any] = {
+                "objective": self.raw.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "separate": [optimizer.state_dict() for optimizer in self.apart],
+                "scaler": self.fabric.strategy.precision.state_dict(),
+                "ema": self.ema.model.state_dict() if self.ema else None,
+                "ema_updates": self.ema.updates if self.ema else 0,
+                "step": self.step,  # the sampler is a pure function of seed and step
+                "seconds": self.seconds,
+                "rows": json.dumps(self.rows),
+                "sums": json.dumps(self.sums),
+                "terms": json.dumps(self.terms),
+                "idle": json.dumps(self.idle),
+                "summed": self.summed,
+                "best": self.best,
+                "best_ap": self.best_ap,
+                "stale": self.stale,
+                "rng": torch.get_rng_state(),
+            }
+            save_checkpoint(state, self.live / "last.pt")
+        self.fabric.barrier()
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def run(
+        self, batches: Callable[[int, int], Iterator[Batch]], interrupted: list[int]
+    ) -> Trained:
+        """Train from where the state stands to the end."""
+        accumulate = self.config.accumulate
+        looks = {round(self.total * k / self.config.evaluations) for k in _upto(self.config)}
+        stream = batches(self.step * accumulate, (self.total - self.step) * accumulate)
+        saved = time.monotonic()
+        stopped = self._reason_to_stop(self._budget_spent()) if self.step else ""
+        with (
+            contextlib.closing(_closable(stream)) as feed,
+            events(self.live, self.step, self.fabric.global_rank) as writer,
+            self.console.progress(self.what, self.total, self.step) as progress,
+        ):
+            while self.step < self.total and not stopped:
+                loss = self._take_step(feed)
+                progress.update(self.step, f"loss {loss:.3f}{self._ap()}")
+                spent = self._agree(self._budget_spent())
+                late = self._agree(time.monotonic() - saved > self.config.checkpoint_every_s)
+                leaving = self._agree(bool(interrupted))
+                if self.step in looks or spent:
+                    self._look(writer)
+                    stopped = self._reason_to_stop(spent)
+                if self.step in looks or spent or late or leaving:
+                    self._save()
+                    saved = time.monotonic()
+                if leaving:
+                    raise KeyboardInterrupt
+        if stopped:
+            self.console.say(f"{self.what}: stopped at step {self.step}: {stopped}")
+        return Trained(self._weights(), self.rows, self.terms, self.step, self.seconds, stopped)
+
+    def _take_step(self, feed: Iterator[Batch]) -> float:
+        start = time.perf_counter()
+        # Randomness depends on seed, step and rank alone, so a resumed run draws the same.
+        torch.manual_seed(_mix(self.seed, self.step, self.fabric.global_rank))
+        rate = self.config.lr * learning_rate_factor(self.config, self.step, self.total)
+        set_learning_rate(self.optimizer, rate)
+        fall = 0.5 * (1 + math.cos(math.pi * self.step / self.total))
+        for one, optimizer in zip(self.separate, self.apart, strict=True):
+            set_learning_rate(optimizer, one.lr * fall)
+        every = self.config.measure_every
+        measure = bool(every) and self.step % every == 0
+        self.raw.at(self.step, self.total, measure=measure)
+        accumulate, total = self.config.accumulate, 0.0
+        for part in range(accumulate):
+            batch = next(feed).to(self.fabric.device)
+            if self.config.channels_last:
+                batch = _channels_last(batch)
+            with self.fabric.no_backward_sync(self.objective, enabled=part < accumulate - 1):
+                terms: dict[str, Tensor] = self.objective(batch)
+                loss = torch.stack([term.float() for term in terms.values()]).sum()
+                total += self._account(terms, loss, batch) / accumulate
+                self.fabric.backward(loss / accumulate)
+        self._clip(batch)
+        for optimizer in (self.optimizer, *self.apart):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if measure:
+            self.terms += [{"step": self.step, **asdict(term)} for term in self.raw.measured()]
+        if self.ema is not None:
+            self.ema.update(self.student)
+        self.step += 1
+        self.seconds += time.perf_counter() - start
+        return total
+
+    def _account(self, terms: dict[str, Tensor], loss: Tensor, batch: Batch) -> float:
+        values = torch.stack(
+            [t.detach().float() for t in terms.values()] + [loss.detach()]
+        ).tolist()
+        if not math.isfinite(values[-1]):
+            bad = [n for n, v in zip(terms, values, strict=False) if not math.isfinite(v)]
+            raise DivergedError(
+                f"{self.what}: step {self.step + 1}: {', '.join(bad) or 'the sum of the losses'} "
+                f"is not finite; {self._circumstances(batch)}. Lower train.lr or train.clip, set "
+                "train.amp: off, or lower that term's weight, under a new name"
+            )
+        watched = self.raw.watched()
+        for name, value in zip(terms, values, strict=False):
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            resting = value != 0 or name.partition("/")[0] not in watched
+            self.idle[name] = 0 if resting else self.idle.get(name, 0) + 1
+        idle = [name for name, steps in self.idle.items() if steps >= IDLE_STEPS]
+        if idle:
+            raise DivergedError(
+                f"{self.what}: step {self.step + 1}: {', '.join(idle)} has been exactly 0 for "
+                f"{IDLE_STEPS} steps, so it teaches nothing; {self._circumstances(batch)}. Give "
+                "it what it works on (boxes, instances, proposals), or set its weight to 0"
+            )
+        self.summed += 1
+        return float(values[-1])
+
+    def _circumstances(self, batch: Batch) -> str:
+        pictures = ", ".join(map(str, batch.image_ids[:16]))
+        levels = self.raw.explain(batch)
+        return (
+            f"pictures {pictures}{'; ' if levels else ''}{levels}. The last good checkpoint is "
+            f"kept in {self.live}"
+        )
+
+    def _clip(self, batch: Batch) -> None:
+        for one, optimizer in zip(self.separate, self.apart, strict=True):
+            if one.clip is not None:
+                self.fabric.clip_gradients(
+                    one.module, optimizer, max_norm=one.clip, error_if_nonfinite=False
+                )
+        if self.config.clip_value is not None:
+            self.fabric.clip_gradients(
+                self.objective, self.optimizer, clip_val=self.config.clip_value
+            )
+        if self.config.clip is None:
+            return
+        scaled = getattr(self.fabric.strategy.precision, "scaler", None) is not None
+        norm = self.fabric.clip_gradients(
+            self.objective, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False
+        )
+        if not scaled and norm is not None and not math.isfinite(float(norm)):
+            raise DivergedError(
+                f"{self.what}: step {self.step + 1}: the gradient is not finite though the losses "
+                f"are; {self._circumstances(batch)}. Lower train.lr, or set train.amp: off"
+            )
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def _look(self, writer: Any) -> None:
+        model = self.ema.model if self.ema is not None else self.student
+        was_training = model.training
+        metrics = self.evaluate(model)
+        model.train(was_training)
+        row: Row = {
+            "step": self.step,
+            "seconds": round(self.seconds, 3),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+        row |= {f"loss/{n}": v / max(1, self.summed) for n, v in self.sums.items()}
+        task = sum(v for n, v in self.sums.items() if n.startswith("task/"))
+        row |= {
+            f"ratio/{n}": v / max(task, 1e-12)
+            for n, v in self.sums.items()
+            if not n.startswith("task/")
+        }
+        row |= metrics
+        self.rows.append(row)
+        self.sums, self.summed = {}, 0
+        ap = metrics.get("AP") or 0.0
+        self.stale = 0 if ap > self.best_ap else self.stale + 1
+        if ap > self.best_ap:
+            self.best_ap = ap
+            if self.config.keep == "best" or self.config.patience:
+                self.best = _cpu(model.state_dict())
+        if self.fabric.global_rank == 0:
+            write_text(table(self.rows), self.live / "results.csv")
+            if self.terms:
+                write_text(table(self.terms), self.live / "terms.csv")
+            for name, value in row.items():
+                if name != "step" and value is not None:
+                    writer.add_scalar(name, value, self.step)
+            before = self.rows[-2]["step"] if len(self.rows) > 1 else 0
+            for term in self.terms:
+                if term["step"] >= (before or 0):
+                    for figure in ("ratio", "gradient_ratio"):
+                        writer.add_scalar(f"{figure}/{term['name']}", term[figure], term["step"])
+
+    def _reason_to_stop(self, spent: bool) -> str:
+        if self.config.patience and self.stale >= self.config.patience:
+            return f"no better AP in {self.stale} evaluations"
+        if spent:
+            return f"the time budget of {self.config.time_budget_minutes:g} minutes is spent"
+        return ""
+
+    def _budget_spent(self) -> bool:
+        budget = self.config.time_budget_minutes
+        return budget is not None and self.seconds > budget * 60
+
+    def _agree(self, mine: bool) -> bool:
+        """Whether the first process thinks so: clocks differ, decisions must not.
+
+        Several processes ask each other at every eighth step only, since asking costs time.
+        """
+        if self.fabric.world_size == 1:
+            return mine
+        return self.step % AGREE_EVERY == 0 and bool(self.fabric.broadcast(mine))
+
+    def _ap(self) -> str:
+        last = self.rows[-1].get("AP") if self.rows else None
+        return f"  AP {100 * last:.1f}" if last is not None else ""
+
+    def _weights(self) -> dict[str, Tensor]:
+        if self.best is not None and (self.config.keep == "best" or self.config.patience):
+            return self.best
+        return _cpu((self.ema.model if self.ema is not None else self.student).state_dict())
+
+
+def _upto(config: TrainConfig) -> range:
+    return range(1, config.evaluations + 1)
+
+
+def _cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+
+def _mix(seed: int, step: int, rank: int) -> int:
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _channels_last(batch: Batch) -> Batch:
+    images = batch.images.contiguous(memory_format=torch.channels_last)
+    return Batch(images, batch.targets, batch.sizes, batch.image_ids, batch.labeled)
+
+
+def _closable(stream: Iterator[Batch]) -> Any:
+    return stream if hasattr(stream, "close") else (batch for batch in stream)

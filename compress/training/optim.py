@@ -1,0 +1,130 @@
+"""How weights move: the training settings, the optimiser and the learning rate's path."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+from torch import nn
+from typing_extensions import Self
+
+from compress.training.objective import SeparateTraining
+from export.config import Section
+
+
+class TrainConfig(Section):
+    """One training run. Exactly one of `epochs` and `steps` says how long it is."""
+
+    epochs: PositiveInt | None = None
+    steps: PositiveInt | None = None
+    batch: PositiveInt = 16  # over all processes
+    unlabeled_batch: NonNegativeInt | None = (
+        None  # pictures without labels per step; None: as batch
+    )
+    accumulate: PositiveInt = 1  # batches per optimiser step
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: PositiveFloat = 3e-3
+    backbone_lr: PositiveFloat = 1.0  # times lr, for pre-trained backbones
+    weight_decay: NonNegativeFloat = 0.05
+    decay_norms: bool = False  # also on norms and biases
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # SGD
+    schedule: Literal["one_cycle", "cosine", "step", "constant"] = "one_cycle"
+    warmup: float = Field(default=0.15, ge=0, lt=1)  # share of all steps
+    milestones: tuple[float, ...] = (0.67, 0.89)  # shares of all steps, for schedule: step
+    gamma: PositiveFloat = 0.1  # for schedule: step
+    final_lr: float = Field(default=0.01, ge=0, le=1)  # times lr, for one_cycle and cosine
+    clip: PositiveFloat | None = 10.0  # L2 norm of all gradients
+    clip_value: PositiveFloat | None = None  # each gradient's entries, before `clip`
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    channels_last: bool = True
+    measure_every: NonNegativeInt = 100  # steps between comparisons of the distillation terms
+    evaluations: PositiveInt = 4  # evenly spaced, the last one at the end
+    keep: Literal["last", "best"] = "last"  # which weights ship; `best` chooses on val
+    patience: PositiveInt | None = None  # evaluations without a better AP before stopping
+    time_budget_minutes: PositiveFloat | None = None
+    workers: NonNegativeInt = 0
+    checkpoint_every_s: PositiveFloat = 30.0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of epochs and steps")
+        if list(self.milestones) != sorted(self.milestones) or any(
+            not 0 < m < 1 for m in self.milestones
+        ):
+            raise ValueError("milestones are shares of the run, rising between 0 and 1")
+        return self
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps in all."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, self.epochs * steps_per_epoch // self.accumulate)
+
+
+def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
+    """What `lr` is multiplied by at `step` (0-based) of `total`; pure, so resuming is exact.
+
+    one_cycle: cosine from 1/20 up to 1, then cosine down to `final_lr` (Smith and Topin 2018, as
+    torch's OneCycleLR shapes it); cosine and step: linear warm-up from 1/20, then their decay.
+    """
+    warm = config.warmup * total
+    progress = min(1.0, max(0.0, (step + 1 - warm) / max(1.0, total - warm)))
+    if step + 1 <= warm:
+        rise = (step + 1) / warm
+        if config.schedule == "one_cycle":
+            return 0.05 + 0.95 * 0.5 * (1 - math.cos(math.pi * rise))
+        return 0.05 + 0.95 * rise
+    if config.schedule in {"one_cycle", "cosine"}:
+        return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+    if config.schedule == "step":
+        return config.gamma ** sum((step + 1) / total > m for m in config.milestones)
+    return 1.0
+
+
+def build_optimizer(
+    objective: nn.Module, config: TrainConfig, separate: Sequence[SeparateTraining] = ()
+) -> torch.optim.Optimizer:
+    """An optimiser over every trainable parameter that is not in `separate`.
+
+    Each group keeps its `scale` of the rate.
+
+    Norms and biases (tensors of one dimension) are not decayed unless `decay_norms`.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    apart = {id(p) for one in separate for p in one.module.parameters()}
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad and id(parameter) not in apart:
+            scale = config.backbone_lr if name.startswith("student.backbone.") else 1.0
+            decayed = config.decay_norms or parameter.ndim > 1
+            groups.setdefault((scale, decayed), []).append(parameter)
+    entries = [
+        {"params": params, "scale": scale, "weight_decay": config.weight_decay * decayed}
+        for (scale, decayed), params in groups.items()
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(entries, lr=config.lr, momentum=config.momentum)
+    return torch.optim.AdamW(entries, lr=config.lr)
+
+
+def build_separate(one: SeparateTraining) -> torch.optim.Optimizer:
+    """The optimiser of a part that is trained apart."""
+    parameters = list(one.module.parameters())
+    groups = [{"params": parameters, "scale": 1.0}]
+    return torch.optim.AdamW(groups, lr=one.lr, weight_decay=one.weight_decay)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set every group to `rate` times its own scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]

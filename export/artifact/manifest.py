@@ -1,0 +1,168 @@
+"""`model.json`: all that is needed to run the artifact that lies beside it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from typing_extensions import Self
+
+from export.artifact.machine import EngineRecord
+from export.atomic import write_bytes
+from export.config import Section
+from export.errors import ExportError
+
+# Precisions of ONNX files that TensorRT's builder is to read: what they compute can be checked in
+# ONNX Runtime, their speed cannot.
+MADE_FOR_TENSORRT = frozenset({"int8-trt", "fp8"})
+
+
+class InputSpec(Section):
+    """The tensor that the artifact takes; `export.pictures.images.to_input` makes it.
+
+    With `format` float32 it is (B, 3, height, width) RGB in 0..1, with uint8 it is
+    (B, height, width, 3) RGB in 0..255. A picture is letterboxed into it: scaled to fit, laid at
+    the top left, the rest filled with `fill`. Mean and standard deviation are inside the graph.
+    """
+
+    name: str = "images"
+    format: Literal["float32", "uint8"] = "float32"
+    height: PositiveInt
+    width: PositiveInt
+    fill: int = Field(default=114, ge=0, le=255)
+    dynamic_batch: bool = False
+
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """Of one picture in the tensor."""
+        plane = (self.height, self.width)
+        return (*plane, 3) if self.format == "uint8" else (3, *plane)
+
+
+class NmsSpec(Section):
+    """How candidate boxes become detections.
+
+    Modes: `host` leaves NMS to `export.detections`; `graph` (NonMaxSuppression) and `matrix`
+    (greedy NMS as a fixed number of matrix products) have it inside, and the graph gives `num`,
+    `boxes`, `scores` and `labels`, best first; `none` needs no NMS.
+    """
+
+    mode: Literal["host", "graph", "matrix", "none"] = "host"
+    iou: float = Field(default=0.6, gt=0, le=1)
+    max_detections: PositiveInt = 100
+    rounds: PositiveInt | None = None  # of the matrix form
+
+    @property
+    def in_graph(self) -> bool:
+        """Whether the graph's outputs are detections already."""
+        return self.mode in {"graph", "matrix"}
+
+
+class Certificate(Section):
+    """In which data type an artifact really computes.
+
+    Attributes:
+        nodes: data type -> how many Conv, Gemm and MatMul nodes with stored weights; of a TensorRT
+            engine, how many of its layers that compute.
+        time: data type -> share of the measured time, all operators; empty where not measured.
+        measured_on: the runtime of `time`.
+        problem: why the artifact's name is not proven; None where it is. One that is contradicted
+            is never written.
+    """
+
+    nodes: dict[str, int]
+    time: dict[str, float] = Field(default_factory=dict)
+    measured_on: str | None = None
+    problem: str | None = None
+
+
+class Manifest(Section):
+    """The sidecar of one artifact.
+
+    Scores: `score_threshold` is for use, `evaluation_score_threshold` for measuring AP, where
+    COCO's rules want the low-scored boxes too.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    model: str  # role in the report: teacher, baseline, baseline_equal_time, student
+    family: str
+    backend: str  # torch, onnxruntime, tensorrt
+    precision: str  # fp32, fp16, int8 (for CPUs), int8-trt (for TensorRT), fp8
+    artifact: str | None = None  # file name beside this sidecar; None for torch
+    sha256: str | None = None  # of the artifact
+    parameters: int
+    input: InputSpec
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]  # of the dataset, in the order of `classes`
+    nms: NmsSpec = NmsSpec()
+    score_threshold: float = Field(default=0.25, ge=0, le=1)
+    evaluation_score_threshold: float = Field(default=0.001, ge=0, le=1)
+    opset: int | None = None
+    made_by: dict[str, str] = Field(default_factory=dict)  # package -> version
+    parity: dict[str, Any] = Field(default_factory=dict)  # against torch, on real images
+    quantization: dict[str, Any] = Field(default_factory=dict)
+    certificate: Certificate | None = None
+    engine: EngineRecord | None = None  # of a TensorRT plan
+
+    @model_validator(mode="after")
+    def _one_id_per_class(self) -> Self:
+        if len(self.category_ids) != len(self.classes):
+            raise ValueError(
+                f"{len(self.category_ids)} category_ids for {len(self.classes)} classes; "
+                "expected one each"
+            )
+        return self
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write `manifest` to `path`, whole or not at all."""
+    write_bytes(manifest_bytes(manifest), path)
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return the sidecar's content."""
+    return (manifest.model_dump_json(indent=2, by_alias=True) + "\n").encode()
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the sidecar at `path`.
+
+    Raises:
+        ExportError: it is missing, broken, of another schema, or holds unknown keys.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ExportError(
+            f"{path}: the sidecar of the model cannot be read ({error.strerror}); "
+            "keep model.json beside the model it was made with"
+        ) from None
+    try:
+        schema = json.loads(text).get("schema", 1)
+    except (ValueError, AttributeError) as error:
+        raise ExportError(f"{path}: not a JSON object ({error}); export the model again") from None
+    if schema != 1:
+        raise ExportError(
+            f"{path}: schema {schema!r}, and this version reads schema 1; "
+            "export the model again, or use the version that wrote it"
+        )
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        mistakes = "; ".join(
+            f"{'.'.join(map(str, mistake['loc'])) or 'manifest'}: {mistake['msg']}"
+            for mistake in error.errors()
+        )
+        raise ExportError(f"{path}: not a sidecar of a model: {mistakes}") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

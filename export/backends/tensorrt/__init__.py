@@ -1,0 +1,1 @@
+"""TensorRT: settings, build, plan and engine."""

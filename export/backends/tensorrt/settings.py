@@ -1,0 +1,66 @@
+"""TensorRT's settings: how an engine is built and run. Importing this loads no library."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from typing_extensions import Self
+
+from export.artifact.machine import BatchProfile, Portable
+from export.config import Section
+
+if TYPE_CHECKING:
+    from export.backends.tensorrt.engine import TensorRTEngine
+
+TensorRTPrecision = Literal["fp32", "fp16", "int8", "fp8"]
+
+
+class TensorRTConfig(Section):
+    """Settings of the TensorRT backend, for TensorRT 10.3 and later, 11 included.
+
+    The precision is that of the ONNX file; `precision` states which one is expected. Networks are
+    strongly typed. `weakly_typed` is for TensorRT below 10.12 where its strong typing refuses a
+    graph: the old builder flags then allow the precision, and TensorRT chooses per layer.
+    """
+
+    type: Literal["tensorrt"] = "tensorrt"
+    precision: TensorRTPrecision = "fp16"
+    device: NonNegativeInt = 0  # which GPU
+    workspace_mib: PositiveInt | None = None  # None: as much as the GPU has
+    profile: BatchProfile = BatchProfile()  # of graphs with any batch
+    timing_cache: Path | None = None  # read where it is there, written after the build
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
+    timing_iterations: PositiveInt | None = None  # per tactic; None: TensorRT's own choice
+    tf32: bool = False  # FP32 layers in 10-bit mantissas; off, so that FP32 is FP32
+    version_compatible: bool = False  # later TensorRT of the same major may run it
+    portable: Portable = "none"  # same_sm, ampere_plus: other GPUs may run it, slower
+    weakly_typed: bool = False
+    builds: PositiveInt = 1  # engines to build, the fastest of which is kept
+    cuda_graph: bool = True  # record a shape's work at its third call in a row, then replay it
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.profile.min <= self.profile.opt <= self.profile.max:
+            raise ValueError(
+                f"profile: min {self.profile.min}, opt {self.profile.opt}, max "
+                f"{self.profile.max}; expected min <= opt <= max"
+            )
+        return self
+
+    def check_machine(self, purpose: str, *, trt: Any = None, cuda: Any = None) -> None:
+        """Refuse what the GPU or TensorRT here cannot build; see `export.build`."""
+        from export.backends.tensorrt.build import check_machine
+
+        check_machine(purpose, self, trt=trt, cuda=cuda)
+
+    def build(self, onnx_path: Path, folder: Path, *, trt: Any = None, cuda: Any = None) -> Path:
+        """Build `folder/model.engine` with its sidecar; see `build_engine`."""
+        from export.backends.tensorrt.build import build_engine
+
+        return build_engine(onnx_path, folder, self, trt=trt, cuda=cuda)
+
+    def open(self, path: Path, *, trt: Any = None, cuda: Any = None) -> "TensorRTEngine":
+        """Return the engine at `path`; it loads on enter. `trt` and `cuda` are for tests."""
+        from export.backends.tensorrt.engine import TensorRTEngine
+
+        return TensorRTEngine(path, self, trt=trt, cuda=cuda)

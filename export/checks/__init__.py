@@ -1,0 +1,1 @@
+"""Checks of an artifact: parity, precision certificate, Q/DQ lint."""

@@ -1,0 +1,1 @@
+"""The ONNX graph: tracing, editing, NMS, uint8 input."""

@@ -1,0 +1,1 @@
+"""Photographs in: decoding, letterboxing, calibration samples, video."""

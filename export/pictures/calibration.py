@@ -1,0 +1,56 @@
+"""Real pictures as the inputs that quantisation watches the activations on."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifact.manifest import InputSpec
+from export.errors import DataError
+from export.pictures.images import read_canvas, to_input
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+
+
+def calibration_batches(
+    canvases: Sequence[NDArray[np.uint8]], spec: InputSpec, batch: int = 1
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield named inputs of `batch` letterboxed (H, W, 3) pictures; a short rest is left out."""
+    for start in range(0, len(canvases) - batch + 1, batch):
+        yield {spec.name: to_input(canvases[start : start + batch], spec)}
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the picture files of `folder` and its subfolders, sorted.
+
+    Raises:
+        DataError: it is no folder, or holds no picture.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; a folder of pictures was expected here")
+    files = sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()
+    )
+    if not files:
+        raise DataError(
+            f"{folder}: no pictures in it or its subfolders "
+            f"(looked for {', '.join(sorted(_SUFFIXES))})"
+        )
+    return files
+
+
+def calibration_canvases(
+    folder: Path, spec: InputSpec, count: int, seed: int
+) -> list[NDArray[np.uint8]]:
+    """Letterbox `count` pictures of `folder`, chosen by `seed`; all where there are fewer.
+
+    Raises:
+        DataError: the folder holds no picture, or one of the chosen is broken.
+    """
+    files = picture_files(folder)
+    order = np.random.default_rng(seed).permutation(len(files))[:count]
+    return [
+        read_canvas(files[index], spec.height, spec.width, spec.fill)[0] for index in sorted(order)
+    ]

@@ -1,0 +1,1 @@
+"""Lower precisions: FP16, INT8, FP8, and which layers stay in float."""

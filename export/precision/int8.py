@@ -1,0 +1,245 @@
+"""INT8, in two artifacts that are never confused: one for CPUs, one for TensorRT.
+
+`cpu` (precision int8) has unsigned activations with a zero point and signed weights, outputs
+quantised too: what ONNX Runtime turns into integer kernels. `tensorrt` (precision int8-trt) is
+explicit and symmetric: signed, zero points 0, weights in float behind a Q/DQ pair, a pair per
+consumer, at the inputs of weighted nodes alone, so that TensorRT fuses what follows them. Its
+other features are FP16 unless FP32 is asked for: a strongly typed network computes what is not
+quantised in the type it is stored in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifact.manifest import file_sha256
+from export.backends.onnxruntime.cpu import int8_saturates
+from export.graph.edit import WEIGHTED, tidy
+from export.optional import require
+from export.precision.fp16 import check_half_range
+from export.precision.prepare import prepare, quiet, read_float_manifest
+from export.precision.quantizer import Quantizer, Remainder, choose_nodes, copy_graph
+from export.precision.ranges import Method, Ranges, activation_ranges
+
+Flavour = Literal["cpu", "tensorrt"]
+PRECISION_OF: dict[Flavour, str] = {"cpu": "int8", "tensorrt": "int8-trt"}
+_SCHEME = {
+    "cpu": "U8S8 QDQ, weights per channel",
+    "tensorrt": "S8S8 QDQ, symmetric, weights per channel in float behind Q/DQ, inputs only",
+}
+
+
+@dataclass(frozen=True)
+class Int8Quantizer(Quantizer):
+    """Quantises to INT8 with ONNX Runtime's tools.
+
+    Attributes:
+        ranges: of the activations.
+        reduced: weights in 7 bits.
+    """
+
+    ranges: Ranges
+    flavour: Flavour
+    reduced: bool
+
+    @property
+    def precision(self) -> str:
+        """The name of what comes out."""
+        return PRECISION_OF[self.flavour]
+
+    def graph(self, nodes: Sequence[str]) -> Any:
+        """Return a graph (`onnx.ModelProto`) with `nodes` quantised and all others FP32."""
+        if not nodes:
+            return copy_graph(self.model)
+        quantization = require("onnxruntime.quantization", extra="train", purpose="INT8")
+        inner = require("onnxruntime.quantization.qdq_quantizer", extra="train", purpose="INT8")
+        calibrate = require("onnxruntime.quantization.calibrate", extra="train", purpose="INT8")
+        kinds = quantization.QuantType
+        ranges = calibrate.TensorsData(
+            calibrate.CalibrationMethod.MinMax,
+            {
+                name: (np.float32(low), np.float32(high))
+                for name, (low, high) in self.ranges.items()
+            },
+        )
+        with quiet():
+            quantizer = inner.QDQQuantizer(
+                copy_graph(self.model),
+                per_channel=True,
+                reduce_range=self.reduced,
+                weight_qType=kinds.QInt8,
+                activation_qType=kinds.QUInt8 if self.flavour == "cpu" else kinds.QInt8,
+                tensors_range=ranges,
+                nodes_to_quantize=list(nodes),
+                nodes_to_exclude=[],
+                op_types_to_quantize=sorted(WEIGHTED),
+                extra_options=_options(self.flavour),
+            )
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+        model = quantizer.model.model
+        if self.flavour == "cpu":
+            keep_pools_float(model)
+        tidy(model)
+        return model
+
+
+def open_quantizer(
+    onnx_path: Path,
+    canvases: Sequence[NDArray[np.uint8]],
+    folder: Path,
+    *,
+    flavour: Flavour = "cpu",
+    keep_float: Sequence[str] = (),
+    method: Method = "minmax",
+    seed: int = 0,
+    reduce_range: bool | None = None,
+    remainder: Remainder = "fp16",
+    cache: Path | None = None,
+) -> Int8Quantizer:
+    """Prepare and calibrate the float model at `onnx_path`.
+
+    The first Conv, the Convs and Gemms that predict and all that decodes after them stay float.
+
+    Args:
+        onnx_path: the float model, with its sidecar beside it.
+        canvases: real letterboxed (H, W, 3) pictures of the input's size.
+        folder: where the artifact will go; not the float model's own.
+        flavour: for whom.
+        keep_float: parts of names; nodes whose name or weights' names contain one stay float.
+        method: how ranges are taken from the activations seen.
+        seed: that chose the pictures, for the record.
+        reduce_range: keep weights to 7 bits; None does so on CPUs that need it.
+        remainder: type of TensorRT's features that are not quantised; the CPU's are FP32.
+        cache: folder of earlier calibrations.
+
+    Raises:
+        DataError: no pictures, or of another size than the model takes.
+        ExportError: the model is not float, a `keep_float` part matches nothing, nothing is left
+            to quantise, or an FP16 remainder would overflow.
+        MissingDependencyError: onnx or onnxruntime is not installed.
+    """
+    manifest = read_float_manifest(onnx_path, folder)
+    model = prepare(onnx_path)
+    nodes, kept = choose_nodes(model, keep_float)
+    cpu = flavour == "cpu"
+    remainder = "fp32" if cpu else remainder
+
+    def measure(how: Method) -> Ranges:
+        return activation_ranges(
+            model, canvases, manifest.input, how, symmetric=not cpu, cache=cache
+        )
+
+    ranges = measure(method)
+    if remainder == "fp16":  # other methods cut what overflows off
+        check_half_range(onnx_path, ranges if method == "minmax" else measure("minmax"))
+    reduced = cpu and (int8_saturates() if reduce_range is None else reduce_range)
+    record = {
+        "flavour": flavour,
+        "method": method,
+        "scheme": _SCHEME[flavour],
+        "images": len(canvases),
+        "seed": seed,
+        "weight_bits": 7 if reduced else 8,
+        "float_sha256": file_sha256(onnx_path),
+    }
+    return Int8Quantizer(
+        onnx_path, manifest, model, nodes, kept, remainder, record, ranges, flavour, reduced
+    )
+
+
+def quantize_int8(
+    onnx_path: Path,
+    canvases: Sequence[NDArray[np.uint8]],
+    folder: Path,
+    keep_float: Sequence[str] = (),
+    *,
+    flavour: Flavour = "cpu",
+    method: Method = "minmax",
+    seed: int = 0,
+    reduce_range: bool | None = None,
+    remainder: Remainder = "fp16",
+    cache: Path | None = None,
+) -> Path:
+    """Write `folder/model.onnx` and its sidecar with all nodes quantised that may be.
+
+    See `open_quantizer`; `export.precision.sensitivity` restores layers to float until AP holds.
+    """
+    quantizer = open_quantizer(
+        onnx_path,
+        canvases,
+        folder,
+        flavour=flavour,
+        keep_float=keep_float,
+        method=method,
+        seed=seed,
+        reduce_range=reduce_range,
+        remainder=remainder,
+        cache=cache,
+    )
+    return quantizer.write(folder, quantizer.nodes, {}, canvases[0])
+
+
+def quantize_cpu_int8(
+    onnx_path: Path,
+    canvases: Sequence[NDArray[np.uint8]],
+    folder: Path,
+    keep_float: Sequence[str] = (),
+    *,
+    method: Method = "minmax",
+    seed: int = 0,
+    reduce_range: bool | None = None,
+) -> Path:
+    """Write `folder/model.onnx`, quantised for ONNX Runtime on the CPU; see `quantize_int8`."""
+    return quantize_int8(
+        onnx_path,
+        canvases,
+        folder,
+        keep_float,
+        flavour="cpu",
+        method=method,
+        seed=seed,
+        reduce_range=reduce_range,
+    )
+
+
+def _options(flavour: Flavour) -> dict[str, Any]:
+    if flavour == "cpu":
+        return {"ActivationSymmetric": False, "WeightSymmetric": True}
+    return {
+        "ActivationSymmetric": True,
+        "WeightSymmetric": True,
+        "QuantizeBias": False,  # TensorRT takes no INT32 DequantizeLinear
+        "DedicatedQDQPair": True,
+        "AddQDQPairToWeight": True,
+        "OpTypesToExcludeOutputQuantization": sorted(WEIGHTED),
+    }
+
+
+def keep_pools_float(model: Any) -> None:
+    """Let sums read a MaxPool's float output rather than its quantised copy.
+
+    ONNX Runtime moves a QuantizeLinear that is a MaxPool's only reader before it, and its 8-bit
+    MaxPool is some 20 times slower than the float one: 9 of 70 ms of a ResNet-18 RetinaNet.
+    """
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for pool in model.graph.node:
+        if pool.op_type != "MaxPool":
+            continue
+        for quantize in readers.get(pool.output[0], []):
+            if quantize.op_type != "QuantizeLinear":
+                continue
+            for dequantize in readers.get(quantize.output[0], []):
+                copied = dequantize.output[0]
+                for reader in readers.get(copied, []):
+                    if reader.op_type == "Add":
+                        inputs = [pool.output[0] if n == copied else n for n in reader.input]
+                        del reader.input[:]
+                        reader.input.extend(inputs)

@@ -1,0 +1,128 @@
+"""How large the activations get on real pictures: measured once, kept by what they depend on."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifact.manifest import InputSpec
+from export.atomic import write_json
+from export.errors import DataError, ExportError
+from export.graph.edit import WEIGHTED
+from export.optional import require
+from export.pictures.calibration import calibration_batches
+from export.precision.prepare import quiet
+
+Method = Literal["minmax", "entropy", "percentile"]
+Ranges = dict[str, tuple[float, float]]  # tensor -> lowest, highest
+_CHUNK = 8  # pictures whose activations are held at a time
+
+
+def activation_ranges(
+    model: Any,
+    canvases: Sequence[NDArray[np.uint8]],
+    spec: InputSpec,
+    method: Method,
+    *,
+    symmetric: bool = False,
+    cache: Path | None = None,
+) -> Ranges:
+    """Return the range of every tensor into and out of Conv, Gemm and MatMul.
+
+    Args:
+        model: a prepared float `onnx.ModelProto`.
+        canvases: real letterboxed (H, W, 3) pictures of the input's size.
+        spec: of the model's input.
+        method: how a range is taken from the values seen.
+        symmetric: ranges around zero, which only the histogram methods tell apart.
+        cache: a folder of earlier results, keyed by pictures, weights and settings.
+
+    Raises:
+        DataError: no pictures, or of another size than the model takes.
+    """
+    size = (spec.height, spec.width, 3)
+    if not canvases or any(canvas.shape != size for canvas in canvases):
+        found = sorted({canvas.shape for canvas in canvases}) or "none"
+        raise DataError(f"calibration pictures: expected some of {size}, got {found}")
+    key = calibration_key(model, canvases, method, symmetric=symmetric)
+    kept = None if cache is None else cache / f"{key}.json"
+    if kept is not None and kept.is_file():
+        return _read(kept)
+    ranges = _measure(model, canvases, spec, method, symmetric)
+    if kept is not None:
+        write_json(ranges, kept, indent=None)
+    return ranges
+
+
+def calibration_key(
+    model: Any, canvases: Sequence[NDArray[np.uint8]], method: Method, *, symmetric: bool
+) -> str:
+    """Return the SHA-256 of all that the ranges depend on: graph, weights, pictures, settings."""
+    runtime = require("onnxruntime", extra="onnxruntime", purpose="Calibration")
+    digest = hashlib.sha256(model.SerializeToString(deterministic=True))
+    digest.update(f"{method} {symmetric} {runtime.__version__}".encode())
+    for canvas in canvases:
+        digest.update(str(canvas.shape).encode())
+        digest.update(np.ascontiguousarray(canvas).tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Ranges:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): (float(low), float(high)) for name, (low, high) in content.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ExportError(
+            f"{path}: not a calibration record ({error}); delete it to calibrate again"
+        ) from None
+
+
+class _Reader:
+    """Calibration inputs, one at a time, as the calibrator asks for them."""
+
+    def __init__(self, batches: Iterator[dict[str, NDArray[Any]]]) -> None:
+        self._batches = batches
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        return next(self._batches, None)
+
+
+def _measure(
+    model: Any,
+    canvases: Sequence[NDArray[np.uint8]],
+    spec: InputSpec,
+    method: Method,
+    symmetric: bool,
+) -> Ranges:
+    onnx = require("onnx", extra="train", purpose="Calibration")
+    calibrate = require("onnxruntime.quantization.calibrate", extra="train", purpose="Calibration")
+    methods = calibrate.CalibrationMethod
+    chosen = {
+        "minmax": methods.MinMax,
+        "entropy": methods.Entropy,
+        "percentile": methods.Percentile,
+    }[method]
+    with tempfile.TemporaryDirectory(prefix="calibrate") as scratch, quiet():
+        source = Path(scratch) / "model.onnx"
+        onnx.save(model, str(source))
+        calibrator = calibrate.create_calibrator(
+            source,
+            sorted(WEIGHTED),
+            augmented_model_path=str(Path(scratch) / "augmented.onnx"),
+            calibrate_method=chosen,
+            providers=["CPUExecutionProvider"],
+            extra_options={"symmetric": symmetric},
+        )
+        for start in range(0, len(canvases), _CHUNK):
+            part = canvases[start : start + _CHUNK]
+            calibrator.collect_data(_Reader(calibration_batches(part, spec)))
+        found = calibrator.compute_data()
+    return {
+        name: (float(np.min(data.lowest)), float(np.max(data.highest)))
+        for name, data in found.items()
+    }

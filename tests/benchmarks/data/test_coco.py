@@ -1,0 +1,40 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.data.coco import read_coco_split
+from export.errors import DataError
+from tests.benchmarks.data.tiny import coco, picture, write_coco_root
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images"),
+    [
+        ("val.json", "images"),
+        ("valid.json", "images/valid"),
+        ("annotations/instances_val2017.json", "val2017"),
+        ("annotations/instances_val2017.json", "images/val2017"),
+        ("annotations/instances_val.json", "val"),
+        ("annotations/val.json", "images/val"),
+    ],
+)
+def test_the_usual_layouts_are_found(tmp_path: Path, annotations: str, images: str) -> None:
+    file = tmp_path / annotations
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(coco(1)), encoding="utf-8")
+    expected = picture(tmp_path / images / "1.png")
+    assert read_coco_split(tmp_path, "val").paths == (expected,)
+
+
+def test_the_same_name_in_two_splits_is_taken_from_its_own_folder(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(coco(1)), encoding="utf-8")
+        picture(tmp_path / "images" / split / "1.png")
+    assert read_coco_split(tmp_path, "val").paths[0].parent.name == "val"
+
+
+def test_a_missing_split_lists_what_is_there(tmp_path: Path) -> None:
+    write_coco_root(tmp_path)
+    with pytest.raises(DataError, match=r"split 'test'.*JSON files there: train\.json, val\.json"):
+        read_coco_split(tmp_path, "test")

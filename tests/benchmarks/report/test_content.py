@@ -1,0 +1,232 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from benchmarks.accuracy.coco_map import COCO_NAMES
+from benchmarks.report.content import (
+    Gain,
+    Picture,
+    ReportData,
+    ReportRow,
+    Speed,
+    TrainingRun,
+    render_report,
+    write_report,
+)
+from benchmarks.report.plots import pareto_front
+from benchmarks.report.samples import sample_grid, telling_pictures
+from benchmarks.report.text import milliseconds, parameter_count, points, signed_points
+from benchmarks.timing.latency import BenchmarkConfig, measure
+from export.errors import ToolkitError
+from tests.benchmarks.bright_boxes import BrightEngine, bright_set
+
+SHORT = BenchmarkConfig(blocks=2, calls_per_block=2, warmup=1, images=1)
+
+
+def row(model: str, ap: float, *, backend="torch", precision="fp32", verdict="valid", latency=None):
+    return ReportRow(
+        model=model,
+        backend=backend,
+        precision=precision,
+        artifact=None,
+        sha256=None,
+        size_mb=None,
+        parameters=203_456,
+        ap={name: None if name == "AP_L" else ap for name in COCO_NAMES},
+        latency_ms=latency,
+        predictions=f"predictions/{model}.json",
+        verdict=verdict,
+    )
+
+
+def report(*rows: ReportRow, **fields) -> ReportData:
+    given = rows or (row("teacher", 0.7), row("baseline", 0.5), row("student", 0.6))
+    return ReportData(
+        name="a <b>run</b>", environment={"cpu": {"model": "x"}}, rows=given, **fields
+    )
+
+
+GAIN = Gain(ap=0.1, ci95=(0.08, 0.12), seeds=3, verdict="proven", per_seed=(0.1, 0.09, 0.11))
+
+
+def written(data: ReportData, folder: Path) -> tuple[dict[str, Any], str, str]:
+    page = write_report(data, folder)
+    assert page == folder / "report.html"
+    content = json.loads((folder / "report.json").read_text())
+    return content, (folder / "report.md").read_text(), page.read_text()
+
+
+def test_report_json_has_the_keys_of_the_contract(tmp_path):
+    with BrightEngine() as engine:
+        timing = measure({"only": engine}, bright_set(), SHORT)["only"]
+    timed = row("student", 0.6, latency=timing.to_dict())
+    content, _, _ = written(report(timed, gain=GAIN), tmp_path)
+    assert content["schema"] == 1
+    assert {"name", "environment", "training", "gain", "rows"} <= set(content)
+    assert {"ap", "ci95", "seeds", "verdict"} <= set(content["gain"])
+    (only,) = content["rows"]
+    expected = (
+        "model backend precision artifact sha256 size_mb parameters ap latency_ms predictions"
+    )
+    assert {*expected.split(), "verdict"} <= set(only)
+    assert tuple(only["ap"]) == COCO_NAMES
+    assert only["ap"]["AP_L"] is None
+    for scope in ("engine", "end_to_end"):
+        assert {"p50", "p90", "p99", "min", "n", "ci95_p50"} <= set(only["latency_ms"][scope])
+    assert only["latency_ms"]["batch"] == 1
+
+
+def test_pages_are_drawn_from_report_json_alone(tmp_path):
+    with BrightEngine() as engine:
+        timing = measure({"only": engine}, bright_set(), SHORT)["only"]
+    data = report(
+        row("teacher", 0.7, latency=timing.to_dict()),
+        row("student", 0.6, latency=timing.to_dict()),
+        gain=GAIN,
+        training={
+            "student": TrainingRun(
+                model="student",
+                curve=({"step": 1, "AP": 0.1, "loss": 3.0}, {"step": 2, "AP": 0.2, "loss": 2.0}),
+            )
+        },
+        per_class={"student": {"red": 0.5, "green": None}},
+        recipe="schema: 1",
+        data={"train": {"images": 3, "dropped": {}}},
+        notes=("a remark",),
+    )
+    _, markdown, html = written(data, tmp_path)
+    plots = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert plots == [
+        *("ap_curves.png", "latency_ap.png", "losses.png", "per_class.png", "waterfall.png"),
+    ]
+    (tmp_path / "report.md").unlink()
+    (tmp_path / "report.html").unlink()
+    render_report(tmp_path)
+    assert (tmp_path / "report.md").read_text() == markdown
+    assert (tmp_path / "report.html").read_text() == html
+
+
+def test_the_html_is_one_file_without_anything_from_elsewhere(tmp_path):
+    images = bright_set(3)
+    sheet = sample_grid(images, telling_pictures(images), {"student": []}, 0.25, tmp_path / "s.png")
+    picture = Picture(path=sheet.name, caption="three pictures")
+    _, markdown, html = written(report(pictures=(picture,)), tmp_path)
+    assert html.count("data:image/png;base64,") == 2  # the waterfall and the sheet
+    assert "http" not in html
+    assert "<script" not in html
+    assert "![three pictures](s.png)" in markdown
+
+
+def test_names_cannot_break_the_page(tmp_path):
+    _, _, html = written(report(), tmp_path)
+    assert "a &lt;b&gt;run&lt;/b&gt;" in html
+    assert "<b>run" not in html
+
+
+def test_a_proven_gain_is_the_headline_with_its_interval(tmp_path):
+    _, markdown, html = written(report(gain=GAIN), tmp_path)
+    for page in (markdown, html):
+        assert "+10.0 AP [+8.0, +12.0] over 3 seeds: proven" in page
+
+
+def test_one_seed_is_not_proven_in_the_headline(tmp_path):
+    gain = Gain(ap=0.1, ci95=None, seeds=1, verdict="not proven (one seed)")
+    _, markdown, _ = written(report(gain=gain), tmp_path)
+    assert "**Gain by distillation: +10.0 AP, not proven.**" in markdown
+    assert "on 1 seed: not proven (one seed)" in markdown
+
+
+def test_a_teacher_worse_than_the_baseline_is_said_above_everything(tmp_path):
+    rows = (row("teacher", 0.4), row("baseline", 0.5), row("student", 0.6))
+    content, markdown, html = written(report(*rows), tmp_path)
+    warning = "The teacher (40.0 AP) is worse than the baseline (50.0 AP)"
+    assert content["warnings"][0].startswith(warning)
+    assert markdown.splitlines()[2].startswith(f"> **Warning.** {warning}")
+    assert html.index(warning) < html.index("<h2>")
+
+
+def test_nothing_is_warned_of_when_all_is_well(tmp_path):
+    content, _, _ = written(report(gain=GAIN), tmp_path)
+    assert content["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "ap", "warned"),
+    [("fp32", 0.5991, False), ("fp32", 0.598, True), ("int8", 0.591, False), ("int8", 0.58, True)],
+)
+def test_an_export_that_costs_accuracy_is_warned_of(tmp_path, precision, ap, warned):
+    exported = row("student", ap, backend="onnxruntime", precision=precision)
+    content, _, _ = written(report(row("student", 0.6), exported), tmp_path)
+    assert bool(content["warnings"]) is warned
+
+
+def test_noisy_timings_and_a_useless_int8_are_warned_of(tmp_path):
+    def latency(p50: float) -> dict[str, Any]:
+        scope = {"p50": p50, "p90": 3.0, "p99": 3.0, "min": 1.0, "n": 4, "ci95_p50": [1.0, 2.0]}
+        return {"engine": scope, "end_to_end": scope, "batch": 1}
+
+    quick, slow = latency(1.0), latency(2.0)
+    content, _, _ = written(
+        report(
+            row("student", 0.6, backend="onnxruntime", latency=quick, verdict="noisy: load"),
+            row("student", 0.6, backend="onnxruntime", precision="int8", latency=slow),
+        ),
+        tmp_path,
+    )
+    assert "INT8 is not worth it" in content["warnings"][0]
+    assert "not quiet (1 of 2 rows)" in content["warnings"][1]
+
+
+def test_a_speed_ratio_whose_interval_holds_one_is_no_change(tmp_path):
+    speed = Speed(
+        model="student", reference="teacher", scope="engine", ratio=1.02, ci95=(0.9, 1.1),
+        verdict="no change",
+    )  # fmt: skip
+    _, markdown, _ = written(report(speed=(speed,)), tmp_path)
+    assert "**Speed, model with copies: no change.**" in markdown
+    assert "1.02 [0.90, 1.10] times as fast" in markdown
+
+
+def test_what_was_not_measured_is_n_a_and_not_a_number(tmp_path):
+    _, markdown, _ = written(report(row("student", 0.6)), tmp_path)
+    line = next(line for line in markdown.splitlines() if line.startswith("| student"))
+    assert line.split(" | ")[6:12] == ["n/a", "203 k", "n/a", "n/a", "n/a", "n/a"]
+
+
+def test_ap_must_be_the_twelve_numbers_between_0_and_1():
+    with pytest.raises(ValidationError, match="expected exactly AP, AP50"):
+        ReportRow.model_validate({**row("student", 0.6).model_dump(), "ap": {"AP": 0.5}})
+    with pytest.raises(ValidationError, match=r"AP is 61.0; expected 0..1"):
+        row("student", 61.0)
+
+
+def test_a_broken_report_json_is_named(tmp_path):
+    (tmp_path / "report.json").write_text("{")
+    with pytest.raises(ToolkitError, match=r"report\.json: not a readable report"):
+        render_report(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ToolkitError, match="could not be written"):
+        write_report(report(), tmp_path / "file" / "report")
+
+
+def test_figures_read_as_the_field_writes_them():
+    assert (points(0.12345), points(None)) == ("12.3", "n/a")
+    assert (signed_points(0.0512), signed_points(-0.0042, 2)) == ("+5.1", "\u22120.42")
+    assert (signed_points(0.0), signed_points(-0.0001)) == ("0.0", "0.0")
+    assert [milliseconds(value) for value in (1.234, 12.34, 123.4)] == ["1.23", "12.3", "123"]
+    assert (parameter_count(203_456), parameter_count(2_270_000)) == ("203 k", "2.27 M")
+
+
+def test_the_pareto_front_keeps_what_nothing_beats():
+    # (3, 40) is slower and worse than (2, 50); (2, 45) is as fast and worse.
+    assert pareto_front([(3, 40), (1, 30), (2, 45), (2, 50), (9, 60)]) == [
+        (1, 30),
+        (2, 50),
+        (9, 60),
+    ]

@@ -1,0 +1,145 @@
+"""What a report says first, and its further tables."""
+
+import json
+
+import pytest
+
+from benchmarks.accuracy.coco_map import coco_map
+from benchmarks.accuracy.deployed import deployed_accuracy
+from benchmarks.report.content import Gain, ReportRow, Speed, TrainingRun, report_content
+from benchmarks.report.tables import (
+    band_table,
+    certificate_table,
+    parity_table,
+    shares,
+    terms_table,
+    throughput_table,
+)
+from tests.benchmarks.accuracy.test_coco_map import random_case
+from tests.benchmarks.report.test_content import report, row, written
+
+
+def latency(p50: float) -> dict[str, object]:
+    scope = {"p50": p50, "p90": 3.0, "p99": 3.0, "min": 1.0, "n": 4, "ci95_p50": [1.0, 2.0]}
+    return {"engine": scope, "end_to_end": scope, "batch": 1}
+
+
+def exported(model: str, ap: float, precision: str = "fp32", **fields: object) -> ReportRow:
+    made = row(model, ap, backend="onnxruntime", precision=precision)
+    return ReportRow.model_validate({**made.model_dump(), **fields})
+
+
+ROWS = (
+    exported("teacher", 0.7, latency_ms=latency(9)),
+    exported("baseline", 0.5),
+    row("student", 0.6),
+    exported("student", 0.599, latency_ms=latency(2)),
+    exported("student", 0.595, "int8", latency_ms=latency(1), verdict="throttled: SM clock"),
+)
+
+
+def test_the_headline_speaks_of_the_fastest_artifact_that_kept_its_accuracy() -> None:
+    gain = Gain(ap=0.1, ci95=(0.08, 0.12), seeds=3, verdict="proven")
+    speed = Speed(
+        model="student onnxruntime int8", reference="teacher onnxruntime fp32", scope="end_to_end",
+        ratio=9, ci95=(8.5, 9.4), verdict="faster",
+    )  # fmt: skip
+    said = report_content(report(*ROWS, gain=gain, speed=(speed,)))["headline"]
+    assert said == (
+        "The student onnxruntime int8 reaches 59.5 AP, 10.5 below the teacher. Distillation gained "
+        "+10.0 AP [+8.0, +12.0] over 3 seeds (proven). End to end it is 9.00\u00d7 [8.50, 9.40] as "
+        "fast as the teacher onnxruntime fp32: 1.00 ms at the median (timing throttled)."
+    )
+    worse = (*ROWS[:4], exported("student", 0.5, "int8", latency_ms=latency(1)))
+    assert "student onnxruntime fp32" in report_content(report(*worse))["headline"]
+
+
+def test_a_gain_that_is_none_is_called_none() -> None:
+    gain = Gain(ap=-0.01, ci95=None, seeds=1, verdict="not proven (one seed)")
+    said = report_content(report(*ROWS, gain=gain))["headline"]
+    assert "Distillation gained nothing: \u22121.0 AP on one seed, which is no proof" in said
+
+
+def test_the_waterfall_names_what_each_stage_is_held_against() -> None:
+    deployed = {"score_threshold": 0.25, "ap": {"AP": 0.58}, "detections_per_picture": 3.0}
+    rows = (*ROWS[:4], exported("student", 0.597, "fp16"), exported("student", 0.595, "int8"))
+    last = rows[-1].model_copy(update={"deployed": deployed})
+    stages = report_content(report(*rows[:-1], last))["waterfall"]
+    assert [(stage["title"], stage["against"]) for stage in stages] == [
+        ("teacher", None),
+        ("baseline", "teacher"),
+        ("student, torch", "baseline"),
+        ("student, onnxruntime fp32", "student, torch"),
+        ("student, onnxruntime fp16", "student, onnxruntime fp32"),
+        ("student, onnxruntime int8", "student, onnxruntime fp32"),
+        ("student, onnxruntime int8, scores from 0.25", "student, onnxruntime int8"),
+    ]
+    changes = [stage["change"] for stage in stages[1:]]
+    assert changes == pytest.approx([-0.2, 0.1, -0.001, -0.002, -0.004, -0.015])
+
+
+def test_deployed_accuracy_is_cocos_without_the_low_scores() -> None:
+    results, truth = random_case(3)
+    found = deployed_accuracy(results, truth, 0.5)
+    kept = [result for result in results if result["score"] >= 0.5]
+    assert 0 < len(kept) < len(results)
+    assert found["ap"] == coco_map(kept, truth).values
+    assert found["detections_per_picture"] == len(kept) / len(truth["images"])
+
+
+def test_certificates_and_parity_are_shown_whatever_their_keys() -> None:
+    certificate = {
+        "nodes": {"int8": 3, "fp32": 1},
+        "time": {"float32": 0.2, "int8": 0.8},
+        "measured_on": "a runtime",
+        "layers": [{"name": "stem", "type": "fp32"}],
+        "empty": {},
+    }
+    parity = {"matched": 7, "min_iou": 0.98, "bands": [{"from": 0.05, "to": 0.25, "missing": 2}]}
+    told = report(exported("student", 0.6, "int8", certificate=certificate, parity=parity))
+    content = report_content(told)
+    table = certificate_table(content)
+    assert table is not None
+    assert [cells[1:] for cells in table.rows] == [
+        ("nodes", "int8 75.0\u00a0% (3), fp32 25.0\u00a0% (1)"),
+        ("time", "int8 80.0\u00a0%, float32 20.0\u00a0%"),
+        ("measured on", "a runtime"),
+        ("layers", "name stem, type fp32"),
+    ]
+    agreed, bands = parity_table(content), band_table(content)
+    assert agreed is not None
+    assert bands is not None
+    assert agreed.header == ("row", "matched", "min iou")
+    assert agreed.rows[0][1:] == ("7", "0.98")
+    assert bands.rows[0][1:] == ("0.05 to 0.25", "2")
+    assert shares({"kind": "mixed", "share": 0.5}) == "kind mixed, share 0.5"
+
+
+def test_terms_are_told_first_and_last_with_their_automatic_weight() -> None:
+    terms = tuple(
+        {"step": step, "name": "gid/feature", "value": 1.0, "ratio": ratio, "gradient_ratio": 0.5}
+        for step, ratio in ((0, 2.0), (10, 0.25))
+    )
+    run = TrainingRun(model="student", terms=terms, auto_weights={"gid": 0.125})
+    table = terms_table(report_content(report(training={"seed0-student": run})))
+    assert table is not None
+    (cells,) = table.rows
+    assert cells == ("seed0-student", "gid/feature", "2", "0.25", "0.5", "0.5", "0.125")
+
+
+def test_a_batch_that_was_not_measured_says_so() -> None:
+    one = {"batch": 1, "images_per_s": 100.4, "call_ms": 10.0, "n": 9}
+    two = {"batch": 2, "images_per_s": 150.0, "call_ms": 13.3, "n": 9}
+    fixed = exported("teacher", 0.7, throughput=[one])
+    free = exported("student", 0.6, throughput=[one, two])
+    table = throughput_table(report_content(report(fixed, free)))
+    assert table is not None
+    assert [cells[1:] for cells in table.rows] == [("100", "not measured"), ("100", "150")]
+
+
+def test_the_three_files_carry_the_same_facts(tmp_path) -> None:
+    content, markdown, html = written(report(*ROWS), tmp_path)
+    assert json.loads(json.dumps(content)) == content
+    for fact in (content["headline"], "By object size", "From teacher to device", "throttled"):
+        assert fact in markdown
+        assert fact in html

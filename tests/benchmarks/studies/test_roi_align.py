@@ -1,0 +1,96 @@
+"""The two RoIAligns against torchvision's eager model, without asking how long anything took."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.studies.roi_align import main, run, table
+from benchmarks.studies.two_stage import EAGER, FORMS, Trained, open_trained
+from benchmarks.timing.latency import BenchmarkConfig
+from compress.data.config import Data
+from compress.data.loading import training_batches
+from compress.distillation.distiller import Distiller
+from compress.parts.weights import save_weights
+from compress.recipe import load_recipe
+from compress.stages.students import build_student
+from export.errors import RecipeError
+
+RECIPE = """\
+schema: 1
+name: tried
+data: {type: shapes, image_size: [128, 160], train: {count: 32}, val: {count: 6}}
+teacher: {detector: {type: gfl, backbone: resnet18}, train: {steps: 1, batch: 1}}
+student:
+  type: faster_rcnn
+  backbone: {type: slim_resnet, stem: 16, widths: [16, 16, 16, 16]}
+  width: 16
+  head_width: 32
+  strides: [8, 16, 32]
+  rois_per_image: 32
+train: {steps: 1, batch: 4}
+"""
+
+
+def finished(folder: Path, steps: int) -> Data:
+    """Fill a run's folder with a student of so many steps; return its data."""
+    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    recipe, _ = load_recipe(folder / "recipe.yaml")
+    lock = folder / "recipe.lock.json"
+    lock.write_text(json.dumps(recipe.resolved()), encoding="utf-8")
+    data = recipe.data.open()
+    student = build_student(recipe, data, seed=0)
+    objective = Distiller(student)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=2e-3)
+    student.train()
+    for batch in training_batches(data, batch=4, seed=0, start_step=0, steps=steps):
+        optimizer.zero_grad()
+        torch.stack(list(objective(batch).values())).sum().backward()
+        optimizer.step()
+    room = folder / "models" / "seed0-student"
+    room.mkdir(parents=True)
+    save_weights(student.state_dict(), room / "model.safetensors")
+    return data
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_both_graphs_of_a_trained_model_detect_what_eager_torchvision_does(tmp_path: Path) -> None:
+    data = finished(tmp_path, steps=60)
+    config = BenchmarkConfig(blocks=2, calls_per_block=1, warmup=1, images=2, threads=1)
+    result = run(open_trained(tmp_path), data.val, (50,), config)
+    entry = result["proposals"]["50"]
+    for form in FORMS:
+        parity = entry["against_eager"][form]
+        assert parity["matched"] > 20
+        assert parity["missing"] == parity["extra"] == 0
+        assert parity["max_score_difference"] < 1e-4
+        assert parity["max_box_difference_px"] < 1e-2
+    assert set(entry["latency_ms"]) == {EAGER, *FORMS}
+    assert set(entry["ratios"]["masked over atlas"]) == {"engine", "end_to_end"}
+    assert 0 < entry["proposals_of_torchvision"]["most"] <= 50
+    assert str(tmp_path) not in json.dumps(result)
+    assert "end_to_end" in table(result)
+
+
+def test_a_run_is_found_from_its_folder_its_model_and_its_weights(tmp_path: Path) -> None:
+    finished(tmp_path, steps=0)
+    room = tmp_path / "models" / "seed0-student"
+    for path in (tmp_path, room, room / "model.safetensors"):
+        found = open_trained(path)
+        assert isinstance(found, Trained)
+        assert (found.name, found.weights) == ("seed0-student", room / "model.safetensors")
+
+
+def test_what_is_no_finished_faster_rcnn_is_refused(tmp_path: Path, capsys) -> None:
+    with pytest.raises(RecipeError, match=r"recipe\.lock\.json"):
+        open_trained(tmp_path)
+    finished(tmp_path, steps=0)
+    with pytest.raises(RecipeError, match="name a finished run"):
+        open_trained(tmp_path / "models" / "seed1-student")
+    teacher = tmp_path / "models" / "teacher"
+    teacher.mkdir()
+    (teacher / "model.safetensors").touch()
+    assert main([str(teacher), "--data", "nowhere.json"]) == 2
+    assert "a gfl; only faster_rcnn pools RoIs" in capsys.readouterr().err

@@ -1,0 +1,180 @@
+"""Latency of several processes, made one."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from benchmarks.data.image_set import read_coco
+from benchmarks.run import main
+from benchmarks.timing.latency import BenchmarkConfig, Timing, latency
+from benchmarks.timing.repeats import measure_repeatedly, merge
+from export.engine import open_engine
+from export.errors import ExportError, ToolkitError
+from tests.benchmarks.test_run import write_model
+
+ROOT = Path(__file__).resolve().parents[3]
+WATCH = {
+    "ranges": {"cpu_mhz": [2000.0, 2100.0]},
+    "gpu": "none",
+    "energy_mj_per_picture": 10.0,
+    "own_cpu_s": 1.0,
+    "others_share": 0.1,
+    "blocks": 2,
+}
+
+
+def timing(engine: list[list[float]], end_to_end: list[list[float]], verdict="valid") -> Timing:
+    return Timing(
+        model=None,
+        model_scope="the same",
+        engine=latency(engine),
+        end_to_end=latency(end_to_end),
+        device="cpu",
+        watch=WATCH,
+        verdict=verdict,
+        batch=1,
+        load=(0.1, 0.2),
+        images=1,
+        score_threshold=0.25,
+        engine_blocks=tuple(map(tuple, engine)),
+        end_to_end_blocks=tuple(map(tuple, end_to_end)),
+    )
+
+
+def level(*milliseconds: float) -> list[list[float]]:
+    """Two blocks, each of the same calls."""
+    return [list(milliseconds), list(milliseconds)]
+
+
+def test_the_median_is_that_of_the_processes_and_their_spread_is_told():
+    # Of all nine different calls the median is 10: 1, 1, 1, 10, 10, 11, 11, 12, 12.
+    runs = [level(1, 10, 10), level(1, 11, 11), level(1, 12, 12)]
+    found = merge([timing(run, run) for run in runs])
+    assert found.engine.p50_ms == 11
+    assert (found.engine.min_ms, found.engine.n) == (1, 18)
+    assert found.engine.ci95_p50 == (11, 11)  # blocks within a process are alike
+    assert found.repeats is not None
+    assert found.repeats["processes"] == 3
+    assert found.repeats["p50"]["engine"] == [10, 11, 12]
+    assert found.repeats["spread"]["engine"] == pytest.approx(2 / 11)
+    assert found.verdict == "valid"
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_the_interval_is_of_the_blocks_within():
+    # One process wavers between 4 and 6, the others stay at 5: their median can only be 5, except
+    # that two waverers can push it.
+    wavering = [[4.0], [6.0]] * 4
+    steady = [[5.0]] * 8
+    one = merge([timing(steady, steady), timing(wavering, wavering), timing(steady, steady)])
+    assert one.engine.ci95_p50 == (5, 5)
+    two = merge([timing(wavering, wavering), timing(wavering, wavering), timing(steady, steady)])
+    assert two.engine.ci95_p50[0] < 5 < two.engine.ci95_p50[1]
+
+
+def test_processes_that_lie_apart_are_noisy_and_doubts_are_kept():
+    slow, quick = level(20), level(10)
+    apart = merge([timing(quick, slow), timing(slow, slow), timing(slow, slow)])
+    assert apart.verdict == "noisy: engine medians of the processes spread 50%"
+    hot = merge([timing(slow, slow), timing(slow, slow, "throttled: heat"), timing(slow, slow)])
+    assert hot.verdict == "throttled: heat"
+    same = [timing(slow, slow, "noisy: load; others")] * 2
+    assert merge(same).verdict == "noisy: load; others"
+
+
+def test_what_the_machine_did_is_told_of_all_processes():
+    run = timing(level(1), level(1))
+    cooler = {**WATCH, "ranges": {"cpu_mhz": [1500.0, 1600.0]}, "energy_mj_per_picture": 20.0}
+    found = merge([run, replace(run, watch=cooler, load=(0.3, 0.4))])
+    assert found.watch["ranges"] == {"cpu_mhz": [1500, 2100]}
+    assert found.watch["energy_mj_per_picture"] == 15
+    assert (found.watch["own_cpu_s"], found.watch["blocks"]) == (2, 4)
+    assert found.load == (0.1, 0.4)
+
+
+def test_a_model_is_measured_in_fresh_processes(tmp_path, data, capsys):
+    model = write_model(tmp_path / "student.onnx")
+    arguments = [str(model), "--data", str(data), "--threads", "1", "--repeats", "2", "--json"]
+    assert main([*arguments, "--out", str(tmp_path / "report")]) == 0
+    printed = capsys.readouterr()
+    (row,) = json.loads(printed.out.splitlines()[-1])["rows"]
+    repeats = row["latency_ms"]["repeats"]
+    assert repeats["processes"] == 2
+    assert set(repeats["p50"]) == {"engine", "end_to_end"}
+    assert row["latency_ms"]["engine"]["n"] == 400
+    assert "p50 is the median of 2 processes" in printed.out
+    assert "p50 is the median of 2 processes" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_process_that_fails_says_why_once(data):
+    images, config = read_coco(data), BenchmarkConfig(repeats=2)
+    missing = partial(open_engine, data.parent / "gone.onnx")
+    heard: list[str] = []
+    with pytest.raises(ExportError, match=r"gone\.onnx"):
+        measure_repeatedly({"gone": missing}, images, config, heard.append)
+    assert heard == ["latency in process 1 of 2"]
+
+
+def test_a_process_that_dies_is_said_to_have_died(data):
+    dies = partial(os._exit, 9)  # as one that the system killed for memory: nothing is answered
+    with pytest.raises(ToolkitError, match=r"died \(exit code 9\); .* set repeats to 1"):
+        measure_repeatedly({"dies": dies}, read_coco(data), BenchmarkConfig(), print)
+
+
+def test_the_processes_share_the_time_limit(tmp_path, data):
+    opener = partial(open_engine, write_model(tmp_path / "student.onnx"), 1)
+    tight = BenchmarkConfig(repeats=2, blocks=2, calls_per_block=10**6, time_limit_s=0.4)
+    timing = measure_repeatedly({"student": opener}, read_coco(data), tight, print)["student"]
+    assert timing.repeats is not None
+    assert timing.repeats["processes"] == 2
+    spent_ms = sum(map(sum, (*timing.engine_blocks, *timing.end_to_end_blocks)))
+    assert spent_ms < 1.5 * 400
+
+
+ASKING = """
+import subprocess
+from functools import partial
+from pathlib import Path
+
+from benchmarks.data.image_set import read_coco
+from benchmarks.timing.latency import BenchmarkConfig
+from benchmarks.timing.repeats import measure_repeatedly
+
+if __name__ == "__main__":
+    told = "echo $PPID > {pid}.part; mv {pid}.part {pid}; sleep 30"
+    slow = partial(subprocess.run, ["sh", "-c", told])
+    measure_repeatedly({{"slow": slow}}, read_coco(Path("{data}")), BenchmarkConfig(), print)
+"""
+
+
+def test_a_process_does_not_outlive_the_one_that_asked(tmp_path, data):
+    script, pid = tmp_path / "ask.py", tmp_path / "pid"
+    script.write_text(ASKING.format(pid=pid, data=data))
+    with subprocess.Popen(
+        [sys.executable, script], env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as asking:
+        assert waited_for(pid.exists, seconds=60)
+        asking.kill()
+    assert waited_for(lambda: not running(int(pid.read_text())), seconds=10)
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def waited_for(state: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not state() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return state()

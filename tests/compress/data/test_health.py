@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from compress.data.augment import AugmentConfig
+from compress.data.config import FolderConfig, ShapesConfig, SplitConfig
+from compress.data.health import data_health
+from export.errors import DataError
+from tests.benchmarks.data.tiny import coco, picture, write_coco, write_coco_root
+
+
+def test_counts_balance_and_sizes_are_at_the_input_resolution(tmp_path: Path) -> None:
+    document = coco(3)
+    document["annotations"][1]["bbox"] = [0, 0, 40, 30]
+    document["annotations"].pop()  # the third picture has no box
+    document["annotations"].append({**document["annotations"][0], "id": 8, "iscrowd": 1})
+    write_coco_root(tmp_path)
+    write_coco(tmp_path, "train", document)
+    health = data_health(FolderConfig(root=tmp_path, image_size=128).open())
+    train = health.splits["train"]
+    # 40 x 30 in 128 x 128 is scaled by 3.2: boxes of 32 x 25.6 and 128 x 96
+    assert train.sizes == {"small": 1, "medium": 0, "large": 1}
+    assert train.boxes_per_class == {"class3": 1, "class7": 1}
+    assert (train.images, train.images_without_boxes, train.boxes, train.crowd) == (3, 1, 2, 1)
+    assert train.share_under_8_px == 0
+    assert train.aspect[1] == pytest.approx((1.25 + 4 / 3) / 2, abs=1e-3)
+    assert json.loads(json.dumps(health.to_dict()))["splits"]["train"]["crowd"] == 1
+
+
+def test_boxes_too_small_for_the_input_are_told(tmp_path: Path) -> None:
+    write_coco_root(tmp_path)
+    config = FolderConfig(root=tmp_path, image_size=32, augment=AugmentConfig(min_box_px=7.0))
+    health = data_health(config.open())  # scaled by 0.8: boxes of 8 x 6.4
+    assert health.splits["train"].share_under_8_px == 1
+    assert health.splits["train"].dropped_in_training == 4
+    assert any("4 train boxes are under 7 px at 32 x 32" in w for w in health.warnings)
+
+
+def test_a_picture_in_both_splits_is_a_leak_whatever_its_name(tmp_path: Path) -> None:
+    write_coco_root(tmp_path)
+    images = tmp_path / "images"
+    (images / "101.png").write_bytes((images / "2.png").read_bytes())
+    health = data_health(FolderConfig(root=tmp_path, image_size=32).open())
+    assert health.leaks == {"train and val": ("101.png",)}
+    assert any("1 pictures are in train and val (101.png)" in w for w in health.warnings)
+
+
+def test_a_picture_twice_in_one_split_is_told(tmp_path: Path) -> None:
+    write_coco_root(tmp_path)
+    images = tmp_path / "images"
+    (images / "4.png").write_bytes((images / "2.png").read_bytes())
+    health = data_health(FolderConfig(root=tmp_path, image_size=32).open())
+    assert health.repeated == {"train": ("2.png",)}
+    assert health.leaks == {}
+
+
+def test_an_unlabeled_picture_that_is_in_val_is_a_leak_and_one_of_train_is_none(
+    tmp_path: Path,
+) -> None:
+    write_coco_root(tmp_path)
+    picture(tmp_path / "more/a.png", shade=190)  # as 101.png
+    picture(tmp_path / "more/b.png", shade=90)  # as 1.png
+    unlabeled = SplitConfig(path=Path("more"))
+    config = FolderConfig(root=tmp_path, image_size=32, unlabeled=unlabeled)
+    assert data_health(config.open()).leaks == {"unlabeled and val": ("101.png",)}
+
+
+def test_rare_and_missing_classes_are_warned_about(tmp_path: Path) -> None:
+    write_coco_root(tmp_path)
+    write_coco(tmp_path, "train", coco(1))
+    health = data_health(FolderConfig(root=tmp_path, image_size=32).open())
+    assert "train has no box of 1 classes: class3" in health.warnings
+    assert "train has under 10 boxes of 1 classes: class7 1" in health.warnings
+
+
+def test_dropped_boxes_and_their_reasons_stand_in_the_text(tmp_path: Path) -> None:
+    write_coco_root(tmp_path)
+    document = coco(4)
+    document["annotations"][0]["bbox"] = [4, 5, 0, 0]
+    write_coco(tmp_path, "train", document)
+    health = data_health(FolderConfig(root=tmp_path, image_size=32).open())
+    assert health.splits["train"].dropped == {"no area": 1}
+    assert any("1 boxes dropped: no area (1.png annotation 1)" in x for x in health.lines())
+
+
+def test_a_vanished_picture_is_named(tmp_path: Path) -> None:
+    data = FolderConfig(root=write_coco_root(tmp_path), image_size=32).open()
+    (tmp_path / "images/2.png").unlink()
+    with pytest.raises(DataError, match=r"1 picture files cannot be read: .*2\.png"):
+        data_health(data)
+
+
+def test_drawn_splits_have_no_leak_unless_one_is_used_twice() -> None:
+    few = SplitConfig(count=20)
+    apart = ShapesConfig(type="shapes", image_size=64, train=few, val=few)
+    assert data_health(apart.open()).leaks == {}
+    val = SplitConfig(split="train", count=5)
+    twice = ShapesConfig(type="shapes", image_size=64, train=few, val=val)
+    assert len(data_health(twice.open()).leaks["train and val"]) == 5
+
+
+@pytest.mark.photographs
+def test_the_photographs_have_no_leaks(photographs: Path) -> None:
+    health = data_health(FolderConfig(root=photographs / "bccd", image_size=(256, 320)).open())
+    assert health.leaks == {}
+    assert health.repeated == {}
+    assert health.splits["train"].boxes_per_class == {"RBC": 2381, "WBC": 214, "Platelets": 209}

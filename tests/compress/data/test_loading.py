@@ -1,0 +1,192 @@
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.data.image_set import read_coco
+from compress.batch import Batch
+from compress.data.augment import AugmentConfig
+from compress.data.config import Data, FolderConfig, ShapesConfig, SplitConfig
+from compress.data.loading import CanvasCache, Schedule, steps_per_epoch, training_batches
+from export.errors import DataError
+from export.pictures.images import to_tensor
+from tests.benchmarks.data.tiny import coco, write_coco, write_coco_root
+
+VARIED = AugmentConfig(flip=0.5, transpose=0.3, scale=(0.7, 1.4), color=0.2, mosaic=0.3)
+
+
+def _drawn(count: int = 10, augment: AugmentConfig = VARIED) -> Data:
+    return ShapesConfig(
+        type="shapes",
+        image_size=32,
+        train=SplitConfig(count=count),
+        val=SplitConfig(count=2),
+        unlabeled=SplitConfig(count=5),
+        augment=augment,
+    ).open()
+
+
+def _batches(data: Data, start: int = 0, steps: int = 6, **more: Any) -> list[Batch]:
+    settings: dict[str, Any] = {"batch": 4, "seed": 3, "unlabeled_batch": 2} | more
+    return list(training_batches(data, start_step=start, steps=steps, **settings))
+
+
+def _same(first: Batch, second: Batch) -> bool:
+    boxes = zip(first.targets, second.targets, strict=True)
+    return (
+        torch.equal(first.images, second.images)
+        and torch.equal(first.sizes, second.sizes)
+        and first.image_ids == second.image_ids
+        and first.labeled == second.labeled
+        and all(torch.equal(a.boxes, b.boxes) for a, b in boxes)
+        and all(
+            torch.equal(a.labels, b.labels)
+            for a, b in zip(first.targets, second.targets, strict=True)
+        )
+    )
+
+
+def test_a_batch_holds_labelled_pictures_first_and_no_box_on_the_others() -> None:
+    batch = _batches(_drawn(), steps=1)[0]
+    assert batch.images.shape == (6, 3, 32, 32)
+    assert batch.images.dtype == torch.float32
+    assert 0 <= batch.images.min() < batch.images.max() <= 1
+    assert batch.labeled == 4
+    assert len(batch.targets) == 6
+    assert all(len(target.boxes) for target in batch.targets[:4])
+    assert all(target.boxes.shape == (0, 4) for target in batch.targets[4:])
+    assert batch.targets[0].boxes.dtype == torch.float32
+    assert batch.targets[0].labels.dtype == torch.int64
+    assert batch.sizes.tolist() == [[32, 32]] * 6
+    assert batch.sizes.dtype == torch.int64
+
+
+def test_an_epoch_shows_every_picture_once_and_the_next_one_in_another_order() -> None:
+    ids = [b.image_ids for b in _batches(_drawn(8), steps=4, unlabeled_batch=0)]
+    assert sorted(ids[0] + ids[1]) == list(range(1, 9))
+    assert sorted(ids[2] + ids[3]) == list(range(1, 9))
+    assert ids[0] + ids[1] != ids[2] + ids[3]
+
+
+def test_a_resumed_run_sees_the_same_batches() -> None:
+    data = _drawn()
+    whole = _batches(data, steps=7)
+    for start in (1, 3, 6):
+        resumed = _batches(data, start, 7 - start)
+        assert all(_same(a, b) for a, b in zip(whole[start:], resumed, strict=True))
+
+
+def test_another_seed_changes_order_and_augmentation() -> None:
+    data = _drawn()
+    assert not _same(_batches(data, steps=1)[0], _batches(data, steps=1, seed=4)[0])
+
+
+def test_two_processes_share_each_batch_of_one() -> None:
+    data = _drawn()
+    whole = _batches(data)
+    ranks = [_batches(data, rank=rank, world=2) for rank in (0, 1)]
+    for step, batch in enumerate(whole):
+        first, second = ranks[0][step], ranks[1][step]
+        assert (first.labeled, len(first.targets)) == (2, 3)
+        order = [0, 1, 4], [2, 3, 5]  # labelled slices, then unlabelled ones
+        for part, rows in zip((first, second), order, strict=True):
+            assert torch.equal(part.images, batch.images[rows])
+            assert part.image_ids == tuple(batch.image_ids[row] for row in rows)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_worker_processes_change_nothing(tmp_path: Path) -> None:
+    data = FolderConfig(root=write_coco_root(tmp_path, 6), image_size=32, augment=VARIED).open()
+    alone = _batches(data, steps=4, unlabeled_batch=0)
+    spread = _batches(data, steps=4, unlabeled_batch=0, workers=2)
+    assert all(_same(a, b) for a, b in zip(alone, spread, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_named_and_nothing_hangs(tmp_path: Path, workers: int) -> None:
+    root = write_coco_root(tmp_path)
+    (root / "images/3.png").write_bytes(b"not a picture")
+    data = FolderConfig(root=root, image_size=32).open()
+    with pytest.raises(DataError, match=r"^[^\n]*3\.png[^\n]*$"):
+        _batches(data, batch=4, unlabeled_batch=0, workers=workers)
+
+
+def test_a_picture_is_decoded_once_where_the_set_fits(tmp_path: Path) -> None:
+    images = read_coco(write_coco(tmp_path, "train", coco(2)))
+    cache = CanvasCache(images, 32, 32, 2 * 32 * 32 * 3)
+    assert cache.bytes == 2 * 32 * 32 * 3
+    first = cache.canvas(0).copy()
+    images.paths[0].unlink()
+    assert np.array_equal(cache.canvas(0), first)
+    small = CanvasCache(images, 32, 32, 100)
+    assert small.bytes == 0
+    with pytest.raises(DataError, match="no such file"):
+        small.canvas(0)
+
+
+def test_a_cache_changes_no_batch() -> None:
+    data = _drawn()
+    bare = replace(data, cache_bytes=0)
+    pairs = zip(_batches(data, steps=5), _batches(bare, steps=5), strict=True)
+    assert all(_same(a, b) for a, b in pairs)
+
+
+def test_boxes_are_scaled_to_the_input_and_crowds_left_out(tmp_path: Path) -> None:
+    document = coco(2)
+    document["annotations"].append(document["annotations"][0] | {"id": 9, "iscrowd": 1})
+    images = read_coco(write_coco(tmp_path, "train", document))
+    sample = CanvasCache(images, 64, 64, 0).sample(0)  # 40 x 30 at 1.6 is 64 x 48
+    assert (sample.height, sample.width) == (48, 64)
+    assert sample.boxes == pytest.approx(np.array([[4, 5, 14, 13]]) * 1.6)
+
+
+def test_training_and_device_see_the_same_numbers() -> None:
+    data = _drawn(augment=AugmentConfig(flip=0.0))
+    batch = _batches(data, steps=1, unlabeled_batch=0)[0]
+    cache = CanvasCache(data.train, 32, 32, 0)
+    expected = to_tensor([cache.canvas(image_id - 1) for image_id in batch.image_ids])
+    assert np.array_equal(batch.images.numpy(), expected)
+
+
+def test_batches_can_be_made_on_a_device() -> None:
+    data = _drawn()
+    pairs = zip(_batches(data), _batches(data, device=torch.device("cpu")), strict=True)
+    assert all(_same(a, b) for a, b in pairs)
+
+
+def test_incomplete_batches_are_left_out_of_an_epoch() -> None:
+    data = _drawn(10)
+    assert steps_per_epoch(data, 4) == 2
+    schedule = Schedule(10, 4, 0, 0, seed=0)
+    seen = {key.picture for step in (0, 1) for key in schedule.keys(step)}
+    assert len(seen) == 8
+    assert {key.epoch for key in schedule.keys(2)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch": 11}, "train.batch is 11, but shapes .* has only 10 pictures"),
+        ({"unlabeled_batch": 6}, "unlabeled_batch is 6, but data.unlabeled has 5 pictures"),
+        ({"world": 3}, "cannot be shared evenly by 3"),
+    ],
+)
+def test_batches_that_cannot_be_are_refused_at_once(settings: dict[str, Any], message: str) -> None:
+    settings = {"batch": 4, "unlabeled_batch": 2} | settings
+    with pytest.raises(DataError, match=message):
+        training_batches(_drawn(), seed=0, start_step=0, steps=1, **settings)
+
+
+def test_stopping_early_leaves_no_thread_behind() -> None:
+    import threading
+
+    stream = training_batches(_drawn(), batch=4, seed=0, start_step=0, steps=10**6)
+    next(iter(stream))
+    stream.close()  # type: ignore[attr-defined]
+    time.sleep(0.05)
+    assert not [t for t in threading.enumerate() if t.name.startswith("batches")]

@@ -1,0 +1,89 @@
+"""The run folder: finished rooms, refusals, atomic files."""
+
+from pathlib import Path
+
+import pytest
+
+from compress.recipe import Recipe, load_recipe
+from compress.stages.rundir import differences, once, open_run, owned
+from export.errors import RecipeError, ToolkitError
+
+
+def test_a_room_is_made_once_and_whole(tmp_path: Path) -> None:
+    calls = []
+
+    def make(out: Path) -> None:
+        calls.append(out)
+        (out / "file").write_text("whole")
+
+    for _ in range(2):
+        assert (once(tmp_path / "room", make) / "file").read_text() == "whole"
+    assert len(calls) == 1
+
+
+def test_a_stage_that_fails_leaves_no_room_and_begins_anew(tmp_path: Path) -> None:
+    def fail(out: Path) -> None:
+        (out / "half").write_text("half")
+        raise RuntimeError("cut")
+
+    with pytest.raises(RuntimeError, match="cut"):
+        once(tmp_path / "room", fail)
+    assert not (tmp_path / "room").exists()
+    once(tmp_path / "room", lambda out: (out / "file").touch())
+    assert [p.name for p in (tmp_path / "room").iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
+    def fail(_out: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ToolkitError, match="No space left") as caught:
+        once(tmp_path / "room", fail)
+    assert "run the same command again" in str(caught.value)
+    assert not (tmp_path / "room").exists()
+
+
+def test_a_changed_recipe_under_an_old_name_is_refused(tmp_path: Path) -> None:
+    home = open_run(tmp_path, "x", {"train": {"epochs": 12}}, "text")
+    assert open_run(tmp_path, "x", {"train": {"epochs": 12}}, "text") == home
+    with pytest.raises(RecipeError) as caught:
+        open_run(tmp_path, "x", {"train": {"epochs": 24}}, "text")
+    assert str(caught.value) == (
+        f"{home} was made with train.epochs: 12, the recipe says 24; "
+        "choose another name or delete it"
+    )
+
+
+def test_a_run_from_before_an_upgrade_goes_on_when_new_settings_are_at_their_defaults(
+    tmp_path: Path,
+) -> None:
+    recipe, _ = load_recipe(Path("recipes/quickstart.yaml"))
+    older = recipe.resolved()
+    del older["export"]["nms"]
+    home = open_run(tmp_path, "x", older, "text")
+    assert home == open_run(tmp_path, "x", recipe.resolved(), "text", Recipe.resolved_anew)
+    other, _ = load_recipe(Path("recipes/quickstart.yaml"), ["export.nms=graph"])
+    with pytest.raises(RecipeError, match=r"export.nms: \"host\", the recipe says \"graph\""):
+        open_run(tmp_path, "x", other.resolved(), "text", Recipe.resolved_anew)
+    older["export"]["forgotten"] = 1  # a setting that exists no more
+    assert Recipe.resolved_anew(older) == older
+
+
+def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="leads out of"):
+        open_run(tmp_path / "runs", "../outside", {}, "")
+
+
+def test_differences_name_every_leaf() -> None:
+    before = {"a": {"b": 1, "c": [1, 2]}, "d": None}
+    after = {"a": {"b": 2, "c": [1, 3]}, "d": None, "e": 5}
+    assert differences(before, after) == [
+        ("a.b", "1", "2"),
+        ("a.c[1]", "2", "3"),
+        ("e", "null", "5"),
+    ]
+
+
+def test_a_run_folder_has_one_owner(tmp_path: Path) -> None:
+    with owned(tmp_path), pytest.raises(RecipeError, match="in use"), owned(tmp_path):
+        pass

@@ -1,0 +1,356 @@
+"""Several teachers, teachers of other classes, and a classifier: stage by stage, to the report."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from compress.console import Console
+from compress.distillation.distiller import Distiller
+from compress.parts.weights import inherit, save_weights
+from compress.pipeline import wanted_classifier
+from compress.recipe import Recipe, load_recipe
+from compress.run import main
+from compress.stages.classifier import accuracy, classifier_room, load_classifier
+from compress.stages.fit import category_ids
+from compress.stages.rundir import is_finished_model, role_of, stage_names, teacher_name
+from compress.stages.session import Session
+from compress.stages.students import StudentTraining, build_student
+from compress.stages.teachers import load_teacher, open_teachers, teacher_room
+from export.errors import RecipeError
+from tests.compress.smoke import write_smoke
+
+ROOT = Path(__file__).resolve().parents[3]
+SECOND = (
+    "teacher=[{detector: {type: gfl, backbone: {type: slim_resnet, widths: [16, 16, 16, 16]}, "
+    "width: 16, head_depth: 1, reg_max: 4, strides: [8, 16], norm: group}, train: &t {epochs: 1, "
+    "batch: 4, evaluations: 1, amp: 'off', checkpoint_every_s: 0.001}}, {detector: {type: gfl, "
+    "backbone: {type: slim_resnet, widths: [16, 16, 16, 32]}, width: 32, head_depth: 1, "
+    "reg_max: 4, strides: [8, 16], norm: group}, train: *t}]"
+)
+# a class more than the student's, in an order of its own
+HARD = (
+    "teacher.1.data={type: shapes, image_size: 64, difficulty: hard, train: {count: 8}, "
+    "val: {count: 4}}"
+)
+DICOD = (
+    "distill=[{type: dicod, weight: auto, window: 2, classifier: {backbone: {type: slim_resnet, "
+    "widths: [16, 16, 16, 16]}, epochs: 2, batch: 4, crop: 32}}]"
+)
+
+
+def recipe_of(tmp_path: Path, *overrides: str) -> Recipe:
+    return load_recipe(write_smoke(tmp_path), overrides)[0]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "compress.run", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def report_of(home: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((home / "report" / "report.json").read_text())
+    return found
+
+
+def test_rooms_say_what_they_hold() -> None:
+    assert [teacher_name(i) for i in range(3)] == ["teacher", "teacher2", "teacher3"]
+    assert stage_names(4, "student", 1) == ["seed4-student"]
+    names = stage_names(0, "baseline", 3)
+    assert names == ["seed0-baseline-stage1", "seed0-baseline-stage2", "seed0-baseline"]
+    assert [is_finished_model(n) for n in (*names, "teacher2")] == [False, False, True, True]
+    assert [role_of(n) for n in ("teacher2", names[0], "seed0-baseline_equal_time")] == [
+        "teacher",
+        "baseline stage 1",
+        "baseline_equal_time",
+    ]
+
+
+TEACHING = (SECOND, HARD, "inherit=neck+head")
+
+
+@pytest.fixture(scope="module")
+def two_teachers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    done = run(write_smoke(folder), "--runs", folder, *TEACHING, "baseline.equal_time=true")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("inherited from the teacher:") == 3  # first stages and equal time
+    return folder / "smoke"
+
+
+@pytest.mark.slow
+def test_the_student_learns_from_each_teacher_and_the_baseline_restarts_as_often(
+    two_teachers: Path,
+) -> None:
+    home = two_teachers
+    records = {
+        room.name: json.loads((room / "training.json").read_text())
+        for room in (home / "models").iterdir()
+    }
+    stages = ["seed0-student-stage1", "seed0-student"]
+    plain = ["seed0-baseline-stage1", "seed0-baseline"]
+    longer = "seed0-baseline_equal_time"
+    assert set(records) == {"teacher", "teacher2", *stages, *plain, longer}
+    assert [records[name]["steps"] for name in (*stages, *plain)] == [4] * 4
+    assert len({records[name]["teacher_sha256"] for name in stages}) == 2
+    assert all(records[name]["teacher_sha256"] is None for name in plain)
+    seconds = sum(records[name]["seconds"] for name in stages)
+    assert records[longer]["steps"] == round(1000 * seconds / records[plain[-1]]["step_ms"])
+
+
+@pytest.mark.slow
+def test_the_report_has_a_row_for_every_teacher_and_none_for_a_stage(
+    two_teachers: Path,
+) -> None:
+    report = report_of(two_teachers)
+    assert [(row["model"], row["name"], row["backend"]) for row in report["rows"]] == [
+        ("teacher", "teacher", "torch"),
+        ("teacher", "teacher", "onnxruntime"),
+        ("teacher", "teacher2", "torch"),
+        ("teacher", "teacher2", "onnxruntime"),
+        ("baseline", "seed0-baseline", "torch"),
+        ("baseline", "seed0-baseline", "onnxruntime"),
+        ("student", "seed0-student", "torch"),
+        ("student", "seed0-student", "onnxruntime"),
+        ("baseline_equal_time", "seed0-baseline_equal_time", "onnxruntime"),
+    ]
+    assert report["training"]["seed0-student-stage1"]["model"] == "student stage 1"
+    assert {speed["reference"] for speed in report["speed"]} == {"teacher2 onnxruntime fp32"}
+    assert "| teacher 2 |" in (two_teachers / "report" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_teacher_of_more_classes_is_measured_and_exported_by_name(
+    two_teachers: Path,
+) -> None:
+    home = two_teachers
+    manifest = json.loads((home / "export" / "teacher2-fp32" / "model.json").read_text())
+    truth = json.loads((home / "report" / "ground_truth.json").read_text())
+    known = {category["name"]: category["id"] for category in truth["categories"]}
+    assert set(known) < set(manifest["classes"])
+    for name, number in zip(manifest["classes"], manifest["category_ids"], strict=True):
+        assert known.get(name, number) == number
+        assert (number in known.values()) == (name in known)
+    assert report_of(home)["rows"][2]["ap"]["AP"] is not None
+
+
+@pytest.mark.slow
+def test_a_run_of_two_teachers_that_is_cut_ends_as_one_that_was_not(
+    two_teachers: Path, tmp_path: Path
+) -> None:
+    whole = two_teachers
+    command = [sys.executable, "-m", "compress.run", str(write_smoke(tmp_path)), *TEACHING]
+    command += ["--runs", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    home = tmp_path / "smoke"
+    for reached in (
+        home / "training" / "teacher2" / "last.pt",
+        home / "training" / "seed0-student-stage1" / "last.pt",
+        home / "training" / "seed0-student" / "last.pt",
+        home / "models" / "seed0-student",
+    ):
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as one:
+            while not reached.exists() and one.poll() is None:
+                time.sleep(0.01)
+            one.kill()
+    for name in ("teacher2", "seed0-baseline", "seed0-student-stage1", "seed0-student"):
+        files = [one / "models" / name / "model.safetensors" for one in (whole, home)]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+
+
+def test_a_later_stage_begins_where_the_one_before_ended(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, SECOND, "train.steps=1", "train.lr=1e-12", "distill=[]")
+    session, data = Session(tmp_path / "run", "cpu", Console(quiet=True)), recipe.data.open()
+    before = build_student(recipe, data, seed=7).state_dict()
+    room = session.home / "models" / "seed0-student-stage1"
+    room.mkdir(parents=True)
+    save_weights(before, room / "model.safetensors")
+    teachers = [(t, t.build(0)) for t in open_teachers(recipe, data)]
+    training = StudentTraining(session, recipe, data, teachers, None)
+    rooms = training._stages(0, "student", lambda student, _: Distiller(student))
+    after = load_file(rooms["seed0-student"] / "model.safetensors")
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=1e-6, rtol=0)
+
+
+def test_check_plans_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = str(write_smoke(tmp_path))
+    command = [recipe, "--check", "--json", "--runs", str(tmp_path / "r"), SECOND, DICOD]
+    assert main([*command, "baseline.equal_time=true"]) == 0
+    said = json.loads(capsys.readouterr().out)["check"]
+    assert [stage["name"] for stage in said["stages"]] == [
+        "teacher",
+        "teacher2",
+        "seed0-baseline-stage1",
+        "seed0-baseline",
+        "seed0-student-stage1",
+        "seed0-student",
+        "seed0-baseline_equal_time",
+    ]
+    assert said["notes"][0] == "classifier: 4 steps on object crops come before the students"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "said"),
+    [
+        (
+            [SECOND, "teacher.1.data={type: shapes, image_size: 96}"],
+            2,
+            "teacher[1].data.image_size",
+        ),
+        ([SECOND, "teacher.1.train.batch=64"], 3, "64"),
+        ([SECOND, "teacher.1.train.amp=fp16"], 2, "teacher[1].train.amp: fp16"),
+        ([SECOND, "teacher.1.detector.backbone_weights=/no/such.pt"], 2, "teacher.1.detector.back"),
+        ([SECOND, "teacher.1.detector.strides=[32]"], 2, "distill[0]: teacher2: student gfl has"),
+        ([DICOD, "distill.0.classifier.batch=64"], 3, "64"),
+        ([DICOD, "distill.0.classifier.backbone_weights=/no/such.pt"], 2, "/no/such.pt"),
+        (["distill=[{type: dicod}, {type: dicod, classifier: {crop: 64}}]"], 2, "distill[1].class"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_trained(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    code: int,
+    said: str,
+) -> None:
+    assert main([str(write_smoke(tmp_path)), *overrides, "--runs", str(tmp_path / "r")]) == code
+    assert said in capsys.readouterr().err
+
+
+# -- teachers of other classes -----------------------------------------------------------------
+
+
+def test_a_class_that_the_data_lacks_gets_an_id_that_it_has_not(tmp_path: Path) -> None:
+    data = recipe_of(tmp_path).data.open()
+    first, last = data.classes[0], data.classes[-1]
+    ids = category_ids((last, "elephant", first, "giraffe"), data)
+    known = dict(zip(data.classes, data.category_ids, strict=True))
+    assert (ids[0], ids[2]) == (known[last], known[first])
+    assert len({*ids, *data.category_ids}) == len(data.category_ids) + 2
+
+
+def test_inheriting_leaves_rows_of_other_classes_alone(tmp_path: Path) -> None:
+    recipe = recipe_of(
+        tmp_path,
+        "inherit=neck+head",
+        "teacher={detector: {type: gfl, backbone: resnet18, weights: x.pt}, "
+        "classes: [square, disk, triangle, star, cross, ring]}",
+    )
+    data = recipe.data.open()
+    (teacher,) = open_teachers(recipe, data)
+    assert teacher.classes != data.classes
+    training = StudentTraining(
+        Session(tmp_path, "cpu", Console(quiet=True)),
+        recipe,
+        data,
+        [(teacher, teacher.build(0))],
+        None,
+    )
+    skip = training._per_class(0)
+    assert skip == {"head.class_logits.weight", "head.class_logits.bias"}
+    student, source = build_student(recipe, data, 0), build_student(recipe, data, 1)
+    report = inherit(student, source, skip)
+    assert skip <= set(report.skipped)
+    assert "head.box_logits.weight" in report.copied
+
+
+# -- weights that match in part ------------------------------------------------------------------
+
+
+def half_of_a_teacher(tmp_path: Path, *overrides: str) -> Recipe:
+    recipe = recipe_of(tmp_path)
+    (teacher,) = open_teachers(recipe, recipe.data.open())
+    state = teacher.build(1).state_dict()
+    kept = {name: value.clone() for name, value in state.items() if "head" not in name}
+    save_file({**kept, "extra": torch.zeros(1)}, tmp_path / "half.safetensors")
+    weights = f"teacher.detector.weights={tmp_path / 'half.safetensors'}"
+    return recipe_of(tmp_path, "teacher.train=null", weights, *overrides)
+
+
+def test_a_teachers_file_that_matches_in_part_is_refused(tmp_path: Path) -> None:
+    recipe = half_of_a_teacher(tmp_path)
+    (teacher,) = open_teachers(recipe, recipe.data.open())
+    session = Session(tmp_path / "run", "cpu", Console(quiet=True))
+    with pytest.raises(RecipeError, match=r"missing \(head\..*1 unexpected \(extra\)"):
+        teacher_room(session, recipe, teacher)
+
+
+def test_unless_the_recipe_allows_it_and_then_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = half_of_a_teacher(tmp_path, "teacher.strict=false")
+    (teacher,) = open_teachers(recipe, recipe.data.open())
+    room = teacher_room(Session(tmp_path / "run", "cpu", Console()), recipe, teacher)
+    assert "WARNING: weights from" in capsys.readouterr().err
+    (said,) = json.loads((room / "training.json").read_text())["loaded_in_part"]
+    assert "1 unexpected (extra)" in said
+    loaded = load_teacher(recipe, teacher, room).state_dict()
+    source, fresh = teacher.build(1).state_dict(), teacher.build(recipe.seed).state_dict()
+    for name, value in loaded.items():
+        assert torch.equal(value, (fresh if "head" in name else source)[name]), name
+
+
+# -- a classifier of crops -----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_classifier_teaches_beside_a_teacher_that_lacks_classes(tmp_path: Path) -> None:
+    done = run(
+        write_smoke(tmp_path),
+        "--runs",
+        tmp_path,
+        DICOD,
+        "data.difficulty=hard",
+        "teacher.data={type: shapes, image_size: 64, train: {count: 8}, val: {count: 4}}",
+        "baseline.enabled=false",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING: teacher does not know " in done.stderr
+    home = tmp_path / "smoke"
+    report = report_of(home)
+    assert any(note.startswith("A classifier of object crops taught") for note in report["notes"])
+    assert any("seed0-student arrived at" in note for note in report["notes"])
+    assert any("Terms of seed0-student when last compared" in note for note in report["notes"])
+    student = json.loads((home / "models" / "seed0-student" / "training.json").read_text())
+    assert {term["name"] for term in student["terms_at_first_step"]} == {
+        "dicod/class",
+        "dicod/localization",
+    }
+    assert not any(
+        "classifier" in name
+        for name in load_file(home / "models" / "seed0-student" / "model.safetensors")
+    )
+
+
+def test_a_classifier_is_trained_once_and_measured_on_the_validation_crops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_of(tmp_path, DICOD)
+    session, data = Session(tmp_path / "run", "cpu", Console()), recipe.data.open()
+    wanted = wanted_classifier(recipe)
+    assert wanted is not None
+    room = classifier_room(session, wanted[0], data, seed=0)
+    record = json.loads((room / "training.json").read_text())
+    classifier = load_classifier(session, wanted[0], data, room)
+    assert record["accuracy"] == accuracy(classifier, data)
+    objects = sum(len(image.labels) for image in data.val.images)
+    assert (record["accuracy"] * objects) % 1 == pytest.approx(0, abs=1e-9)
+    assert not any(p.requires_grad for p in classifier.parameters())
+    assert classifier_room(session, wanted[0], data, seed=0) == room
+    said = capsys.readouterr().err
+    assert said.count("classifier: 4 steps on the boxes of 4 of 8 pictures") == 1
+    assert "% of crops right on the objects of the validation pictures" in said
+    assert "classifier: already trained, kept" in said

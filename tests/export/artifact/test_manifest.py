@@ -1,0 +1,66 @@
+import hashlib
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from export.artifact.manifest import file_sha256, read_manifest, write_manifest
+from export.errors import ExportError
+from tests.export.tiny import tiny_manifest
+
+
+def test_a_manifest_survives_the_way_through_its_file(tmp_path):
+    manifest = tiny_manifest().model_copy(
+        update={"parity": {"matched": 3.0}, "quantization": {"method": "minmax", "images": 8}}
+    )
+    write_manifest(manifest, tmp_path / "model.json")
+    assert read_manifest(tmp_path / "model.json") == manifest
+    assert json.loads((tmp_path / "model.json").read_text())["schema"] == 1
+
+
+def changed(tmp_path, **changes):
+    content = json.loads(tiny_manifest().model_dump_json(by_alias=True)) | changes
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_missing_sidecar_is_named(tmp_path):
+    with pytest.raises(ExportError, match="beside the model it was made with") as caught:
+        read_manifest(tmp_path / "model.json")
+    assert str(tmp_path / "model.json") in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "\xff"])
+def test_what_is_not_json_is_refused(tmp_path, text):
+    (tmp_path / "model.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ExportError, match="not a JSON object"):
+        read_manifest(tmp_path / "model.json")
+
+
+def test_another_schema_is_refused_by_its_number(tmp_path):
+    with pytest.raises(ExportError, match="schema 2, and this version reads schema 1"):
+        read_manifest(changed(tmp_path, schema=2))
+
+
+def test_unknown_keys_and_wrong_values_are_told_together(tmp_path):
+    with pytest.raises(ExportError) as caught:
+        read_manifest(changed(tmp_path, colour="red", parameters="many"))
+    assert "colour" in str(caught.value)
+    assert "parameters" in str(caught.value)
+
+
+def test_classes_and_their_ids_must_be_as_many(tmp_path):
+    with pytest.raises(ExportError, match="1 category_ids for 2 classes"):
+        read_manifest(changed(tmp_path, category_ids=[17]))
+
+
+def test_a_manifest_cannot_be_changed():
+    with pytest.raises(ValidationError):
+        tiny_manifest().model = "teacher"  # type: ignore[misc]
+
+
+def test_the_hash_is_that_of_the_bytes(tmp_path):
+    content = bytes(range(256)) * 5000  # more than one block
+    (tmp_path / "a.bin").write_bytes(content)
+    assert file_sha256(tmp_path / "a.bin") == hashlib.sha256(content).hexdigest()

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.List | ast.Tuple):
             said = [e.value if isinstance(e, ast.Constant) else None for e in node.elts]
-            for option, value in zip(said, said[1:], strict=False):
+            for option, value in pairwise(said):
                 if option == "-m" and isinstance(value, str):
                     yield value
 

@@ -1,6 +1,7 @@
 """Weights in and out: tensors only, counted, and refused when they match only in part."""
 
 import hashlib
+import json
 import pickle
 import warnings
 from collections.abc import Collection, Iterable, Mapping
@@ -11,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.errors import DataError, RecipeError, ToolkitError
+from export.errors import DataError, ExportError, RecipeError, ToolkitError
 from export.optional import require
 
+METADATA_KEY = "slimdet"  # of the one entry in the metadata of a safetensors file: JSON
 WRAPPERS = ("state_dict", "model_state_dict", "model", "ema_state_dict")
 # how many batches a BatchNorm has seen; without a fixed momentum nothing reads it
 IGNORED = ".num_batches_tracked"
@@ -90,7 +92,7 @@ def load_weights(module: nn.Module, path: Path, *, strict: bool, what: str) -> W
         raise RecipeError(
             f"{path}: these are not the weights of this {what}: {report.summary()}; the model has "
             f"{len(module.state_dict())} tensors. Check backbone, width, head and classes of the "
-            "recipe against the model that was saved"
+            f"recipe against the model that was saved{_described(path)}"
         )
     module.load_state_dict(matched, strict=False)
     return report
@@ -184,8 +186,34 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+def read_metadata(path: Path) -> str | None:
+    """Return what `save_weights` wrote beside the tensors; None if the file has no such entry.
+
+    Raises:
+        ExportError: there is no such file, or it is not a whole safetensors file.
+        MissingDependencyError: safetensors is not installed.
+    """
+    safetensors = require("safetensors", extra="train", purpose="reading a model")
+    if not path.is_file():
+        raise ExportError(f"{path}: there is no such file")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except Exception as error:  # safetensors has a kind of its own
+        raise ExportError(
+            f"{path}: is not a whole safetensors file ({error}); name the model.safetensors of a "
+            "run, or copy it again"
+        ) from None
+    return metadata.get(METADATA_KEY)
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path, metadata: str | None = None) -> None:
     """Write tensors by name as safetensors, whole or not at all.
+
+    Args:
+        state: name -> tensor.
+        path: the file to write.
+        metadata: JSON to write beside the tensors; `read_metadata` returns it.
 
     Raises:
         ToolkitError: the disk takes no more.
@@ -197,7 +225,10 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
     }
     partial = path.with_name(path.name + ".partial")
     try:
-        safetensors.save_file(plain, partial)
+        # one entry alone: safetensors writes several in an order that changes from run to run
+        safetensors.save_file(
+            plain, partial, None if metadata is None else {METADATA_KEY: metadata}
+        )
         partial.replace(path)
     except Exception as error:  # safetensors wraps the disk's error in its own kind
         partial.unlink(missing_ok=True)
@@ -222,6 +253,22 @@ def _match(
         ),
     )
     return report, matched
+
+
+def _described(path: Path) -> str:
+    """What a file says of the model in it, for a message; empty where it says nothing."""
+    if path.suffix != ".safetensors":
+        return ""
+    try:
+        said = json.loads(read_metadata(path) or "")
+        settings = {k: v for k, v in said["detector"].items() if v is not None}
+        size, classes = said["manifest"]["input"], said["manifest"]["classes"]
+        return (
+            f". The file says that it holds {json.dumps(settings)} for {len(classes)} classes "
+            f"({_first(classes)}) and inputs of {size['height']} x {size['width']}"
+        )
+    except (ToolkitError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
 
 
 def _first(names: Iterable[str], count: int = 3) -> str:

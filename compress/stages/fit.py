@@ -17,9 +17,11 @@ from compress.batch import Batch
 from compress.data.config import Data
 from compress.data.loading import steps_per_epoch, training_batches
 from compress.detector import Detector
+from compress.detectors import DetectorConfig
 from compress.distillation.distiller import Distiller, advice
 from compress.parts.weights import save_weights, weights_hash
-from compress.recipe import ExportConfig
+from compress.recipe import ExportConfig, Recipe
+from compress.stages.model_file import ModelMetadata, describe_model, save_model
 from compress.stages.rundir import once
 from compress.stages.session import Session, peak_memory_mb
 from compress.stages.torch_engine import TorchEngine
@@ -39,15 +41,17 @@ def fit(
     build: Callable[[], Distiller],
     data: Data,
     config: TrainConfig,
-    export: ExportConfig,
+    recipe: Recipe,
+    settings: DetectorConfig,
     *,
     seed: int,
     steps: int | None = None,
 ) -> Path:
     """Train what `build` makes, and return its room `models/<name>`; do nothing if it is there.
 
-    The room holds `model.safetensors`, the student alone, and `training.json`, how it came about.
-    `steps` overrides the length that `config` says. Every process calls this; the first writes.
+    The room holds `model.safetensors`, the student alone with a description of it, of which the
+    detector's `settings` are a part, and `training.json`, how it came about. `steps` overrides the
+    length that `config` says. Every process calls this; the first writes.
     """
     room = session.home / "models" / name
     if room.exists():
@@ -72,7 +76,7 @@ def fit(
 
     def evaluate(model: nn.Module) -> dict[str, float | None]:
         assert isinstance(model, Detector)
-        manifest = torch_manifest(model, data, export, name)
+        manifest = torch_manifest(model, data, recipe.export, name)
         return evaluate_torch(session, model, manifest, data, ground_truth).values
 
     trained = train_named(
@@ -94,7 +98,9 @@ def fit(
         "auto_weights": objective.auto_weights(),
         **_summary(trained),
     }
-    furnish(session, room, trained, record, precision)
+    manifest = torch_manifest(detector, data, recipe.export, name)
+    metadata = describe_model(settings, manifest, recipe.resolved())
+    furnish(session, room, trained, record, precision, metadata)
     return room
 
 
@@ -261,12 +267,20 @@ def train_named(
 
 
 def furnish(
-    session: Session, room: Path, trained: Trained, record: dict[str, Any], precision: Precision
+    session: Session,
+    room: Path,
+    trained: Trained,
+    record: dict[str, Any],
+    precision: Precision,
+    metadata: ModelMetadata | None = None,
 ) -> None:
     """Write the room: `model.safetensors` and `training.json`; the first process does it."""
 
     def write(partial: Path) -> None:
-        save_weights(trained.state, partial / "model.safetensors")
+        if metadata is None:
+            save_weights(trained.state, partial / "model.safetensors")
+        else:
+            save_model(trained.state, metadata, partial / "model.safetensors")
         write_json(record, partial / "training.json")
 
     if session.rank == 0:

@@ -89,7 +89,8 @@ class StudentTraining:
             build,
             self.data,
             recipe.train,
-            recipe.export,
+            recipe,
+            recipe.student,
             seed=seed,
             steps=steps,
         )

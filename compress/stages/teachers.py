@@ -13,9 +13,10 @@ from compress.data.config import Data
 from compress.detector import Detector
 from compress.distillation.distiller import Distiller
 from compress.parts.pretrained import load_starting_weights
-from compress.parts.weights import WeightsReport, load_weights, save_weights
+from compress.parts.weights import WeightsReport, load_weights
 from compress.recipe import Recipe, TeacherConfig
 from compress.stages.fit import evaluate_torch, fit, torch_manifest
+from compress.stages.model_file import describe_model, save_model
 from compress.stages.rundir import once, teacher_name
 from compress.stages.session import Session
 from export.atomic import write_json
@@ -95,13 +96,17 @@ def teacher_room(session: Session, recipe: Recipe, teacher: Teacher) -> Path:
             fresh,
             teacher.data,
             config.train,
-            recipe.export,
+            recipe,
+            config.detector,
             seed=recipe.seed,
         )
 
     def keep(out: Path) -> None:
         """Write a loaded teacher's weights as a trained one's are."""
-        save_weights(fresh().student.state_dict(), out / "model.safetensors")
+        detector: Detector = fresh().student
+        manifest = torch_manifest(detector, teacher.data, recipe.export, teacher.name)
+        metadata = describe_model(config.detector, manifest, recipe.resolved())
+        save_model(detector.state_dict(), metadata, out / "model.safetensors")
         record = {"name": teacher.name, "loaded": True, "rows": [], "steps": 0}
         partial = [report.summary() for report in reports if not report.complete]
         write_json({**record, "loaded_in_part": partial}, out / "training.json")

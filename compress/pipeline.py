@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.data.division import keep_division
 from benchmarks.gates import GateError, broken_gates, load_report
 from compress.console import Console
 from compress.data.config import Data
@@ -66,6 +67,8 @@ def run(recipe: Recipe, source: "Source", runs: Path, device: str, console: Cons
         train_models(session, recipe, data, teachers)
         return session.home / "report"
     with owned(session.home):
+        if data.division is not None:
+            keep_division(data.division, session.home / "split.json")
         write_json(health.to_dict(), session.home / "data.json")
         rooms = train_models(session, recipe, data, teachers)
         contestants = load_models(recipe, data, teachers, rooms)

@@ -5,10 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 PHOTOGRAPHS = Path(
     os.environ.get("SLIMDET_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
 )
+
+# The same examples in every run, few enough for a second a test; a slow machine is no failure.
+settings.register_profile(
+    "slimdet", max_examples=60, deadline=None, derandomize=True, database=None
+)
+settings.load_profile("slimdet")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -78,6 +78,7 @@ class ImageSet:
         draw: for drawn sets, picture index -> (H, W, 3) uint8 RGB; None for files.
         notes: what was dropped or mended while reading, one sentence each.
         dropped: boxes left out while reading, reason -> count.
+        sha256: hash of each file, where the files were read already; else empty.
     """
 
     name: str
@@ -89,6 +90,7 @@ class ImageSet:
     draw: Callable[[int], NDArray[np.uint8]] | None = None
     notes: tuple[str, ...] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
+    sha256: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """How many pictures."""
@@ -107,6 +109,7 @@ class ImageSet:
             source=f"{self.source}, {len(indices)} of them taken",
             images=images,
             paths=tuple(self.paths[i] for i in indices) if self.paths else (),
+            sha256=tuple(self.sha256[i] for i in indices) if self.sha256 else (),
             draw=None if self.draw is None else Reindexed(self.draw, tuple(indices)),
         )
 

@@ -7,13 +7,23 @@ from benchmarks.data.image_set import ImageSet, LabeledImage, labeled_image
 from export.errors import DataError
 from export.pictures.images import photograph_size
 
-PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+PICTURES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
 def pictures_below(folder: Path) -> list[Path]:
     """Return every picture file under `folder`, sorted by path."""
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
-    return sorted(file for file in files if file.is_file() and not file.name.startswith("."))
+    return sorted(file for file in folder.rglob("*") if _is_picture(file))
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Return every picture file directly in `folder`, sorted by path."""
+    return sorted(file for file in folder.iterdir() if _is_picture(file))
+
+
+def _is_picture(file: Path) -> bool:
+    if file.suffix.lower() not in PICTURES or file.name.startswith("."):
+        return False
+    return file.is_file()
 
 
 def read_pictures(

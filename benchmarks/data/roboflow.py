@@ -12,17 +12,29 @@ from export.errors import DataError
 ANNOTATIONS = "_annotations.coco.json"
 
 
-def read_roboflow(root: Path, split: str, path: Path | None = None) -> ImageSet:
-    """Read one split; `path` names its annotation file, or the folder that holds it.
+def roboflow_splits(root: Path) -> list[str]:
+    """Return the names of the splits that the export in `root` comes with."""
+    return sorted(file.parent.name for file in root.glob(f"*/{ANNOTATIONS}"))
+
+
+def read_roboflow(root: Path, split: str | None, path: Path | None = None) -> ImageSet:
+    """Read one split of an export.
 
     The export adds a class of its own, the name of the project, as the `supercategory` of all
     others and without boxes. It is left out.
+
+    Args:
+        root: folder of the data set.
+        split: name of the split; None for an annotation file directly in `root`.
+        path: annotation file, or the folder that holds it.
 
     Raises:
         DataError: no annotation file, or something wrong in it.
     """
     if path is not None:
         candidates = [path / ANNOTATIONS if path.is_dir() else path]
+    elif split is None:
+        candidates = [root / ANNOTATIONS]
     else:
         candidates = [root / name / ANNOTATIONS for name in split_names(split)]
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
@@ -30,13 +42,14 @@ def read_roboflow(root: Path, split: str, path: Path | None = None) -> ImageSet:
         raise DataError(
             f"{root}: no Roboflow split {split!r}; looked for "
             f"{', '.join(map(str, candidates))}. Folders with annotations there: "
-            f"{', '.join(sorted(p.parent.name for p in root.glob(f'*/{ANNOTATIONS}'))) or 'none'}"
+            f"{', '.join(roboflow_splits(root)) or 'none'}"
         )
     document = load_coco(file)
     umbrella = _umbrella_category(document)
     if umbrella is not None:
         document["categories"] = [c for c in document["categories"] if c is not umbrella]
-    found = coco_image_set(document, file, [file.parent, file.parent / "images"], split)
+    folders = [file.parent, file.parent / "images"]
+    found = coco_image_set(document, file, folders, split or "all")
     source = found.source.replace("COCO JSON", "Roboflow COCO export", 1)
     if umbrella is None:
         return replace(found, source=source)

@@ -7,14 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from typing_extensions import Self
 
-from benchmarks.data.coco import read_coco_split
-from benchmarks.data.detect import Format, detect_format
+from benchmarks.data.coco import split_names
+from benchmarks.data.detect import own_splits
+from benchmarks.data.division import Division, Side, divide
+from benchmarks.data.folder import format_of, read_split, read_whole
 from benchmarks.data.image_set import ImageSet
 from benchmarks.data.pictures import read_pictures
-from benchmarks.data.roboflow import ANNOTATIONS, read_roboflow
 from benchmarks.data.shapes import Difficulty, shapes_set
-from benchmarks.data.voc import read_voc
-from benchmarks.data.yolo import read_yolo
 from compress.data.augment import AugmentConfig
 from compress.data.splits import (
     chosen,
@@ -95,6 +94,7 @@ class Data:
         augment: what training does to pictures.
         format: what was read, for the log.
         cache_bytes: memory that decoded pictures may take.
+        division: how data.split divided a set without splits; None where it came with splits.
     """
 
     train: ImageSet
@@ -107,6 +107,7 @@ class Data:
     augment: AugmentConfig
     format: str
     cache_bytes: int
+    division: Division | None = None
 
     @property
     def num_classes(self) -> int:
@@ -114,20 +115,45 @@ class Data:
         return len(self.classes)
 
 
-class FolderConfig(_Common):
-    """Photographs in a folder, in whatever format they come.
+class DivisionConfig(Section):
+    """How to divide a data set that has no splits.
+
+    Copies of a picture stay on one side, each class gets its share on every side, and neither
+    file names nor their order matter.
 
     Attributes:
-        root: the data set's folder.
-        format: told by looking unless named.
-        classes: the classes to use, in this order; all of the data set's if not given. Objects of
+        val: share of the pictures held out for val.
+        test: share held out from training and val alike, for a last look after the run.
+        seed: another seed gives another division.
+    """
+
+    val: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val {self.val} and test {self.test} leave nothing for train")
+        return self
+
+
+class FolderConfig(_Common):
+    """Photographs in a folder, in any known format.
+
+    Attributes:
+        root: folder of the data set.
+        format: format of the annotations; told by looking unless named.
+        classes: classes to use, in this order; all of the data set's if not given. Objects of
             other classes are left out and counted.
+        split: divides a data set that has no splits, or the one that `train` names.
     """
 
     type: Literal["folder"] = "folder"
     root: Path
     format: Literal["auto", "coco", "yolo", "voc", "roboflow"] = "auto"
     classes: tuple[str, ...] | None = None
+    split: DivisionConfig | None = None
 
     def open(self) -> Data:
         """Read annotations and find the pictures; decodes nothing.
@@ -138,49 +164,110 @@ class FolderConfig(_Common):
         root = self.root.expanduser()
         _refuse_count(self)
         formats: list[str] = []
-        train, val = (
-            self._read(root, split, role, formats)
-            for split, role in ((self.train, "train"), (self.val, "val"))
-        )
+        division = None
+        if self.split is not None:
+            train, val, division = self._divided(root, self.split, formats)
+        else:
+            self._refuse_whole(root)
+            train, val = (
+                self._read(root, split, role, formats)
+                for split, role in ((self.train, "train"), (self.val, "val"))
+            )
         same_classes(train, val)
         if self.classes is not None:
             train, val = (select_classes(s, self.classes) for s in (train, val))
         unlabeled = None
         if self.unlabeled is not None:
-            unlabeled = self._read_unlabeled(root, self.unlabeled, train, formats)
-        return _data(self, train, val, unlabeled, " and ".join(dict.fromkeys(formats)))
+            unlabeled = self._read_unlabeled(root, self.unlabeled, train, formats, division)
+        found = " and ".join(dict.fromkeys(formats))
+        return _data(self, train, val, unlabeled, found, division)
 
     def _read(self, root: Path, split: SplitConfig, role: str, formats: list[str]) -> ImageSet:
-        name = split.split or role
+        found = self._read_all(root, split, role, formats)
+        return limited(replace(found, name=role), split.limit, split.seed)
+
+    def _read_all(self, root: Path, split: SplitConfig, role: str, formats: list[str]) -> ImageSet:
+        """Read what a role names, without its limit."""
         path, images = _within(root, split.path), _within(root, split.images)
         if path is not None and not path.exists():
             raise DataError(f"data.{role}.path: {path}: no such file or folder")
         if images is not None and not images.is_dir():
             raise DataError(f"data.{role}.images: {images}: no such folder")
-        kind = self.format if self.format != "auto" else _format_of(root, path)
-        if images is not None and kind != "coco":
-            raise DataError(f"data.{role}.images is for COCO JSON; {root} was read as {kind}")
-        formats.append(kind)
-        if kind == "coco":
-            if path is not None and path.is_dir():
-                found = read_coco_split(path, name, None, images)
-            else:
-                found = read_coco_split(root, name, path, images)
-        elif kind == "roboflow":
-            found = read_roboflow(root, name, path)
-        elif kind == "voc":
-            found = read_voc(root, name, path, self.classes)
-        elif path is not None and path.is_dir():
-            found = read_yolo(path, name)
+        fmt = format_of(root, path, self.format)
+        if images is not None and fmt != "coco":
+            raise DataError(f"data.{role}.images is for COCO JSON; {root} was read as {fmt}")
+        formats.append(fmt)
+        return read_split(root, split.split or role, fmt, path, images, self.classes)
+
+    def _divided(
+        self, root: Path, asked: DivisionConfig, formats: list[str]
+    ) -> tuple[ImageSet, ImageSet, Division]:
+        """Divide what `train` names, or the whole set; limits come after it."""
+        if self.val.split or self.val.path or self.val.images:
+            raise DataError(
+                "data.split takes val from the pictures of train; remove data.val's split, path "
+                "and images, or data.split"
+            )
+        if self.train.split or self.train.path:
+            pool = self._read_all(root, self.train, "train", formats)
         else:
-            found = read_yolo(root, name, path)
-        return limited(replace(found, name=role), split.limit, split.seed)
+            pool = self._pool(root, formats)
+        division = divide(pool, root, asked.val, asked.test, asked.seed)
+        roles: tuple[tuple[Side, SplitConfig], ...] = (("train", self.train), ("val", self.val))
+        train, val = (limited(division.of(side), s.limit, s.seed) for side, s in roles)
+        return train, val, division
+
+    def _pool(self, root: Path, formats: list[str]) -> ImageSet:
+        """Read all pictures of a set without splits, or the one split that it has to learn from."""
+        fmt = format_of(root, None, self.format)
+        names = own_splits(root, fmt)
+        if set(names) & set(split_names("val")):
+            raise DataError(
+                f"{root}: comes with splits of its own ({', '.join(names)}), so data.split is not "
+                "needed; remove it. To divide one of them all the same, name it with "
+                "data.train.split"
+            )
+        if names and "train" not in names:
+            raise DataError(
+                f"{root}: comes with the splits {', '.join(names)}; name the one to divide with "
+                "data.train.split"
+            )
+        formats.append(fmt)
+        if names:
+            return read_split(root, "train", fmt, images=self.train.images, classes=self.classes)
+        return read_whole(root, fmt, self.classes)
+
+    def _refuse_whole(self, root: Path) -> None:
+        """Say what to add to the recipe where the set has no split to measure on.
+
+        Raises:
+            DataError: the data set has no splits, or train alone.
+        """
+        named = [s for r in (self.train, self.val) for s in (r.split, r.path) if s is not None]
+        if named:
+            return
+        names = own_splits(root, format_of(root, None, self.format))
+        if set(names) & set(split_names("val")) or (names and "train" not in names):
+            return
+        found = f"has {', '.join(names)} and no val" if names else "has no splits of its own"
+        raise DataError(
+            f"{root}: {found}. Add to the recipe, under data: `split: {{val: 0.2, seed: 0}}`, and "
+            "a fifth of the pictures is held out for val. Or name files or folders with "
+            "data.train.path and data.val.path"
+        )
 
     def _read_unlabeled(
-        self, root: Path, split: SplitConfig, train: ImageSet, formats: list[str]
+        self,
+        root: Path,
+        split: SplitConfig,
+        train: ImageSet,
+        formats: list[str],
+        division: Division | None,
     ) -> ImageSet:
         """Read a labelled split and forget its labels, or take a plain folder of pictures."""
         path = _within(root, split.path)
+        if division is not None and path is None and split.split == "train":
+            return _unlabeled(division.of("train"), split, train)
         if path is None and (split.split is None or (root / split.split).is_dir()):
             path = root / (split.split or "unlabeled")
         plain = path is not None and (not path.exists() or path.is_dir())
@@ -241,6 +328,7 @@ def _data(
     val: ImageSet,
     unlabeled: ImageSet | None,
     found: str,
+    division: Division | None = None,
 ) -> Data:
     for image_set in (train, val, *([unlabeled] if unlabeled is not None else [])):
         if not len(image_set):
@@ -262,6 +350,7 @@ def _data(
         augment=config.augment,
         format=found,
         cache_bytes=int(config.cache_gib * 2**30),
+        division=division,
     )
 
 
@@ -275,20 +364,6 @@ def _within(root: Path, path: Path | None) -> Path | None:
         return None
     path = path.expanduser()
     return root / path if (root / path).exists() or not path.exists() else path
-
-
-def _format_of(root: Path, path: Path | None) -> Format:
-    """Tell the format of one split from its own path, or else from the data set's folder."""
-    if path is None:
-        return detect_format(root)
-    if path.is_dir():
-        if (path / ANNOTATIONS).is_file():
-            return "roboflow"
-        return "voc" if any(path.glob("*.xml")) else detect_format(path)
-    endings: dict[str, Format] = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".txt": "voc"}
-    if path.suffix.lower() not in endings:
-        raise DataError(f"{path}: expected a .json, .yaml or .txt file, or a folder")
-    return "roboflow" if path.name == ANNOTATIONS else endings[path.suffix.lower()]
 
 
 def _refuse_count(config: FolderConfig) -> None:

@@ -2,17 +2,15 @@
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.data.division import picture_hashes
 from benchmarks.data.image_set import ImageSet
 from compress.data.config import Data
-from export.errors import DataError
 from export.pictures.images import fit
 
 _FEW_BOXES = 10
@@ -65,6 +63,7 @@ class Health:
         leaks: pairs of roles, "train and val" -> names of pictures that are in both.
         repeated: role -> names of pictures that are in it twice or more.
         warnings: one sentence each; empty when all is well.
+        division: how a set without splits was divided, in one line; empty where it has splits.
     """
 
     format: str
@@ -72,6 +71,7 @@ class Health:
     leaks: dict[str, tuple[str, ...]]
     repeated: dict[str, tuple[str, ...]]
     warnings: tuple[str, ...]
+    division: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
@@ -79,7 +79,7 @@ class Health:
 
     def lines(self) -> list[str]:
         """Return it as text, one line per fact."""
-        lines: list[str] = []
+        lines = [self.division] if self.division else []
         for role, split in self.splits.items():
             lines.append(f"{role}: {split.source}")
             if not split.boxes and role == "unlabeled":
@@ -116,7 +116,8 @@ def data_health(data: Data) -> Health:
     }
     repeated = {role: names for role, names in repeated.items() if names}
     warnings = tuple(_warnings(splits, leaks, repeated, data))
-    return Health(data.format, splits, leaks, repeated, warnings)
+    division = "" if data.division is None else data.division.line()
+    return Health(data.format, splits, leaks, repeated, warnings, division)
 
 
 def _split_health(image_set: ImageSet, data: Data) -> SplitHealth:
@@ -163,29 +164,15 @@ def _hashes(image_set: ImageSet) -> dict[str, list[str]]:
     names = [image.file_name for image in image_set.images]
     found: dict[str, list[str]] = {}
     if image_set.draw is None:
-        with ThreadPoolExecutor(4) as pool:
-            digests: list[str | None] = list(pool.map(_file_hash, image_set.paths))
-        lost = [str(p) for p, d in zip(image_set.paths, digests, strict=True) if d is None]
-        if lost:
-            raise DataError(
-                f"{image_set.source}: {len(lost)} picture files cannot be read: "
-                f"{', '.join(lost[:_NAMED])}"
-            )
+        digests = picture_hashes(image_set)
     else:
-        digests = list(names)
+        digests = tuple(names)
         for index in range(min(_DRAWN_SAMPLE, len(image_set))):
             content = hashlib.sha256(image_set.draw(index).tobytes()).hexdigest()
             found.setdefault(content, []).append(names[index])
     for name, digest in zip(names, digests, strict=True):
-        found.setdefault(str(digest), []).append(name)
+        found.setdefault(digest, []).append(name)
     return found
-
-
-def _file_hash(path: Path) -> str | None:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return None
 
 
 def _warnings(

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def test_a_coco_folder_opens_with_no_more_than_its_root(tmp_path: Path) -> None:
     assert data.num_classes == 2
 
 
-def test_a_yolo_folder_and_a_voc_folder_open_likewise(tmp_path: Path) -> None:
+def test_a_yolo_folder_and_a_voc_folder_open_the_same_way(tmp_path: Path) -> None:
     write_yolo(tmp_path / "y", dict.fromkeys(("train/a", "val/b"), "0 0.5 0.5 0.2 0.2"))
     assert _open(root=tmp_path / "y").format == "yolo"
     for split in ("train", "valid"):
@@ -138,6 +139,113 @@ def test_wrong_places_are_named(tmp_path: Path) -> None:
         _open(root=root, val={"images": "gone"})
     with pytest.raises(DataError, match=r"data\.train\.count is for drawn data"):
         _open(root=root, train={"count": 4})
+
+
+def _heap(root: Path, count: int = 10) -> Path:
+    """COCO pictures without splits, of two classes in turn."""
+    write_coco(root, "annotations", coco(count))
+    return root
+
+
+def test_a_set_without_splits_says_which_key_to_add_and_the_key_divides_it(tmp_path: Path) -> None:
+    root = _heap(tmp_path)
+    with pytest.raises(DataError, match=r"no splits of its own.*`split: \{val: 0\.2, seed: 0\}`"):
+        _open(root=root)
+    data = _open(root=root, split={"val": 0.2, "seed": 0})
+    assert (data.train.name, data.val.name) == ("train", "val")
+    assert (len(data.train), len(data.val)) == (8, 2)
+    assert {int(image.labels[0]) for image in data.val.images} == {0, 1}
+    assert data.division is not None
+    assert Counter(data.division.sides) == {"train": 8, "val": 2}
+    assert data.division.files[0] == "images/1.png"
+
+
+def test_split_without_keys_holds_out_a_fifth(tmp_path: Path) -> None:
+    data = _open(root=_heap(tmp_path), split={})
+    assert (len(data.train), len(data.val)) == (8, 2)
+
+
+@pytest.mark.parametrize("fmt", ["voc", "yolo"])
+def test_other_formats_are_divided_as_well(tmp_path: Path, fmt: str) -> None:
+    (tmp_path / "classes.txt").write_text("cat\ndog\n", encoding="utf-8")
+    for number in range(10):
+        picture(tmp_path / f"{number}.jpg", shade=60 + number)
+        label = tmp_path / f"{number}.{'xml' if fmt == 'voc' else 'txt'}"
+        box = voc_xml([("dog", (1, 1, 9, 9), 0)]) if fmt == "voc" else "1 0.5 0.5 0.2 0.2"
+        label.write_text(box, encoding="utf-8")
+    if fmt == "voc":
+        (tmp_path / "classes.txt").unlink()
+    data = _open(root=tmp_path, split={"val": 0.3})
+    assert (data.format, len(data.train), len(data.val)) == (fmt, 7, 3)
+
+
+def test_limits_and_unlabeled_pictures_come_after_the_division(tmp_path: Path) -> None:
+    root = _heap(tmp_path, 20)
+    whole = _open(root=root, split={"val": 0.25})
+    data = _open(
+        root=root,
+        split={"val": 0.25},
+        train={"limit": 4},
+        val={"limit": 2},
+        unlabeled={"split": "train", "rest": True},
+    )
+    assert (len(data.train), len(data.val)) == (4, 2)
+    assert data.unlabeled is not None
+    names = [{i.file_name for i in part.images} for part in (data.train, data.unlabeled)]
+    assert names[0] | names[1] == {i.file_name for i in whole.train.images}
+    assert not names[0] & names[1]
+    assert data.division is not None
+    assert whole.division is not None
+    assert data.division.sides == whole.division.sides
+
+
+def test_test_pictures_are_in_neither_train_nor_val(tmp_path: Path) -> None:
+    data = _open(root=_heap(tmp_path, 20), split={"val": 0.2, "test": 0.1})
+    assert (len(data.train), len(data.val)) == (14, 4)
+
+
+def test_split_is_refused_where_the_data_has_a_val_split(tmp_path: Path) -> None:
+    root = write_coco_root(tmp_path, train=10)
+    with pytest.raises(DataError, match=r"splits of its own \(train, val\), so data\.split is not"):
+        _open(root=root, split={})
+    with pytest.raises(DataError, match=r"data\.split takes val from the pictures of train"):
+        _open(root=root, split={}, val={"split": "val"})
+    data = _open(root=root, split={}, train={"split": "train"})
+    assert (len(data.train), len(data.val)) == (8, 2)
+    by_path = _open(root=root, split={}, train={"path": "train.json"})
+    assert by_path.val.fingerprint == data.val.fingerprint
+
+
+def test_a_set_with_train_alone_is_divided_or_says_how(tmp_path: Path) -> None:
+    write_coco(tmp_path, "train", coco(10))
+    with pytest.raises(DataError, match=r"has train and no val\. Add .*`split: \{val: 0\.2"):
+        _open(root=tmp_path)
+    assert len(_open(root=tmp_path, split={}).val) == 2
+
+
+def test_a_set_without_train_asks_which_split_to_divide(tmp_path: Path) -> None:
+    write_coco(tmp_path, "test", coco(10))
+    with pytest.raises(DataError, match=r"comes with the splits test; name the one to divide"):
+        _open(root=tmp_path, split={})
+    with pytest.raises(DataError, match="no COCO annotations for the split 'train'"):
+        _open(root=tmp_path)
+    assert len(_open(root=tmp_path, split={}, train={"split": "test"}).val) == 2
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"val": 0}, "greater than 0"),
+        ({"val": 1}, "less than 1"),
+        ({"val": 0.6, "test": 0.4}, "leave nothing for train"),
+        ({"value": 0.2}, "Extra inputs"),
+    ],
+)
+def test_impossible_shares_are_refused(
+    tmp_path: Path, split: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        _open(root=tmp_path, split=split)
 
 
 def test_unlabeled_pictures_come_from_a_plain_folder_or_a_split_without_its_boxes(

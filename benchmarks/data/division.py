@@ -1,0 +1,289 @@
+"""Divide a data set without splits into train, val and test, by what its pictures hold.
+
+Each picture gets a rank from its bytes and a seed. Classes are taken from the rarest to the
+commonest; of a class's pictures that no rarer class has placed, those of the lowest ranks are held
+out, until the class has its share: at least one, and never all. So the division does not depend on
+the names or the order of the files, nor on the machine; copies of a picture stay together; and a
+picture that is added shifts the borders of its own classes by no more than one picture each.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.data.annotations import examples
+from benchmarks.data.image_set import ImageSet
+from export.atomic import write_json
+from export.errors import DataError
+
+Side = Literal["train", "val", "test"]
+Labels = frozenset[int]  # the classes of one picture
+
+_MOST_MOVES = 3  # in a row, to bring one class to both sides
+_EMPTY = -1  # stands for a class: pictures without an object are shared out too
+# Roboflow names the augmented copies of one photograph `photo_jpg.rf.<hash>.jpg`.
+_AUGMENTED = re.compile(r"^(.+)\.rf\.[0-9a-zA-Z]{16,}\.\w+$")
+
+
+@dataclass(frozen=True)
+class Division:
+    """Which picture of a set lies on which side.
+
+    Attributes:
+        pool: the whole set.
+        sides: side of each picture, in the set's order.
+        files: each picture's file below the data set's folder.
+        val: share asked for.
+        test: share asked for.
+        seed: seed of the ranks.
+    """
+
+    pool: ImageSet
+    sides: tuple[Side, ...]
+    files: tuple[str, ...]
+    val: float
+    test: float
+    seed: int
+
+    def of(self, side: Side) -> ImageSet:
+        """Return the pictures of one side."""
+        indices = [index for index, own in enumerate(self.sides) if own == side]
+        source = f"{self.pool.source}, of which {len(indices)} {side}"
+        return replace(self.pool.subset(indices), name=side, source=source)
+
+    def line(self) -> str:
+        """Return the division in one line."""
+        counts: Counter[str] = Counter(self.sides)
+        asked = {"val": self.val, "test": self.test}
+        parts = [f"train {counts['train']}"]
+        parts += [
+            f"{side} {counts[side]} ({counts[side] / len(self.sides):.1%}; {share:.1%} asked)"
+            for side, share in asked.items()
+            if share
+        ]
+        return f"divided by content, seed {self.seed}: {', '.join(parts)}"
+
+    def to_dict(self) -> dict[str, object]:
+        """Return it as plain JSON values: side -> file -> sha256."""
+        rows = sorted(zip(self.files, self.sides, self.pool.sha256, strict=True))
+        by_side = {
+            side: {file: digest for file, own, digest in rows if own == side}
+            for side in ("train", "val", "test")
+        }
+        return {"val": self.val, "test": self.test, "seed": self.seed, "files": by_side}
+
+
+def divide(pool: ImageSet, root: Path, val: float, test: float, seed: int) -> Division:
+    """Divide a set; see the module's docstring for how.
+
+    Args:
+        pool: pictures in files.
+        root: folder of the data set; files are recorded relative to it.
+        val: share held out for validation.
+        test: share held out for the final test, chosen first and so independent of `val`.
+        seed: another seed gives another division.
+
+    Raises:
+        DataError: a picture cannot be read, or a side would stay empty.
+    """
+    pool = replace(pool, sha256=picture_hashes(pool))
+    groups = _copies(pool)
+    ranks = {hashlib.sha256(f"{seed}:{key}".encode()).hexdigest(): key for key in groups}
+    ranked = {rank: _labels(pool, groups[ranks[rank]]) for rank in sorted(ranks)}
+    sides: dict[str, Side] = dict.fromkeys(ranked, "train")
+    shares: tuple[tuple[Side, float], ...] = (("test", test), ("val", val / (1 - test)))
+    for side, share in shares:
+        if share:
+            rest = {rank: own for rank, own in ranked.items() if sides[rank] == "train"}
+            sides.update(dict.fromkeys(hold_out(rest, share), side))
+    missing = [side for side, share in shares if share and side not in sides.values()]
+    if missing:
+        raise DataError(
+            f"{pool.source}: data.split leaves no picture for {' and '.join(missing)}: of "
+            f"{len(groups)} different pictures no two show the same class. Add pictures"
+        )
+    side_of = {index: sides[rank] for rank, key in ranks.items() for index in groups[key]}
+    return Division(
+        pool,
+        tuple(side_of[index] for index in range(len(pool))),
+        tuple(_relative(path, root) for path in pool.paths),
+        val,
+        test,
+        seed,
+    )
+
+
+def keep_division(division: Division, path: Path) -> None:
+    """Write a division to `path`, or compare it with the one that a run wrote there before.
+
+    Raises:
+        DataError: the pictures or their sides have changed since.
+    """
+    now = division.to_dict()
+    if path.exists():
+        before, after = read_division(path), _sides(now)
+        changed = sorted(f for f in {*before, *after} if before.get(f) != after.get(f))
+        if changed:
+            raise DataError(
+                f"{path}: this run began with other pictures: {len(changed)} files were added, "
+                f"removed or changed ({examples(changed)}), which may have moved others between "
+                "train and val. Put the pictures back, or choose another name for the run"
+            )
+    write_json(now, path)
+
+
+def read_division(path: Path) -> dict[str, tuple[str, str]]:
+    """Return file -> (side, sha256) of a division that a run wrote down.
+
+    Raises:
+        DataError: no such file, or not what `keep_division` writes.
+    """
+    try:
+        return _sides(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; a run's split.json was expected here") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: cannot be read as a run's split.json: {error!r}") from None
+
+
+def _sides(written: Mapping[str, object]) -> dict[str, tuple[str, str]]:
+    files = written["files"]
+    if not isinstance(files, dict):
+        raise TypeError("files should map each side to its files")
+    return {file: (side, sha) for side, own in files.items() for file, sha in own.items()}
+
+
+def _relative(path: Path, root: Path) -> str:
+    inside = path.is_relative_to(root)
+    return (path.relative_to(root) if inside else path).as_posix()
+
+
+def hold_out(ranked: Mapping[str, Labels], share: float) -> set[str]:
+    """Choose which pictures to hold out.
+
+    Args:
+        ranked: the classes of each picture, keyed and sorted by rank.
+        share: part of each class's pictures to hold out.
+
+    Returns:
+        Ranks of the pictures held out. Each class on two pictures or more is on both sides,
+        unless the other classes of its pictures forbid it.
+    """
+    with_class: dict[int, list[str]] = {}
+    for rank, labels in ranked.items():
+        for label in labels:
+            with_class.setdefault(label, []).append(rank)
+    rarest_first = sorted(with_class, key=lambda label: (len(with_class[label]), label))
+    held: set[str] = set()
+    placed: set[str] = set()
+    for label in rarest_first:
+        own = with_class[label]
+        free = [rank for rank in own if rank not in placed]
+        wanted = _target(len(own), share) - sum(rank in held for rank in own)
+        held.update(free[: max(wanted, 0)])
+        placed.update(free)
+    for label in rarest_first:
+        _put_on_both_sides(label, ranked, with_class, held)
+    return held
+
+
+def _target(count: int, share: float) -> int:
+    """Return how many of a class's pictures to hold out: the nearest to its share in 1..n-1."""
+    return min(max(int(share * count + 0.5), 1), count - 1)
+
+
+def _put_on_both_sides(
+    label: int,
+    ranked: Mapping[str, Labels],
+    with_class: Mapping[int, Sequence[str]],
+    held: set[str],
+    moved: frozenset[str] = frozenset(),
+) -> bool:
+    """Move a picture of a class that is on one side only, and others that this calls for.
+
+    Returns:
+        Whether the class, and all classes of the pictures moved, are on both sides now. If not,
+        `held` is as before. A class on a single picture needs nothing.
+    """
+    own = with_class[label]
+    inside = [rank in held for rank in own]
+    if len(own) < 2 or (any(inside) and not all(inside)):
+        return True
+    if len(moved) == _MOST_MOVES:
+        return False
+    before = set(held)
+    for rank in reversed(own) if all(inside) else own:
+        if rank in moved:
+            continue
+        held.symmetric_difference_update({rank})
+        mates = sorted(ranked[rank])
+        if all(_put_on_both_sides(m, ranked, with_class, held, moved | {rank}) for m in mates):
+            return True
+        held.clear()
+        held.update(before)
+    return False
+
+
+def _labels(pool: ImageSet, members: Sequence[int]) -> Labels:
+    """Return the classes of a picture and its copies; crowd boxes do not count."""
+    found: set[int] = set()
+    for index in members:
+        image = pool.images[index]
+        found.update(image.labels[~image.crowd].tolist())
+    return frozenset(found or {_EMPTY})
+
+
+def _copies(pool: ImageSet) -> dict[str, list[int]]:
+    """Group pictures of the same bytes, and Roboflow's augmented copies of one photograph.
+
+    Returns:
+        The least hash of each group -> indices of its pictures.
+    """
+    first: dict[str, int] = {}  # hash or photograph -> the first picture that has it
+    group = list(range(len(pool)))
+
+    def root(index: int) -> int:
+        while group[index] != index:
+            index = group[index]
+        return index
+
+    for index, digest in enumerate(pool.sha256):
+        augmented = _AUGMENTED.match(Path(pool.images[index].file_name).name)
+        for mark in (digest, *([augmented.group(1)] if augmented else [])):
+            a, b = sorted((root(index), root(first.setdefault(mark, index))))
+            group[b] = a
+    members: dict[int, list[int]] = {}
+    for index in range(len(pool)):
+        members.setdefault(root(index), []).append(index)
+    return {min(pool.sha256[i] for i in own): own for own in members.values()}
+
+
+def picture_hashes(pool: ImageSet) -> tuple[str, ...]:
+    """Return the sha256 of each picture file, reading only what the set does not know yet.
+
+    Raises:
+        DataError: files that cannot be read.
+    """
+    if pool.sha256:
+        return pool.sha256
+    with ThreadPoolExecutor(4) as threads:
+        digests = list(threads.map(_file_hash, pool.paths))
+    lost = [str(p) for p, digest in zip(pool.paths, digests, strict=True) if digest is None]
+    if lost:
+        raise DataError(
+            f"{pool.source}: {len(lost)} picture files cannot be read: {examples(lost)}"
+        )
+    return tuple(digest for digest in digests if digest is not None)
+
+
+def _file_hash(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None

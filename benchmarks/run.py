@@ -12,10 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.accuracy.coco_map import CocoMetrics, CocoResult, coco_map
+from benchmarks.accuracy import COCO, SIZE
 from benchmarks.accuracy.deployed import deployed_accuracy
-from benchmarks.accuracy.evaluate import category_of_label, predict, save_predictions
-from benchmarks.accuracy.size import size_mb
+from benchmarks.accuracy.evaluate import (
+    category_of_label,
+    compute_metrics,
+    predict,
+    save_predictions,
+)
+from benchmarks.accuracy.metric import CocoResult, MetricValues
 from benchmarks.data.image_set import ImageSet, coco_ground_truth, read_coco
 from benchmarks.report.content import ReportData, ReportRow, Speed, report_content, write_report
 from benchmarks.report.samples import sample_grid, telling_pictures
@@ -81,7 +86,8 @@ def run(
     for engine in engines.values():
         category_of_label(engine.manifest, images)  # wrong classes are found before any work
     predictions: dict[str, list[CocoResult]] = {}
-    metrics: dict[str, CocoMetrics] = {}
+    metrics: dict[str, dict[str, MetricValues]] = {}
+    paths = dict(zip(engines, models, strict=True))
     # Before this process opens anything itself, so that a GPU is held by who measures it alone.
     timings = measure_repeatedly(openers, images, config, _say)
     with ExitStack() as stack:
@@ -89,8 +95,8 @@ def run(
         for name, engine in opened.items():
             _say(f"{name}: {len(images)} pictures")
             predictions[name] = predict(engine, images)
-            metrics[name] = coco_map(predictions[name], truth)
-        content = _content(dict(zip(engines, models, strict=True)), opened, metrics, timings)
+            metrics[name] = compute_metrics(predictions[name], truth, paths[name])
+        content = _content(paths, opened, metrics, timings)
         _say(f"throughput at batch {_listed(config.throughput_batches)}")
         swept = sweep(opened, images, config)
     rows = []
@@ -111,7 +117,7 @@ def run(
 def _content(
     paths: Mapping[str, Path],
     engines: Mapping[str, Engine],
-    metrics: Mapping[str, CocoMetrics],
+    metrics: Mapping[str, Mapping[str, MetricValues]],
     timings: Mapping[str, Timing],
 ) -> ReportData:
     rows = [
@@ -128,7 +134,7 @@ def _content(
         speed=tuple(
             _speed(titles[name], titles[first], timings[name], timings[first]) for name in others
         ),
-        per_class={name: metrics[name].per_class for name in engines},
+        per_class={name: metrics[name][COCO].per_class for name in engines},
     )
 
 
@@ -141,7 +147,9 @@ def _told_apart(rows: Sequence[ReportRow], names: Sequence[str]) -> list[ReportR
     ]
 
 
-def _row(path: Path, manifest: Manifest, metrics: CocoMetrics, timing: Timing) -> ReportRow:
+def _row(
+    path: Path, manifest: Manifest, metrics: Mapping[str, MetricValues], timing: Timing
+) -> ReportRow:
     certificate = manifest.certificate
     return ReportRow(
         model=manifest.model,
@@ -149,9 +157,10 @@ def _row(path: Path, manifest: Manifest, metrics: CocoMetrics, timing: Timing) -
         precision=manifest.precision,
         artifact=str(path),
         sha256=manifest.sha256,
-        size_mb=size_mb(path),
+        size_mb=metrics[SIZE].values[SIZE],
         parameters=manifest.parameters,
-        ap=metrics.values,
+        ap=metrics[COCO].values,
+        metrics=dict(metrics),
         latency_ms=timing.to_dict(),
         predictions=None,
         verdict=timing.verdict,

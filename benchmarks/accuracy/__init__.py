@@ -1,12 +1,13 @@
-"""What is measured besides time: one file and one entry here per metric."""
+"""Accuracy of detections against ground truth: the metrics and how they are computed."""
 
-from collections.abc import Callable
-from typing import Any
+from benchmarks.accuracy.coco_map import coco_metric
+from benchmarks.accuracy.metric import Metric
+from benchmarks.accuracy.size import size_metric
 
-from benchmarks.accuracy.coco_map import coco_map
-from benchmarks.accuracy.size import size_mb
+COCO, SIZE = "coco_map", "size_mb"  # the two that have columns of their own in the report
 
-METRICS: dict[str, Callable[..., Any]] = {
-    "coco_map": coco_map,
-    "size_mb": size_mb,
+# Evaluation computes all of these for every row and writes them to `metrics` in report.json.
+METRICS: dict[str, Metric] = {
+    COCO: coco_metric,
+    SIZE: size_metric,
 }

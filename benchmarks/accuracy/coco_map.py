@@ -1,22 +1,24 @@
-"""COCO's twelve numbers: pycocotools' word is final.
+"""COCO's twelve metrics, computed by pycocotools or faster-coco-eval.
 
-faster-coco-eval computes the same in C++, several times faster, and is used where it is installed;
-the tests hold its twelve numbers equal to pycocotools'.
+faster-coco-eval computes the same in C++, several times faster, and is used if it is installed; a
+test compares its twelve numbers with pycocotools'.
 """
 
 import contextlib
 import importlib.util
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from benchmarks.accuracy.metric import CocoResult, MetricValues
+from benchmarks.data.image_set import GroundTruth
 from export.errors import DataError
 from export.optional import require
 
-CocoResult: TypeAlias = dict[str, Any]  # image_id, category_id, bbox xywh, score
 Judge: TypeAlias = Literal["pycocotools", "faster_coco_eval"]
 
 COCO_NAMES = (
@@ -35,26 +37,49 @@ COCO_NAMES = (
 )
 
 
-@dataclass(frozen=True)
-class CocoMetrics:
-    """What COCO's judge says; every number in 0..1, None where there is nothing to judge.
+class _Parameters(Protocol):
+    imgIds: list[int]  # noqa: N815, as pycocotools spells it
+    catIds: list[int]  # noqa: N815
+    areaRng: list[list[float]]  # noqa: N815
+    recThrs: NDArray[np.float64]  # noqa: N815
 
-    Attributes:
-        values: the twelve of `COCO_NAMES`.
-        per_class: AP by class name.
-    """
 
-    values: dict[str, float | None]
-    per_class: dict[str, float | None]
+class CocoEvaluator(Protocol):
+    """The parts of `COCOeval` that are used here; pycocotools has no type annotations."""
+
+    params: _Parameters
+    evalImgs: list[dict[str, Any] | None]  # noqa: N815
+    eval: dict[str, Any]
+    stats: Sequence[float]
+
+    def evaluate(self) -> None:
+        """Match detections with objects, picture by picture."""
+
+    def accumulate(self) -> None:
+        """Compute precision and recall from the matches."""
+
+    def summarize(self) -> None:
+        """Compute `stats`."""
+
+
+def coco_metric(
+    results: Sequence[CocoResult], ground_truth: GroundTruth, _artifact: Path, /
+) -> MetricValues:
+    """Return `coco_map` as a metric."""
+    return coco_map(results, ground_truth)
 
 
 def coco_map(
-    results: Sequence[CocoResult], ground_truth: Mapping[str, Any], *, judge: Judge | None = None
-) -> CocoMetrics:
-    """Judge `results` (COCO results format) by `ground_truth` (COCO annotation format).
+    results: Sequence[CocoResult], ground_truth: GroundTruth, *, judge: Judge | None = None
+) -> MetricValues:
+    """Compute the twelve metrics of `COCO_NAMES`, and AP by class; all in 0..1.
 
-    Neither is changed. Without a single result the numbers are 0, not None, where objects exist.
-    `judge` says who computes; None takes the faster one if it is here.
+    Without a single result the numbers are 0, not None, where objects exist.
+
+    Args:
+        results: detections; not changed.
+        ground_truth: the labelled set; not changed.
+        judge: the implementation; None takes faster-coco-eval if it is installed.
 
     Raises:
         DataError: a result names a picture or a category that the ground truth does not have.
@@ -69,7 +94,7 @@ def coco_map(
         verdict.summarize()
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     precision = verdict.eval["precision"][:, :, :, 0, -1]  # (T, R, K) for all areas, 100 detections
-    return CocoMetrics(
+    return MetricValues(
         values={
             name: _number(value) for name, value in zip(COCO_NAMES, verdict.stats[:12], strict=True)
         },
@@ -80,12 +105,14 @@ def coco_map(
     )
 
 
-def evaluate_boxes(results: Sequence[CocoResult], ground_truth: Mapping[str, Any]) -> Any:
+def evaluate_boxes(results: Sequence[CocoResult], ground_truth: GroundTruth) -> CocoEvaluator:
     """Match boxes per picture; return pycocotools' `COCOeval`, not yet accumulated."""
     return _evaluated(results, ground_truth, "pycocotools")
 
 
-def _evaluated(results: Sequence[CocoResult], ground_truth: Mapping[str, Any], judge: Judge) -> Any:
+def _evaluated(
+    results: Sequence[CocoResult], ground_truth: GroundTruth, judge: Judge
+) -> CocoEvaluator:
     if judge == "pycocotools":
         coco = require("pycocotools.coco", extra="accuracy", purpose="COCO accuracy").COCO
         cocoeval = require("pycocotools.cocoeval", extra="accuracy", purpose="COCO accuracy")
@@ -112,17 +139,25 @@ def _evaluated(results: Sequence[CocoResult], ground_truth: Mapping[str, Any], j
             found = coco()
             found.dataset = {**truth.dataset, "annotations": []}
             found.createIndex()
-        verdict = evaluator(truth, found, "bbox")
+        verdict: CocoEvaluator = evaluator(truth, found, "bbox")
         verdict.evaluate()
     return verdict
 
 
-def _check_results(results: Sequence[CocoResult], ground_truth: Mapping[str, Any]) -> None:
-    for key, known in (
-        ("image_id", {image["id"] for image in ground_truth["images"]}),
-        ("category_id", {category["id"] for category in ground_truth["categories"]}),
+def _check_results(results: Sequence[CocoResult], ground_truth: GroundTruth) -> None:
+    for key, named, known in (
+        (
+            "image_id",
+            {result["image_id"] for result in results},
+            {image["id"] for image in ground_truth["images"]},
+        ),
+        (
+            "category_id",
+            {result["category_id"] for result in results},
+            {category["id"] for category in ground_truth["categories"]},
+        ),
     ):
-        unknown = sorted({result[key] for result in results} - known)
+        unknown = sorted(named - known)
         if unknown:
             raise DataError(
                 f"detections: {key} {unknown[0]} and {len(unknown) - 1} more are not in the "
@@ -130,7 +165,7 @@ def _check_results(results: Sequence[CocoResult], ground_truth: Mapping[str, Any
             )
 
 
-def _mean_where_defined(precision: Any) -> float:
+def _mean_where_defined(precision: NDArray[np.float64]) -> float:
     """COCO's mean over the entries that exist; -1 when none does."""
     defined = precision[precision > -1]
     return float(np.mean(defined)) if defined.size else -1.0

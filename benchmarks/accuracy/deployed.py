@@ -1,23 +1,38 @@
-"""Accuracy of what is left when an artifact is used as shipped: above its score threshold."""
+"""Accuracy at the score threshold of use: the low-scored detections left out."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from benchmarks.accuracy.coco_map import CocoResult, coco_map
+from benchmarks.accuracy.coco_map import coco_map
+from benchmarks.accuracy.metric import CocoResult
+from benchmarks.data.image_set import GroundTruth
+from benchmarks.record import Record
+
+
+class Deployed(Record):
+    """COCO's metrics of the detections at or above a score threshold.
+
+    Attributes:
+        score_threshold: the lowest score that counts.
+        ap: the twelve of `COCO_NAMES`.
+        detections_per_picture: mean over all pictures.
+    """
+
+    score_threshold: float
+    ap: dict[str, float | None]
+    detections_per_picture: float
 
 
 def deployed_accuracy(
-    results: Sequence[CocoResult], ground_truth: Mapping[str, Any], score_threshold: float
-) -> dict[str, Any]:
-    """`deployed` of a row of `report.json`: COCO's judgement of results at or above the threshold.
+    results: Sequence[CocoResult], ground_truth: GroundTruth, score_threshold: float
+) -> Deployed:
+    """Compute COCO's metrics of the results at or above the threshold.
 
-    AP is lower here than by COCO's rules, which count the low-scored boxes too: this is the recall
+    AP is lower than by COCO's rules, which count low-scored boxes too; the difference is the recall
     that the threshold costs.
     """
     kept = [result for result in results if result["score"] >= score_threshold]
-    metrics = coco_map(kept, ground_truth)
-    return {
-        "score_threshold": score_threshold,
-        "ap": metrics.values,
-        "detections_per_picture": len(kept) / max(1, len(ground_truth["images"])),
-    }
+    return Deployed(
+        score_threshold=score_threshold,
+        ap=coco_map(kept, ground_truth).values,
+        detections_per_picture=len(kept) / max(1, len(ground_truth["images"])),
+    )

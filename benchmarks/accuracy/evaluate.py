@@ -1,16 +1,17 @@
-"""Run an engine over a labelled set: the one path by which every row's accuracy is measured."""
+"""Run an engine over a labelled set and compute the metrics of its detections."""
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy.coco_map import CocoResult
-from benchmarks.data.image_set import ImageSet, read_canvas
+from benchmarks.accuracy import METRICS
+from benchmarks.accuracy.metric import CocoResult, MetricValues
+from benchmarks.data.image_set import GroundTruth, ImageSet, read_canvas
 from export.artifact.manifest import InputSpec, Manifest
 from export.atomic import write_json
 from export.detections import Detections, select_detections, to_photograph
@@ -89,6 +90,27 @@ def coco_results(
         )
         if (category := categories[label]) is not None
     ]
+
+
+def compute_metrics(
+    results: Sequence[CocoResult],
+    ground_truth: GroundTruth,
+    artifact: Path,
+    known: Mapping[str, MetricValues] | None = None,
+) -> dict[str, MetricValues]:
+    """Return the values of every entry of `METRICS`, by its name.
+
+    Args:
+        results: detections of the artifact on the whole set.
+        ground_truth: the labelled set.
+        artifact: the file that made the detections.
+        known: values computed before, which are not computed again.
+    """
+    found = dict(known or {})
+    for name, metric in METRICS.items():
+        if name not in found:
+            found[name] = metric(results, ground_truth, artifact)
+    return found
 
 
 def save_predictions(results: Sequence[CocoResult], path: Path) -> None:

@@ -1,14 +1,16 @@
 """What a handful of runs or one validation set can prove about a gain."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy.coco_map import CocoResult, evaluate_boxes
+from benchmarks.accuracy.coco_map import evaluate_boxes
+from benchmarks.accuracy.metric import CocoResult
+from benchmarks.data.image_set import GroundTruth
 
 Verdict = Literal["proven", "not proven", "not proven (one seed)", "worse"]
 
@@ -68,7 +70,7 @@ class BootstrapGain:
 def bootstrap_gain(
     results: Sequence[CocoResult],
     baseline: Sequence[CocoResult],
-    ground_truth: Mapping[str, Any],
+    ground_truth: GroundTruth,
     *,
     samples: int = 200,
     seed: int = 0,
@@ -115,7 +117,7 @@ class _ClassMatches:
     recalls: NDArray[np.float64]
 
 
-def _matches(results: Sequence[CocoResult], ground_truth: Mapping[str, Any]) -> list[_ClassMatches]:
+def _matches(results: Sequence[CocoResult], ground_truth: GroundTruth) -> list[_ClassMatches]:
     judge = evaluate_boxes(results, ground_truth)
     pictures, areas = len(judge.params.imgIds), len(judge.params.areaRng)
     classes = []

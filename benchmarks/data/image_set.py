@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from typing_extensions import NotRequired, TypedDict
 
 from benchmarks.data.annotations import RawObject, ReadingNotes, clipped, find_pictures
 from benchmarks.data.coco_json import annotations, categories, image_entries, load_coco, stated_size
@@ -235,9 +236,45 @@ def read_photograph(image_set: ImageSet, index: int) -> NDArray[np.uint8]:
     )
 
 
-def coco_ground_truth(image_set: ImageSet) -> dict[str, Any]:
+class CocoImage(TypedDict):
+    """One picture of a COCO annotation file."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+class CocoObject(TypedDict):
+    """One annotated object; `bbox` is xywh in pixels of the photograph."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    area: float
+    iscrowd: int
+
+
+class CocoCategory(TypedDict):
+    """One class."""
+
+    id: int
+    name: str
+
+
+class GroundTruth(TypedDict):
+    """A labelled set in COCO's annotation format."""
+
+    info: NotRequired[dict[str, str]]
+    images: list[CocoImage]
+    annotations: list[CocoObject]
+    categories: list[CocoCategory]
+
+
+def coco_ground_truth(image_set: ImageSet) -> GroundTruth:
     """The set as a COCO dictionary for pycocotools; annotation ids count from 1."""
-    objects: list[dict[str, Any]] = []
+    objects: list[CocoObject] = []
     for image in image_set.images:
         for box, label, crowd, area in zip(
             image.boxes.tolist(), image.labels.tolist(), image.crowd, image.areas, strict=True

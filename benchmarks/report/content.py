@@ -7,6 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from benchmarks.accuracy.coco_map import COCO_NAMES
+from benchmarks.accuracy.deployed import Deployed
+from benchmarks.accuracy.metric import MetricValues
 from benchmarks.report.html import html_page
 from benchmarks.report.markdown import markdown_page
 from benchmarks.report.plots import draw_plots
@@ -36,7 +38,8 @@ class ReportRow(_Part):
     latency_ms: dict[str, Any] | None  # Timing.to_dict(); None: not measured
     predictions: str | None  # relative path of the COCO results
     verdict: str  # of the timing: valid, noisy: ..., throttled: ..., not measured
-    deployed: dict[str, Any] | None = None  # deployed_accuracy(): above the threshold of use
+    metrics: dict[str, MetricValues] = Field(default_factory=dict)  # every entry of METRICS
+    deployed: Deployed | None = None  # at the score threshold of use
     throughput: tuple[dict[str, Any], ...] = ()  # Throughput.to_dict() of each batch
     parity: dict[str, Any] = Field(
         default_factory=dict

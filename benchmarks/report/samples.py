@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.accuracy.coco_map import CocoResult
+from benchmarks.accuracy.metric import CocoResult
 from benchmarks.data.image_set import ImageSet, read_photograph
 from export.atomic import write_bytes
 from export.detections import Detections

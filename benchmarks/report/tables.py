@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.accuracy import COCO, SIZE
 from benchmarks.report.text import (
     ABSENT,
     Content,
@@ -47,6 +48,7 @@ def accuracy_tables(content: Content) -> list[Table]:
             waterfall_table(content.get("waterfall") or ()),
             size_table(content),
             deployed_table(content),
+            metric_table(content),
             class_table(content),
         )
         if table is not None
@@ -120,6 +122,26 @@ def deployed_table(content: Content) -> Table | None:
     header = ("row", "scores from", "AP", "change", "AP50", "AR100", "detections per picture")
     note = "COCO's rules with the boxes below the threshold of use left out."
     return Table("As deployed", header, tuple(rows), frozenset(range(1, 7)), (note,))
+
+
+def metric_table(content: Content) -> Table | None:
+    """Values of the metrics that have no column of their own, a line per row of the results."""
+    rows = [(row_title(row), _other_metrics(row)) for row in content["rows"]]
+    header = list(dict.fromkeys(name for _, found in rows for name in found))
+    if not header:
+        return None
+    cells = tuple((title, *(_figure(found.get(name)) for name in header)) for title, found in rows)
+    return Table("Further metrics", ("row", *header), cells, frozenset(range(1, len(header) + 1)))
+
+
+def _other_metrics(row: Content) -> dict[str, float | None]:
+    """Value by the name of its column: the value's, with the metric's where the two differ."""
+    return {
+        value if value == name else f"{name} {value}": number
+        for name, metric in (row.get("metrics") or {}).items()
+        if name not in (COCO, SIZE)
+        for value, number in metric["values"].items()
+    }
 
 
 def class_table(content: Content) -> Table | None:

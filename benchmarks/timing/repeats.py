@@ -68,9 +68,7 @@ def measure_repeatedly(
     Raises:
         ToolkitError: what went wrong in a process, of the kind that it was there; or it died.
     """
-    if config.time_limit_s is not None:
-        config = config.model_copy(update={"time_limit_s": config.time_limit_s / config.repeats})
-    work = partial(_measure_once, openers, images, config)
+    work = partial(_measure_once, openers, images, share_of_limit(config))
     if config.repeats == 1:
         return work()
     found = []
@@ -78,6 +76,13 @@ def measure_repeatedly(
         say(f"latency in process {number} of {config.repeats}")
         found.append(_in_a_fresh_process(work))
     return {name: merge([timings[name] for timings in found]) for name in openers}
+
+
+def share_of_limit(config: BenchmarkConfig) -> BenchmarkConfig:
+    """Return the settings of one process: all of `config`, its time limit divided by `repeats`."""
+    if config.time_limit_s is None:
+        return config
+    return config.model_copy(update={"time_limit_s": config.time_limit_s / config.repeats})
 
 
 def _measure_once(openers: Openers, images: ImageSet, config: BenchmarkConfig) -> dict[str, Timing]:

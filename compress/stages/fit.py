@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.accuracy.coco_map import CocoMetrics, coco_map
+from benchmarks.accuracy.coco_map import coco_map
 from benchmarks.accuracy.evaluate import predict
-from benchmarks.data.image_set import coco_ground_truth
+from benchmarks.accuracy.metric import MetricValues
+from benchmarks.data.image_set import GroundTruth, coco_ground_truth
 from compress.batch import Batch
 from compress.data.config import Data
 from compress.data.loading import steps_per_epoch, training_batches
@@ -203,8 +204,8 @@ def evaluate_torch(
     detector: Detector,
     manifest: Manifest,
     data: Data,
-    ground_truth: dict[str, Any],
-) -> CocoMetrics:
+    ground_truth: GroundTruth,
+) -> MetricValues:
     """COCO metrics on the validation split; the processes share the pictures."""
     share = range(session.rank, len(data.val), session.world)
     with TorchEngine(detector, manifest, session.torch_device()) as engine:

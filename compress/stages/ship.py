@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.accuracy.coco_map import coco_map
-from benchmarks.accuracy.evaluate import predict, save_predictions
+from benchmarks.accuracy import COCO, SIZE
+from benchmarks.accuracy.evaluate import compute_metrics, predict, save_predictions
+from benchmarks.accuracy.metric import CocoResult, MetricValues
 from benchmarks.data.image_set import coco_ground_truth, read_photograph
 from benchmarks.timing.repeats import measure_repeatedly
 from benchmarks.timing.throughput import sweep
@@ -30,6 +31,7 @@ from export.atomic import write_json
 from export.bundle import fill_bundle, pack
 from export.engine import Engine, open_engine
 
+Evaluated = dict[str, dict[str, MetricValues]]  # key of the row -> name of the metric -> values
 NOT_MEASURED = {"latency_ms": None, "verdict": "not measured: made for TensorRT"}
 
 
@@ -141,26 +143,44 @@ def _onnx_row(recipe: Recipe, contestant: Contestant, path: Path) -> Row:
     )
 
 
-def evaluate_rows(session: Session, data: Data, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """COCO metrics of every row, from its own artifact: key -> {values, per_class}."""
+def evaluate_rows(session: Session, data: Data, rows: Sequence[Row]) -> Evaluated:
+    """Compute the metrics of every row from its own artifact; metrics by name, by key of the row.
+
+    Detections and metrics are kept in the run folder. A metric that `METRICS` did not have when a
+    cut run wrote them is computed from the kept detections.
+    """
     ground_truth = coco_ground_truth(data.val)
     write_json(ground_truth, session.home / "evaluation" / "ground_truth.json", indent=None)
-    found = {}
+    found: Evaluated = {}
     for row in rows:
 
         def fill(out: Path, row: Row = row) -> None:
             with row.open() as engine:
                 results = predict(engine, data.val, batch=16, other_classes=True)
             save_predictions(results, out / "predictions.json")
-            saved = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
-            metrics = coco_map(saved, ground_truth)
-            write_json({"values": metrics.values, "per_class": metrics.per_class}, out / "ap.json")
+            metrics = compute_metrics(_predictions(out), ground_truth, row.artifact)
+            content = metrics[COCO].model_dump(mode="json")
+            content["metrics"] = {name: m.model_dump(mode="json") for name, m in metrics.items()}
+            write_json(content, out / "ap.json")
 
         room = once(session.home / "evaluation" / row.key, fill)
-        found[row.key] = json.loads((room / "ap.json").read_text(encoding="utf-8"))
-        ap = found[row.key]["values"]["AP"]
+        known = _known_metrics(room / "ap.json")
+        found[row.key] = compute_metrics(_predictions(room), ground_truth, row.artifact, known)
+        ap = found[row.key][COCO].values["AP"]
         session.console.say(f"{row.key}: AP {'n/a' if ap is None else f'{100 * ap:.2f}'}")
     return found
+
+
+def _predictions(room: Path) -> list[CocoResult]:
+    found: list[CocoResult] = json.loads((room / "predictions.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _known_metrics(file: Path) -> dict[str, MetricValues]:
+    """Read what was computed before; runs of version 0.1 kept COCO's metrics alone."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    kept = content.get("metrics") or {COCO: content}
+    return {name: MetricValues.model_validate(metric) for name, metric in kept.items()}
 
 
 def time_rows(
@@ -220,7 +240,7 @@ def bundle_student(session: Session, recipe: Recipe, data: Data, rows: Sequence[
 def report_rows(
     session: Session,
     rows: Sequence[Row],
-    accuracy: dict[str, dict[str, Any]],
+    accuracy: Evaluated,
     latency: dict[str, dict[str, Any]],
     report: Path,
 ) -> list[dict[str, Any]]:
@@ -231,6 +251,7 @@ def report_rows(
     found = []
     for row in rows:
         timed = latency.get(row.key, NOT_MEASURED)
+        metrics = accuracy[row.key]
         certificate = row.manifest.certificate
         predictions = f"predictions/{row.key}.json"
         shutil.copyfile(evaluation / row.key / "predictions.json", report / predictions)
@@ -243,10 +264,11 @@ def report_rows(
                 "precision": row.manifest.precision,
                 "artifact": f"../{row.artifact.relative_to(session.home).as_posix()}",
                 "sha256": file_sha256(row.artifact),
-                "size_mb": row.artifact.stat().st_size / 1e6,
+                "size_mb": metrics[SIZE].values[SIZE],
                 "parameters": row.manifest.parameters,
-                "ap": accuracy[row.key]["values"],
-                "per_class": accuracy[row.key]["per_class"],
+                "ap": metrics[COCO].values,
+                "per_class": metrics[COCO].per_class,
+                "metrics": metrics,
                 "latency_ms": timed["latency_ms"],
                 "verdict": timed["verdict"],
                 "predictions": predictions,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy import COCO
 from benchmarks.accuracy.deployed import deployed_accuracy
 from benchmarks.accuracy.gain_statistics import bootstrap_gain, gain_interval, verdict
 from benchmarks.data.image_set import coco_ground_truth
@@ -27,6 +28,7 @@ from compress.stages.classifier import NAME as CLASSIFIER
 from compress.stages.classifier import describe_accuracy
 from compress.stages.rundir import role_of, teacher_name
 from compress.stages.session import Session
+from compress.stages.ship import Evaluated
 
 Measured = dict[str, dict[str, Any]]
 SHIPPED = "onnxruntime-fp32"  # gains are those of the exported files
@@ -40,7 +42,7 @@ def summarize(
     data: Data,
     rooms: dict[str, Path],
     table: list[dict[str, Any]],
-    accuracy: Measured,
+    accuracy: Evaluated,
     latency: Measured,
     out: Path,
 ) -> Path:
@@ -97,7 +99,7 @@ def _title(row: dict[str, Any]) -> str:
     return f"{model} {row['backend']} {row['precision']}"
 
 
-def _gain(session: Session, recipe: Recipe, data: Data, accuracy: Measured) -> Gain | None:
+def _gain(session: Session, recipe: Recipe, data: Data, accuracy: Evaluated) -> Gain | None:
     if not recipe.baseline.enabled:
         return None
     gain = _paired(recipe, accuracy, "baseline")
@@ -117,11 +119,11 @@ def _gain(session: Session, recipe: Recipe, data: Data, accuracy: Measured) -> G
     return gain
 
 
-def _paired(recipe: Recipe, accuracy: Measured, other: str) -> Gain:
+def _paired(recipe: Recipe, accuracy: Evaluated, other: str) -> Gain:
     differences = []
     for seed in range(recipe.seed, recipe.seed + recipe.seeds):
         student, against = (
-            accuracy[f"seed{seed}-{role}-{SHIPPED}"]["values"]["AP"] or 0.0
+            accuracy[f"seed{seed}-{role}-{SHIPPED}"][COCO].values["AP"] or 0.0
             for role in ("student", other)
         )
         differences.append(student - against)

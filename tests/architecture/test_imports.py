@@ -36,6 +36,7 @@ FLOORS = [
     ["export/precision"],
     ["export/build", "export/bundle", "export/lint", "export/verify"],
     ["export/predict"],
+    ["benchmarks/record"],
     ["benchmarks/data"],
     ["benchmarks/accuracy", "benchmarks/timing"],
     ["benchmarks/report"],

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.data.image_set import coco_ground_truth
-from tests.benchmarks.bright_boxes import bright_set
+from tests.benchmarks.bright_boxes import Clock, bright_set
 
 
 @pytest.fixture
@@ -23,3 +23,11 @@ def data(tmp_path: Path) -> Path:
     path = tmp_path / "data" / "val.json"
     path.write_text(json.dumps(truth))
     return path
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock by which blocks of calls are timed."""
+    made = Clock()
+    monkeypatch.setattr("time.perf_counter_ns", made.read)
+    return made

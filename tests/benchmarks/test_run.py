@@ -8,9 +8,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.accuracy import METRICS
 from benchmarks.accuracy.coco_map import coco_map
 from benchmarks.run import main
 from export.artifact.manifest import Certificate, InputSpec, Manifest, file_sha256, write_manifest
+from tests.benchmarks.accuracy.boxes_metric import boxes_metric
 
 BOX = [4.0, 6.0, 24.0, 30.0]  # of the first bright picture
 
@@ -74,6 +76,26 @@ def test_a_model_is_measured_and_reported(tmp_path, data, capsys):
     assert coco_map(saved, truth).values == row["ap"]
     names = {path.name for path in out.iterdir()}
     assert names == {"report.json", "report.md", "report.html", "plots", "predictions"}
+
+
+def test_a_metric_is_one_file_and_one_entry_and_is_reported(tmp_path, data, capsys, monkeypatch):
+    monkeypatch.setitem(METRICS, "boxes", boxes_metric)
+    model = write_model(tmp_path / "student.onnx")
+    out = tmp_path / "report"
+    arguments = [str(model), "--data", str(data), "--threads", "1", "--repeats", "1"]
+    assert main([*arguments, "--out", str(out)]) == 0, capsys.readouterr().err
+    (row,) = json.loads((out / "report.json").read_text())["rows"]
+    size = model.stat().st_size
+    expected = {"detections": 2, "objects": 2, "bytes": size}  # `BOX` is found in both pictures
+    assert row["metrics"]["boxes"]["values"] == expected
+    assert row["metrics"]["coco_map"]["values"] == row["ap"]
+    assert row["metrics"]["size_mb"]["values"]["size_mb"] == row["size_mb"] == size / 1e6
+    lines = (out / "report.md").read_text().splitlines()
+    header = lines.index("| row | boxes detections | boxes objects | boxes bytes |")
+    assert lines[header + 2] == f"| student onnxruntime fp32 | 2 | 2 | {size} |"
+    html = (out / "report.html").read_text()
+    assert ">boxes bytes</th>" in html
+    assert f">{size}</td>" in html
 
 
 def test_two_models_are_compared_with_the_first(tmp_path, data, capsys):

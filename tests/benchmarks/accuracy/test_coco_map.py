@@ -1,7 +1,6 @@
 import contextlib
 import io
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +8,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.accuracy.coco_map import COCO_NAMES, coco_map
+from benchmarks.accuracy.metric import CocoResult
+from benchmarks.data.image_set import CocoImage, CocoObject, GroundTruth
 from export.errors import DataError
 
 
@@ -152,9 +153,11 @@ def test_the_twelve_numbers_are_those_of_a_plain_pycocotools_run(seed):
 
 def test_the_faster_judge_gives_pycocotools_twelve_numbers() -> None:
     rng = np.random.default_rng(5)
-    images = [{"id": i, "width": 300, "height": 300} for i in range(12)]
-    annotations: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
+    images: list[CocoImage] = [
+        {"id": i, "file_name": f"{i}.jpg", "width": 300, "height": 300} for i in range(12)
+    ]
+    annotations: list[CocoObject] = []
+    results: list[CocoResult] = []
     for image in range(11):  # the last one has no object
         for number in range(rng.integers(1, 8)):
             x, y = rng.uniform(0, 150, 2)
@@ -172,13 +175,16 @@ def test_the_faster_judge_gives_pycocotools_twelve_numbers() -> None:
                 }
             )
             for _ in range(3):
-                found = (np.array(box) + rng.normal(0, 4, 4)).clip(1).tolist()
+                moved = (np.array(box) + rng.normal(0, 4, 4)).clip(1).tolist()
                 score = float(rng.choice([0.2, 0.5, 0.9]))  # many ties
                 results.append(
-                    {"image_id": image, "category_id": category, "bbox": found, "score": score}
+                    {"image_id": image, "category_id": category, "bbox": moved, "score": score}
                 )
-    categories = [{"id": i, "name": str(i)} for i in range(1, 5)]
-    truth = {"images": images, "annotations": annotations, "categories": categories}
+    truth: GroundTruth = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": str(i)} for i in range(1, 5)],
+    }
     for found in (results, results[:1], []):
         slow = coco_map(found, truth, judge="pycocotools")
         fast = coco_map(found, truth, judge="faster_coco_eval")

@@ -1,6 +1,5 @@
 import pytest
 
-from benchmarks.accuracy import METRICS
 from benchmarks.accuracy.size import size_mb
 from export.errors import ExportError
 
@@ -13,7 +12,3 @@ def test_a_megabyte_is_a_million_bytes(tmp_path):
 def test_a_missing_artifact_is_named(tmp_path):
     with pytest.raises(ExportError, match=r"gone\.onnx: no such file"):
         size_mb(tmp_path / "gone.onnx")
-
-
-def test_every_metric_has_an_entry():
-    assert set(METRICS) == {"coco_map", "size_mb"}

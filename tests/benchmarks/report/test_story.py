@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.accuracy.coco_map import coco_map
-from benchmarks.accuracy.deployed import deployed_accuracy
+from benchmarks.accuracy.deployed import Deployed, deployed_accuracy
 from benchmarks.report.content import Gain, ReportRow, Speed, TrainingRun, report_content
 from benchmarks.report.tables import (
     band_table,
@@ -61,7 +61,7 @@ def test_a_gain_that_is_none_is_called_none() -> None:
 
 
 def test_the_waterfall_names_what_each_stage_is_held_against() -> None:
-    deployed = {"score_threshold": 0.25, "ap": {"AP": 0.58}, "detections_per_picture": 3.0}
+    deployed = Deployed(score_threshold=0.25, ap={"AP": 0.58}, detections_per_picture=3.0)
     rows = (*ROWS[:4], exported("student", 0.597, "fp16"), exported("student", 0.595, "int8"))
     last = rows[-1].model_copy(update={"deployed": deployed})
     stages = report_content(report(*rows[:-1], last))["waterfall"]
@@ -83,8 +83,8 @@ def test_deployed_accuracy_is_cocos_without_the_low_scores() -> None:
     found = deployed_accuracy(results, truth, 0.5)
     kept = [result for result in results if result["score"] >= 0.5]
     assert 0 < len(kept) < len(results)
-    assert found["ap"] == coco_map(kept, truth).values
-    assert found["detections_per_picture"] == len(kept) / len(truth["images"])
+    assert found.ap == coco_map(kept, truth).values
+    assert found.detections_per_picture == len(kept) / len(truth["images"])
 
 
 def test_certificates_and_parity_are_shown_whatever_their_keys() -> None:

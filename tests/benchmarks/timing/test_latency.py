@@ -1,6 +1,5 @@
 import gc
 import json
-import time
 
 import pytest
 from pydantic import ValidationError
@@ -57,17 +56,20 @@ def test_an_interval_around_one_is_no_change():
     assert found.verdict == "no change"
 
 
-def test_both_scopes_of_every_engine_are_timed_as_often_as_asked():
-    with BrightEngine(delay_ms=1) as quick, BrightEngine(delay_ms=6) as slow:
-        timings = measure({"quick": quick, "slow": slow}, bright_set(), SHORT)
+def test_both_scopes_of_every_engine_are_timed_as_often_as_asked(clock):
+    engines = {
+        "quick": BrightEngine(delay_ms=1, sleep=clock.sleep),
+        "slow": BrightEngine(delay_ms=6, sleep=clock.sleep),
+    }
+    timings = measure(engines, bright_set(), SHORT)
     for timing in timings.values():
         assert [len(block) for block in timing.engine_blocks] == [5] * 4
         assert [len(block) for block in timing.end_to_end_blocks] == [5] * 4
         assert (timing.engine.n, timing.images, timing.batch) == (20, 3, 1)
-    assert timings["slow"].engine.min_ms >= 6
-    assert timings["slow"].end_to_end.min_ms >= 6
+    assert timings["slow"].engine.min_ms == timings["slow"].engine.p99_ms == 6
+    assert timings["slow"].end_to_end.min_ms == 6
     ratio = ratio_ci(timings["slow"].engine_blocks, timings["quick"].engine_blocks)
-    assert ratio.verdict == "faster"
+    assert (ratio.ratio, ratio.verdict) == (6, "faster")
 
 
 def test_a_timing_fills_the_row_of_the_report():
@@ -97,12 +99,12 @@ def test_blocks_go_there_and_back():
     assert blocks == ["a", "b", "b", "a", "a", "b", "b", "a"]
 
 
-def test_a_time_limit_means_fewer_calls_and_n_says_so():
-    with BrightEngine(delay_ms=10) as engine:
-        config = BenchmarkConfig(blocks=2, calls_per_block=500, warmup=3, time_limit_s=0.4)
-        timing = measure({"slow": engine}, bright_set(), config)["slow"]
-    # At most (0.4 - warm-up 0.06) s / 2 blocks / 20 ms for both scopes: 8 calls a block.
-    assert 2 <= timing.engine.n <= 16
+def test_a_time_limit_means_fewer_calls_and_n_says_so(clock):
+    engine = BrightEngine(delay_ms=10, sleep=clock.sleep)
+    config = BenchmarkConfig(blocks=2, calls_per_block=500, warmup=3, time_limit_s=0.4)
+    timing = measure({"slow": engine}, bright_set(), config)["slow"]
+    # (0.4 - warm-up 0.06) s / 2 blocks / 20 ms for both scopes: 8 calls a block.
+    assert timing.engine.n == 16
 
 
 def test_garbage_is_collected_between_blocks_and_never_inside():
@@ -137,14 +139,13 @@ def test_an_empty_set_is_refused():
         measure({"only": BrightEngine()}, bright_set(0), SHORT)
 
 
-def test_an_engine_whose_blocks_differ_is_noisy():
+def test_an_engine_whose_blocks_differ_is_noisy(clock):
     class Tiring(BrightEngine):
         def candidates(self, images):
             self.delay_ms += 0.1
             return super().candidates(images)
 
-    timing = measure({"only": Tiring()}, bright_set(), SHORT)["only"]
-    assert timing.verdict.startswith("noisy: ")
+    timing = measure({"only": Tiring(sleep=clock.sleep)}, bright_set(), SHORT)["only"]
     assert "engine block medians spread" in timing.verdict
 
 
@@ -168,7 +169,7 @@ def test_one_block_could_not_have_an_interval():
 
 
 class DeviceBrightEngine(BrightEngine):
-    """A pretended device: a copy takes 3 ms, a pass 1 ms."""
+    """A device of which a copy takes 3 ms and a pass 1 ms."""
 
     device = "cuda"
 
@@ -180,11 +181,11 @@ class DeviceBrightEngine(BrightEngine):
 
     def upload(self, images):
         self.resident = images
-        time.sleep(3e-3)
+        self.sleep(3e-3)
 
     def enqueue(self):
         assert self.resident is not None
-        time.sleep(1e-3)
+        self.sleep(1e-3)
 
     def synchronize(self):
         pass
@@ -198,35 +199,37 @@ def test_on_the_cpu_the_model_scope_is_the_one_with_copies():
     assert timing.watch["gpu"] == "not watched: no engine here uses one"
 
 
-def test_a_device_is_timed_with_and_without_copies_and_for_longer():
+def test_a_device_is_timed_with_and_without_copies_and_for_longer(clock):
     config = BenchmarkConfig(blocks=2, calls_per_block=5, warmup=1, images=3, time_limit_s=1)
-    timing = measure({"only": DeviceBrightEngine()}, bright_set(), config)["only"]
+    engine = DeviceBrightEngine(sleep=clock.sleep)
+    timing = measure({"only": engine}, bright_set(), config)["only"]
     assert timing.model is not None
-    assert 1 <= timing.model.min_ms < 4 <= timing.engine.min_ms
+    assert (timing.model.min_ms, timing.engine.min_ms) == (1, 4)
     assert timing.model.n == timing.engine.n > 10  # more than asked: limited by time alone
     assert timing.to_dict()["model_scope"].startswith("by the host's clock")
 
 
-def test_a_device_with_a_clock_of_its_own_is_asked_for_its_time():
+def test_a_device_with_a_clock_of_its_own_is_asked_for_its_time(clock):
     class Clocked(DeviceBrightEngine):
         def pass_ms(self) -> float:
             self.enqueue()
             return 0.25
 
     config = BenchmarkConfig(blocks=2, calls_per_block=5, warmup=1, images=3, time_limit_s=1)
-    timing = measure({"only": Clocked()}, bright_set(), config)["only"]
+    timing = measure({"only": Clocked(sleep=clock.sleep)}, bright_set(), config)["only"]
     assert timing.model is not None
     assert timing.model.min_ms == timing.model.p99_ms == 0.25
-    assert timing.engine.min_ms > 4  # of that the host's clock counts all
+    assert timing.engine.min_ms == 4  # of that the host's clock counts all
     assert timing.to_dict()["model_scope"] == "by CUDA events around the pass"
 
 
-def test_a_device_that_cannot_leave_the_copies_out_says_so():
+def test_a_device_that_cannot_leave_the_copies_out_says_so(clock):
     class Closed(BrightEngine):
         device = "cuda"
 
     config = BenchmarkConfig(blocks=2, calls_per_block=2, warmup=1, images=1, time_limit_s=0.2)
-    timing = measure({"only": Closed()}, bright_set(), config)["only"]
+    engine = Closed(delay_ms=1, sleep=clock.sleep)
+    timing = measure({"only": engine}, bright_set(), config)["only"]
     assert timing.model is None
     assert timing.model_scope.startswith("not measured")
 

@@ -5,10 +5,10 @@ from benchmarks.timing.throughput import sweep
 from tests.benchmarks.bright_boxes import BrightEngine, bright_manifest, bright_set
 
 
-def test_every_batch_is_measured_where_the_graph_takes_it():
+def test_every_batch_is_measured_where_the_graph_takes_it(clock):
     engines = {
-        "dynamic": BrightEngine(delay_ms=4),
-        "static": BrightEngine(bright_manifest(dynamic_batch=False)),
+        "dynamic": BrightEngine(delay_ms=4, sleep=clock.sleep),
+        "static": BrightEngine(bright_manifest(dynamic_batch=False), delay_ms=2, sleep=clock.sleep),
     }
     config = BenchmarkConfig(throughput_batches=(4, 1), throughput_s=0.02)
     found = sweep(engines, bright_set(), config)
@@ -16,9 +16,9 @@ def test_every_batch_is_measured_where_the_graph_takes_it():
     assert [entry.batch for entry in found["static"]] == [1]
     assert set(engines["static"].batches) == {1}
     for entry in found["dynamic"]:  # a call sleeps 4 ms, whatever the batch
-        assert entry.call_ms >= 4
-        assert entry.images_per_s == pytest.approx(1e3 * entry.batch / entry.call_ms)
-        assert entry.n >= 10
+        assert entry.call_ms == pytest.approx(4)
+        assert entry.images_per_s == pytest.approx(250 * entry.batch)
+        assert entry.n == 10  # five calls, the fewest, are more than 10 ms; twice
 
 
 def test_no_batches_mean_no_experiment():

@@ -1,4 +1,3 @@
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,5 +187,7 @@ def test_stopping_early_leaves_no_thread_behind() -> None:
     stream = training_batches(_drawn(), batch=4, seed=0, start_step=0, steps=10**6)
     next(iter(stream))
     stream.close()  # type: ignore[attr-defined]
-    time.sleep(0.05)
-    assert not [t for t in threading.enumerate() if t.name.startswith("batches")]
+    for thread in threading.enumerate():
+        if thread.name.startswith("batches"):
+            thread.join(timeout=60)
+            assert not thread.is_alive()

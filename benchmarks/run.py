@@ -1,6 +1,6 @@
 """Accuracy and latency of exported models on this machine, against labelled pictures.
 
-python -m benchmarks.run MODEL.onnx... --data val.json [--images DIR] [--out REPORT_DIR]
+python -m benchmarks.run MODEL.onnx... --data val.json|FOLDER [--images DIR] [--out REPORT_DIR]
 """
 
 import argparse
@@ -21,7 +21,8 @@ from benchmarks.accuracy.evaluate import (
     save_predictions,
 )
 from benchmarks.accuracy.metric import CocoResult, MetricValues
-from benchmarks.data.image_set import ImageSet, coco_ground_truth, read_coco
+from benchmarks.data.folder import read_measured
+from benchmarks.data.image_set import ImageSet, coco_ground_truth
 from benchmarks.report.content import ReportData, ReportRow, Speed, report_content, write_report
 from benchmarks.report.samples import sample_grid, telling_pictures
 from benchmarks.report.text import HEADER, Content, row_title, table_footnotes, table_row
@@ -45,7 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             threads=options.threads, device=options.device, cuda_graph=options.cuda_graph
         )
         content = run(
-            options.models, options.data, options.images, options.out, settings, options.repeats
+            options.models,
+            options.data,
+            options.images,
+            options.out,
+            settings,
+            options.repeats,
+            options.split,
+            options.division,
         )
     except ToolkitError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,17 +77,20 @@ def run(
     out: Path | None = None,
     settings: EngineSettings | None = None,
     repeats: int = BenchmarkConfig().repeats,
+    split: str = "val",
+    division: Path | None = None,
 ) -> ReportData:
     """Measure every model on the same pictures; write the report into `out` if given.
 
-    Latency is measured in `repeats` fresh processes, or in this one if that is 1.
+    Latency is measured in `repeats` fresh processes, or in this one if that is 1. `data`, `split`,
+    `images_folder` and `division` are those of `read_measured`.
 
     Raises:
         ToolkitError: a model, the data or a package is missing or cannot be used.
     """
     settings = settings or EngineSettings()
     config = BenchmarkConfig(threads=settings.threads, repeats=repeats)
-    images = read_coco(data, images_folder)
+    images = read_measured(data, split, images_folder, division)
     truth = coco_ground_truth(images)
     openers = {_name(path, models): partial(settings.open, path) for path in models}
     engines = {name: make() for name, make in openers.items()}
@@ -250,7 +261,24 @@ def _parser() -> argparse.ArgumentParser:
         description="Accuracy and latency of exported models on this machine.",
     )
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL.onnx")
-    parser.add_argument("--data", type=Path, required=True, help="COCO annotations, JSON")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="COCO annotations (JSON), or the folder of a data set: COCO, YOLO, VOC or Roboflow",
+    )
+    parser.add_argument(
+        "--split",
+        default="val",
+        help="split of that folder; `all` for every picture of a set without splits "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--division",
+        type=Path,
+        metavar="RUN/split.json",
+        help="how a run divided that folder; --split is then val, test or train of it",
+    )
     parser.add_argument("--images", type=Path, help="folder of the pictures, default: looked for")
     parser.add_argument("--out", type=Path, help="folder for report.html, .md and .json")
     parser.add_argument("--threads", type=_positive, help="CPU threads per model")

@@ -83,6 +83,7 @@ def check_missing_packages(folder: Path) -> None:
         (("export.predict", model, picture, "--out", out), "onnxruntime"),
         ((*quantise, "--out", out), ""),
         (("benchmarks.run", model, "--data", annotations, "--images", picture.parent), ""),
+        (("benchmarks.run", model, "--data", flat_yolo(folder), "--split", "all"), ""),
         (("compress.run", "recipes/quickstart.yaml", "--check"), "train"),
     ):
         code, said = run(*arguments)
@@ -105,6 +106,16 @@ def write_manifest(model: Path) -> None:
         category_ids=(17, 18),
     )
     write_manifest(manifest, model.with_suffix(".json"))
+
+
+def flat_yolo(folder: Path) -> Path:
+    """One picture with its label file and the class names beside it."""
+    home = folder / "flat"
+    home.mkdir()
+    Image.new("RGB", (48, 32), (90, 120, 60)).save(home / "picture.png")
+    (home / "picture.txt").write_text("0 0.5 0.5 0.2 0.2\n", encoding="utf-8")
+    (home / "classes.txt").write_text("cat\ndog\n", encoding="utf-8")
+    return home
 
 
 def ground_truth(picture: Path) -> dict[str, object]:

@@ -112,7 +112,7 @@ def divide(pool: ImageSet, root: Path, val: float, test: float, seed: int) -> Di
     return Division(
         pool,
         tuple(side_of[index] for index in range(len(pool))),
-        tuple(_relative(path, root) for path in pool.paths),
+        tuple(relative_file(path, root) for path in pool.paths),
         val,
         test,
         seed,
@@ -159,7 +159,8 @@ def _sides(written: Mapping[str, object]) -> dict[str, tuple[str, str]]:
     return {file: (side, sha) for side, own in files.items() for file, sha in own.items()}
 
 
-def _relative(path: Path, root: Path) -> str:
+def relative_file(path: Path, root: Path) -> str:
+    """Return how a division names a file: below the data set's folder, if it lies there."""
     inside = path.is_relative_to(root)
     return (path.relative_to(root) if inside else path).as_posix()
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.data.detect import Format, detect_format, own_splits
-from benchmarks.data.folder import read_split, read_whole
+from benchmarks.data.division import divide, keep_division
+from benchmarks.data.folder import read_measured, read_split, read_whole
 from benchmarks.data.image_set import ImageSet
 from export.errors import DataError
 from tests.benchmarks.data.tiny import coco, picture, voc_xml, write_coco, write_yolo
@@ -230,3 +231,33 @@ def test_the_formats_of_two_labelling_tools_in_one_folder_ask_for_a_choice(
     _voc(tmp_path, ".", ".")
     with pytest.raises(DataError, match=r"yolo \(classes\.txt\), voc \(0\.xml\).*data\.format"):
         detect_format(tmp_path)
+
+
+def test_pictures_to_measure_on_come_from_a_file_or_any_folder(tmp_path: Path) -> None:
+    file = write_coco(tmp_path / "c", "val", coco(3))
+    assert len(read_measured(file)) == 3
+    assert len(read_measured(tmp_path / "c")) == 3
+    assert len(read_measured(_voc(tmp_path / "v", "annotations", "images"), "all")) == 3
+    for split in ("train", "valid"):
+        _yolo(tmp_path / "y", f"labels/{split}", f"images/{split}", "classes.txt")
+    assert len(read_measured(tmp_path / "y")) == 3
+    with pytest.raises(DataError, match=r"no splits of its own\. Measure .*--split all"):
+        read_measured(tmp_path / "v")
+    with pytest.raises(DataError, match="no folder 'all'"):
+        read_measured(tmp_path / "y", "all")
+
+
+def test_the_side_that_a_run_held_out_is_measured_again(tmp_path: Path) -> None:
+    root, file = _voc(tmp_path / "v", ".", "."), tmp_path / "split.json"
+    division = divide(read_whole(root, "voc"), root, 0.5, 0.0, 0)
+    keep_division(division, file)
+    side = read_measured(root, "val", division=file)
+    assert side.paths == division.of("val").paths
+    assert side.fingerprint == division.of("val").fingerprint
+    with pytest.raises(DataError, match=r"no picture on the side 'test'; it has train, val"):
+        read_measured(root, "test", division=file)
+    with pytest.raises(DataError, match=r"a file; .*split\.json divides the folder"):
+        read_measured(write_coco(tmp_path, "one", coco(1)), division=file)
+    picture(side.paths[0], shade=7)
+    with pytest.raises(DataError, match=r"1 of the [12] pictures on the side 'val' .*changed"):
+        read_measured(root, "val", division=file)

@@ -15,13 +15,15 @@ from compress.data.config import Data
 from compress.data.health import data_health
 from compress.data.loading import steps_per_epoch
 from compress.detector import Detector
-from compress.pipeline import Source, check_models, check_training, wanted_classifier
+from compress.pipeline import check_models, check_training, wanted_classifier
 from compress.recipe import Recipe
+from compress.recipe_file import Source
 from compress.stages.classifier import schedule_of
 from compress.stages.fit import count_parameters
-from compress.stages.rundir import differences, stage_names
+from compress.stages.model_name import ModelName, stages_of
+from compress.stages.opened import Run
+from compress.stages.rundir import differences
 from compress.stages.session import Session, torch_device
-from compress.stages.teachers import open_teachers
 
 # A training step costs about three forward passes: one forward, and a backward of twice its work.
 TRAINING = 3.0
@@ -79,10 +81,10 @@ def plan(recipe: Recipe, source: Source, runs: Path, device: str) -> Plan:
         ToolkitError: whatever would stop the run before its first step.
     """
     where = torch_device(device)
-    data = recipe.data.open()
-    opened = open_teachers(recipe, data)
-    student, teachers = check_models(recipe, data, opened, source)
-    check_training(Session(runs, device, Console()), recipe, data, opened, source)
+    opened = Run.open(Session(runs / recipe.name, device, Console()), recipe, source)
+    data = opened.data
+    student, teachers = check_models(opened)
+    check_training(opened)
     size = (data.input_height, data.input_width)
     costs = []
     for model in (student, *teachers):
@@ -90,13 +92,15 @@ def plan(recipe: Recipe, source: Source, runs: Path, device: str) -> Plan:
         memory = _memory_bytes(model, where, size)
         costs.append(Cost(_forward_seconds(model, where, size), memory))
     stages = []
-    for teacher, detector, cost in zip(opened, teachers, costs[1:], strict=True):
+    for teacher, detector, cost in zip(opened.teachers, teachers, costs[1:], strict=True):
         config = teacher.config.train
         if config is not None:
             count = config.total_steps(steps_per_epoch(teacher.data, config.batch))
             seconds = TRAINING * cost.seconds * config.batch * config.accumulate * count
-            stages.append(_stage(teacher.name, count, detector, seconds, cost.memory, config.batch))
-    for seed in range(recipe.seed, recipe.seed + recipe.seeds):
+            stages.append(
+                _stage(str(teacher.name), count, detector, seconds, cost.memory, config.batch)
+            )
+    for seed in opened.seeds:
         stages += _student_stages(recipe, data, seed, student, costs)
     losses = ", ".join(loss.type for loss in recipe.distill) or "none"
     notes = []
@@ -109,7 +113,7 @@ def plan(recipe: Recipe, source: Source, runs: Path, device: str) -> Plan:
         recipe.name,
         (f"data: {data.format}", *(f"  {line}" for line in data_health(data).lines())),
         (
-            *(f"{t.name} {_describe(d)}" for t, d in zip(opened, teachers, strict=True)),
+            *(f"{t.name} {_describe(d)}" for t, d in zip(opened.teachers, teachers, strict=True)),
             f"student {_describe(student)}",
             f"distillation: {losses}",
         ),
@@ -138,18 +142,18 @@ def _student_stages(
     stages, taught = [], 0.0
     if baseline.enabled:
         stages += [
-            _stage(name, steps, student, plain, own.memory, config.batch)
-            for name in stage_names(seed, "baseline", len(teachers))
+            _stage(str(name), steps, student, plain, own.memory, config.batch)
+            for name in stages_of(seed, "baseline", len(teachers))
         ]
-    for name, teacher in zip(stage_names(seed, "student", len(teachers)), teachers, strict=True):
+    for name, teacher in zip(stages_of(seed, "student", len(teachers)), teachers, strict=True):
         seconds = plain + (teacher.seconds * pictures if recipe.distill else 0.0)
         memory = own.memory + (teacher.memory if recipe.distill else 0.0)
         taught += seconds
-        stages.append(_stage(name, steps, student, seconds, memory, config.batch))
+        stages.append(_stage(str(name), steps, student, seconds, memory, config.batch))
     if baseline.enabled and baseline.equal_time and recipe.distill:
         longer = round(steps * taught / plain)
-        name = f"seed{seed}-baseline_equal_time"
-        stages.append(_stage(name, longer, student, taught, own.memory, config.batch))
+        longest = ModelName(seed, "baseline_equal_time")
+        stages.append(_stage(str(longest), longer, student, taught, own.memory, config.batch))
     return stages
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import types
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -115,12 +116,12 @@ def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[Key, str]:
     """Apply `a.b=value` to `tree`; return what was set, by key path."""
     changed: dict[Key, str] = {}
     for text in overrides:
-        dotted, equals, value = text.partition("=")
-        if not equals or not dotted:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
             raise RecipeError(
                 f"command line: {text!r} is no override; write key=value, as in train.epochs=1"
             )
-        keys: Key = tuple(int(p) if p.isdigit() else p for p in dotted.split("."))
+        keys: Key = tuple(int(p) if p.isdigit() else p for p in name.split("."))
         try:
             # through JSON also parts what YAML aliases share
             parsed = json.loads(json.dumps(yaml.load(value, Loader=_Loader), allow_nan=False))
@@ -180,17 +181,17 @@ class _Where:
         if self._is_other_branch(error, value) and not every:
             return
         message = _reword(error, value, types_here, parent)
-        dotted = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in keys).lstrip(".")
+        key = dotted(keys)
         for depth in range(len(keys), 0, -1):
             if keys[:depth] in self.changed:
-                yield f"command line: {self.changed[keys[:depth]]}: {dotted}: {message}"
+                yield f"command line: {self.changed[keys[:depth]]}: {key}: {message}"
                 return
         for path, text in self.changed.items():
             if path[: len(keys)] == keys and _at(self.node, keys) is None:
-                yield f"command line: {text}: {dotted}: {message}"
+                yield f"command line: {text}: {key}: {message}"
                 return
         place = f"{self.path}:{line_of(self.node, keys)}: "
-        yield place + (f"{dotted}: {message}" if dotted else message)
+        yield place + (f"{key}: {message}" if key else message)
 
     def _walk(self, loc: tuple[int | str, ...]) -> tuple[Key, Any, list[Any], list[Any]]:
         """Follow `loc` through file and types; drop the union tags that only pydantic sees."""
@@ -250,6 +251,11 @@ def _at(node: yaml.Node, keys: Key) -> yaml.Node | None:
         else:
             return None
     return node
+
+
+def dotted(keys: Sequence[str | int]) -> str:
+    """Write a key path as messages do: `teacher[1].train` of ("teacher", 1, "train")."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
 
 
 def line_of(node: yaml.Node, keys: Key) -> int:
@@ -349,12 +355,31 @@ def _nearest(found: str, options: list[str]) -> str:
     return f"{meant} (allowed: {', '.join(dict.fromkeys(options))})"
 
 
-def place(path: Path, text: str, overrides: Sequence[str], keys: Sequence[str | int]) -> str:
-    """Say where `keys` stand, for mistakes that show only once models and data are known."""
-    node, tree = _parse(path, text)
-    changed = _override(tree, overrides)
-    dotted = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in keys).lstrip(".")
-    for depth in range(len(keys), 0, -1):
-        if tuple(keys[:depth]) in changed:
-            return f"command line: {changed[tuple(keys[:depth])]}: {dotted}"
-    return f"{path}:{line_of(node, tuple(keys))}: {dotted}"
+@dataclass(frozen=True)
+class Source:
+    """A recipe's file, for messages that come after it was read.
+
+    Attributes:
+        path: the file.
+        text: its content.
+        overrides: `key=value` settings of the command line.
+    """
+
+    path: Path
+    text: str
+    overrides: Sequence[str] = ()
+
+    @property
+    def whole(self) -> str:
+        """The text, with the overrides as a comment."""
+        given = "".join(f"\n#   {override}" for override in self.overrides)
+        return self.text + (f"\n# overrides on the command line:{given}\n" if given else "")
+
+    def at(self, *keys: str | int) -> str:
+        """Return `file:line: key`, or the override that set the key."""
+        node, tree = _parse(self.path, self.text)
+        changed = _override(tree, self.overrides)
+        for depth in range(len(keys), 0, -1):
+            if keys[:depth] in changed:
+                return f"command line: {changed[keys[:depth]]}: {dotted(keys)}"
+        return f"{self.path}:{line_of(node, keys)}: {dotted(keys)}"

@@ -104,9 +104,10 @@ def execute(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     for package in ("torch", "torchvision"):
         require(package, extra="train", purpose="Carrying out a recipe")
     from compress.recipe import load_recipe
+    from compress.recipe_file import Source
 
     recipe, text = load_recipe(options.recipe, options.overrides)
-    from compress.pipeline import Source, run
+    from compress.pipeline import run
 
     source = Source(options.recipe, text, options.overrides)
     if options.check:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.gain_statistics import gain_interval, verdict
+from compress.stages.model_name import ModelName, Role
 
-SHIPPED = "onnxruntime-fp32"
+SHIPPED = ("onnxruntime", "fp32")
 
 
 def locked(home: Path) -> dict[str, Any]:
@@ -21,13 +22,13 @@ def split_sizes(home: Path) -> dict[str, int]:
     return {role: int(split["images"]) for role, split in splits.items()}
 
 
-def record_of(home: Path, role: str) -> dict[str, Any]:
+def record_of(home: Path, role: Role) -> dict[str, Any]:
     """How one model of a run turned out: a student's figures per seed, the teacher's alone.
 
     `ap_onnx` is of the exported file, `ap_torch` of the model at the end of its training; 0..1.
     """
-    names = ["teacher"] if role == "teacher" else seed_names(home, role)
-    training = [_json(home / "models" / name / "training.json") for name in names]
+    names = [ModelName.of_teacher(0)] if role == "teacher" else seed_names(home, role)
+    training = [_json(home / "models" / str(name) / "training.json") for name in names]
     found = {
         "ap_onnx": [_exported_ap(home, name) for name in names],
         "ap_torch": [_last_ap(record) for record in training],
@@ -60,14 +61,14 @@ def gain(taught: Sequence[float], plain: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def seed_names(home: Path, role: str) -> list[str]:
-    """The names of one role's models, seed by seed."""
+def seed_names(home: Path, role: Role) -> list[ModelName]:
+    """Name the models of one role, seed by seed."""
     recipe = locked(home)
-    return [f"seed{recipe['seed'] + n}-{role}" for n in range(recipe["seeds"])]
+    return [ModelName(recipe["seed"] + n, role) for n in range(recipe["seeds"])]
 
 
-def _exported_ap(home: Path, name: str) -> float:
-    values = _json(home / "evaluation" / f"{name}-{SHIPPED}" / "ap.json")["values"]
+def _exported_ap(home: Path, name: ModelName) -> float:
+    values = _json(home / "evaluation" / name.key(*SHIPPED) / "ap.json")["values"]
     return float(values["AP"] or 0.0)
 
 

@@ -20,7 +20,7 @@ from compress.detectors.parts.roi_pool import RoiAlignForm
 from compress.parts.weights import load_weights
 from compress.recipe import Recipe, load_recipe
 from compress.stages.fit import count_parameters
-from compress.stages.rundir import role_of
+from compress.stages.model_name import ModelName
 from export.artifact.manifest import InputSpec, Manifest, NmsSpec
 from export.detections import Candidates
 from export.errors import RecipeError
@@ -173,13 +173,17 @@ def open_trained(path: Path) -> Trained:
     recipe, _ = load_recipe(home / "recipe.lock.json")
     room = path.parent if path.is_file() else path
     if room == home:
-        room = home / "models" / f"seed{recipe.seed}-student"
+        room = home / "models" / str(ModelName(recipe.seed, "student"))
     weights = room / "model.safetensors"
     if not weights.is_file():
         raise RecipeError(f"{weights}: not there; name a finished run or a folder of its models/")
-    is_teacher = role_of(room.name) == "teacher"
-    number = int(room.name.removeprefix("teacher") or 1) - 1 if is_teacher else 0
-    config = recipe.teachers[number].detector if is_teacher else recipe.student
+    try:
+        name = ModelName.parse(room.name)
+    except ValueError as error:
+        raise RecipeError(f"{weights}: {error}") from None
+    config = recipe.student
+    if name.role == "teacher":
+        config = recipe.teachers[(name.stage or 1) - 1].detector
     if not isinstance(config, FasterRcnnConfig):
         raise RecipeError(f"{weights}: a {config.type}; only faster_rcnn pools RoIs")
     return Trained(room.name, recipe, config, weights)

@@ -13,11 +13,11 @@ from PIL import Image
 from benchmarks.accuracy.coco_map import coco_map
 from benchmarks.accuracy.evaluate import predict
 from benchmarks.data.image_set import ImageSet, coco_ground_truth, read_canvas
-from compress.data.config import Data
 from compress.detector import Detector
 from compress.recipe import ExportConfig
 from compress.stages.fit import torch_manifest
-from compress.stages.session import Session
+from compress.stages.model_name import ModelName
+from compress.stages.opened import Run
 from compress.stages.torch_engine import TorchEngine
 from export.artifact.manifest import Manifest, read_manifest, write_manifest
 from export.atomic import write_json
@@ -47,16 +47,19 @@ class Maker:
     """Makes the artifacts of one model.
 
     Attributes:
-        name: for messages.
-        role: in the report.
+        run: the run.
+        detector: with its final weights.
+        name: name of the model.
     """
 
-    session: Session
-    export: ExportConfig
-    data: Data
+    run: Run
     detector: Detector
-    name: str
-    role: str
+    name: ModelName
+
+    @property
+    def export(self) -> ExportConfig:
+        """The recipe's settings of artifacts."""
+        return self.run.recipe.export
 
     def fp32(self, out: Path) -> None:
         """Trace the detector into `out`, with NMS and input as the recipe says.
@@ -110,7 +113,7 @@ class Maker:
             method=calibration.method,
             seed=calibration.seed,
             remainder=config.remainder,
-            cache=self.session.home / "calibration",
+            cache=self.run.home / "calibration",
         )
         self._quantize(quantizer, seen, held, out, "fp32" if flavour == "cpu" else "fp16 or fp32")
 
@@ -123,13 +126,13 @@ class Maker:
             out,
             keep_float=self.export.quantization.keep_float,
             seed=self.export.calibration.seed,
-            cache=self.session.home / "calibration",
+            cache=self.run.home / "calibration",
         )
         self._quantize(quantizer, seen, held, out, "fp16 or fp32")
 
     def _calibration(self) -> tuple[list[NDArray[np.uint8]], ImageSet]:
         """Training pictures to calibrate on, and others to measure the loss of AP on."""
-        calibration, train = self.export.calibration, self.data.train
+        calibration, train = self.export.calibration, self.run.data.train
         order = np.random.default_rng(calibration.seed).permutation(len(train)).tolist()
         held_back = min(self.export.quantization.check_images, len(order) // 2)
         seen = order[: min(calibration.images, len(order) - held_back)]
@@ -145,7 +148,7 @@ class Maker:
         instead: str,
     ) -> None:
         """Quantise as much as `max_drop` allows; where that is not enough, keep `instead`."""
-        console, max_drop = self.session.console, self.export.quantization.max_drop
+        console, max_drop = self.run.session.console, self.export.quantization.max_drop
         what = f"{self.name} {quantizer.precision}"
         console.say(
             f"{what}: calibrated on {len(seen)} training pictures, "
@@ -173,18 +176,18 @@ class Maker:
         self._judge(quantizer.write(out, nodes, record, seen[0]))
 
     def _refuse(self, quantizer: Quantizer, reason: str, record: dict[str, Any], out: Path) -> None:
-        self.session.console.warn(reason)
+        self.run.session.console.warn(reason)
         write_json({"reason": reason, **quantizer.record, **record}, out / REFUSED)
 
     @cached_property
     def _torch_manifest(self) -> Manifest:
-        return torch_manifest(self.detector, self.data, self.export, self.role)
+        return torch_manifest(self.detector, self.run.data, self.export, self.name.role)
 
     @cached_property
     def _pictures(self) -> list[NDArray[np.uint8]]:
         """Validation pictures on which artifacts are held against torch."""
-        count = min(self.export.parity_images, len(self.data.val))
-        return [self._canvas(self.data.val, index) for index in range(count)]
+        count = min(self.export.parity_images, len(self.run.data.val))
+        return [self._canvas(self.run.data.val, index) for index in range(count)]
 
     @cached_property
     def _reference(self) -> list[Detections]:
@@ -193,7 +196,7 @@ class Maker:
             return _detect(engine, self._pictures)
 
     def _canvas(self, images: ImageSet, index: int) -> NDArray[np.uint8]:
-        return read_canvas(images, index, self.data.input_height, self.data.input_width)[0]
+        return read_canvas(images, index, self.run.data.input_height, self.run.data.input_width)[0]
 
     def _judge(self, path: Path) -> None:
         """Hold an artifact against torch, record how far it is, and refuse what is too far.
@@ -214,7 +217,7 @@ class Maker:
         )
         if worst is not None and not parity.ok():
             drawn = draw_difference(
-                self._pictures[worst], self._reference[worst], found[worst], self.data.classes
+                self._pictures[worst], self._reference[worst], found[worst], self.run.data.classes
             )
             Image.fromarray(drawn).save(path.with_name("worst.png"))
         gate = _GATES.get(precision)
@@ -226,13 +229,13 @@ class Maker:
                 f"{'; '.join(problems)}. Nothing is timed that is not right"
             )
         if not parity.matched and not parity.missing:
-            self.session.console.warn(
+            self.run.session.console.warn(
                 f"{self.name} {precision}: torch finds nothing that scores 0.05 on the "
                 f"{len(self._pictures)} pictures of the parity check, so it says nothing"
             )
         images = {"images": len(self._pictures), "stable": True}
         _amend(path, parity={**parity.to_dict(), **images})
-        self.session.console.say(
+        self.run.session.console.say(
             f"{self.name} {precision}: {figures} on {len(self._pictures)} pictures, against torch"
         )
 

@@ -19,7 +19,7 @@ from compress.parts.crops import crop_boxes
 from compress.parts.pretrained import load_backbone_weights
 from compress.parts.weights import load_weights
 from compress.stages.fit import batches_of, furnish, train_named
-from compress.stages.session import Session
+from compress.stages.opened import Run
 from compress.training.objective import Objective
 from compress.training.optim import TrainConfig
 from export.pictures.images import fit as letterbox_fit
@@ -62,9 +62,10 @@ class CropClassification(Objective):
         return {"task/class": functional.cross_entropy(logits, labels)}
 
 
-def classifier_room(session: Session, config: ClassifierConfig, data: Data, seed: int) -> Path:
+def classifier_room(run: Run, config: ClassifierConfig) -> Path:
     """Train the classifier into `models/classifier`; do nothing if it is there."""
-    room = session.home / "models" / NAME
+    session, data, seed = run.session, run.data, run.recipe.seed
+    room = run.home / "models" / NAME
     if room.exists():
         session.console.say(f"{NAME}: already trained, kept")
         return room
@@ -107,15 +108,13 @@ def classifier_room(session: Session, config: ClassifierConfig, data: Data, seed
     return room
 
 
-def load_classifier(
-    session: Session, config: ClassifierConfig, data: Data, room: Path
-) -> Classifier:
+def load_classifier(run: Run, config: ClassifierConfig, room: Path) -> Classifier:
     """The finished classifier, frozen, on the device; says how good it is."""
-    classifier = config.build(data.num_classes)
+    classifier = config.build(run.data.num_classes)
     load_weights(classifier, room / "model.safetensors", strict=True, what=NAME)
     record = json.loads((room / "training.json").read_text(encoding="utf-8"))
-    session.console.say(f"{NAME}: {describe_accuracy(record['accuracy'])}")
-    return classifier.to(session.torch_device()).eval().requires_grad_(False)
+    run.say(f"{NAME}: {describe_accuracy(record['accuracy'])}")
+    return classifier.to(run.session.torch_device()).eval().requires_grad_(False)
 
 
 def describe_accuracy(value: float | None) -> str:

@@ -18,11 +18,12 @@ from compress.batch import Batch
 from compress.data.config import Data
 from compress.data.loading import steps_per_epoch, training_batches
 from compress.detector import Detector
-from compress.detectors import DetectorConfig
 from compress.distillation.distiller import Distiller, advice
 from compress.parts.weights import save_weights, weights_hash
-from compress.recipe import ExportConfig, Recipe
+from compress.recipe import ExportConfig
 from compress.stages.model_file import ModelMetadata, describe_model, save_model
+from compress.stages.model_name import ModelName
+from compress.stages.opened import Run
 from compress.stages.rundir import once
 from compress.stages.session import Session, peak_memory_mb
 from compress.stages.torch_engine import TorchEngine
@@ -37,24 +38,31 @@ Batches = Callable[[int, int], Iterator[Batch]]  # of a first step and a number 
 
 
 def fit(
-    session: Session,
-    name: str,
+    run: Run,
+    name: ModelName,
     build: Callable[[], Distiller],
     data: Data,
     config: TrainConfig,
-    recipe: Recipe,
-    settings: DetectorConfig,
     *,
     seed: int,
     steps: int | None = None,
 ) -> Path:
     """Train what `build` makes, and return its room `models/<name>`; do nothing if it is there.
 
-    The room holds `model.safetensors`, the student alone with a description of it, of which the
-    detector's `settings` are a part, and `training.json`, how it came about. `steps` overrides the
-    length that `config` says. Every process calls this; the first writes.
+    The room holds `model.safetensors`, the trained detector alone with a description of it, and
+    `training.json`, the record of its training. Every process calls this; the first one writes.
+
+    Args:
+        run: the run.
+        name: name of the model.
+        build: returns the objective before any training; not called for a finished room.
+        data: pictures to train and evaluate on.
+        config: schedule.
+        seed: seed of the order of the pictures.
+        steps: length of the training, in place of the schedule's own.
     """
-    room = session.home / "models" / name
+    session, export, what = run.session, run.recipe.export, str(name)
+    room = run.home / "models" / what
     if room.exists():
         session.console.say(f"{name}: already trained, kept")
         return room
@@ -77,17 +85,17 @@ def fit(
 
     def evaluate(model: nn.Module) -> dict[str, float | None]:
         assert isinstance(model, Detector)
-        manifest = torch_manifest(model, data, recipe.export, name)
+        manifest = torch_manifest(model, data, export, what)
         return evaluate_torch(session, model, manifest, data, ground_truth).values
 
     trained = train_named(
-        session, name, objective, batches, config, total, evaluate, precision=precision, seed=seed
+        session, what, objective, batches, config, total, evaluate, precision=precision, seed=seed
     )
     after = weights_hash(objective.teacher) if objective.teacher is not None else None
     if before != after:
         raise RuntimeError("the teacher's weights moved while it taught: a bug, please report it")
     record = {
-        "name": name,
+        "name": what,
         "seed": seed,
         "precision": precision,
         "precision_why": why,
@@ -99,8 +107,8 @@ def fit(
         "auto_weights": objective.auto_weights(),
         **_summary(trained),
     }
-    manifest = torch_manifest(detector, data, recipe.export, name)
-    metadata = describe_model(settings, manifest, recipe.resolved())
+    manifest = torch_manifest(detector, data, export, what)
+    metadata = describe_model(run.settings_of(name), manifest, run.recipe.resolved())
     furnish(session, room, trained, record, precision, metadata)
     return room
 

@@ -17,14 +17,13 @@ from benchmarks.accuracy.metric import CocoResult, MetricValues
 from benchmarks.data.image_set import coco_ground_truth, read_photograph
 from benchmarks.timing.repeats import measure_repeatedly
 from benchmarks.timing.throughput import sweep
-from compress.data.config import Data
 from compress.detector import Detector
 from compress.parts.weights import load_weights
-from compress.recipe import Recipe
 from compress.stages.artifacts import REFUSED, Maker
 from compress.stages.fit import torch_manifest
+from compress.stages.model_name import ModelName
+from compress.stages.opened import Run
 from compress.stages.rundir import once
-from compress.stages.session import Session
 from compress.stages.torch_engine import TorchEngine
 from export.artifact.manifest import MADE_FOR_TENSORRT, Manifest, file_sha256, read_manifest
 from export.atomic import write_json
@@ -40,16 +39,14 @@ class Contestant:
     """A finished model that the report will speak of.
 
     Attributes:
-        role: teacher, baseline, baseline_equal_time or student.
-        name: of its folder in `models/`.
+        name: its name and role.
         detector: with its final weights.
         weights: the file they lie in.
         precisions: the artifacts to make of it.
         timed_in_torch: whether torch gets a row of its own.
     """
 
-    role: str
-    name: str
+    name: ModelName
     detector: Detector
     weights: Path
     precisions: Sequence[str]
@@ -60,26 +57,27 @@ class Contestant:
 class Row:
     """One thing to measure: a model in one backend and precision."""
 
-    key: str
-    role: str
-    name: str
+    name: ModelName
     manifest: Manifest
     artifact: Path
     open: Callable[[], Engine]
 
+    @property
+    def key(self) -> str:
+        """Its name in the report's files."""
+        return self.name.key(self.manifest.backend, self.manifest.precision)
+
 
 def load_contestant(
-    role: str, room: Path, detector: Detector, precisions: Sequence[str], *, in_torch: bool
+    name: ModelName, room: Path, detector: Detector, precisions: Sequence[str], *, in_torch: bool
 ) -> Contestant:
     """Put the weights of a finished room into `detector`."""
     weights = room / "model.safetensors"
-    load_weights(detector, weights, strict=True, what=role)
-    return Contestant(role, room.name, detector.eval(), weights, precisions, in_torch)
+    load_weights(detector, weights, strict=True, what=name.role)
+    return Contestant(name, detector.eval(), weights, precisions, in_torch)
 
 
-def export_all(
-    session: Session, recipe: Recipe, data: Data, contestants: Sequence[Contestant]
-) -> list[Row]:
+def export_all(run: Run, contestants: Sequence[Contestant]) -> list[Row]:
     """Make every artifact that is not there yet; return the rows to measure, in report order.
 
     Raises:
@@ -88,25 +86,22 @@ def export_all(
     rows: list[Row] = []
     for contestant in contestants:
         if contestant.timed_in_torch:
-            rows.append(_torch_row(session, recipe, data, contestant))
-        rooms = _artifacts(session, recipe, data, contestant)
+            rows.append(_torch_row(run, contestant))
+        rooms = _artifacts(run, contestant)
         rows.extend(
-            _onnx_row(recipe, contestant, room / "model.onnx")
+            _onnx_row(run, contestant, room / "model.onnx")
             for room in rooms
             if not (room / REFUSED).exists()
         )
     return rows
 
 
-def _artifacts(
-    session: Session, recipe: Recipe, data: Data, contestant: Contestant
-) -> Iterator[Path]:
+def _artifacts(run: Run, contestant: Contestant) -> Iterator[Path]:
     """The room of each precision that was asked for, fp32 first: the others are made of it."""
-    name = contestant.name
-    maker = Maker(session, recipe.export, data, contestant.detector, name, contestant.role)
+    maker = Maker(run, contestant.detector, contestant.name)
 
     def room(precision: str, make: Callable[[Path], None]) -> Path:
-        return once(session.home / "export" / f"{name}-{precision}", make)
+        return once(run.home / "export" / f"{contestant.name}-{precision}", make)
 
     fp32 = room("fp32", maker.fp32)
     source = fp32 / "model.onnx"
@@ -121,53 +116,45 @@ def _artifacts(
         yield room("fp8", lambda out: maker.fp8(source, out))
 
 
-def _torch_row(session: Session, recipe: Recipe, data: Data, contestant: Contestant) -> Row:
-    manifest = torch_manifest(contestant.detector, data, recipe.export, contestant.role)
-    threads = recipe.benchmark.threads
-    make = partial(TorchEngine, contestant.detector, manifest, session.torch_device(), threads)
-    key = f"{contestant.name}-torch-fp32"
-    return Row(key, contestant.role, contestant.name, manifest, contestant.weights, make)
+def _torch_row(run: Run, contestant: Contestant) -> Row:
+    recipe, detector, name = run.recipe, contestant.detector, contestant.name
+    manifest = torch_manifest(detector, run.data, recipe.export, name.role)
+    device = run.session.torch_device()
+    make = partial(TorchEngine, detector, manifest, device, recipe.benchmark.threads)
+    return Row(name, manifest, contestant.weights, make)
 
 
-def _onnx_row(recipe: Recipe, contestant: Contestant, path: Path) -> Row:
+def _onnx_row(run: Run, contestant: Contestant, path: Path) -> Row:
     manifest = read_manifest(path.with_suffix(".json"))
-    threads = recipe.benchmark.threads
-    key = f"{contestant.name}-{manifest.backend}-{manifest.precision}"
-    return Row(
-        key,
-        contestant.role,
-        contestant.name,
-        manifest,
-        path,
-        partial(open_engine, path, threads=threads),
-    )
+    make = partial(open_engine, path, threads=run.recipe.benchmark.threads)
+    return Row(contestant.name, manifest, path, make)
 
 
-def evaluate_rows(session: Session, data: Data, rows: Sequence[Row]) -> Evaluated:
+def evaluate_rows(run: Run, rows: Sequence[Row]) -> Evaluated:
     """Compute the metrics of every row from its own artifact; metrics by name, by key of the row.
 
     Detections and metrics are kept in the run folder. A metric that `METRICS` did not have when a
     cut run wrote them is computed from the kept detections.
     """
-    ground_truth = coco_ground_truth(data.val)
-    write_json(ground_truth, session.home / "evaluation" / "ground_truth.json", indent=None)
+    ground_truth = coco_ground_truth(run.data.val)
+    write_json(ground_truth, run.home / "evaluation" / "ground_truth.json", indent=None)
     found: Evaluated = {}
     for row in rows:
 
         def fill(out: Path, row: Row = row) -> None:
             with row.open() as engine:
-                results = predict(engine, data.val, batch=16, other_classes=True)
+                results = predict(engine, run.data.val, batch=16, other_classes=True)
             save_predictions(results, out / "predictions.json")
             metrics = compute_metrics(_predictions(out), ground_truth, row.artifact)
             content = metrics[COCO].model_dump(mode="json")
             content["metrics"] = {name: m.model_dump(mode="json") for name, m in metrics.items()}
             write_json(content, out / "ap.json")
 
-        room = once(session.home / "evaluation" / row.key, fill)
+        room = once(run.home / "evaluation" / row.key, fill)
         known = _known_metrics(room / "ap.json")
         found[row.key] = compute_metrics(_predictions(room), ground_truth, row.artifact, known)
         ap = found[row.key][COCO].values["AP"]
-        session.console.say(f"{row.key}: AP {'n/a' if ap is None else f'{100 * ap:.2f}'}")
+        run.say(f"{row.key}: AP {'n/a' if ap is None else f'{100 * ap:.2f}'}")
     return found
 
 
@@ -183,22 +170,21 @@ def _known_metrics(file: Path) -> dict[str, MetricValues]:
     return {name: MetricValues.model_validate(metric) for name, metric in kept.items()}
 
 
-def time_rows(
-    session: Session, recipe: Recipe, data: Data, rows: Sequence[Row]
-) -> dict[str, dict[str, Any]]:
+def time_rows(run: Run, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Latency of every row, measured side by side: key -> {latency_ms, verdict, blocks}.
 
     What is made for TensorRT has no latency here: a CPU's would be mistaken for its speed.
     """
     rows = [row for row in rows if row.manifest.precision not in MADE_FOR_TENSORRT]
+    config, images = run.recipe.benchmark, run.data.val
 
     def fill(out: Path) -> None:
         threads = torch.get_num_threads()
         openers = {row.key: row.open for row in rows}
-        timings = measure_repeatedly(openers, data.val, recipe.benchmark, session.console.say)
+        timings = measure_repeatedly(openers, images, config, run.say)
         with ExitStack() as stack:
             engines = {row.key: stack.enter_context(row.open()) for row in rows}
-            swept = sweep(engines, data.val, recipe.benchmark)
+            swept = sweep(engines, images, config)
         torch.set_num_threads(threads)
         found = {
             key: {
@@ -212,33 +198,35 @@ def time_rows(
         }
         write_json(found, out / "latency.json", indent=None)
 
-    session.console.say(f"latency: {len(rows)} rows in interleaved blocks")
-    room = once(session.home / "latency", fill)
+    run.say(f"latency: {len(rows)} rows in interleaved blocks")
+    room = once(run.home / "latency", fill)
     found: dict[str, dict[str, Any]] = json.loads(
         (room / "latency.json").read_text(encoding="utf-8")
     )
     return found
 
 
-def bundle_student(session: Session, recipe: Recipe, data: Data, rows: Sequence[Row]) -> Path:
+def bundle_student(run: Run, rows: Sequence[Row]) -> Path:
     """Pack the first seed's exported students for the device; return the archive.
 
     The picture that the bundle checks itself with is the validation picture with the most boxes.
     """
-    artifacts = [r.artifact for r in rows if r.role == "student" and r.manifest.backend != "torch"]
-    busiest = max(range(len(data.val)), key=lambda index: len(data.val.images[index].boxes))
+    images, recipe = run.data.val, run.recipe
+    students = [row for row in rows if row.name.role == "student"]
+    artifacts = [row.artifact for row in students if row.manifest.backend != "torch"]
+    busiest = max(range(len(images)), key=lambda index: len(images.images[index].boxes))
 
     def fill(out: Path) -> None:
-        golden = read_photograph(data.val, busiest)
+        golden = read_photograph(images, busiest)
         fill_bundle(out, artifacts, golden, name=recipe.name, threads=recipe.benchmark.threads)
 
-    bundle = once(session.home / "bundle", fill)
+    bundle = once(run.home / "bundle", fill)
     archive = bundle.with_name("bundle.tar.gz")
     return archive if archive.exists() else pack(bundle)
 
 
 def report_rows(
-    session: Session,
+    run: Run,
     rows: Sequence[Row],
     accuracy: Evaluated,
     latency: dict[str, dict[str, Any]],
@@ -246,7 +234,7 @@ def report_rows(
 ) -> list[dict[str, Any]]:
     """The `rows` of report.json; predictions are copied beside it, so that it can be checked."""
     (report / "predictions").mkdir(parents=True, exist_ok=True)
-    evaluation = session.home / "evaluation"
+    evaluation = run.home / "evaluation"
     shutil.copyfile(evaluation / "ground_truth.json", report / "ground_truth.json")
     found = []
     for row in rows:
@@ -257,12 +245,12 @@ def report_rows(
         shutil.copyfile(evaluation / row.key / "predictions.json", report / predictions)
         found.append(
             {
-                "model": row.role,
-                "name": row.name,
+                "model": row.name.role,
+                "name": str(row.name),
                 "key": row.key,
                 "backend": row.manifest.backend,
                 "precision": row.manifest.precision,
-                "artifact": f"../{row.artifact.relative_to(session.home).as_posix()}",
+                "artifact": f"../{row.artifact.relative_to(run.home).as_posix()}",
                 "sha256": file_sha256(row.artifact),
                 "size_mb": metrics[SIZE].values[SIZE],
                 "parameters": row.manifest.parameters,

@@ -2,33 +2,20 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from compress.data.config import Data
 from compress.detector import Detector
 from compress.distillation.distiller import Distiller
 from compress.losses.parts.classifier import Classifier
 from compress.parts.pretrained import load_starting_weights
 from compress.parts.weights import inherit, load_weights
-from compress.recipe import Recipe
 from compress.stages.fit import fit
-from compress.stages.rundir import stage_names
-from compress.stages.session import Session
-from compress.stages.teachers import Teacher, warn_of_a_weak_teacher
+from compress.stages.model_name import ModelName, Role, stages_of
+from compress.stages.opened import Run, Teacher
+from compress.stages.teachers import warn_of_a_weak_teacher
 
+Rooms = dict[ModelName, Path]  # finished folders in models/, stages included
 Taught = Callable[[Detector, int], Distiller]
-
-
-def build_student(recipe: Recipe, data: Data, seed: int) -> Detector:
-    """The student before any training; equal seeds give equal weights."""
-    torch.manual_seed(seed)
-    size = (data.input_height, data.input_width)
-    detector = recipe.student.build(len(data.classes), size)
-    detector.spec = replace(detector.spec, classes=data.classes)
-    return detector
 
 
 class StudentTraining:
@@ -41,36 +28,32 @@ class StudentTraining:
 
     def __init__(
         self,
-        session: Session,
-        recipe: Recipe,
-        data: Data,
+        run: Run,
         teachers: Sequence[tuple[Teacher, Detector]],
         classifier: Classifier | None,
     ) -> None:
-        self.session, self.recipe, self.data = session, recipe, data
-        self.teachers, self.classifier = teachers, classifier
+        self.run, self.teachers, self.classifier = run, teachers, classifier
 
-    def run(self, seed: int, teacher_aps: Mapping[str, float | None]) -> dict[str, Path]:
-        """Train what the recipe wants of one seed; return `seedN-role` -> room, stages included."""
-        baseline, rooms = self.recipe.baseline, dict[str, Path]()
-        if baseline.enabled:
+    def train(self, seed: int, teacher_aps: Mapping[ModelName, float | None]) -> Rooms:
+        """Train what the recipe wants of one seed; return every room, stages included."""
+        recipe, rooms = self.run.recipe, Rooms()
+        plain = ModelName(seed, "baseline")
+        if recipe.baseline.enabled:
             rooms |= self._stages(seed, "baseline", lambda student, _: Distiller(student))
             for name, ap in teacher_aps.items():
-                warn_of_a_weak_teacher(
-                    self.session.console, name, ap, rooms[f"seed{seed}-baseline"]
-                )
+                warn_of_a_weak_teacher(self.run.session.console, name, ap, rooms[plain])
         taught = self._stages(seed, "student", self._distilled)
         rooms |= taught
-        if baseline.enabled and baseline.equal_time and self.recipe.distill:
-            steps = equal_time_steps(rooms[f"seed{seed}-baseline"], list(taught.values()))
-            name = f"seed{seed}-baseline_equal_time"
+        if recipe.baseline.enabled and recipe.baseline.equal_time and recipe.distill:
+            steps = equal_time_steps(rooms[plain], list(taught.values()))
+            name = ModelName(seed, "baseline_equal_time")
             rooms[name] = self._fit(name, seed, lambda: Distiller(self._first(seed)), steps)
         return rooms
 
-    def _stages(self, seed: int, role: str, objective: Taught) -> dict[str, Path]:
-        rooms = dict[str, Path]()
+    def _stages(self, seed: int, role: Role, objective: Taught) -> Rooms:
+        rooms = Rooms()
         before: Path | None = None
-        for stage, name in enumerate(stage_names(seed, role, len(self.teachers))):
+        for stage, name in enumerate(stages_of(seed, role, len(self.teachers))):
 
             def build(stage: int = stage, before: Path | None = before) -> Distiller:
                 student = self._first(seed) if before is None else self._next(seed, before)
@@ -80,28 +63,18 @@ class StudentTraining:
         return rooms
 
     def _fit(
-        self, name: str, seed: int, build: Callable[[], Distiller], steps: int | None = None
+        self, name: ModelName, seed: int, build: Callable[[], Distiller], steps: int | None = None
     ) -> Path:
-        recipe = self.recipe
-        return fit(
-            self.session,
-            name,
-            build,
-            self.data,
-            recipe.train,
-            recipe,
-            recipe.student,
-            seed=seed,
-            steps=steps,
-        )
+        run = self.run
+        return fit(run, name, build, run.data, run.recipe.train, seed=seed, steps=steps)
 
     def _first(self, seed: int) -> Detector:
-        recipe, console = self.recipe, self.session.console
-        detector = build_student(recipe, self.data, seed)
+        recipe, console = self.run.recipe, self.run.session.console
+        detector = self.run.build_student(seed)
         load_starting_weights(console, recipe.student, detector)
         if recipe.inherit != "none":
             teacher, weights = self.teachers[0]
-            by_class = teacher.classes != self.data.classes
+            by_class = teacher.classes != self.run.data.classes
             skip = self._per_class(seed) if by_class else frozenset()
             report = inherit(detector, weights, skip)
             console.say(f"inherited from the {teacher.name}: {report.summary()}")
@@ -109,24 +82,25 @@ class StudentTraining:
 
     def _per_class(self, seed: int) -> frozenset[str]:
         """Names of the tensors that have rows for classes: their shapes grow with one more."""
-        classes, size = len(self.data.classes), (self.data.input_height, self.data.input_width)
-        one = build_student(self.recipe, self.data, seed).state_dict()
-        more = self.recipe.student.build(classes + 1, size).state_dict()
+        data = self.run.data
+        size = (data.input_height, data.input_width)
+        one = self.run.build_student(seed).state_dict()
+        more = self.run.recipe.student.build(len(data.classes) + 1, size).state_dict()
         return frozenset(name for name in one if one[name].shape != more[name].shape)
 
     def _next(self, seed: int, before: Path) -> Detector:
-        detector = build_student(self.recipe, self.data, seed)
+        detector = self.run.build_student(seed)
         load_weights(detector, before / "model.safetensors", strict=True, what=before.name)
         return detector
 
     def _distilled(self, student: Detector, stage: int) -> Distiller:
         for number, (_, detector) in enumerate(self.teachers):
-            detector.to(self.session.torch_device() if number == stage else "cpu")
+            detector.to(self.run.session.torch_device() if number == stage else "cpu")
         teacher, weights = self.teachers[stage]
         return Distiller(
             student,
             weights,
-            self.recipe.distill,
+            self.run.recipe.distill,
             precision=teacher.config.precision,
             classifier=self.classifier,
         )

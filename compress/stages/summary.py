@@ -21,68 +21,64 @@ from benchmarks.report.content import (
 from benchmarks.report.samples import sample_grid
 from benchmarks.timing.environment import environment
 from benchmarks.timing.latency import ratio_ci
-from compress.data.config import Data
 from compress.recipe import Recipe
 from compress.stages.artifacts import REFUSED
 from compress.stages.classifier import NAME as CLASSIFIER
 from compress.stages.classifier import describe_accuracy
-from compress.stages.rundir import role_of, teacher_name
-from compress.stages.session import Session
+from compress.stages.model_name import ModelName, Role
+from compress.stages.opened import Run
 from compress.stages.ship import Evaluated
+from compress.stages.students import Rooms
 
 Measured = dict[str, dict[str, Any]]
-SHIPPED = "onnxruntime-fp32"  # gains are those of the exported files
+SHIPPED = ("onnxruntime", "fp32")  # gains are those of the exported files
+COMPARED: tuple[Role, Role] = ("student", "baseline")
 PICTURES = 8
 
 
 def summarize(
-    session: Session,
-    recipe: Recipe,
-    text: str,
-    data: Data,
-    rooms: dict[str, Path],
+    run: Run,
+    rooms: Rooms,
     table: list[dict[str, Any]],
     accuracy: Evaluated,
     latency: Measured,
     out: Path,
 ) -> Path:
     """Write the report into `out`; return its HTML page."""
-    training = {name: _training(name, room) for name, room in rooms.items()}
+    training = {str(name): _training(name, room) for name, room in rooms.items()}
     report = ReportData(
         schema=1,
-        name=recipe.name,
-        environment={**environment(), "device": str(session.torch_device())},
+        name=run.recipe.name,
+        environment={**environment(), "device": str(run.session.torch_device())},
         training=training,
-        gain=_gain(session, recipe, data, accuracy),
-        rows=tuple(_rows(recipe, data, table, out)),
-        speed=tuple(_speed(recipe, latency)),
+        gain=_gain(run, accuracy),
+        rows=tuple(_rows(run, table, out)),
+        speed=tuple(_speed(run.recipe, latency)),
         per_class={_title(r): r["per_class"] for r in table if r["backend"] != "torch"},
-        pictures=tuple(_pictures(session, recipe, data, out)),
-        data=json.loads((session.home / "data.json").read_text(encoding="utf-8")),
-        recipe=text,
-        notes=tuple(_notes(session, recipe, rooms)),
-        warnings=(*_warnings(rooms), *_refused(session)),
+        pictures=tuple(_pictures(run, out)),
+        data=json.loads((run.home / "data.json").read_text(encoding="utf-8")),
+        recipe=run.source.whole,
+        notes=tuple(_notes(run, rooms)),
+        warnings=(*_warnings(rooms), *_refused(run.home)),
     )
     return write_report(report, out)
 
 
-def _rows(
-    recipe: Recipe, data: Data, table: list[dict[str, Any]], out: Path
-) -> Iterator[ReportRow]:
+def _rows(run: Run, table: list[dict[str, Any]], out: Path) -> Iterator[ReportRow]:
     """The rows of the table, with what is left of their accuracy at the threshold of use."""
-    truth = coco_ground_truth(data.val)
+    truth = coco_ground_truth(run.data.val)
     for row in table:
         results = json.loads((out / row["predictions"]).read_text(encoding="utf-8"))
-        deployed = deployed_accuracy(results, truth, recipe.export.score_threshold)
+        deployed = deployed_accuracy(results, truth, run.recipe.export.score_threshold)
         yield ReportRow.model_validate({**row, "deployed": deployed})
 
 
-def _training(name: str, room: Path) -> TrainingRun:
+def _training(name: ModelName, room: Path) -> TrainingRun:
     record = _record(room)
     return TrainingRun.model_validate(
         {
             **record,
-            "model": role_of(name),
+            "model": name.role if name.finished else name.title,
             "seed": record.get("seed", 0),
             "curve": record.pop("rows"),
         }
@@ -99,7 +95,8 @@ def _title(row: dict[str, Any]) -> str:
     return f"{model} {row['backend']} {row['precision']}"
 
 
-def _gain(session: Session, recipe: Recipe, data: Data, accuracy: Evaluated) -> Gain | None:
+def _gain(run: Run, accuracy: Evaluated) -> Gain | None:
+    recipe = run.recipe
     if not recipe.baseline.enabled:
         return None
     gain = _paired(recipe, accuracy, "baseline")
@@ -109,22 +106,22 @@ def _gain(session: Session, recipe: Recipe, data: Data, accuracy: Evaluated) -> 
         )
     if recipe.seeds == 1:
         student, baseline = (
-            _predictions(session, f"seed{recipe.seed}-{role}-{SHIPPED}")
-            for role in ("student", "baseline")
+            _predictions(run, ModelName(recipe.seed, role).key(*SHIPPED)) for role in COMPARED
         )
-        luck = bootstrap_gain(student, baseline, coco_ground_truth(data.val))
+        luck = bootstrap_gain(student, baseline, coco_ground_truth(run.data.val))
         gain = gain.model_copy(
             update={"bootstrap": {"ap": luck.ap, "ci95": list(luck.ci95), "samples": luck.samples}}
         )
     return gain
 
 
-def _paired(recipe: Recipe, accuracy: Evaluated, other: str) -> Gain:
+def _paired(recipe: Recipe, accuracy: Evaluated, other: Role) -> Gain:
     differences = []
+    roles: tuple[Role, Role] = ("student", other)
     for seed in range(recipe.seed, recipe.seed + recipe.seeds):
         student, against = (
-            accuracy[f"seed{seed}-{role}-{SHIPPED}"][COCO].values["AP"] or 0.0
-            for role in ("student", other)
+            accuracy[ModelName(seed, role).key(*SHIPPED)][COCO].values["AP"] or 0.0
+            for role in roles
         )
         differences.append(student - against)
     return Gain(
@@ -136,19 +133,19 @@ def _paired(recipe: Recipe, accuracy: Evaluated, other: str) -> Gain:
     )
 
 
-def _predictions(session: Session, key: str) -> list[Any]:
-    path = session.home / "evaluation" / key / "predictions.json"
+def _predictions(run: Run, key: str) -> list[Any]:
+    path = run.home / "evaluation" / key / "predictions.json"
     found: list[Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
 def _speed(recipe: Recipe, latency: Measured) -> list[Speed]:
     """How much faster the student's artifacts are than the (last) teacher's fp32 one."""
-    teacher = teacher_name(len(recipe.teachers) - 1)
-    reference = f"{teacher}-{SHIPPED}"
+    teacher = ModelName.of_teacher(len(recipe.teachers) - 1)
+    reference = teacher.key(*SHIPPED)
     found = []
     for precision in recipe.export.precisions:
-        key = f"seed{recipe.seed}-student-onnxruntime-{precision}"
+        key = ModelName(recipe.seed, "student").key("onnxruntime", precision)
         # Refused, made for another runtime, or computed in fp32 by the CPU behind casts.
         if key not in latency or precision == "fp16":
             continue
@@ -169,21 +166,21 @@ def _speed(recipe: Recipe, latency: Measured) -> list[Speed]:
     return found
 
 
-def _pictures(session: Session, recipe: Recipe, data: Data, out: Path) -> list[Picture]:
+def _pictures(run: Run, out: Path) -> list[Picture]:
     """Validation pictures spread over the split, with what each exported model sees on them."""
-    count = min(PICTURES, len(data.val))
-    indices = [round(i * (len(data.val) - 1) / max(1, count - 1)) for i in range(count)]
-    roles = [teacher_name(len(recipe.teachers) - 1), f"seed{recipe.seed}-student"]
+    recipe, images = run.recipe, run.data.val
+    count = min(PICTURES, len(images))
+    indices = [round(i * (len(images) - 1) / max(1, count - 1)) for i in range(count)]
+    student = ModelName(recipe.seed, "student")
+    names = [ModelName.of_teacher(len(recipe.teachers) - 1), student]
     if recipe.baseline.enabled:
-        roles.insert(1, f"seed{recipe.seed}-baseline")
-    columns = {
-        name.partition("-")[2] or name: _predictions(session, f"{name}-{SHIPPED}") for name in roles
-    }
-    int8 = f"seed{recipe.seed}-student-onnxruntime-int8"
-    if (session.home / "evaluation" / int8).exists():
-        columns["student int8"] = _predictions(session, int8)
+        names.insert(1, ModelName(recipe.seed, "baseline"))
+    columns = {name.title: _predictions(run, name.key(*SHIPPED)) for name in names}
+    int8 = student.key("onnxruntime", "int8")
+    if (run.home / "evaluation" / int8).exists():
+        columns["student int8"] = _predictions(run, int8)
     threshold = recipe.export.score_threshold
-    path = sample_grid(data.val, indices, columns, threshold, out / "pictures.jpg")
+    path = sample_grid(images, indices, columns, threshold, out / "pictures.jpg")
     caption = (
         f"Validation pictures; boxes scored from {threshold:g}, found by the ONNX files: fp32 "
         "where nothing else is said."
@@ -191,7 +188,8 @@ def _pictures(session: Session, recipe: Recipe, data: Data, out: Path) -> list[P
     return [Picture(path=path.name, caption=caption)]
 
 
-def _notes(session: Session, recipe: Recipe, rooms: dict[str, Path]) -> list[str]:
+def _notes(run: Run, rooms: Rooms) -> list[str]:
+    recipe = run.recipe
     notes = [
         "AP is COCO's, by pycocotools, on letterboxed pictures and from the artifact of the row; "
         "figures in papers are measured otherwise.",
@@ -199,7 +197,7 @@ def _notes(session: Session, recipe: Recipe, rooms: dict[str, Path]) -> list[str
         "Paths in report.json are relative to the report's folder.",
     ]
     for index in range(len(recipe.teachers)):
-        name = teacher_name(index)
+        name = ModelName.of_teacher(index)
         if _record(rooms[name]).get("loaded"):
             notes.append(f"The {name} was loaded, not trained here; its cost is not in the table.")
     if len(recipe.teachers) > 1:
@@ -207,7 +205,7 @@ def _notes(session: Session, recipe: Recipe, rooms: dict[str, Path]) -> list[str
             f"The student learnt from {len(recipe.teachers)} teachers, one after the other, each "
             "for a full schedule; the baseline went through as many schedules without a teacher."
         )
-    classifier = session.home / "models" / CLASSIFIER
+    classifier = run.home / "models" / CLASSIFIER
     if classifier.exists():
         said = describe_accuracy(_record(classifier)["accuracy"])
         notes.append(f"A classifier of object crops taught the student too: {said}.")
@@ -247,13 +245,13 @@ def _notes(session: Session, recipe: Recipe, rooms: dict[str, Path]) -> list[str
     return notes
 
 
-def _refused(session: Session) -> list[str]:
+def _refused(home: Path) -> list[str]:
     """Why an artifact that was asked for is not in the table."""
-    found = sorted((session.home / "export").glob(f"*/{REFUSED}"))
+    found = sorted((home / "export").glob(f"*/{REFUSED}"))
     return [json.loads(path.read_text(encoding="utf-8"))["reason"] for path in found]
 
 
-def _warnings(rooms: dict[str, Path]) -> list[str]:
+def _warnings(rooms: Rooms) -> list[str]:
     from compress.distillation.distiller import advice
     from compress.training.objective import Term
 

@@ -2,6 +2,12 @@
 
 from pathlib import Path
 
+from compress.console import Console
+from compress.recipe import load_recipe
+from compress.recipe_file import Source
+from compress.stages.opened import Run
+from compress.stages.session import Session
+
 SMOKE = """\
 schema: 1
 name: smoke
@@ -36,3 +42,11 @@ def write_smoke(folder: Path, name: str = "recipe.yaml") -> Path:
     path = folder / name
     path.write_text(SMOKE, encoding="utf-8")
     return path
+
+
+def opened_smoke(folder: Path, *overrides: str, quiet: bool = True) -> Run:
+    """Open the recipe, with `folder/run` as the run's folder."""
+    path = write_smoke(folder)
+    recipe, text = load_recipe(path, overrides)
+    session = Session(folder / "run", "cpu", Console(quiet=quiet))
+    return Run.open(session, recipe, Source(path, text, overrides))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from compress.recipe import Recipe, load_recipe
-from compress.recipe_file import place
+from compress.recipe_file import Source
 from export.errors import RecipeError
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
@@ -194,11 +194,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_late_mistake_finds_its_line_or_its_override(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
-    assert place(path, GOOD, [], ("distill", 0)) == f"{path}:9: distill[0]"
-    overrides = ["student.backbone=resnet34"]
-    assert place(path, GOOD, overrides, ("student", "backbone")).startswith(
-        "command line: student."
-    )
+    assert Source(path, GOOD).at("distill", 0) == f"{path}:9: distill[0]"
+    source = Source(path, GOOD, ["student.backbone=resnet34"])
+    assert source.at("student", "backbone").startswith("command line: student.")
 
 
 def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:

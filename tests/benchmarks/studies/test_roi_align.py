@@ -9,12 +9,15 @@ import torch
 from benchmarks.studies.roi_align import main, run, table
 from benchmarks.studies.two_stage import EAGER, FORMS, Trained, open_trained
 from benchmarks.timing.latency import BenchmarkConfig
+from compress.console import Console
 from compress.data.config import Data
 from compress.data.loading import training_batches
 from compress.distillation.distiller import Distiller
 from compress.parts.weights import save_weights
 from compress.recipe import load_recipe
-from compress.stages.students import build_student
+from compress.recipe_file import Source
+from compress.stages.opened import Run
+from compress.stages.session import Session
 from export.errors import RecipeError
 
 RECIPE = """\
@@ -36,11 +39,12 @@ train: {steps: 1, batch: 4}
 def finished(folder: Path, steps: int) -> Data:
     """Fill a run's folder with a student of so many steps; return its data."""
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    recipe, _ = load_recipe(folder / "recipe.yaml")
+    path = folder / "recipe.yaml"
+    recipe, text = load_recipe(path)
+    run = Run.open(Session(folder, "cpu", Console(quiet=True)), recipe, Source(path, text))
     lock = folder / "recipe.lock.json"
     lock.write_text(json.dumps(recipe.resolved()), encoding="utf-8")
-    data = recipe.data.open()
-    student = build_student(recipe, data, seed=0)
+    data, student = run.data, run.build_student(seed=0)
     objective = Distiller(student)
     optimizer = torch.optim.AdamW(student.parameters(), lr=2e-3)
     student.train()
@@ -93,4 +97,7 @@ def test_what_is_no_finished_faster_rcnn_is_refused(tmp_path: Path, capsys) -> N
     teacher.mkdir()
     (teacher / "model.safetensors").touch()
     assert main([str(teacher), "--data", "nowhere.json"]) == 2
+    classifier = teacher.rename(teacher.with_name("classifier"))
+    with pytest.raises(RecipeError, match="'classifier' names no model"):
+        open_trained(classifier)
     assert "a gfl; only faster_rcnn pools RoIs" in capsys.readouterr().err

@@ -7,29 +7,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from compress.console import Console
-from compress.recipe import load_recipe
 from compress.run import main
 from compress.stages.artifacts import Maker
-from compress.stages.session import Session
+from compress.stages.model_name import ModelName
 from export.artifact.manifest import read_manifest
 from export.errors import ExportError
-from tests.compress.smoke import write_smoke
+from tests.compress.smoke import opened_smoke, write_smoke
 from tests.export.precision.test_fp8 import needs_model_optimizer
 
 
 def maker(folder: Path, *overrides: str, seed: int = 0) -> Maker:
     """Of a detector with random weights that is sure of what it sees."""
-    recipe, _ = load_recipe(write_smoke(folder), ["data.val.count=3", *overrides])
-    data = recipe.data.open()
-    torch.manual_seed(seed)
-    detector = recipe.student.build(len(data.classes), (data.input_height, data.input_width))
+    run = opened_smoke(folder, "data.val.count=3", *overrides, quiet=False)
+    detector = run.build_student(seed)
     with torch.no_grad():
         parameters = dict(detector.named_parameters())
         parameters["head.class_logits.bias"].fill_(-2)  # instead of 0.01's logit
         parameters["head.class_logits.weight"].normal_(std=0.3)
-    session = Session(folder / "run", "cpu", Console())
-    return Maker(session, recipe.export, data, detector.eval(), "student", "student")
+    return Maker(run, detector.eval(), ModelName(0, "student"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compress.console import Console
 from compress.detectors import DetectorConfig
 from compress.parts.weights import load_weights, read_metadata, save_weights
 from compress.recipe import TeacherConfig, load_recipe
@@ -21,13 +20,12 @@ from compress.stages.model_file import (
     read_model_metadata,
     save_model,
 )
-from compress.stages.session import Session
-from compress.stages.students import build_student
-from compress.stages.teachers import open_teachers, teacher_room
+from compress.stages.opened import Run
+from compress.stages.teachers import teacher_room
 from compress.stages.torch_engine import TorchEngine
 from export.errors import ExportError, RecipeError
 from tests.compress.detectors.small import CONFIG, FAMILIES, small_detector
-from tests.compress.smoke import write_smoke
+from tests.compress.smoke import opened_smoke, write_smoke
 
 
 def settings_of(family: str) -> DetectorConfig:
@@ -44,13 +42,17 @@ def settings_of(family: str) -> DetectorConfig:
     )
 
 
+def reopened(folder: Path, **sections: object) -> Run:
+    """Open the smoke recipe with other sections."""
+    run = opened_smoke(folder)
+    return Run.open(run.session, run.recipe.model_copy(update=sections), run.source)
+
+
 def write_model(folder: Path, family: str = "gfl") -> Path:
     """Save an untrained student of the smoke recipe as a run saves its students."""
-    recipe, _ = load_recipe(write_smoke(folder))
-    recipe = recipe.model_copy(update={"student": settings_of(family)})
-    data = recipe.data.open()
-    detector = build_student(recipe, data, seed=3)
-    manifest = torch_manifest(detector, data, recipe.export, "seed3-student")
+    run = reopened(folder, student=settings_of(family))
+    recipe, detector = run.recipe, run.build_student(seed=3)
+    manifest = torch_manifest(detector, run.data, recipe.export, "seed3-student")
     metadata = describe_model(recipe.student, manifest, recipe.resolved())
     save_model(detector.state_dict(), metadata, folder / "model.safetensors")
     return folder / "model.safetensors"
@@ -182,11 +184,9 @@ def test_every_model_of_a_run_describes_itself(tmp_path: Path) -> None:
 
 def test_a_loaded_teacher_describes_itself(tmp_path: Path) -> None:
     weights = write_model(tmp_path)
-    recipe, _ = load_recipe(write_smoke(tmp_path))
     detector = settings_of("gfl").model_copy(update={"weights": weights, "backbone_weights": None})
-    recipe = recipe.model_copy(update={"teacher": TeacherConfig(detector=detector)})
-    (teacher,) = open_teachers(recipe, recipe.data.open())
-    room = teacher_room(Session(tmp_path / "run", "cpu", Console(quiet=True)), recipe, teacher)
+    run = reopened(tmp_path, teacher=TeacherConfig(detector=detector))
+    room = teacher_room(run, run.teachers[0])
     metadata = read_model_metadata(room / "model.safetensors")
     assert metadata.manifest.model == "teacher"
     assert metadata.detector == detector.model_copy(update={"weights": None})

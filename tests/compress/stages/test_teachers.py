@@ -12,20 +12,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compress.console import Console
 from compress.distillation.distiller import Distiller
 from compress.parts.weights import inherit, save_weights
 from compress.pipeline import wanted_classifier
-from compress.recipe import Recipe, load_recipe
 from compress.run import main
 from compress.stages.classifier import accuracy, classifier_room, load_classifier
 from compress.stages.fit import category_ids
-from compress.stages.rundir import is_finished_model, role_of, stage_names, teacher_name
-from compress.stages.session import Session
-from compress.stages.students import StudentTraining, build_student
-from compress.stages.teachers import load_teacher, open_teachers, teacher_room
+from compress.stages.model_name import ModelName
+from compress.stages.opened import Run
+from compress.stages.students import StudentTraining
+from compress.stages.teachers import load_teacher, teacher_room
 from export.errors import RecipeError
-from tests.compress.smoke import write_smoke
+from tests.compress.smoke import opened_smoke, write_smoke
 
 ROOT = Path(__file__).resolve().parents[3]
 SECOND = (
@@ -46,11 +44,7 @@ DICOD = (
 )
 
 
-def recipe_of(tmp_path: Path, *overrides: str) -> Recipe:
-    return load_recipe(write_smoke(tmp_path), overrides)[0]
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+def carry_out(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "compress.run", *map(str, arguments)],
         cwd=ROOT,
@@ -65,26 +59,13 @@ def report_of(home: Path) -> dict[str, Any]:
     return found
 
 
-def test_rooms_say_what_they_hold() -> None:
-    assert [teacher_name(i) for i in range(3)] == ["teacher", "teacher2", "teacher3"]
-    assert stage_names(4, "student", 1) == ["seed4-student"]
-    names = stage_names(0, "baseline", 3)
-    assert names == ["seed0-baseline-stage1", "seed0-baseline-stage2", "seed0-baseline"]
-    assert [is_finished_model(n) for n in (*names, "teacher2")] == [False, False, True, True]
-    assert [role_of(n) for n in ("teacher2", names[0], "seed0-baseline_equal_time")] == [
-        "teacher",
-        "baseline stage 1",
-        "baseline_equal_time",
-    ]
-
-
 TEACHING = (SECOND, HARD, "inherit=neck+head")
 
 
 @pytest.fixture(scope="module")
 def two_teachers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    done = run(write_smoke(folder), "--runs", folder, *TEACHING, "baseline.equal_time=true")
+    done = carry_out(write_smoke(folder), "--runs", folder, *TEACHING, "baseline.equal_time=true")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("inherited from the teacher:") == 3  # first stages and equal time
     return folder / "smoke"
@@ -171,16 +152,14 @@ def test_a_run_of_two_teachers_that_is_cut_ends_as_one_that_was_not(
 
 
 def test_a_later_stage_begins_where_the_one_before_ended(tmp_path: Path) -> None:
-    recipe = recipe_of(tmp_path, SECOND, "train.steps=1", "train.lr=1e-12", "distill=[]")
-    session, data = Session(tmp_path / "run", "cpu", Console(quiet=True)), recipe.data.open()
-    before = build_student(recipe, data, seed=7).state_dict()
-    room = session.home / "models" / "seed0-student-stage1"
+    run = opened_smoke(tmp_path, SECOND, "train.steps=1", "train.lr=1e-12", "distill=[]")
+    before = run.build_student(seed=7).state_dict()
+    room = run.home / "models" / "seed0-student-stage1"
     room.mkdir(parents=True)
     save_weights(before, room / "model.safetensors")
-    teachers = [(t, t.build(0)) for t in open_teachers(recipe, data)]
-    training = StudentTraining(session, recipe, data, teachers, None)
+    training = StudentTraining(run, [(t, t.build(0)) for t in run.teachers], None)
     rooms = training._stages(0, "student", lambda student, _: Distiller(student))
-    after = load_file(rooms["seed0-student"] / "model.safetensors")
+    after = load_file(rooms[ModelName(0, "student")] / "model.safetensors")
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, atol=1e-6, rtol=0)
 
@@ -234,7 +213,7 @@ def test_a_mistake_is_found_before_anything_is_trained(
 
 
 def test_a_class_that_the_data_lacks_gets_an_id_that_it_has_not(tmp_path: Path) -> None:
-    data = recipe_of(tmp_path).data.open()
+    data = opened_smoke(tmp_path).data
     first, last = data.classes[0], data.classes[-1]
     ids = category_ids((last, "elephant", first, "giraffe"), data)
     known = dict(zip(data.classes, data.category_ids, strict=True))
@@ -243,25 +222,18 @@ def test_a_class_that_the_data_lacks_gets_an_id_that_it_has_not(tmp_path: Path) 
 
 
 def test_inheriting_leaves_rows_of_other_classes_alone(tmp_path: Path) -> None:
-    recipe = recipe_of(
+    run = opened_smoke(
         tmp_path,
         "inherit=neck+head",
         "teacher={detector: {type: gfl, backbone: resnet18, weights: x.pt}, "
         "classes: [square, disk, triangle, star, cross, ring]}",
     )
-    data = recipe.data.open()
-    (teacher,) = open_teachers(recipe, data)
-    assert teacher.classes != data.classes
-    training = StudentTraining(
-        Session(tmp_path, "cpu", Console(quiet=True)),
-        recipe,
-        data,
-        [(teacher, teacher.build(0))],
-        None,
-    )
+    (teacher,) = run.teachers
+    assert teacher.classes != run.data.classes
+    training = StudentTraining(run, [(teacher, teacher.build(0))], None)
     skip = training._per_class(0)
     assert skip == {"head.class_logits.weight", "head.class_logits.bias"}
-    student, source = build_student(recipe, data, 0), build_student(recipe, data, 1)
+    student, source = run.build_student(0), run.build_student(1)
     report = inherit(student, source, skip)
     assert skip <= set(report.skipped)
     assert "head.box_logits.weight" in report.copied
@@ -270,35 +242,32 @@ def test_inheriting_leaves_rows_of_other_classes_alone(tmp_path: Path) -> None:
 # -- weights that match in part ------------------------------------------------------------------
 
 
-def half_of_a_teacher(tmp_path: Path, *overrides: str) -> Recipe:
-    recipe = recipe_of(tmp_path)
-    (teacher,) = open_teachers(recipe, recipe.data.open())
+def half_of_a_teacher(tmp_path: Path, *overrides: str, quiet: bool = True) -> Run:
+    (teacher,) = opened_smoke(tmp_path).teachers
     state = teacher.build(1).state_dict()
     kept = {name: value.clone() for name, value in state.items() if "head" not in name}
     save_file({**kept, "extra": torch.zeros(1)}, tmp_path / "half.safetensors")
     weights = f"teacher.detector.weights={tmp_path / 'half.safetensors'}"
-    return recipe_of(tmp_path, "teacher.train=null", weights, *overrides)
+    return opened_smoke(tmp_path, "teacher.train=null", weights, *overrides, quiet=quiet)
 
 
 def test_a_teachers_file_that_matches_in_part_is_refused(tmp_path: Path) -> None:
-    recipe = half_of_a_teacher(tmp_path)
-    (teacher,) = open_teachers(recipe, recipe.data.open())
-    session = Session(tmp_path / "run", "cpu", Console(quiet=True))
+    run = half_of_a_teacher(tmp_path)
     with pytest.raises(RecipeError, match=r"missing \(head\..*1 unexpected \(extra\)"):
-        teacher_room(session, recipe, teacher)
+        teacher_room(run, run.teachers[0])
 
 
 def test_unless_the_recipe_allows_it_and_then_it_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = half_of_a_teacher(tmp_path, "teacher.strict=false")
-    (teacher,) = open_teachers(recipe, recipe.data.open())
-    room = teacher_room(Session(tmp_path / "run", "cpu", Console()), recipe, teacher)
+    run = half_of_a_teacher(tmp_path, "teacher.strict=false", quiet=False)
+    (teacher,) = run.teachers
+    room = teacher_room(run, teacher)
     assert "WARNING: weights from" in capsys.readouterr().err
     (said,) = json.loads((room / "training.json").read_text())["loaded_in_part"]
     assert "1 unexpected (extra)" in said
-    loaded = load_teacher(recipe, teacher, room).state_dict()
-    source, fresh = teacher.build(1).state_dict(), teacher.build(recipe.seed).state_dict()
+    loaded = load_teacher(run, teacher, room).state_dict()
+    source, fresh = teacher.build(1).state_dict(), teacher.build(run.recipe.seed).state_dict()
     for name, value in loaded.items():
         assert torch.equal(value, (fresh if "head" in name else source)[name]), name
 
@@ -308,7 +277,7 @@ def test_unless_the_recipe_allows_it_and_then_it_is_said(
 
 @pytest.mark.slow
 def test_a_classifier_teaches_beside_a_teacher_that_lacks_classes(tmp_path: Path) -> None:
-    done = run(
+    done = carry_out(
         write_smoke(tmp_path),
         "--runs",
         tmp_path,
@@ -338,18 +307,17 @@ def test_a_classifier_teaches_beside_a_teacher_that_lacks_classes(tmp_path: Path
 def test_a_classifier_is_trained_once_and_measured_on_the_validation_crops(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = recipe_of(tmp_path, DICOD)
-    session, data = Session(tmp_path / "run", "cpu", Console()), recipe.data.open()
-    wanted = wanted_classifier(recipe)
+    run = opened_smoke(tmp_path, DICOD, quiet=False)
+    data, wanted = run.data, wanted_classifier(run.recipe)
     assert wanted is not None
-    room = classifier_room(session, wanted[0], data, seed=0)
+    room = classifier_room(run, wanted[0])
     record = json.loads((room / "training.json").read_text())
-    classifier = load_classifier(session, wanted[0], data, room)
+    classifier = load_classifier(run, wanted[0], room)
     assert record["accuracy"] == accuracy(classifier, data)
     objects = sum(len(image.labels) for image in data.val.images)
     assert (record["accuracy"] * objects) % 1 == pytest.approx(0, abs=1e-9)
     assert not any(p.requires_grad for p in classifier.parameters())
-    assert classifier_room(session, wanted[0], data, seed=0) == room
+    assert classifier_room(run, wanted[0]) == room
     said = capsys.readouterr().err
     assert said.count("classifier: 4 steps on the boxes of 4 of 8 pictures") == 1
     assert "% of crops right on the objects of the validation pictures" in said

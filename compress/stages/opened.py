@@ -1,0 +1,128 @@
+"""An opened run: the recipe, its data and its teachers, as every stage takes them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from compress.data.config import Data
+from compress.detector import Detector
+from compress.detectors import DetectorConfig
+from compress.recipe import Recipe, TeacherConfig
+from compress.recipe_file import Key, Source, dotted
+from compress.stages.model_name import ModelName
+from compress.stages.session import Session
+from export.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One entry of the recipe's `teacher`.
+
+    Attributes:
+        name: `teacher`, `teacher2`, ...
+        keys: path of its settings in the recipe.
+        config: settings.
+        data: data it is trained on; the recipe's own data for a loaded teacher.
+        classes: class names, in the order of its labels.
+    """
+
+    name: ModelName
+    keys: Key
+    config: TeacherConfig
+    data: Data
+    classes: tuple[str, ...]
+
+    def build(self, seed: int) -> Detector:
+        """Build the teacher with the random weights of `seed`."""
+        torch.manual_seed(seed)
+        size = (self.data.input_height, self.data.input_width)
+        detector = self.config.detector.build(len(self.classes), size)
+        detector.spec = replace(detector.spec, classes=self.classes)
+        return detector
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recipe being carried out.
+
+    Attributes:
+        session: run folder, device and console of this process.
+        recipe: all settings.
+        source: the recipe's file, for messages.
+        data: the student's data.
+        teachers: in the order in which they teach.
+    """
+
+    session: Session
+    recipe: Recipe
+    source: Source
+    data: Data
+    teachers: tuple[Teacher, ...]
+
+    @classmethod
+    def open(cls, session: Session, recipe: Recipe, source: Source) -> "Run":
+        """Open the data of student and teachers.
+
+        Raises:
+            DataError: data cannot be read.
+            RecipeError: a teacher's pictures have another size than the student's.
+        """
+        data = recipe.data.open()
+        return cls(session, recipe, source, data, open_teachers(recipe, data))
+
+    @property
+    def home(self) -> Path:
+        """The run's folder."""
+        return self.session.home
+
+    @property
+    def seeds(self) -> Iterable[int]:
+        """Seeds of the students' trainings."""
+        return range(self.recipe.seed, self.recipe.seed + self.recipe.seeds)
+
+    def settings_of(self, name: ModelName) -> DetectorConfig:
+        """Return the detector section that a model is built from."""
+        if name.role == "teacher":
+            return self.recipe.teachers[(name.stage or 1) - 1].detector
+        return self.recipe.student
+
+    def build_student(self, seed: int) -> Detector:
+        """Build the student with the random weights of `seed`."""
+        return build_student(self.recipe, self.data, seed)
+
+    def say(self, line: str) -> None:
+        """Print one line for the user."""
+        self.session.console.say(line)
+
+
+def build_student(recipe: Recipe, data: Data, seed: int) -> Detector:
+    """Build the student before any training; equal seeds give equal weights."""
+    torch.manual_seed(seed)
+    size = (data.input_height, data.input_width)
+    detector = recipe.student.build(len(data.classes), size)
+    detector.spec = replace(detector.spec, classes=data.classes)
+    return detector
+
+
+def open_teachers(recipe: Recipe, data: Data) -> tuple[Teacher, ...]:
+    """Open the data of every teacher.
+
+    Raises:
+        DataError: a teacher's data cannot be read.
+        RecipeError: its pictures have another size than the student's.
+    """
+    teachers = []
+    for index, config in enumerate(recipe.teachers):
+        keys = recipe.teacher_keys(index)
+        own = data if config.data is None else config.data.open()
+        if (own.input_height, own.input_width) != (data.input_height, data.input_width):
+            raise RecipeError(
+                f"{dotted(keys)}.data.image_size is {own.input_height} x {own.input_width}, "
+                f"data.image_size {data.input_height} x {data.input_width}; both see the same "
+                "batches, so they must be equal"
+            )
+        classes = config.classes or own.classes
+        teachers.append(Teacher(ModelName.of_teacher(index), keys, config, own, classes))
+    return tuple(teachers)

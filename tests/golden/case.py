@@ -13,6 +13,7 @@ from torch import Tensor, nn
 LOSS_LIMIT = 1e-5  # relative
 TENSOR_LIMIT = 1e-5  # of the largest entry
 GRADIENT_LIMIT = 2e-5  # of the largest entry
+WEIGHT_LIMIT = 1e-6  # of each entry
 
 
 class UnknownFamilyError(Exception):
@@ -107,8 +108,20 @@ def gradient(case: Case, key: str, leaf: Tensor) -> Deviation:
     return tensor(case, key, ours, GRADIENT_LIMIT)
 
 
+def weights(case: Case, key: str, ours: Tensor) -> Deviation:
+    """Compare entry by entry: areas divide and round by processor, and a zero must be a zero."""
+    theirs = case.tensor(key)
+    if ours.shape != theirs.shape:
+        return Deviation(f"{key} shape", float("inf"), WEIGHT_LIMIT)
+    if theirs.numel() == 0:
+        return Deviation(key, 0.0, WEIGHT_LIMIT)
+    difference = (ours.detach().double() - theirs.double()).abs()
+    error = torch.where(difference == 0, difference, difference / theirs.double().abs())
+    return Deviation(key, float(error.max()), WEIGHT_LIMIT)
+
+
 def exact(case: Case, key: str, ours: Tensor) -> Deviation:
-    """Count the entries that differ; none may."""
+    """Count the entries that differ; none may. For what is chosen, not computed."""
     theirs = case.tensor(key)
     if ours.shape != theirs.shape:
         return Deviation(f"{key} shape", float("inf"), 0.0)

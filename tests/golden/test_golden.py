@@ -47,3 +47,16 @@ def test_a_wrong_number_is_noticed():
     case.arrays["grad_neck_s_1"] = case.arrays["grad_neck_s_1"] * np.float32(1 + 4e-5)
     wrong = {d.quantity for d in compare("defeat", case) if d.error > d.limit}
     assert wrong == {"out_neck_bg", "grad_neck_s_1"}
+
+
+@pytest.mark.parametrize(("relative", "wrong"), [(1 + 1e-7, set()), (1 + 1e-5, {"out_mask_fg"})])
+def test_a_mask_of_weights_may_differ_in_the_last_place_alone(relative, wrong):
+    case = read_case(HERE / "fgd_01.npz")
+    case.arrays["out_mask_fg"] = (case.arrays["out_mask_fg"] * relative).astype(np.float32)
+    assert {d.quantity for d in compare("fgd", case) if d.error > d.limit} == wrong
+
+
+def test_a_mask_of_weights_is_zero_where_the_authors_is():
+    case = read_case(HERE / "fgd_01.npz")
+    case.arrays["out_mask_bg"][case.arrays["out_mask_bg"] == 0] = 1e-12
+    assert {d.quantity for d in compare("fgd", case) if not d.error <= d.limit} == {"out_mask_bg"}

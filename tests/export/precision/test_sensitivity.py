@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,11 @@ from tests.export.tiny import TinyDetector, canvases, tiny_manifest
 
 
 class Deep(TinyDetector):
-    """Three more convolutions in the middle, of which one has a channel that drowns the others."""
+    """Three more convolutions in the middle, of which one has a channel that drowns the others.
+
+    The drowned ones weigh most in what follows, so that losing them costs some 20 dB more than the
+    rounding of weights does, be it to 8 bits or to the 7 that a processor without VNNI needs.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,6 +29,7 @@ class Deep(TinyDetector):
         with torch.no_grad():
             self.calm.weight[0] *= 400  # one range for all channels of an activation
             self.loud.weight[:, 0] /= 400
+            self.loud.weight[:, 1:] *= 8
 
     def candidates(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features = self.norm(self.stem(images)).relu()
@@ -56,7 +63,14 @@ def test_nodes_that_share_a_weight_are_one_layer(quantizer):
 def test_the_layers_around_the_drowned_channels_hurt_most(quantizer):
     layers = sorted(measure_layers(quantizer, canvases(2)), key=lambda layer: -layer.noise)
     assert {layer.name for layer in layers[:2]} == {"calm.weight", "loud.weight"}  # output, input
-    assert layers[1].sqnr_db < layers[2].sqnr_db - 5
+    assert layers[1].sqnr_db < layers[2].sqnr_db - 10
+
+
+def test_the_default_bits_of_weights_do_not_saturate_on_this_processor(quantizer):
+    default = {layer.name: layer.sqnr_db for layer in measure_layers(quantizer, canvases(2))}
+    seven = measure_layers(replace(quantizer, reduced=True), canvases(2))  # saturate nowhere
+    for layer in seven:
+        assert default[layer.name] > layer.sqnr_db - 3  # saturation costs 30
 
 
 def test_no_noise_is_two_hundred_decibels():

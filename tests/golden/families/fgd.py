@@ -6,7 +6,7 @@ import torch
 
 from compress.detector import DetectorSpec
 from compress.losses.fgd import Fgd, FgdConfig, FgdLevel, attention, scale_masks
-from tests.golden.case import Case, Deviation, UnreadableCaseError, exact, gradient, loss, tensor
+from tests.golden.case import Case, Deviation, UnreadableCaseError, gradient, loss, tensor, weights
 
 TERMS = {  # ours -> the vector's, which are not weighted
     "foreground": "out_fg",
@@ -28,7 +28,7 @@ def compare(case: Case) -> list[Deviation]:
 
     masks = scale_masks(boxes, sizes, (teacher.shape[2], teacher.shape[3]))
     found = [
-        exact(case, key, mask)
+        weights(case, key, mask)
         for key, mask in zip(("out_mask_fg", "out_mask_bg"), masks, strict=True)
         if key in case
     ]

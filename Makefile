@@ -8,6 +8,9 @@ OLDEST = $(shell python3.10 -c 'import sys, venv; print(sys.executable)' 2>/dev/
 BASE_PYTHON ?= $(firstword $(OLDEST) $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) $(PYTHON))
 BASE := .venv-base
 
+# A test process per core, each with one thread; a worker that is idle takes tests from another.
+WORKERS ?= -n auto --maxprocesses 8 --dist worksteal
+
 .PHONY: quickstart test test-base unit install clean
 
 quickstart: $(VENV)/installed
@@ -17,14 +20,14 @@ test: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 # What a device needs, without any extra: no torch, no runtime, no pytest.
 test-base: $(BASE)/installed
 	$(BASE)/bin/python -m tests.base_install
 
 unit: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 install: $(VENV)/installed
 

@@ -1,11 +1,17 @@
 """Fixtures and skips for every test; a skip always says why."""
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
+
+# One thread per process: a worker per core runs beside this one, and the tensors are small. Read
+# when torch and NumPy are first imported; processes that tests start inherit it. Torch itself is
+# imported where it is needed: the process that hands tests to the workers needs none of it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PHOTOGRAPHS = Path(
     os.environ.get("SLIMDET_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -19,17 +25,30 @@ settings.load_profile("slimdet")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    reasons = {
-        "photographs": None
-        if PHOTOGRAPHS.is_dir()
-        else f"no photographs in {PHOTOGRAPHS} (set SLIMDET_DATA)",
-        "gpu": None if torch.cuda.is_available() else "no CUDA device",
-        "tensorrt": _why_no_tensorrt(),
+    reasons: dict[str, Callable[[], str | None]] = {
+        "photographs": _why_no_photographs,
+        "gpu": _why_no_gpu,
+        "tensorrt": _why_no_tensorrt,
     }
-    for item in items:
-        for mark, reason in reasons.items():
-            if reason and item.get_closest_marker(mark):
-                item.add_marker(pytest.mark.skip(reason=reason))
+    for mark, why in reasons.items():
+        marked = [item for item in items if item.get_closest_marker(mark)]
+        reason = why() if marked else None
+        if reason is None:
+            continue
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _why_no_photographs() -> str | None:
+    if PHOTOGRAPHS.is_dir():
+        return None
+    return f"no photographs in {PHOTOGRAPHS} (set SLIMDET_DATA)"
+
+
+def _why_no_gpu() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "no CUDA device"
 
 
 def _why_no_tensorrt() -> str | None:
@@ -37,7 +56,7 @@ def _why_no_tensorrt() -> str | None:
         import tensorrt  # noqa: F401
     except Exception as error:
         return f"TensorRT cannot be loaded: {type(error).__name__}"
-    return None if torch.cuda.is_available() else "TensorRT is here, and no CUDA device"
+    return None if _why_no_gpu() is None else "TensorRT is here, and no CUDA device"
 
 
 @pytest.fixture
@@ -47,4 +66,6 @@ def photographs() -> Path:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    torch.manual_seed(0)
+    torch = sys.modules.get("torch")  # without it there is nothing to seed yet
+    if torch is not None:
+        torch.manual_seed(0)

@@ -127,9 +127,7 @@ def test_heavy_packages_are_loaded_only_when_needed() -> None:
     training = {"compress.run": {"torch", "torchvision", "onnxruntime", "tensorrt", "ultralytics"}}
     above = {"compress.training.loop", "compress.stages", "compress.data", "compress.recipe"}
     losses = {name: above for name in MODULES if name.startswith("compress.losses.")}
-    whole = {
-        "compress.pipeline": {"onnxruntime", "tensorrt", "ultralytics", "matplotlib", "timm"}
-    }
+    whole = {"compress.pipeline": {"onnxruntime", "tensorrt", "ultralytics", "matplotlib", "timm"}}
     assert loaded_in_vain({**device, **training, **losses, **whole}) == {}
 
 

@@ -1,1 +1,5 @@
 """Measure what ships: accuracy, latency, and the report on both."""
+
+from _slimdet_packages import require_own
+
+require_own("export")

@@ -8,25 +8,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from benchmarks.gates import (
-    Content,
-    GateError,
-    GatesConfig,
-    broken_gates,
-    latency,
-    load_report,
-    rows_by_key,
-)
 from export.errors import RecipeError, ToolkitError
 
+if TYPE_CHECKING:
+    from benchmarks.gates import Content, GatesConfig
 
-def main(arguments: Sequence[str] | None = None) -> int:
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmarks.compare") -> int:
     """Print the differences; return the exit code: 0 good, 3 a limit is broken."""
-    options = _parser().parse_args(arguments)
+    options = command_line(prog).parse_args(arguments)
+    from benchmarks.gates import GateError, broken_gates, load_report
+
     try:
         before, after = load_report(options.before), load_report(options.after)
         gates = _gates(options)
@@ -44,7 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _gates(options: argparse.Namespace) -> GatesConfig:
+def _gates(options: argparse.Namespace) -> "GatesConfig":
+    from pydantic import ValidationError
+
+    from benchmarks.gates import GatesConfig
+
     names = ("max_ap_drop", "max_p50", "max_p99", "max_size", "allow_noisy")
     try:
         return GatesConfig.model_validate({name: getattr(options, name) for name in names})
@@ -54,8 +52,10 @@ def _gates(options: argparse.Namespace) -> GatesConfig:
         raise RecipeError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def differences(before: Content, after: Content) -> list[dict[str, Any]]:
+def differences(before: "Content", after: "Content") -> list[dict[str, Any]]:
     """One entry per row of either report; figures that a side lacks are None."""
+    from benchmarks.gates import rows_by_key
+
     old, new = rows_by_key(before), rows_by_key(after)
     found = []
     for key in dict.fromkeys([*old, *new]):
@@ -67,7 +67,9 @@ def differences(before: Content, after: Content) -> list[dict[str, Any]]:
     return found
 
 
-def _figures(row: Content) -> dict[str, Any]:
+def _figures(row: "Content") -> dict[str, Any]:
+    from benchmarks.gates import latency
+
     ap = row["ap"]["AP"]
     return {
         "ap": None if ap is None else 100 * ap,
@@ -112,7 +114,9 @@ def _ratio(before: float | None, after: float | None) -> str:
     return f"{before:.3g} -> {after:.3g} ({100 * (after / before - 1):+.0f}%)"
 
 
-def _notes(before: Content, after: Content) -> list[str]:
+def _notes(before: "Content", after: "Content") -> list[str]:
+    from benchmarks.gates import rows_by_key
+
     notes = []
     for name in ("cpu", "gpu"):
         sides = [report["environment"].get(name) for report in (before, after)]
@@ -136,8 +140,14 @@ def _model(part: Any) -> str:
     return str(part.get("model", part)) if isinstance(part, dict) else str(part)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+def command_line(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="What changed between two reports; with limits, whether B breaks one.",
+        epilog="exit codes: 0 good, 1 a report cannot be read, 2 a limit is not understood, 3 a "
+        "limit is broken",
+    )
     parser.add_argument("before", type=Path, metavar="A", help="a run's or report's folder or file")
     parser.add_argument("after", type=Path, metavar="B", help="the one to compare with it")
     parser.add_argument("--max-ap-drop", type=float, metavar="POINTS")

@@ -16,14 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from export.artifact.machine import cautions, differences
-from export.artifact.manifest import read_manifest
-from export.backends.onnxruntime.providers import PROVIDERS, why_unusable
-from export.backends.tensorrt.cuda import describe_machine, load_cuda
-from export.backends.tensorrt.library import load_tensorrt
 from export.errors import DataError, MissingDependencyError, ToolkitError
-from export.precision.model_optimizer import require_model_optimizer
-from export.verify import BundleError, read_bundle
 
 LEAST_FREE_GB = 5.0  # a run of a few models with checkpoints and artifacts
 _FOLDER_SIDE = 640  # input size that a folder without a recipe is judged at
@@ -48,9 +41,9 @@ class Finding:
     code: int = 1
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m compress.doctor") -> int:
     """Run the command line; return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = command_line(prog).parse_args(arguments)
     findings: list[Finding] = []
 
     def tell(finding: Finding) -> None:
@@ -120,6 +113,8 @@ def torch() -> Finding:
 
 def onnxruntime_cpu() -> Finding:
     """The runtime that every report needs."""
+    from export.backends.onnxruntime.providers import why_unusable
+
     try:
         runtime = importlib.import_module("onnxruntime")
         reason = why_unusable(runtime, "cpu")
@@ -145,6 +140,8 @@ def onnxruntime_tensorrt() -> Finding:
 
 
 def _provider(device: Literal["cuda", "tensorrt"], advice: str) -> Finding:
+    from export.backends.onnxruntime.providers import PROVIDERS, why_unusable
+
     what = f"onnxruntime {device}"
     try:
         reason = why_unusable(importlib.import_module("onnxruntime"), device)
@@ -157,6 +154,9 @@ def _provider(device: Literal["cuda", "tensorrt"], advice: str) -> Finding:
 
 def tensorrt() -> Finding:
     """TensorRT itself with cuda-python and a GPU."""
+    from export.backends.tensorrt.cuda import describe_machine, load_cuda
+    from export.backends.tensorrt.library import load_tensorrt
+
     try:
         trt = load_tensorrt("Building and running engines")
         here = describe_machine(load_cuda(), trt.__version__)
@@ -169,6 +169,8 @@ def tensorrt() -> Finding:
 
 def model_optimizer() -> Finding:
     """What makes FP8 graphs, which only a GPU runs fast."""
+    from export.precision.model_optimizer import require_model_optimizer
+
     try:
         version = require_model_optimizer()
     except MissingDependencyError as error:
@@ -238,8 +240,12 @@ def data(path: Path) -> list[Finding]:
 
 def engine(path: Path) -> list[Finding]:
     """An engine against this machine; an ONNX file against its sidecar."""
+    from export.artifact.machine import cautions, differences
+    from export.artifact.manifest import read_manifest
     from export.artifact.sidecar import verify_artifact
+    from export.backends.tensorrt.cuda import describe_machine, load_cuda
     from export.backends.tensorrt.engine import rebuild_command, refuse_other_machine
+    from export.backends.tensorrt.library import load_tensorrt
 
     manifest = read_manifest(path.with_suffix(".json"))
     verify_artifact(path, manifest)
@@ -260,6 +266,8 @@ def engine(path: Path) -> list[Finding]:
 
 def bundle(path: Path) -> list[Finding]:
     """A bundle: every file whole, every engine for this machine."""
+    from export.verify import BundleError, read_bundle
+
     try:
         content: dict[str, Any] = read_bundle(path)
     except BundleError as error:
@@ -272,9 +280,10 @@ def bundle(path: Path) -> list[Finding]:
     return found
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m compress.doctor",
+        prog=prog,
         description="Say what works on this machine, and what to do about what does not.",
         epilog="exit codes: 0 all that is needed works (what is optional may be absent), else "
         "that of the first bad line: 1 python, torch or disk, 2 recipe, 3 data, 4 a missing "

@@ -12,14 +12,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from pydantic import TypeAdapter
-
-from compress.detector import Detector
-from compress.detectors import DetectorConfig
-from compress.distillation.pairing import check_pair
-from compress.losses import LossConfig
+if TYPE_CHECKING:
+    from compress.detector import Detector
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- methods -->\n).*?(<!-- /methods -->)", re.DOTALL)
@@ -45,8 +41,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {"ikd": {"base": {"type": "defeat"}}}
 class SmallPair(NamedTuple):
     """A student and a teacher of one family: equal pyramids and heads, another backbone."""
 
-    student: Detector
-    teacher: Detector
+    student: "Detector"
+    teacher: "Detector"
 
 
 @dataclass(frozen=True)
@@ -75,15 +71,19 @@ def members(union: Any) -> dict[str, Any]:
 
 def families() -> tuple[str, ...]:
     """The detector families of the recipe."""
+    from compress.detectors import DetectorConfig
+
     return tuple(members(DetectorConfig))
 
 
 def small_pair(family: str) -> SmallPair:
     """Build a small student and teacher of a family, with random weights."""
+    from compress.detectors import DetectorConfig
+
     settings_class = members(DetectorConfig)[family]
     known = {key: value for key, value in SMALL.items() if key in settings_class.model_fields}
 
-    def build(widths: tuple[int, ...]) -> Detector:
+    def build(widths: tuple[int, ...]) -> "Detector":
         backbone = {"type": "slim_resnet", "widths": widths}
         config = settings_class.model_validate({"type": family, **known, "backbone": backbone})
         detector: Detector = config.build(CLASSES, SIZE)
@@ -94,12 +94,19 @@ def small_pair(family: str) -> SmallPair:
 
 def example(name: str) -> Any:
     """Settings of a method: its defaults, with what they lack."""
+    from pydantic import TypeAdapter
+
+    from compress.losses import LossConfig
+
     adapter: TypeAdapter[Any] = TypeAdapter(LossConfig)
     return adapter.validate_python({"type": name, **EXAMPLES.get(name, {})})
 
 
 def support() -> list[Method]:
     """Match every method with every family; ordered by name."""
+    from compress.distillation.pairing import check_pair
+    from compress.losses import LossConfig
+
     pairs = {family: small_pair(family) for family in families()}
     rows = []
     for name, settings in sorted(members(LossConfig).items()):
@@ -188,15 +195,19 @@ def filled(readme: str) -> str:
     return MARKED.sub(lambda match: f"{match[1]}{table}\n{match[2]}", readme)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table, or write it into the README."""
+def command_line(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m compress.methods",
-        description="The methods, what each needs, and the detectors that it works on.",
+        prog=prog, description="The methods, what each needs, and the detectors that it works on."
     )
     parser.add_argument("--write", action="store_true", help="into README.md")
     parser.add_argument("--why", action="store_true", help="also say what keeps a pair apart")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m compress.methods") -> int:
+    """Print the table, or write it into the README."""
+    options = command_line(prog).parse_args(arguments)
     if options.write:
         path = ROOT / "README.md"
         path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

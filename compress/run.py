@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +22,43 @@ Run the same command again to go on after an interruption; finished stages are k
 
 EPILOG = """\
 any key of the recipe can be set:
-  python -m compress.run recipe.yaml train.epochs=1 student.backbone=resnet18
+  %(prog)s recipe.yaml train.epochs=1 student.backbone=resnet18
 several processes:
-  torchrun --nproc-per-node 8 -m compress.run recipe.yaml
+  torchrun --nproc-per-node 8 {module} recipe.yaml
 exit codes: 0 done, 1 other failure, 2 recipe, 3 data, 4 missing package or weights, 5 training
 diverged, 6 export or engine, 130 interrupted"""
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+CHECKS = """\
+Validate a recipe, read the heads of its data, build and match the models, and print the plan with
+its estimates. Changes nothing."""
+
+
+def command_line(prog: str, *, check: bool = False) -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments.
+
+    Args:
+        prog: the command as the user typed it.
+        check: whether it is the command that checks alone and needs no `--check`.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m compress.run",
-        description=DESCRIPTION,
-        epilog=EPILOG,
+        prog=prog,
+        description=CHECKS if check else DESCRIPTION,
+        epilog=EPILOG.format(module=_for_torchrun(prog)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(check=check)
     parser.add_argument("recipe", type=Path, help="the recipe, a YAML file")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings that override the recipe's"
     )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="validate, read the data's heads, build and match the models, print the plan; "
-        "change nothing",
-    )
+    if not check:
+        parser.add_argument(
+            "--check",
+            action="store_true",
+            help="validate, read the data's heads, build and match the models, print the plan; "
+            "change nothing",
+        )
     parser.add_argument(
         "--runs",
         type=Path,
@@ -59,12 +72,25 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object as the last line of stdout"
     )
-    return parser.parse_intermixed_args(arguments)
+    return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _for_torchrun(prog: str) -> str:
+    """What torchrun is told to start: the command `slimdet`, or this module."""
+    return "--no-python slimdet run" if prog.startswith("slimdet") else "-m compress.run"
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m compress.run") -> int:
     """Run and return the exit code; a user's mistake is one message, never a traceback."""
-    options = parse(arguments)
+    return _run(command_line(prog).parse_intermixed_args(arguments))
+
+
+def check(arguments: Sequence[str] | None = None, prog: str = "slimdet check") -> int:
+    """Do what `main` does with `--check`."""
+    return _run(command_line(prog, check=True).parse_intermixed_args(arguments))
+
+
+def _run(options: argparse.Namespace) -> int:
     console = Console(quiet=int(os.environ.get("RANK", "0")) != 0)
     outcome: dict[str, Any] = {"ok": False}
     try:

@@ -10,23 +10,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ValidationError
-
-from export.artifact.machine import BatchProfile
-from export.artifact.manifest import read_manifest
-from export.backends import TensorRTConfig
+from export.arguments import positive
 from export.errors import ExportError, ToolkitError
-from export.pictures.calibration import calibration_canvases
-from export.precision.fp8 import quantize_fp8
-from export.precision.fp16 import cast_half
-from export.precision.int8 import Flavour, quantize_int8
+
+if TYPE_CHECKING:
+    from export.backends import TensorRTConfig
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.build") -> int:
     """Run the command line; return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = command_line(prog).parse_args(arguments)
     try:
         backend = options.backend or ("onnxruntime" if options.images else "tensorrt")
         print(_build_tensorrt(options) if backend == "tensorrt" else _build_onnxruntime(options))
@@ -41,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build_onnxruntime(options: argparse.Namespace) -> str:
     """Make an FP16 or INT8 graph for ONNX Runtime; return what to say of it."""
+    from export.artifact.manifest import read_manifest
+
     if options.precision not in ("fp16", "int8"):
         raise ExportError(
             f"{options.model}: onnxruntime has no {options.precision} to be built; "
@@ -58,8 +55,16 @@ def _build_onnxruntime(options: argparse.Namespace) -> str:
     )
 
 
-def _make_graph(options: argparse.Namespace, folder: Path, flavour: Flavour) -> Path:
+def _make_graph(
+    options: argparse.Namespace, folder: Path, flavour: Literal["cpu", "tensorrt"]
+) -> Path:
     """Cast or quantise the fp32 graph, watching its pictures; return the new one's path."""
+    from export.artifact.manifest import read_manifest
+    from export.pictures.calibration import calibration_canvases
+    from export.precision.fp8 import quantize_fp8
+    from export.precision.fp16 import cast_half
+    from export.precision.int8 import quantize_int8
+
     spec = read_manifest(options.model.with_suffix(".json")).input
     canvases = calibration_canvases(options.images, spec, options.count, options.seed)
     if options.precision == "fp16":
@@ -80,6 +85,8 @@ def _make_graph(options: argparse.Namespace, folder: Path, flavour: Flavour) -> 
 
 def _build_tensorrt(options: argparse.Namespace) -> str:
     """Build an engine, after making its graph where pictures are given; say what it is."""
+    from export.artifact.manifest import read_manifest
+
     config, model = _tensorrt_config(options), options.model
     if options.images is not None:
         if options.precision == "fp32":
@@ -111,7 +118,12 @@ def _build_tensorrt(options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def _tensorrt_config(options: argparse.Namespace) -> TensorRTConfig:
+def _tensorrt_config(options: argparse.Namespace) -> "TensorRTConfig":
+    from pydantic import ValidationError
+
+    from export.artifact.machine import BatchProfile
+    from export.backends import TensorRTConfig
+
     low, best, high = options.batch
     settings: dict[str, Any] = {
         "precision": options.precision,
@@ -133,16 +145,10 @@ def _tensorrt_config(options: argparse.Namespace) -> TensorRTConfig:
         raise ExportError("; ".join(mistake["msg"] for mistake in error.errors())) from None
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
-
-
-def _parser() -> argparse.ArgumentParser:
+def command_line(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m export.build",
+        prog=prog,
         description="Build a TensorRT engine for this machine, or quantise for its CPU.",
         epilog="exit codes: 0 done, 3 pictures, 4 a package is missing, 6 the model cannot be "
         "built; nothing is half-written",
@@ -162,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_quantisation(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--images", type=Path, metavar="DIR", help="to calibrate or check on")
-    group.add_argument("--count", type=_positive, default=64, help="how many (default: 64)")
+    group.add_argument("--count", type=positive, default=64, help="how many (default: 64)")
     group.add_argument("--seed", type=int, default=0, help="chooses them (default: 0)")
     group.add_argument(
         "--method",
@@ -189,16 +195,16 @@ def _add_tensorrt(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--device", type=int, default=0, help="which GPU (default: 0)")
     group.add_argument(
         "--batch",
-        type=_positive,
+        type=positive,
         nargs=3,
         default=(1, 1, 1),
         metavar=("MIN", "OPT", "MAX"),
         help="of a graph with any batch (default: 1 1 1)",
     )
-    group.add_argument("--workspace-mib", type=_positive, help="default: all of the GPU's memory")
+    group.add_argument("--workspace-mib", type=positive, help="default: all of the GPU's memory")
     group.add_argument("--timing-cache", type=Path, metavar="FILE", help="read, and written back")
     group.add_argument("--optimization-level", type=int, choices=range(6), default=3)
-    group.add_argument("--timing-iterations", type=_positive, help="per tactic")
+    group.add_argument("--timing-iterations", type=positive, help="per tactic")
     group.add_argument("--tf32", action="store_true", help="FP32 layers in 10-bit mantissas")
     group.add_argument(
         "--version-compatible", action="store_true", help="for later versions of this major too"
@@ -206,7 +212,7 @@ def _add_tensorrt(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--portable", choices=("none", "same_sm", "ampere_plus"), default="none")
     group.add_argument(
         "--builds",
-        type=_positive,
+        type=positive,
         default=1,
         metavar="K",
         help="build K engines, time them in turns and keep the fastest; their spread goes into the "

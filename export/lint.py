@@ -5,19 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.checks.qdq_lint import lint_qdq
 from export.errors import ExportError, ToolkitError
-from export.optional import require
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.lint") -> int:
     """Run the command line; return its exit code: 0 when the file is clean, 6 when it is not."""
-    parser = argparse.ArgumentParser(
-        prog="python -m export.lint",
-        description="Say what TensorRT would refuse in a quantised ONNX file.",
-    )
-    parser.add_argument("models", type=Path, nargs="+", metavar="model.onnx")
-    options = parser.parse_args(arguments)
+    options = command_line(prog).parse_args(arguments)
     code = 0
     for path in options.models:
         try:
@@ -33,7 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def command_line(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Say what TensorRT would refuse in a quantised ONNX file."
+    )
+    parser.add_argument("models", type=Path, nargs="+", metavar="model.onnx")
+    return parser
+
+
 def _lint(path: Path) -> list[str]:
+    from export.checks.qdq_lint import lint_qdq
+    from export.optional import require
+
     onnx = require("onnx", extra="train", purpose="Checking a quantised graph")
     try:
         model = onnx.load(str(path))

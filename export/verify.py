@@ -33,9 +33,9 @@ class NotHereError(Exception):
     """This artifact cannot be checked on this machine, for want of a package."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "verify") -> int:
     """Run the command line; return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = command_line(prog).parse_args(arguments)
     results = []
     try:
         bundle = read_bundle(options.bundle)
@@ -372,9 +372,10 @@ def _rebuild(artifact: dict[str, Any]) -> str:
     return f"build it here with ./build_engines.sh, from the ONNX file of {artifact['name']}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
-        prog="verify",
+        prog=prog,
         description="Check that a bundle finds on this machine what it found where it was made.",
         epilog="exit codes: 0 all that could be checked is as expected, 4 nothing could be for "
         "want of a package, 6 something differs",

@@ -63,7 +63,7 @@ class Work:
         """
         full = f"{self.name}-{name}"
         sys.stderr.write(f"--- {full}\n")
-        command = [sys.executable, "-m", "compress.run", str(self.recipe), "--json"]
+        command = [sys.executable, "-c", _same_path_as_here(), str(self.recipe), "--json"]
         command += ["--runs", str(self.runs), f"name={full}", *LIGHT, *self.overrides, *overrides]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
@@ -74,6 +74,16 @@ class Work:
                 text = said[-1]
             raise RunError(done.returncode, text)
         return self.runs / full
+
+
+def _same_path_as_here() -> str:
+    """Code that does what `-m compress.run` does, but looks for modules where this process does.
+
+    With `-m` Python looks in the current folder first, where a `compress.py` may lie.
+    """
+    return (
+        f"import sys; sys.path[:] = {sys.path}; import compress.run; sys.exit(compress.run.main())"
+    )
 
 
 class RunError(Exception):

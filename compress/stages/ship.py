@@ -27,7 +27,7 @@ from compress.stages.rundir import once
 from compress.stages.torch_engine import TorchEngine
 from export.artifact.manifest import MADE_FOR_TENSORRT, Manifest, file_sha256, read_manifest
 from export.atomic import write_json
-from export.bundle import fill_bundle, pack
+from export.bundles.packing import fill_bundle, pack
 from export.engine import Engine, open_engine
 
 Evaluated = dict[str, dict[str, MetricValues]]  # key of the row -> name of the metric -> values

@@ -1,1 +1,1 @@
-"""The artifact's sidecar and manifest, and the text of a bundle."""
+"""The artifact's sidecar and manifest."""

@@ -25,7 +25,7 @@ ONE_FILE_EACH = {"compress/losses"}  # a file per method, however many there are
 # do not import each other.
 FLOORS = [
     ["export/errors", "export/config"],
-    ["export/optional", "export/atomic"],
+    ["export/optional", "export/atomic", "export/arguments"],
     ["export/artifact"],
     ["export/pictures"],
     ["export/detections"],
@@ -35,13 +35,14 @@ FLOORS = [
     ["export/graph"],
     ["export/checks"],
     ["export/precision"],
-    ["export/build", "export/bundle", "export/lint", "export/verify"],
-    ["export/predict"],
+    ["export/bundles"],
+    ["export/predictions"],
+    ["export/build", "export/bundle", "export/lint", "export/predict", "export/verify"],
     ["benchmarks/record"],
     ["benchmarks/data"],
     ["benchmarks/accuracy", "benchmarks/timing"],
     ["benchmarks/report"],
-    ["benchmarks/gates"],
+    ["benchmarks/gates", "benchmarks/measure"],
     ["benchmarks/compare", "benchmarks/run"],
     ["compress/batch", "compress/console"],
     ["compress/detector"],
@@ -122,8 +123,8 @@ def test_no_folder_holds_more_modules_than_one_can_survey() -> None:
 
 def test_heavy_packages_are_loaded_only_when_needed() -> None:
     device = {"export.engine": {"torch", "onnxruntime", "onnx"}}
-    device |= {"export.predict": {"torch", "onnx"}}
-    device |= {"benchmarks.run": {"torch", "onnx", "matplotlib"}}
+    device |= {"export.predictions": {"torch", "onnx"}}
+    device |= {"benchmarks.measure": {"torch", "onnx", "matplotlib"}}
     training = {"compress.run": {"torch", "torchvision", "onnxruntime", "tensorrt", "ultralytics"}}
     above = {"compress.training.loop", "compress.stages", "compress.data", "compress.recipe"}
     losses = {name: above for name in MODULES if name.startswith("compress.losses.")}

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from export import verify
-from export.artifact.bundle_text import trtexec_line
 from export.artifact.manifest import NmsSpec, read_manifest, write_manifest
 from export.backends.onnxruntime.engine import OnnxRuntimeEngine
-from export.bundle import TOLERANCES, bundle_artifact, main, pack, write_bundle
+from export.bundle import main
+from export.bundles.packing import TOLERANCES, bundle_artifact, pack, write_bundle
+from export.bundles.text import trtexec_line
 from export.detections import Candidates, select_detections
 from export.errors import ExportError, MissingDependencyError, ToolkitError
 from export.precision.int8 import quantize_cpu_int8
@@ -313,7 +314,7 @@ def test_a_full_disk_leaves_no_half_of_a_bundle_and_keeps_the_old_one(
     def no_room(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("export.bundle.shutil.copyfile", no_room)
+    monkeypatch.setattr("export.bundles.packing.shutil.copyfile", no_room)
     with pytest.raises(ToolkitError, match="No space left on device"):
         write_bundle(bundle, [static_model], photograph, name="tiny", threads=1)
     assert (bundle / "bundle.json").read_bytes() == before
@@ -349,7 +350,7 @@ def test_at_the_limit_of_boxes_the_better_half_is_expected(dynamic_model, photog
 def test_a_model_that_is_hardly_trained_is_checked_by_its_best_boxes(
     static_model, photograph, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("export.bundle.MIN_SCORE", 0.9999)
+    monkeypatch.setattr("export.bundles.packing.MIN_SCORE", 0.9999)
     weak = write_bundle(tmp_path / "b", [static_model], photograph, name="x", threads=1)
     artifact = content(weak)["artifacts"][0]
     best = artifact["expected"][0][1]

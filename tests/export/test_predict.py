@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from export.engine import open_engine
-from export.predict import main, predict
+from export.predict import main
+from export.predictions import predict
 
 ROOT = Path(__file__).resolve().parents[2]
 

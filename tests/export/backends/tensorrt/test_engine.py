@@ -11,7 +11,7 @@ from export import verify
 from export.artifact.machine import BatchProfile
 from export.artifact.manifest import read_manifest
 from export.backends import OnnxRuntimeConfig, TensorRTConfig
-from export.bundle import write_bundle
+from export.bundles.packing import write_bundle
 from export.checks.parity import compare_detections
 from export.detections import select_detections
 from export.errors import ExportError

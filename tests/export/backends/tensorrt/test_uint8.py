@@ -9,7 +9,7 @@ from benchmarks.timing.contender import Contender
 from export import verify
 from export.artifact.machine import BatchProfile
 from export.artifact.manifest import read_manifest, write_manifest
-from export.bundle import write_bundle
+from export.bundles.packing import write_bundle
 from export.errors import ExportError
 from export.pictures.images import to_input, to_tensor
 from tests.export.backends.tensorrt.fake_tensorrt_engine import detect

@@ -1,0 +1,311 @@
+"""A bundle: models with all that a device needs to run and to check them, in one folder."""
+
+import gzip
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import export
+from export.artifact.manifest import Manifest, file_sha256, read_manifest
+from export.atomic import write_bytes, write_json, write_text
+from export.bundles.text import build_script, readme, triton_config
+from export.detections import Candidates, Detections, select_detections
+from export.draw import draw_boxes
+from export.engine import open_engine
+from export.errors import ExportError, ToolkitError
+from export.pictures.images import letterbox, open_photograph, to_input
+
+MIN_SCORE = 0.05  # detections below are left out of what is expected, where there are better ones
+# What the same file may differ by on another machine: kernels sum in another order, and INT8
+# kernels of processors without VNNI round otherwise.
+TOLERANCES = {
+    "fp32": {"score": 2e-3, "box_px": 0.5},
+    "fp16": {"score": 0.02, "box_px": 2.0},
+    "int8": {"score": 0.08, "box_px": 4.0},
+    "int8-trt": {"score": 0.08, "box_px": 4.0},
+    "fp8": {"score": 0.08, "box_px": 4.0},
+}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One artifact inside the bundle.
+
+    Attributes:
+        name: unique in the bundle; of its folder in `models/`.
+        path: of the file in the bundle.
+        manifest: its sidecar.
+        found: its detections on the golden picture, in input pixels.
+        min_score: of the detections that are expected.
+        candidates: its raw outputs there.
+        images: the batch it was given.
+    """
+
+    name: str
+    path: Path
+    manifest: Manifest
+    found: Detections
+    min_score: float
+    candidates: Candidates
+    images: NDArray[Any]
+
+
+def write_bundle(
+    folder: Path,
+    artifacts: Sequence[Path],
+    golden: Path | NDArray[np.uint8],
+    *,
+    name: str,
+    threads: int | None = None,
+) -> Path:
+    """Write a whole bundle to `folder` and pack it to `folder`.tar.gz; return the folder.
+
+    A bundle that is there already is replaced once the new one is whole.
+
+    Args:
+        folder: of the bundle; not there yet, or a bundle.
+        artifacts: ONNX files and engines with their sidecars, the first being the one that
+            `python -m export.predict` takes. They must run on this machine.
+        golden: a photograph, as a file or as (H, W, 3) RGB, with something to find in it.
+        name: of the model, for the README.
+        threads: of CPU engines.
+
+    Raises:
+        DataError: the golden picture cannot be read.
+        ExportError: an artifact cannot be trusted or run, or `folder` holds something else.
+        ToolkitError: the disk is full.
+    """
+    if folder.exists() and not (folder / "bundle.json").is_file() and any(folder.iterdir()):
+        raise ExportError(f"{folder}: is there and no bundle; choose another folder")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        fill_bundle(partial, artifacts, golden, name=name, threads=threads)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+        pack(folder)
+    except OSError as error:
+        raise ToolkitError(
+            f"{folder}: the bundle could not be written ({error.strerror or error}); make room or "
+            "choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def fill_bundle(
+    folder: Path,
+    artifacts: Sequence[Path],
+    golden: Path | NDArray[np.uint8],
+    *,
+    name: str,
+    threads: int | None = None,
+) -> None:
+    """Fill an empty folder with a bundle; see `write_bundle`."""
+    if not artifacts:
+        raise ExportError(f"{folder}: no artifacts to pack; name at least one model.onnx")
+    pixels = open_photograph(golden) if isinstance(golden, Path) else golden
+    packed = [
+        _pack_artifact(folder, path, own, pixels, threads)
+        for path, own in zip(artifacts, _names(artifacts), strict=True)
+    ]
+    first = packed[0].manifest
+    _require_one_model(packed)
+    _write_golden(folder, pixels, packed[0])
+    write_text("".join(f"{label}\n" for label in first.classes), folder / "labels.txt")
+    thresholds = {
+        "score": first.score_threshold,
+        "evaluation_score": first.evaluation_score_threshold,
+        "nms_iou": first.nms.iou,
+        "max_detections": first.nms.max_detections,
+    }
+    write_json(thresholds, folder / "thresholds.json")
+    source = Path(export.__file__).with_name("verify.py")
+    write_bytes(source.read_bytes(), folder / "verify.py")
+    _write_triton(folder / "triton", packed)
+    lines = {one.path.relative_to(folder).as_posix(): one.manifest for one in packed}
+    write_text(build_script(lines), folder / "build_engines.sh")
+    (folder / "build_engines.sh").chmod(0o755)
+    write_text(readme(name, [(one.name, one.manifest) for one in packed]), folder / "README.md")
+    described = [_describe(folder, one) for one in packed]
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    content = {
+        "schema": 1,
+        "name": name,
+        "default": packed[0].name,
+        "classes": first.classes,
+        "golden": {"input": "golden/input.npy", "drawn": "golden/expected.png"},
+        "artifacts": described,
+        "files": {path.relative_to(folder).as_posix(): file_sha256(path) for path in files},
+    }
+    write_json(content, folder / "bundle.json")
+
+
+def pack(folder: Path) -> Path:
+    """Write `folder`.tar.gz, the same bytes for the same content; return its path."""
+    path = folder.with_name(folder.name + ".tar.gz")
+    packed = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as stream,
+        tarfile.open(fileobj=stream, mode="w") as archive,
+    ):
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = archive.gettarinfo(file, f"{folder.name}/{file.relative_to(folder).as_posix()}")
+            entry.uid = entry.gid = entry.mtime = 0
+            entry.uname = entry.gname = ""
+            if entry.isreg():
+                with file.open("rb") as content:
+                    archive.addfile(entry, content)
+            else:  # a second name of a file that is in already
+                archive.addfile(entry)
+    return write_bytes(packed.getvalue(), path)
+
+
+def bundle_artifact(folder: Path, name: str | None = None) -> Path:
+    """Return the artifact of a bundle: the one named, else its first.
+
+    Raises:
+        ExportError: it is no bundle, or has no artifact of that name.
+    """
+    try:
+        content = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+        files = {one["name"]: str(one["file"]) for one in content["artifacts"]}
+        wanted = name or str(content["default"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(
+            f"{folder}: no bundle ({error}); expected a folder with bundle.json, or a model.onnx"
+        ) from None
+    if wanted not in files:
+        raise ExportError(f"{folder}: holds no artifact {wanted!r}, but {', '.join(files)}")
+    return folder / files[wanted]
+
+
+def _names(artifacts: Sequence[Path]) -> list[str]:
+    """Name artifacts after their folders; a second one of a name gets a number."""
+    names: list[str] = []
+    for path in artifacts:
+        base = path.resolve().parent.name
+        name, number = base, 1
+        while name in names:
+            number += 1
+            name = f"{base}-{number}"
+        names.append(name)
+    return names
+
+
+def _pack_artifact(
+    folder: Path, source: Path, name: str, pixels: NDArray[np.uint8], threads: int | None
+) -> Packed:
+    """Copy an artifact with its sidecar, run the copy on the golden picture."""
+    manifest = read_manifest(source.with_suffix(".json"))
+    room = folder / "models" / name
+    room.mkdir(parents=True)
+    for file in (source, source.with_suffix(".json")):
+        shutil.copyfile(file, room / file.name)
+    path = room / source.name
+    spec = manifest.input
+    canvas, _ = letterbox(pixels, spec.height, spec.width, spec.fill)
+    images = to_input([canvas], spec)
+    with open_engine(path, threads) as engine:
+        candidates = engine.candidates(images)
+    # A model that is hardly trained has low scores alone, and its bundle must check them too.
+    min_score = min(MIN_SCORE, float(candidates.scores.max()) / 2)
+    found = select_detections(candidates, manifest.nms, max(min_score, 0.0))[0]
+    if not len(found.scores):
+        raise ExportError(
+            f"{source}: finds nothing in the golden picture, so the bundle could prove nothing; "
+            "choose a picture with objects in it"
+        )
+    return Packed(name, path, manifest, found, min_score, candidates, images)
+
+
+def _require_one_model(packed: Sequence[Packed]) -> None:
+    first = packed[0].manifest
+    for one in packed[1:]:
+        other = one.manifest
+        if other.classes != first.classes or (other.input.height, other.input.width) != (
+            first.input.height,
+            first.input.width,
+        ):
+            raise ExportError(
+                f"{one.name}: has other classes or another input size than {packed[0].name}; a "
+                "bundle holds one model in several precisions"
+            )
+
+
+def _write_golden(folder: Path, pixels: NDArray[np.uint8], first: Packed) -> None:
+    spec = first.manifest.input
+    canvas, _ = letterbox(pixels, spec.height, spec.width, spec.fill)
+    content = io.BytesIO()
+    np.save(content, canvas, allow_pickle=False)
+    write_bytes(content.getvalue(), folder / "golden" / "input.npy")
+    kept = first.found.scores >= first.manifest.score_threshold
+    shown = Detections(first.found.boxes[kept], first.found.scores[kept], first.found.labels[kept])
+    for name, picture in (
+        ("photograph.png", pixels),
+        ("expected.png", draw_boxes(canvas, shown, first.manifest.classes)),
+    ):
+        content = io.BytesIO()
+        Image.fromarray(picture).save(content, format="PNG")
+        write_bytes(content.getvalue(), folder / "golden" / name)
+
+
+def _describe(folder: Path, one: Packed) -> dict[str, Any]:
+    found, record, nms = one.found, one.manifest.engine, one.manifest.nms
+    tolerance = TOLERANCES[one.manifest.precision]
+    extra_above = one.min_score + tolerance["score"]
+    count = len(found.scores)
+    if count == nms.max_detections:
+        # At the limit another machine may keep the next box instead: expect the better half, and
+        # count as too many only what is better than all of it.
+        count = (count + 1) // 2
+        extra_above = float(found.scores[0]) + tolerance["score"]
+    expected = zip(found.labels[:count], found.scores[:count], found.boxes[:count], strict=True)
+    return {
+        "name": one.name,
+        "file": one.path.relative_to(folder).as_posix(),
+        "backend": one.manifest.backend,
+        "precision": one.manifest.precision,
+        "input": one.manifest.input.model_dump(),
+        "nms": nms.model_dump(),
+        "built_on": record.built_on.model_dump() if record else None,
+        "portable": record.portable if record else "none",
+        "version_compatible": record.version_compatible if record else False,
+        "tolerance": tolerance,
+        "min_score": one.min_score,
+        "extra_above": extra_above,
+        "expected": [  # label, score, box xyxy in input pixels
+            [int(label), round(float(score), 6), [round(float(side), 4) for side in box]]
+            for label, score, box in expected
+        ],
+    }
+
+
+def _write_triton(folder: Path, packed: Sequence[Packed]) -> None:
+    for one in packed:
+        file = "model.plan" if one.manifest.backend == "tensorrt" else "model.onnx"
+        room = folder / one.name
+        (room / "1").mkdir(parents=True)
+        try:
+            os.link(one.path, room / "1" / file)  # the same bytes need no second place
+        except OSError:
+            shutil.copyfile(one.path, room / "1" / file)
+        outputs = {
+            "boxes": one.candidates.boxes,
+            "scores": one.candidates.scores,
+            "labels": one.candidates.labels,
+        }
+        config = triton_config(one.name, one.manifest, one.images, outputs)
+        write_text(config, room / "config.pbtxt")

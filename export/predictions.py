@@ -1,0 +1,230 @@
+"""Detections on photographs and videos, as `predictions.json` and as pictures with their boxes."""
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from export.artifact.manifest import Manifest
+from export.atomic import write_bytes, write_text
+from export.bundles.packing import bundle_artifact
+from export.detections import Detections, select_detections, to_photograph
+from export.draw import draw_boxes
+from export.engine import Engine, open_engine
+from export.errors import DataError, ExportError, MissingDependencyError, ToolkitError
+from export.pictures.calibration import picture_files
+from export.pictures.images import (
+    letterbox,
+    open_photograph,
+    photograph_size,
+    read_canvas,
+    to_input,
+)
+from export.pictures.video import SUFFIXES, VideoWriter, open_video
+
+
+def predict(engine: Engine, path: Path, score_threshold: float) -> Detections:
+    """Return the detections on one photograph, in pixels of the upright picture.
+
+    Raises:
+        DataError: the file is missing, or no picture that can be read.
+    """
+    spec = engine.manifest.input
+    width, height = photograph_size(path)
+    canvas, place = read_canvas(path, spec.height, spec.width, spec.fill)
+    candidates = engine.candidates(to_input([canvas], spec))
+    found = select_detections(candidates, engine.manifest.nms, score_threshold)[0]
+    return to_photograph(found, place, width, height)
+
+
+def predict_pixels(engine: Engine, pixels: NDArray[np.uint8], score_threshold: float) -> Detections:
+    """Return the detections on one (H, W, 3) RGB picture, in its pixels."""
+    spec = engine.manifest.input
+    canvas, place = letterbox(pixels, spec.height, spec.width, spec.fill)
+    candidates = engine.candidates(to_input([canvas], spec))
+    found = select_detections(candidates, engine.manifest.nms, score_threshold)[0]
+    return to_photograph(found, place, pixels.shape[1], pixels.shape[0])
+
+
+def write_predictions(options: argparse.Namespace) -> int:
+    """Carry out `export.predict` with its options; return the exit code."""
+    model = _model(options)
+    files = [file for given in options.images for file in _pictures(given)]
+    out: Path = options.out
+    _make_folder(out)
+    records: list[dict[str, Any]] = []
+    broken: list[ToolkitError] = []
+    with open_engine(model, options.threads, options.device) as engine:
+        manifest = engine.manifest
+        threshold = manifest.score_threshold if options.score is None else options.score
+        for file, name in zip(files, _output_names(files), strict=True):
+            drawn = out / name if options.draw else None
+            try:
+                if file.suffix.lower() in SUFFIXES:
+                    record, said = _do_video(engine, file, drawn, threshold)
+                else:
+                    record, said = _do_picture(engine, file, drawn, threshold)
+            except (DataError, MissingDependencyError) as error:
+                broken.append(error)
+                print(f"error: {error}", file=sys.stderr)
+                continue
+            records.append(record)
+            if not options.json:
+                print(f"{file}: {said}" + (f" -> {drawn}" if drawn else ""))
+    result = {
+        "model": str(model),
+        "sha256": manifest.sha256,
+        "score_threshold": threshold,
+        "images": records,
+        "broken": [str(error) for error in broken],
+    }
+    write_text(json.dumps(result, indent=1) + "\n", out / "predictions.json")
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(
+            f"{len(records)} done with {model}, {len(broken)} broken; see "
+            f"{out / 'predictions.json'}"
+        )
+    return broken[0].exit_code if broken else 0
+
+
+def _model(options: argparse.Namespace) -> Path:
+    """Return the artifact to open."""
+    given: Path = options.model
+    if given.is_dir():
+        return bundle_artifact(given, options.artifact)
+    if options.artifact is not None:
+        raise ExportError(f"{given}: is no bundle, so --artifact chooses nothing; leave it out")
+    return given
+
+
+def _pictures(given: Path) -> list[Path]:
+    """Return a file, or the pictures and videos of a folder."""
+    if not given.is_dir():
+        return [given]
+    videos = sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES)
+    try:
+        return [*picture_files(given), *videos]
+    except DataError:
+        if videos:
+            return videos
+        raise
+
+
+def _output_names(files: Sequence[Path]) -> list[str]:
+    """Return one file name per picture, all different also without regard to case."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for file in files:
+        suffix = ".mp4" if file.suffix.lower() in SUFFIXES else ".jpg"
+        name, number = f"{file.stem}{suffix}", 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{file.stem}_{number}{suffix}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def _do_picture(
+    engine: Engine, file: Path, drawn: Path | None, threshold: float
+) -> tuple[dict[str, Any], str]:
+    """Return the record of a photograph, and what to say of it."""
+    found = predict(engine, file, threshold)
+    manifest = engine.manifest
+    if drawn is None:
+        width, height = photograph_size(file)
+    else:
+        pixels = open_photograph(file)
+        height, width = pixels.shape[:2]
+        _write_picture(draw_boxes(pixels, found, manifest.classes), drawn)
+    record = {
+        "file": str(file),
+        "drawn": drawn.name if drawn else None,
+        "width": width,
+        "height": height,
+        "detections": _listed(found, manifest),
+    }
+    return record, _summary(found, manifest.classes)
+
+
+def _do_video(
+    engine: Engine, file: Path, drawn: Path | None, threshold: float
+) -> tuple[dict[str, Any], str]:
+    """Return the record of a video with detections per frame, and what to say of it."""
+    manifest = engine.manifest
+    frames = []
+    size = (0, 0)
+    with open_video(file) as video:
+        with _writing(drawn, video.frames_per_second) as writer:
+            for pixels in video.frames():
+                found = predict_pixels(engine, pixels, threshold)
+                frames.append(_listed(found, manifest))
+                size = (pixels.shape[1], pixels.shape[0])
+                if writer is not None:
+                    writer.add(draw_boxes(pixels, found, manifest.classes))
+        rate = video.frames_per_second
+    if not frames:
+        raise DataError(f"{file}: a video without a frame that can be read; convert or remove it")
+    record = {
+        "file": str(file),
+        "drawn": drawn.name if drawn else None,
+        "width": size[0],
+        "height": size[1],
+        "frames_per_second": rate,
+        "frames": frames,
+    }
+    return record, f"{sum(map(len, frames))} boxes in {len(frames)} frames"
+
+
+@contextmanager
+def _writing(drawn: Path | None, rate: float) -> Iterator[VideoWriter | None]:
+    if drawn is None:
+        yield None
+    else:
+        with VideoWriter(drawn, rate) as writer:
+            yield writer
+
+
+def _listed(found: Detections, manifest: Manifest) -> list[dict[str, Any]]:
+    return [
+        {
+            "class": manifest.classes[label],
+            "category_id": manifest.category_ids[label],
+            "score": round(float(score), 5),
+            "box": [round(float(value), 2) for value in box],  # xyxy, photograph pixels
+        }
+        for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True)
+    ]
+
+
+def _summary(found: Detections, classes: Sequence[str]) -> str:
+    labels, counts = np.unique(found.labels, return_counts=True)
+    return (
+        ", ".join(f"{count} {classes[label]}" for label, count in zip(labels, counts, strict=True))
+        or "nothing found"
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be made ({error.strerror}); choose another --out"
+        ) from None
+
+
+def _write_picture(pixels: NDArray[np.uint8], path: Path) -> None:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="JPEG", quality=92)
+    write_bytes(content.getvalue(), path)

@@ -1,0 +1,93 @@
+"""The command `slimdet`: one name in front of every command of the three packages.
+
+`slimdet COMMAND --help` imports what reads the command's arguments and nothing heavy; the work is
+imported when it begins.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from _slimdet_packages import MISSING_PACKAGE, require_own
+
+UNKNOWN_COMMAND = 2  # as argparse ends on arguments that it does not know
+
+
+class Command(NamedTuple):
+    """One command.
+
+    Attributes:
+        target: "module:function"; the function takes the arguments and the command's name, and
+            returns the exit code.
+        purpose: what it does, in a line.
+    """
+
+    target: str
+    purpose: str
+
+
+COMMANDS = {
+    "run": Command("compress.run:main", "carry a recipe from data to report"),
+    "check": Command("compress.run:check", "validate a recipe and print the plan; change nothing"),
+    "doctor": Command("compress.doctor:main", "say what works on this machine"),
+    "methods": Command("compress.methods:main", "list the distillation methods and what they need"),
+    "build": Command("export.build:main", "build a TensorRT engine, or quantise an ONNX file"),
+    "predict": Command("export.predict:main", "run a detector on photographs and videos"),
+    "verify": Command("export.verify:main", "check that a bundle finds here what it found there"),
+    "bundle": Command("export.bundle:main", "pack models with all that a device needs"),
+    "lint": Command("export.lint:main", "say what TensorRT would refuse in a quantised ONNX file"),
+    "bench": Command("benchmarks.run:main", "measure accuracy and latency of exported models"),
+    "compare": Command("benchmarks.compare:main", "say what changed between two reports"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names; return its exit code."""
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in {"-h", "--help", "help"}:
+        sys.stdout.write(usage())
+        return 0
+    if name in {"-V", "--version"}:
+        from slimdet import __version__
+
+        sys.stdout.write(f"slimdet {__version__}\n")
+        return 0
+    if name not in COMMANDS:
+        import difflib
+
+        nearest = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"expected {', '.join(COMMANDS)}"
+        sys.stderr.write(f"error: slimdet has no command {name!r}; {hint}\n")
+        return UNKNOWN_COMMAND
+    try:
+        require_own("export", "benchmarks", "compress")
+    except ImportError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return MISSING_PACKAGE
+    module, _, function = COMMANDS[name].target.partition(":")
+    run: Callable[[Sequence[str], str], int] = getattr(importlib.import_module(module), function)
+    return run(rest, f"slimdet {name}")
+
+
+def usage() -> str:
+    """Return the list of commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.purpose}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: slimdet COMMAND [arguments]",
+            "",
+            "Distil a large object detector into the small one that ships, and measure what ships.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`slimdet COMMAND --help` describes one of them.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -152,7 +152,7 @@ def test_missing_data_is_a_data_error(tmp_path, capsys):
 
 def test_the_command_loads_no_training_package():
     script = (
-        "import sys, benchmarks.run; "
+        "import sys, benchmarks.measure; "
         "print(sorted({'torch', 'onnx', 'onnxruntime', 'matplotlib', 'pycocotools'} "
         "& set(sys.modules)))"
     )

@@ -156,6 +156,11 @@ def check_training(run: Run) -> None:
                 f"{source.at(*keys, 'batch')}: {config.batch} pictures cannot be shared evenly by "
                 f"{session.world} processes; choose a multiple of {session.world}"
             )
+    if data.unlabeled is not None and not recipe.teachers:
+        raise RecipeError(
+            f"{source.at('data', 'unlabeled')}: pictures without labels are for distillation, and "
+            "the recipe has no teacher; remove this key"
+        )
     if data.unlabeled is not None and recipe.distill:
         asked = recipe.train.unlabeled_batch
         asked = recipe.train.batch if asked is None else asked

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from compress.console import Console
-from compress.data.config import Data
 from compress.data.health import data_health
 from compress.data.loading import steps_per_epoch
 from compress.detector import Detector
@@ -20,7 +19,7 @@ from compress.recipe import Recipe
 from compress.recipe_file import Source
 from compress.stages.classifier import schedule_of
 from compress.stages.fit import count_parameters
-from compress.stages.model_name import ModelName, stages_of
+from compress.stages.model_name import ModelName
 from compress.stages.opened import Run
 from compress.stages.rundir import differences
 from compress.stages.session import Session, torch_device
@@ -101,8 +100,9 @@ def plan(recipe: Recipe, source: Source, runs: Path, device: str) -> Plan:
                 _stage(str(teacher.name), count, detector, seconds, cost.memory, config.batch)
             )
     for seed in opened.seeds:
-        stages += _student_stages(recipe, data, seed, student, costs)
+        stages += _student_stages(opened, seed, student, costs)
     losses = ", ".join(loss.type for loss in recipe.distill) or "none"
+    losses = losses if recipe.teachers else "none; without a teacher one detector is trained"
     notes = []
     wanted = wanted_classifier(recipe)
     if wanted is not None:
@@ -130,27 +130,25 @@ class Cost:
     memory: float
 
 
-def _student_stages(
-    recipe: Recipe, data: Data, seed: int, student: Detector, costs: Sequence[Cost]
-) -> list[Stage]:
-    """The trainings of one seed; `costs` are the student's, then its teachers'."""
-    config, baseline = recipe.train, recipe.baseline
-    steps = config.total_steps(steps_per_epoch(data, config.batch))
+def _student_stages(run: Run, seed: int, student: Detector, costs: Sequence[Cost]) -> list[Stage]:
+    """Estimate the trainings of one seed; `costs` are the student's, then its teachers'."""
+    recipe, config = run.recipe, run.recipe.train
+    steps = config.total_steps(steps_per_epoch(run.data, config.batch))
     pictures = config.batch * config.accumulate * steps
-    own, teachers = costs[0], costs[1:]
+    own, teachers = costs[0], costs[1:] or [Cost(0.0, 0.0)]
     plain = TRAINING * own.seconds * pictures
     stages, taught = [], 0.0
-    if baseline.enabled:
+    if recipe.has_baseline:
         stages += [
             _stage(str(name), steps, student, plain, own.memory, config.batch)
-            for name in stages_of(seed, "baseline", len(teachers))
+            for name in run.stages_of(seed, "baseline")
         ]
-    for name, teacher in zip(stages_of(seed, "student", len(teachers)), teachers, strict=True):
+    for name, teacher in zip(run.stages_of(seed, "student"), teachers, strict=True):
         seconds = plain + (teacher.seconds * pictures if recipe.distill else 0.0)
         memory = own.memory + (teacher.memory if recipe.distill else 0.0)
         taught += seconds
         stages.append(_stage(str(name), steps, student, seconds, memory, config.batch))
-    if baseline.enabled and baseline.equal_time and recipe.distill:
+    if recipe.has_equal_time:
         longer = round(steps * taught / plain)
         longest = ModelName(seed, "baseline_equal_time")
         stages.append(_stage(str(longest), longer, student, taught, own.memory, config.batch))

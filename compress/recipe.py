@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     Discriminator,
@@ -13,6 +13,8 @@ from pydantic import (
     PositiveInt,
     Tag,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from typing_extensions import Self
@@ -25,6 +27,8 @@ from compress.losses import LossConfig
 from compress.recipe_file import load_model
 from compress.training.optim import TrainConfig
 from export.config import Section
+
+Given = TypeVar("Given")
 
 
 class TeacherConfig(Section):
@@ -121,18 +125,22 @@ class ExportConfig(Section):
 
 
 class Recipe(Section):
-    """One experiment, from data to report."""
+    """One experiment, from data to report.
+
+    With `teacher` and `distill` a student is trained with and without distillation; without both,
+    one detector is trained.
+    """
 
     schema_version: Literal[1] = Field(alias="schema")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     seed: NonNegativeInt = 0
     seeds: PositiveInt = 1  # student and baseline are trained this often: seed, seed + 1, ...
     data: DataConfig
-    teacher: TeachersConfig  # one, or several that teach one after the other
-    student: DetectorConfig
+    teacher: TeachersConfig | None = None  # one, or several that teach one after the other
+    student: DetectorConfig  # the detector to train and ship
     distill: tuple[LossConfig, ...] = ()
     inherit: Literal["none", "neck+head"] = "none"  # from the teacher; baseline too
-    baseline: BaselineConfig = BaselineConfig()
+    baseline: BaselineConfig = BaselineConfig()  # of a recipe with a teacher
     train: TrainConfig  # of student and baseline
     export: ExportConfig = ExportConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
@@ -140,12 +148,45 @@ class Recipe(Section):
 
     @property
     def teachers(self) -> tuple[TeacherConfig, ...]:
-        """The teachers, in the order in which they teach."""
+        """The teachers, in the order in which they teach; empty where one detector is trained."""
+        if self.teacher is None:
+            return ()
         return self.teacher if isinstance(self.teacher, tuple) else (self.teacher,)
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether the student is also trained without a teacher, to tell the gain by."""
+        return bool(self.teachers) and self.baseline.enabled
+
+    @property
+    def has_equal_time(self) -> bool:
+        """Whether a baseline is trained for as long as the distilled student."""
+        return self.has_baseline and self.baseline.equal_time and bool(self.distill)
 
     def teacher_keys(self, index: int) -> tuple[str | int, ...]:
         """Where the settings of one teacher stand in the file."""
         return ("teacher", index) if isinstance(self.teacher, tuple) else ("teacher",)
+
+    @field_validator("distill", "inherit", "baseline")
+    @classmethod
+    def _needs_a_teacher(cls, value: Given, info: ValidationInfo) -> Given:
+        asked = value.enabled if isinstance(value, BaselineConfig) else bool(value)
+        # a teacher with mistakes of its own is absent from `info.data`
+        if asked and value != "none" and info.data.get("teacher", ...) is None:
+            raise ValueError(
+                "needs a teacher; add the section teacher, or remove this key to train one "
+                "detector without distillation"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _a_teacher_teaches(self) -> Self:
+        if self.teacher is not None and "distill" not in self.model_fields_set:
+            raise ValueError(
+                "distill is missing: the recipe has a teacher. Say how it teaches; set distill: [] "
+                "to train with no distillation term; or remove teacher to train one detector"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gates_need_a_reference(self) -> Self:
@@ -158,7 +199,8 @@ class Recipe(Section):
 
         Gates only judge it: they may change under an old name.
         """
-        found: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude={"gates"})
+        unused = {"gates"} if self.teachers else {"gates", "baseline"}
+        found: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude=unused)
         return found
 
     @classmethod

@@ -71,7 +71,7 @@ def _parse(path: Path, text: str) -> tuple[yaml.Node, dict[str, Any]]:
         node = loader.get_single_node()
         if node is None:
             raise RecipeError(
-                f"{path}: is empty; a recipe needs at least name, data, teacher, student"
+                f"{path}: is empty; a recipe needs at least schema, name, data, student, train"
             )
         _refuse_repeats(path, node)
         tree = loader.construct_document(node)

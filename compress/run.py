@@ -18,6 +18,7 @@ INTERRUPTED = 130
 DESCRIPTION = """\
 Carry a recipe from data to report: train or load the teacher, train the student with and without
 distillation, export to ONNX, measure accuracy and latency of what was exported, write the report.
+A recipe without teacher and distill trains one detector.
 Run the same command again to go on after an interruption; finished stages are kept."""
 
 EPILOG = """\

@@ -50,7 +50,9 @@ def draw_plots(content: Mapping[str, Any], folder: Path) -> list[Plot]:
         )
     if len(content.get("waterfall") or ()) > 1:
         path = waterfall_bars(content["waterfall"], folder / "waterfall.png")
-        plots.append(Plot(path, "AP from the teacher to the device, step by step", "results"))
+        plots.append(
+            Plot(path, "AP from the trained models to the device, step by step", "results")
+        )
     runs = content["training"]
     if any(entry.get("AP") is not None for run in runs.values() for entry in run["curve"]):
         path = accuracy_curves(runs, folder / "ap_curves.png")

@@ -81,7 +81,10 @@ def waterfall_table(stages: Sequence[Content]) -> Table | None:
         for stage in stages
     )
     return Table(
-        "From teacher to device", ("stage", "AP", "change", "against"), rows, frozenset({1, 2})
+        "From trained model to device",
+        ("stage", "AP", "change", "against"),
+        rows,
+        frozenset({1, 2}),
     )
 
 

@@ -11,7 +11,7 @@ from compress.detector import Detector
 from compress.detectors import DetectorConfig
 from compress.recipe import Recipe, TeacherConfig
 from compress.recipe_file import Key, Source, dotted
-from compress.stages.model_name import ModelName
+from compress.stages.model_name import ModelName, Role, stages_of
 from compress.stages.session import Session
 from export.errors import RecipeError
 
@@ -88,22 +88,21 @@ class Run:
             return self.recipe.teachers[(name.stage or 1) - 1].detector
         return self.recipe.student
 
+    def stages_of(self, seed: int, role: Role) -> list[ModelName]:
+        """Name the trainings of one student, one for each teacher; the last is the finished one."""
+        return stages_of(seed, role, max(1, len(self.teachers)))
+
     def build_student(self, seed: int) -> Detector:
-        """Build the student with the random weights of `seed`."""
-        return build_student(self.recipe, self.data, seed)
+        """Build the student before any training; equal seeds give equal weights."""
+        torch.manual_seed(seed)
+        size = (self.data.input_height, self.data.input_width)
+        detector = self.recipe.student.build(len(self.data.classes), size)
+        detector.spec = replace(detector.spec, classes=self.data.classes)
+        return detector
 
     def say(self, line: str) -> None:
         """Print one line for the user."""
         self.session.console.say(line)
-
-
-def build_student(recipe: Recipe, data: Data, seed: int) -> Detector:
-    """Build the student before any training; equal seeds give equal weights."""
-    torch.manual_seed(seed)
-    size = (data.input_height, data.input_width)
-    detector = recipe.student.build(len(data.classes), size)
-    detector.spec = replace(detector.spec, classes=data.classes)
-    return detector
 
 
 def open_teachers(recipe: Recipe, data: Data) -> tuple[Teacher, ...]:

@@ -10,7 +10,7 @@ from compress.losses.parts.classifier import Classifier
 from compress.parts.pretrained import load_starting_weights
 from compress.parts.weights import inherit, load_weights
 from compress.stages.fit import fit
-from compress.stages.model_name import ModelName, Role, stages_of
+from compress.stages.model_name import ModelName, Role
 from compress.stages.opened import Run, Teacher
 from compress.stages.teachers import warn_of_a_weak_teacher
 
@@ -23,7 +23,8 @@ class StudentTraining:
 
     Each teacher has a stage of its own, a full `train` long; the first begins as the recipe says
     and may inherit, each later one begins from the stage before. The baseline goes through as many
-    stages without a teacher: whatever a restart of the schedule is worth, both have it.
+    stages without a teacher: whatever a restart of the schedule is worth, both have it. Without
+    teachers there is one student and one stage.
     """
 
     def __init__(
@@ -38,13 +39,13 @@ class StudentTraining:
         """Train what the recipe wants of one seed; return every room, stages included."""
         recipe, rooms = self.run.recipe, Rooms()
         plain = ModelName(seed, "baseline")
-        if recipe.baseline.enabled:
+        if recipe.has_baseline:
             rooms |= self._stages(seed, "baseline", lambda student, _: Distiller(student))
             for name, ap in teacher_aps.items():
                 warn_of_a_weak_teacher(self.run.session.console, name, ap, rooms[plain])
         taught = self._stages(seed, "student", self._distilled)
         rooms |= taught
-        if recipe.baseline.enabled and recipe.baseline.equal_time and recipe.distill:
+        if recipe.has_equal_time:
             steps = equal_time_steps(rooms[plain], list(taught.values()))
             name = ModelName(seed, "baseline_equal_time")
             rooms[name] = self._fit(name, seed, lambda: Distiller(self._first(seed)), steps)
@@ -53,7 +54,7 @@ class StudentTraining:
     def _stages(self, seed: int, role: Role, objective: Taught) -> Rooms:
         rooms = Rooms()
         before: Path | None = None
-        for stage, name in enumerate(stages_of(seed, role, len(self.teachers))):
+        for stage, name in enumerate(self.run.stages_of(seed, role)):
 
             def build(stage: int = stage, before: Path | None = before) -> Distiller:
                 student = self._first(seed) if before is None else self._next(seed, before)
@@ -94,6 +95,8 @@ class StudentTraining:
         return detector
 
     def _distilled(self, student: Detector, stage: int) -> Distiller:
+        if not self.teachers:
+            return Distiller(student)
         for number, (_, detector) in enumerate(self.teachers):
             detector.to(self.run.session.torch_device() if number == stage else "cpu")
         teacher, weights = self.teachers[stage]

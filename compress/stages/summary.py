@@ -97,10 +97,10 @@ def _title(row: dict[str, Any]) -> str:
 
 def _gain(run: Run, accuracy: Evaluated) -> Gain | None:
     recipe = run.recipe
-    if not recipe.baseline.enabled:
+    if not recipe.has_baseline:
         return None
     gain = _paired(recipe, accuracy, "baseline")
-    if recipe.baseline.equal_time and recipe.distill:
+    if recipe.has_equal_time:
         gain = gain.model_copy(
             update={"equal_time": _paired(recipe, accuracy, "baseline_equal_time")}
         )
@@ -140,7 +140,9 @@ def _predictions(run: Run, key: str) -> list[Any]:
 
 
 def _speed(recipe: Recipe, latency: Measured) -> list[Speed]:
-    """How much faster the student's artifacts are than the (last) teacher's fp32 one."""
+    """How much faster the student's artifacts are than the last teacher's fp32 one, if any."""
+    if not recipe.teachers:
+        return []
     teacher = ModelName.of_teacher(len(recipe.teachers) - 1)
     reference = teacher.key(*SHIPPED)
     found = []
@@ -172,9 +174,9 @@ def _pictures(run: Run, out: Path) -> list[Picture]:
     count = min(PICTURES, len(images))
     indices = [round(i * (len(images) - 1) / max(1, count - 1)) for i in range(count)]
     student = ModelName(recipe.seed, "student")
-    names = [ModelName.of_teacher(len(recipe.teachers) - 1), student]
-    if recipe.baseline.enabled:
-        names.insert(1, ModelName(recipe.seed, "baseline"))
+    teachers = [ModelName.of_teacher(index) for index in range(len(recipe.teachers))]
+    baseline = [ModelName(recipe.seed, "baseline")] if recipe.has_baseline else []
+    names = [*teachers[-1:], *baseline, student]
     columns = {name.title: _predictions(run, name.key(*SHIPPED)) for name in names}
     int8 = student.key("onnxruntime", "int8")
     if (run.home / "evaluation" / int8).exists():
@@ -196,6 +198,8 @@ def _notes(run: Run, rooms: Rooms) -> list[str]:
         f"The weights shipped are those of the {recipe.train.keep} evaluation of each training.",
         "Paths in report.json are relative to the report's folder.",
     ]
+    if not recipe.teachers:
+        notes.append("One detector was trained, without a teacher: there is no gain to tell.")
     for index in range(len(recipe.teachers)):
         name = ModelName.of_teacher(index)
         if _record(rooms[name]).get("loaded"):

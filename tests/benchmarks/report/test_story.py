@@ -140,6 +140,11 @@ def test_a_batch_that_was_not_measured_says_so() -> None:
 def test_the_three_files_carry_the_same_facts(tmp_path) -> None:
     content, markdown, html = written(report(*ROWS), tmp_path)
     assert json.loads(json.dumps(content)) == content
-    for fact in (content["headline"], "By object size", "From teacher to device", "throttled"):
+    for fact in (
+        content["headline"],
+        "By object size",
+        "From trained model to device",
+        "throttled",
+    ):
         assert fact in markdown
         assert fact in html

@@ -4,13 +4,30 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import NamedTuple, TypedDict, TypeGuard, cast
 
 from benchmarks.data.annotations import RawObject, ReadingNotes
 from export.errors import DataError
 
+Entry = Mapping[str, object]  # one JSON object, not checked yet
 
-def load_coco(path: Path) -> dict[str, Any]:
+
+class CocoDocument(TypedDict):
+    """The three lists of a COCO file; their entries are not checked yet."""
+
+    images: list[Entry]
+    annotations: list[Entry]
+    categories: list[Entry]
+
+
+class ImageEntry(NamedTuple):
+    """One picture as the file states it."""
+
+    file_name: str
+    size: tuple[int, int] | None  # (width, height), where it is stated
+
+
+def load_coco(path: Path) -> CocoDocument:
     """Parse a COCO JSON file and check its outline.
 
     Raises:
@@ -31,10 +48,10 @@ def load_coco(path: Path) -> dict[str, Any]:
             raise DataError(
                 f"{path}: not COCO: `{key}` should be a list of objects; the file holds {found}"
             )
-    return document
+    return cast(CocoDocument, document)
 
 
-def categories(entries: Sequence[Mapping[str, Any]], path: Path) -> dict[int, str]:
+def categories(entries: Sequence[Entry], path: Path) -> dict[int, str]:
     """Return category id -> name, ordered by id."""
     names: dict[int, str] = {}
     for place, entry in enumerate(entries):
@@ -54,9 +71,9 @@ def categories(entries: Sequence[Mapping[str, Any]], path: Path) -> dict[int, st
     return dict(sorted(names.items()))
 
 
-def image_entries(entries: Sequence[Mapping[str, Any]], path: Path) -> dict[int, Mapping[str, Any]]:
+def image_entries(entries: Sequence[Entry], path: Path) -> dict[int, ImageEntry]:
     """Return image id -> entry, in the file's order."""
-    found: dict[int, Mapping[str, Any]] = {}
+    found: dict[int, ImageEntry] = {}
     for place, entry in enumerate(entries):
         image_id, file_name = entry.get("id"), entry.get("file_name")
         if not _is_whole(image_id) or not isinstance(file_name, str) or not file_name:
@@ -67,25 +84,23 @@ def image_entries(entries: Sequence[Mapping[str, Any]], path: Path) -> dict[int,
         if image_id in found:
             raise DataError(
                 f"{path}: images[{place}]: id {image_id} is there twice "
-                f"({found[image_id]['file_name']} and {file_name}); ids must be unique"
+                f"({found[image_id].file_name} and {file_name}); ids must be unique"
             )
-        found[image_id] = entry
+        found[image_id] = ImageEntry(file_name, _stated_size(entry, f"{path}: image {image_id}"))
     return found
 
 
-def stated_size(entry: Mapping[str, Any], where: str) -> tuple[int, int] | None:
-    """Return the (width, height) that an image entry states, or None."""
+def _stated_size(entry: Entry, where: str) -> tuple[int, int] | None:
     width, height = entry.get("width"), entry.get("height")
     if width is None or height is None:
         return None
-    for side in (width, height):
-        if not _is_number(side) or side <= 0 or int(side) != side:
-            raise DataError(f"{where}: width {width!r}, height {height!r}; expected whole pixels")
+    if not (_is_number(width) and _is_number(height)) or not (_is_side(width) and _is_side(height)):
+        raise DataError(f"{where}: width {width!r}, height {height!r}; expected whole pixels")
     return int(width), int(height)
 
 
 def annotations(
-    entries: Sequence[Mapping[str, Any]],
+    entries: Sequence[Entry],
     path: Path,
     label_of: Mapping[int, int],
     image_ids: set[int],
@@ -93,7 +108,7 @@ def annotations(
 ) -> dict[int, list[RawObject]]:
     """Return image id -> objects, as stated; `label_of` maps category ids to 0..K-1."""
     objects: dict[int, list[RawObject]] = {}
-    seen: set[Any] = set()
+    seen: set[int | str] = set()
     for place, entry in enumerate(entries):
         annotation_id, image_id, category = (
             entry.get(key) for key in ("id", "image_id", "category_id")
@@ -120,6 +135,10 @@ def annotations(
         raw = RawObject((x, y, x + w, y + h), label_of[category], bool(crowd), area, where)
         objects.setdefault(image_id, []).append(raw)
     return objects
+
+
+def _is_side(value: float) -> bool:
+    return value > 0 and int(value) == value
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

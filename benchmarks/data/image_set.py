@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,13 @@ from PIL import Image
 from typing_extensions import NotRequired, TypedDict
 
 from benchmarks.data.annotations import RawObject, ReadingNotes, clipped, find_pictures
-from benchmarks.data.coco_json import annotations, categories, image_entries, load_coco, stated_size
+from benchmarks.data.coco_json import (
+    CocoDocument,
+    annotations,
+    categories,
+    image_entries,
+    load_coco,
+)
 from export.errors import DataError
 from export.pictures.images import Letterbox, letterbox, open_photograph, photograph_size
 from export.pictures.images import read_canvas as read_file_canvas
@@ -161,7 +166,7 @@ def read_coco(
 
 
 def coco_image_set(
-    document: Mapping[str, Any], path: Path, folders: Sequence[Path], name: str
+    document: CocoDocument, path: Path, folders: Sequence[Path], name: str
 ) -> ImageSet:
     """Check every entry of a parsed COCO file and find its pictures in `folders`."""
     notes = ReadingNotes()
@@ -169,13 +174,13 @@ def coco_image_set(
     label_of = {category_id: label for label, category_id in enumerate(classes)}
     entries = image_entries(document["images"], path)
     objects = annotations(document["annotations"], path, label_of, set(entries), notes)
-    names = [entry["file_name"] for entry in entries.values()]
+    names = [entry.file_name for entry in entries.values()]
     paths = find_pictures(names, folders, str(path))
     images = []
     for (image_id, entry), picture in zip(entries.items(), paths, strict=True):
-        size = stated_size(entry, f"{path}: image {image_id}") or photograph_size(picture)
+        size = entry.size or photograph_size(picture)
         raw = objects.get(image_id, ())
-        images.append(labeled_image(image_id, entry["file_name"], size, raw, notes))
+        images.append(labeled_image(image_id, entry.file_name, size, raw, notes))
     return ImageSet(
         name=name,
         source=f"COCO JSON {path}, {len(images)} images",

@@ -1,11 +1,11 @@
 """Roboflow's COCO export: `train/`, `valid/` and `test/`, each with its own annotation file."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks.data.coco import split_names
-from benchmarks.data.coco_json import load_coco
+from benchmarks.data.coco_json import CocoDocument, Entry, load_coco
 from benchmarks.data.image_set import ImageSet, coco_image_set
 from export.errors import DataError
 
@@ -20,8 +20,8 @@ def roboflow_splits(root: Path) -> list[str]:
 def read_roboflow(root: Path, split: str | None, path: Path | None = None) -> ImageSet:
     """Read one split of an export.
 
-    The export adds a class of its own, the name of the project, as the `supercategory` of all
-    others and without boxes. It is left out.
+    The export adds a class for each group, such as the name of the project: the `supercategory`
+    of other classes, without a box in any split. Group classes are left out.
 
     Args:
         root: folder of the data set.
@@ -44,30 +44,30 @@ def read_roboflow(root: Path, split: str | None, path: Path | None = None) -> Im
             f"{', '.join(map(str, candidates))}. Folders with annotations there: "
             f"{', '.join(roboflow_splits(root)) or 'none'}"
         )
-    document = load_coco(file)
-    umbrella = _umbrella_category(document)
-    if umbrella is not None:
-        document["categories"] = [c for c in document["categories"] if c is not umbrella]
+    documents = {f: load_coco(f) for f in {file, *root.glob(f"*/{ANNOTATIONS}")}}
+    document = documents[file]
+    groups = _group_classes(document, list(documents.values()))
+    if groups:
+        rest = [entry for entry in document["categories"] if entry not in groups]
+        document = {**document, "categories": rest}
     folders = [file.parent, file.parent / "images"]
     found = coco_image_set(document, file, folders, split or "all")
     source = found.source.replace("COCO JSON", "Roboflow COCO export", 1)
-    if umbrella is None:
-        return replace(found, source=source)
-    note = (
-        f"class {umbrella.get('name')!r} (id {umbrella.get('id')}) left out: no boxes, and only "
-        "the supercategory of the others, which Roboflow adds to its exports"
-    )
-    return replace(found, source=source, notes=(*found.notes, note))
+    notes = [
+        f"class {entry.get('name')!r} (id {entry.get('id')}) left out: no boxes, and only the "
+        "supercategory of others, which Roboflow adds to its exports"
+        for entry in groups
+    ]
+    return replace(found, source=source, notes=(*found.notes, *notes))
 
 
-def _umbrella_category(document: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the class that is only the parent of all others and that no box has, if any."""
-    categories = document["categories"]
-    used = {str(annotation.get("category_id")) for annotation in document["annotations"]}
-    for entry in categories:
-        others = [c for c in categories if c is not entry]
-        parents = {c.get("supercategory") for c in others}
-        if others and parents == {entry.get("name")} and str(entry.get("id")) not in used:
-            found: dict[str, Any] = entry
-            return found
-    return None
+def _group_classes(document: CocoDocument, splits: Sequence[CocoDocument]) -> list[Entry]:
+    """Return the classes that are the parent of another and that no box of any split has."""
+    used = {str(entry.get("category_id")) for split in splits for entry in split["annotations"]}
+    entries = document["categories"]
+    return [
+        entry
+        for entry in entries
+        if str(entry.get("id")) not in used
+        and entry.get("name") in [c.get("supercategory") for c in entries if c is not entry]
+    ]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
@@ -192,7 +192,7 @@ def label_path(picture: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _load(file: Path) -> Mapping[str, Any]:
+def _load(file: Path) -> Mapping[str, object]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -204,7 +204,7 @@ def _load(file: Path) -> Mapping[str, Any]:
     return content
 
 
-def _class_names(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
+def _class_names(content: Mapping[str, object], file: Path) -> tuple[str, ...]:
     names = content.get("names")
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
@@ -231,22 +231,25 @@ def _checked_names(names: Sequence[str], file: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _named_splits(content: Mapping[str, Any]) -> list[str]:
+def _named_splits(content: Mapping[str, object]) -> list[str]:
     return [name for name in _SPLITS if content.get(name)]
 
 
-def _split_pictures(content: Mapping[str, Any], file: Path, split: str) -> tuple[list[Path], bool]:
+def _split_pictures(
+    content: Mapping[str, object], file: Path, split: str
+) -> tuple[list[Path], bool]:
     """Return the pictures of a split, and whether they are all those of some folders."""
     key = next((name for name in split_names(split) if content.get(name)), None)
     if key is None:
         keys = _named_splits(content)
         raise DataError(f"{file}: no split {split!r}; it names {', '.join(keys) or 'none'}")
-    entries = content[key] if isinstance(content[key], list) else [content[key]]
+    value = content[key]
+    entries = [str(entry) for entry in (value if isinstance(value, list) else [value])]
     bases = _bases(content, file)
     pictures: dict[Path, None] = {}
     whole_folders = True
     for entry in entries:
-        place = _resolve(str(entry), bases)
+        place = _resolve(entry, bases)
         if place is None:
             raise DataError(
                 f"{file}: {key}: {entry} is not there; looked in {', '.join(map(str, bases))}"
@@ -255,11 +258,11 @@ def _split_pictures(content: Mapping[str, Any], file: Path, split: str) -> tuple
         listed = _from_list(place, bases) if place.is_file() else pictures_below(place)
         pictures.update(dict.fromkeys(listed))
     if not pictures:
-        raise DataError(f"{file}: {key}: no pictures in {', '.join(map(str, entries))}")
+        raise DataError(f"{file}: {key}: no pictures in {', '.join(entries)}")
     return list(pictures), whole_folders
 
 
-def _bases(content: Mapping[str, Any], file: Path) -> list[Path]:
+def _bases(content: Mapping[str, object], file: Path) -> list[Path]:
     """Return the folders that entries may be relative to; downloads often move from `path`."""
     stated = content.get("path")
     bases = [] if not stated else [file.parent / str(stated), Path(str(stated))]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -324,7 +324,7 @@ def _by_processes(
         yield raw
 
 
-def _as_it_is(raw: Any) -> Any:
+def _as_it_is(raw: object) -> object:
     return raw
 
 

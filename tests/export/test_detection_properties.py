@@ -52,7 +52,8 @@ def _iou(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
     shared = sides[0].clip(0).astype(np.float64) * sides[1].clip(0)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     union = np.add.outer(areas, areas) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    iou: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return iou
 
 
 def _oracle(scene: Scene, limit: float) -> list[int]:
@@ -111,7 +112,7 @@ def test_the_order_of_the_candidates_does_not_matter(
 ) -> None:
     places = list(range(len(scene.boxes)))
     order.shuffle(places)
-    shuffled = Scene(*(column[places] for column in scene))
+    shuffled = Scene(scene.boxes[places], scene.scores[places], scene.labels[places])
     assert _same(_select(scene, limit), _select(shuffled, limit))
 
 

@@ -31,6 +31,28 @@ def test_the_umbrella_class_without_boxes_is_left_out_with_a_note(tmp_path: Path
     assert "class 'blood' (id 0) left out" in images.notes[0]
 
 
+def test_a_group_class_with_boxes_in_another_split_stays_in_both(tmp_path: Path) -> None:
+    _export(tmp_path, "train", CATEGORIES, 0)
+    _export(tmp_path, "valid", CATEGORIES, 2)
+    for split in ("train", "val"):
+        assert read_roboflow(tmp_path, split).classes == ("blood", "red", "white")
+
+
+def test_several_groups_are_left_out_and_a_class_without_group_stays(tmp_path: Path) -> None:
+    more = [
+        {"id": 3, "name": "plastic", "supercategory": "none"},
+        {"id": 4, "name": "cap", "supercategory": "plastic"},
+        {"id": 5, "name": "washer", "supercategory": "none"},
+    ]
+    _export(tmp_path, "train", CATEGORIES + more, 1)
+    images = read_roboflow(tmp_path, "train")
+    assert images.classes == ("red", "white", "cap", "washer")
+    assert [note.split(" left out")[0] for note in images.notes] == [
+        "class 'blood' (id 0)",
+        "class 'plastic' (id 3)",
+    ]
+
+
 def test_an_umbrella_class_with_boxes_stays(tmp_path: Path) -> None:
     _export(tmp_path, "train", CATEGORIES, 0)
     assert read_roboflow(tmp_path, "train").classes == ("blood", "red", "white")

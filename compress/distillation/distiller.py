@@ -1,16 +1,16 @@
-"""Pair a student with a teacher: who provides what, in which order, and under which names."""
+"""The training objective: a student's task losses and the distillation losses of a teacher."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
 from compress.batch import Batch
-from compress.detector import Detector, Knowledge, Outputs, Rois
+from compress.detector import FEATURES, Detector, Knowledge, Outputs, Rois
 from compress.distillation.balance import Balance
 from compress.distillation.pairing import (
     as_seen_by,
@@ -19,17 +19,33 @@ from compress.distillation.pairing import (
     rois_in_teachers_classes,
     teacher_columns,
 )
-from compress.losses.parts.schedule import schedule_factor
+from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource
 from compress.training.objective import Objective, SeparateTraining, Term
 
 if TYPE_CHECKING:
     from compress.losses.parts.classifier import Classifier
 
-FEATURES: frozenset[Knowledge] = frozenset({"features"})
 TASK: frozenset[Knowledge] = frozenset({"task"})
 
 # The arithmetic of the teacher's forward pass; `train` is whatever the student is trained in.
 TeacherPrecision = Literal["train", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One entry of `distill`, built for a pair.
+
+    Attributes:
+        name: `type`, and `#2`, `#3`, ... for the further entries of the same type.
+        config: its settings.
+        loss: the module; also in `Distiller.losses`.
+        balance: measures the factor of `weight: auto`; None for a fixed weight.
+    """
+
+    name: str
+    config: LossSection
+    loss: DistillationLoss
+    balance: Balance | None
 
 
 class Distiller(Objective):
@@ -50,7 +66,7 @@ class Distiller(Objective):
         self,
         student: Detector,
         teacher: Detector | None = None,
-        losses: Sequence[Any] = (),
+        losses: Sequence[LossSection] = (),
         *,
         precision: TeacherPrecision = "train",
         classifier: "Classifier | None" = None,
@@ -58,11 +74,10 @@ class Distiller(Objective):
         super().__init__()
         self.student = student
         self._teacher = (teacher,)  # a tuple hides it from nn.Module
-        self.losses = nn.ModuleList()
+        self.methods: list[Method] = []
+        self.losses = nn.ModuleList()  # the methods' modules, for parameters and state
         self.balances = nn.ModuleDict()
-        self.names: list[str] = []
-        self.configs: list[Any] = []
-        self.roi_source = "teacher"
+        self.roi_source: RoiSource = "teacher"
         self.precision = precision
         self._step, self._total = 0, 1
         self._measure = False
@@ -74,13 +89,14 @@ class Distiller(Objective):
             seen = as_seen_by(student.spec, teacher.spec)
             for config in losses:
                 loss = config.build(student.spec, seen)
+                name = _unique(config.type, [method.name for method in self.methods])
+                auto = Balance(config.ratio, config.window) if config.weight == "auto" else None
+                self.methods.append(Method(name, config, loss, auto))
                 self.losses.append(loss)
-                self.configs.append(config)
-                self.names.append(_unique(config.type, self.names))
-                if config.weight == "auto":
-                    self.balances[self.names[-1]] = Balance(config.ratio, config.window)
+                if auto is not None:
+                    self.balances[name] = auto
                 if "rois" in loss.teacher_needs:
-                    self.roi_source = config.roi_source
+                    self.roi_source = config.proposals_from()
                 if classifier is not None:
                     loss.use_classifier(classifier)
 
@@ -92,24 +108,23 @@ class Distiller(Objective):
     @property
     def wanted(self) -> frozenset[Knowledge]:
         """What the student is asked for at this step."""
-        active = self._active()
-        return FEATURES.union(*(loss.needs for _, loss, factor in active if factor))
+        return FEATURES.union(*(method.loss.needs for method, _ in self._active()))
 
     @property
     def wanted_of_teacher(self) -> frozenset[Knowledge]:
         """What the teacher is asked for at this step; it does not run if that is nothing."""
         nothing: frozenset[Knowledge] = frozenset()
-        return nothing.union(*(loss.teacher_needs for _, loss, factor in self._active() if factor))
+        return nothing.union(*(method.loss.teacher_needs for method, _ in self._active()))
 
     def auto_weights(self) -> dict[str, float]:
         """The factors that `weight: auto` has arrived at, by loss."""
-        return {name: self._balance(name).factor for name in self.balances}
+        return {m.name: m.balance.factor for m in self.methods if m.balance is not None}
 
     def at(self, step: int, total: int, *, measure: bool = False) -> None:
         """See `Objective.at`."""
         self._step, self._total, self._measure = step, total, measure
-        for loss in self.losses:
-            loss.at(step, total)  # type: ignore[operator]
+        for method in self.methods:
+            method.loss.at(step, total)
 
     def measured(self) -> list[Term]:
         """See `Objective.measured`."""
@@ -117,11 +132,11 @@ class Distiller(Objective):
 
     def watched(self) -> frozenset[str]:
         """The losses that count at this step; see `Objective.watched`."""
-        return frozenset(name for name, _, factor in self._active() if factor)
+        return frozenset(method.name for method, _ in self._active())
 
     def separate(self) -> list[SeparateTraining]:
         """See `Objective.separate`."""
-        found = [loss.separate() for loss in self.losses]  # type: ignore[operator]
+        found = [method.loss.separate() for method in self.methods]
         return [one for one in found if one is not None]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -130,53 +145,49 @@ class Distiller(Objective):
         self._measured = self._compare(terms, shared) if self._measure and self.losses else []
         return terms
 
-    def _active(self) -> list[tuple[str, Any, float]]:
-        return [
-            (name, loss, schedule_factor(config, self._step, self._total))
-            for name, loss, config in zip(self.names, self.losses, self.configs, strict=True)
-        ]
-
-    def _balance(self, name: str) -> Balance:
-        balance = self.balances[name]
-        assert isinstance(balance, Balance)
-        return balance
+    def _active(self) -> list[tuple[Method, float]]:
+        """Return the methods whose schedule is not at 0 at this step, and their factors."""
+        scheduled = [(m, m.config.factor_at(self._step, self._total)) for m in self.methods]
+        return [(method, factor) for method, factor in scheduled if factor]
 
     def _terms(self, batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Return all terms, and the student's pyramids that they were computed from."""
-        active = [(name, loss, factor) for name, loss, factor in self._active() if factor]
+        active = self._active()
         if not active:
             student = self.student(batch, FEATURES)
             terms = {f"task/{name}": value for name, value in student.task_losses.items()}
             return self._attach_idle(terms), list(student.features)
-        for _, loss, _ in active:
-            batch = loss.disturb(batch)
+        for method, _ in active:
+            batch = method.loss.disturb(batch)
         student, teacher = self._outputs(batch)
         terms = {f"task/{name}": value for name, value in student.task_losses.items()}
         task = torch.stack(list(terms.values())).sum()
         shared = list(student.features)
-        for name, loss, factor in active:
-            own = loss(student, teacher, batch)
-            view: Batch | None = loss.view(batch, self._task_losses)
+        for method, factor in active:
+            loss = method.loss
+            own: dict[str, Tensor] = loss(student, teacher, batch)
+            view = loss.view(batch, self._task_losses)
             if view is not None:
                 maps = self.student.maps(view.images)
                 own |= loss.forward_view(Outputs(maps), self._teach_maps(view), view)
                 shared += maps
             weighted = {term: own[term] for term in own if term not in loss.unweighted}
-            if name in self.balances:
-                balance = self._balance(name)
+            if method.balance is not None:
                 if self.training:
-                    balance.observe(task, torch.stack(list(weighted.values())).sum())
-                factor = factor * balance.factor
+                    method.balance.observe(task, torch.stack(list(weighted.values())).sum())
+                factor = factor * method.balance.factor
             for term, value in own.items():
                 as_is = factor == 1.0 or term not in weighted
-                terms[f"{name}/{term}"] = value if as_is else factor * value
+                terms[f"{method.name}/{term}"] = value if as_is else factor * value
         return self._attach_idle(terms), shared
 
     def _attach_idle(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tie the adapters of losses that rest now to the graph: other processes wait for them."""
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return terms
-        idle = [p for _, loss, factor in self._active() if not factor for p in loss.parameters()]
+        active = {method.name for method, _ in self._active()}
+        resting = (method.loss for method in self.methods if method.name not in active)
+        idle = [parameter for loss in resting for parameter in loss.parameters()]
         if idle:
             first = next(iter(terms))
             terms[first] = terms[first] + 0 * torch.stack([p.sum() for p in idle]).sum()
@@ -200,13 +211,14 @@ class Distiller(Objective):
         if rois is None:
             return None
         asked = [
-            loss.compared(rois)
-            for _, loss, factor in self._active()
-            if factor and "rois" in loss.needs
+            method.loss.compared(rois)
+            for method, _ in self._active()
+            if "rois" in method.loss.needs
         ]
-        if any(kept is None for kept in asked):
+        chosen = [kept for kept in asked if kept is not None]
+        if not asked or len(chosen) < len(asked):
             return rois
-        return rois.only(torch.stack(asked).any(dim=0)) if asked else rois
+        return rois.only(torch.stack(chosen).any(dim=0))
 
     def _teach(
         self, batch: Batch, wanted: frozenset[Knowledge], rois: Rois | None = None
@@ -214,8 +226,10 @@ class Distiller(Objective):
         """What the teacher says of a batch, in the student's classes; no gradient."""
         teacher, columns = self._ready_teacher(), self._columns
         with torch.no_grad(), self._arithmetic(batch):
+            outputs: Outputs
             if columns is None:
-                return teacher(batch, wanted, rois=rois)  # type: ignore[no-any-return]
+                outputs = teacher(batch, wanted, rois=rois)
+                return outputs
             if rois is not None:
                 rois = rois_in_teachers_classes(rois, columns, teacher.spec.num_classes)
             outputs = teacher(in_teachers_classes(batch, columns), wanted, rois=rois)
@@ -226,7 +240,7 @@ class Distiller(Objective):
         assert teacher is not None
         return teacher.eval()  # whatever the caller did to it in between
 
-    def _arithmetic(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
+    def _arithmetic(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
         if self.precision == "train":
             return contextlib.nullcontext()
         device = batch.images.device.type
@@ -258,11 +272,7 @@ class Distiller(Objective):
         shared = [f for f in maps if f.requires_grad]
         task_norm = _gradient_norm(task, shared)
         found = []
-        apart = {
-            f"{name}/{term}"
-            for name, loss in zip(self.names, self.losses, strict=True)
-            for term in loss.unweighted  # type: ignore[union-attr]
-        }
+        apart = {f"{m.name}/{term}" for m in self.methods for term in m.loss.unweighted}
         for name, value in terms.items():
             if not name.startswith("task/") and name not in apart:
                 size = value.item()

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from compress.batch import Batch, Targets
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Rois
+from compress.losses.parts.loss import LossSection
 
 
 def check_pair(
-    student: DetectorSpec, teacher: DetectorSpec, losses: Sequence[Any]
+    student: DetectorSpec, teacher: DetectorSpec, losses: Sequence[LossSection]
 ) -> list[tuple[int, str]]:
     """Say what keeps these losses from working on this pair: (index of the loss, problem)."""
     teacher = as_seen_by(student, teacher)
@@ -34,7 +34,8 @@ def check_pair(
                 )
         if not any(found == index for found, _ in problems):
             problems += [(index, problem) for problem in loss.check(student, teacher)]
-    sources = {loss.roi_source for loss in losses if "rois" in loss.teacher_needs(student, teacher)}
+    comparing = [one for one in losses if "rois" in one.teacher_needs(student, teacher)]
+    sources = {loss.proposals_from() for loss in comparing}
     if len(sources) > 1:
         problems.append((len(losses) - 1, "roi_source differs between the losses; use one"))
     return problems

@@ -31,9 +31,10 @@ class AtConfig(MapSection):
 class At(DistillationLoss):
     """One term, without parameters."""
 
+    config: AtConfig
+
     def __init__(self, config: AtConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.levels = finest_pairs(student, teacher, config.levels)
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 - maps alone

@@ -14,7 +14,7 @@ from torch import Tensor
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs
 from compress.losses.parts.levels import check_classes, check_locations
-from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.loss import DistillationLoss, LossSection, check_weights, weigh
 from compress.losses.parts.responses import (
     IGNORED,
     focal_cross_entropy,
@@ -22,7 +22,6 @@ from compress.losses.parts.responses import (
     normaliser,
     score_gap,
 )
-from compress.losses.parts.schedule import LossSection, check_weights
 
 
 class BckdConfig(LossSection):
@@ -50,9 +49,7 @@ class BckdConfig(LossSection):
 class Bckd(DistillationLoss):
     """A class and a box term over all locations, divided by the number of positive ones."""
 
-    def __init__(self, config: BckdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+    config: BckdConfig
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `class` and `box`."""

@@ -17,7 +17,7 @@ from torch.nn import functional
 from compress.batch import Batch, Targets, boxes_per_image
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Towers
 from compress.losses.parts.levels import check_classes, check_locations, listed
-from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.loss import DistillationLoss, LossSection, check_weights, weigh
 from compress.losses.parts.responses import (
     IGNORED,
     edge_divergence,
@@ -26,7 +26,6 @@ from compress.losses.parts.responses import (
     normaliser,
     score_gap,
 )
-from compress.losses.parts.schedule import LossSection, check_weights
 from compress.parts.atss import paired_iou
 from compress.parts.processes import mean_over_processes
 
@@ -145,9 +144,10 @@ class CrossKdConfig(LossSection):
 class CrossKd(DistillationLoss):
     """A class and a box term between the teacher's head on the student's maps and on its own."""
 
+    config: CrossKdConfig
+
     def __init__(self, config: CrossKdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.index = config.entry(teacher)
         self.box = config.box_term(student, teacher)
         self.divisor = config.divisor(teacher)

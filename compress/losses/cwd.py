@@ -54,9 +54,10 @@ class CwdConfig(MapSection):
 class Cwd(DistillationLoss):
     """One term, on maps or on class logits; a 1x1 convolution where maps' channels differ."""
 
+    config: CwdConfig
+
     def __init__(self, config: CwdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.levels = finest_pairs(student, teacher, config.levels)
         self.maps: AlignedLevels | None = None
         if config.source == "features":

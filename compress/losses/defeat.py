@@ -23,11 +23,16 @@ from compress.losses.parts.levels import (
     pair_levels,
     pair_strides,
 )
-from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.loss import (
+    DistillationLoss,
+    LossSection,
+    RoiSource,
+    check_weights,
+    weigh,
+)
 from compress.losses.parts.masked_error import masked_error, squared_error
 from compress.losses.parts.masks import level_masks, nearest, union_mask
 from compress.losses.parts.responses import divergence, mean_over
-from compress.losses.parts.schedule import LossSection, check_weights
 
 USUAL_STAGES = (8, 16, 32)  # C3, C4, C5
 AUTOMATIC_ROI_WEIGHT = 2.0
@@ -47,7 +52,7 @@ class DeFeatConfig(LossSection):
     roi_background_weight: NonNegativeFloat | None = None  # beta_bg; likewise
     temperature_object: PositiveFloat = 1.0
     temperature_background: PositiveFloat = 1.0
-    roi_source: Literal["teacher", "student"] = "teacher"  # whose proposals both heads score
+    roi_source: RoiSource = "teacher"  # whose proposals both heads score
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return what to ask of both detectors: always the neck's maps, the rest as weighted."""
@@ -76,6 +81,10 @@ class DeFeatConfig(LossSection):
         neck = self.object_weight or self.background_weight
         problems += check_weights(neck, needs != {"features"})
         return problems + (check_classes(student, teacher) if "rois" in needs else [])
+
+    def proposals_from(self) -> RoiSource:
+        """Return whose proposals both box heads score."""
+        return self.roi_source
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "DeFeat":
         """Return the loss for this pair."""
@@ -114,9 +123,10 @@ class DeFeatConfig(LossSection):
 class DeFeat(DistillationLoss):
     """Neck, backbone and RoI-classification terms, each for objects and background apart."""
 
+    config: DeFeatConfig
+
     def __init__(self, config: DeFeatConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.num_classes = student.num_classes
         self.roi_weights = config.roi_weights(student, teacher)
         self.levels = pair_levels(student, teacher)

@@ -20,9 +20,8 @@ from torchvision.ops import box_iou
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.parts.classifier import Classifier, ClassifierConfig
-from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource, Source, weigh
 from compress.losses.parts.masks import stack_boxes
-from compress.losses.parts.schedule import LossSection, Source
 from compress.parts.crops import crop_boxes
 
 Variant = Literal["kl-ce softmax", "kl-ce sigmoid", "kl-bce sigmoid"]
@@ -42,7 +41,7 @@ class DicodConfig(LossSection):
     localization_weight: NonNegativeFloat = 0.15
     boxes_per_object: PositiveInt | None = 1  # None: all predictions assigned to it
     pooled: tuple[PositiveInt, PositiveInt] = (8, 4)  # cells of the pictures, of the last map
-    roi_source: Literal["teacher", "student"] = "teacher"  # of other losses; this one has no say
+    roi_source: RoiSource = "teacher"  # of other losses; this one has no say
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - the student's alone
         """Return what to ask of the student: proposals if it has them, else dense predictions."""
@@ -70,9 +69,10 @@ class DicodConfig(LossSection):
 class Dicod(DistillationLoss):
     """Terms `class` and `localization`; both are of positives alone, and 0 without any."""
 
+    config: DicodConfig
+
     def __init__(self, config: DicodConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher), frozenset())
-        self.config = config
+        super().__init__(config, student, teacher)
         self.num_classes = student.num_classes
         self._classifier: tuple[Classifier, ...] = ()  # a tuple hides it from nn.Module
 

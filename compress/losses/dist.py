@@ -11,9 +11,8 @@ from torch import Tensor
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.parts.loss import weigh
+from compress.losses.parts.loss import check_weights, weigh
 from compress.losses.parts.rows import RowLoss, RowSection
-from compress.losses.parts.schedule import check_weights
 
 EPSILON = 1e-8
 
@@ -38,9 +37,7 @@ class DistConfig(RowSection):
 class Dist(RowLoss):
     """Two terms over the rows of a batch."""
 
-    def __init__(self, config: DistConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config, student, teacher)
-        self.config = config
+    config: DistConfig
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `inter` and `intra`; 0 without rows, and `intra` says nothing of a single row."""

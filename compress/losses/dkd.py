@@ -13,10 +13,9 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.parts.loss import weigh
+from compress.losses.parts.loss import check_weights, weigh
 from compress.losses.parts.responses import divergence
 from compress.losses.parts.rows import RowLoss, RowSection, compares_rois
-from compress.losses.parts.schedule import check_weights
 
 
 class DkdConfig(RowSection):
@@ -44,9 +43,7 @@ class DkdConfig(RowSection):
 class Dkd(RowLoss):
     """Two terms over the rows of a batch."""
 
-    def __init__(self, config: DkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config, student, teacher)
-        self.config = config
+    config: DkdConfig
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `target` and `non_target`; 0 without rows."""

@@ -19,9 +19,8 @@ from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapSection
 from compress.losses.parts.levels import check_one_width, pair_levels
-from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.loss import DistillationLoss, Source, check_weights, weigh
 from compress.losses.parts.patches import pool_instances
-from compress.losses.parts.schedule import Source, check_weights
 
 
 class DrkdConfig(MapSection):
@@ -57,9 +56,10 @@ class DrkdConfig(MapSection):
 class Drkd(DistillationLoss):
     """Pixel relation, instance relation and instance feature terms."""
 
+    config: DrkdConfig
+
     def __init__(self, config: DrkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.levels = pair_levels(student, teacher)
         channels = self.levels.channels(student.channels, teacher.channels)
         self.adapters = nn.ModuleList(

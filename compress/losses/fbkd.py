@@ -17,8 +17,7 @@ from torch.nn import functional
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapSection, finest_pairs
-from compress.losses.parts.loss import DistillationLoss, weigh
-from compress.losses.parts.schedule import check_weights
+from compress.losses.parts.loss import DistillationLoss, check_weights, weigh
 
 Pair = tuple[Tensor, Tensor]  # student's first
 
@@ -66,9 +65,10 @@ class FbkdConfig(MapSection):
 class Fbkd(DistillationLoss):
     """Four terms; per level a non-local block for each side and adapters for the student."""
 
+    config: FbkdConfig
+
     def __init__(self, config: FbkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.levels = finest_pairs(student, teacher, config.levels)
         self.adapters = nn.ModuleList(
             Adapters(config, own, other, level)

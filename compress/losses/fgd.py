@@ -19,9 +19,8 @@ from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapSection
 from compress.losses.parts.levels import LevelPairs, listed, pair_levels
-from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.loss import DistillationLoss, check_weights, weigh
 from compress.losses.parts.masks import between, largest_product, pad_boxes
-from compress.losses.parts.schedule import check_weights
 
 
 class FgdWeights(NamedTuple):
@@ -100,9 +99,10 @@ class FgdConfig(MapSection):
 class Fgd(DistillationLoss):
     """Four terms, each a sum over levels; every level has its own weights."""
 
+    config: FgdConfig
+
     def __init__(self, config: FgdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.pairs = config.pairs(student, teacher)
         self.weights = config.weights(student)
         self.levels = nn.ModuleList(

@@ -19,10 +19,9 @@ from torchvision.ops import box_iou
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs
 from compress.losses.parts.levels import check_levels, pair_levels
-from compress.losses.parts.loss import DistillationLoss
+from compress.losses.parts.loss import DistillationLoss, LossSection
 from compress.losses.parts.masked_error import mean_masked_error
 from compress.losses.parts.masks import box_levels, nearest, stack_boxes
-from compress.losses.parts.schedule import LossSection
 
 OVERLAPS_AT_ONCE = 2**23  # numbers in one table of boxes by anchors
 
@@ -52,9 +51,10 @@ class FgfiConfig(LossSection):
 class Fgfi(DistillationLoss):
     """The error of the cells near objects, a mean over levels."""
 
+    config: FgfiConfig
+
     def __init__(self, config: FgfiConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.levels = pair_levels(student, teacher)
         self.adapters = nn.ModuleList(
             nn.Conv2d(own, other, kernel_size=3, padding=1)

@@ -28,10 +28,16 @@ from compress.losses.parts.levels import (
     check_one_width,
     pair_levels,
 )
-from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.loss import (
+    DistillationLoss,
+    LossSection,
+    RoiSource,
+    Source,
+    check_weights,
+    weigh,
+)
 from compress.losses.parts.masks import stack_boxes
 from compress.losses.parts.patches import pool_every_level, pool_instances
-from compress.losses.parts.schedule import LossSection, Source, check_weights
 
 AUTOMATIC_BOX_WEIGHT = 1.0
 
@@ -54,7 +60,7 @@ class GDetKdConfig(LossSection):
     contrast_temperature: PositiveFloat = 0.1  # gamma
     queue: PositiveInt = 1024  # regions of earlier steps that serve as contrast
     same_iou: float = Field(default=0.5, ge=0, le=1)  # boxes that overlap more are no contrast
-    roi_source: Literal["teacher", "student"] = "teacher"
+    roi_source: RoiSource = "teacher"
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return what to ask of both detectors."""
@@ -74,6 +80,10 @@ class GDetKdConfig(LossSection):
         problems += check_weights(self.feature_weight, self.contrast_weight, box_weight)
         return problems + (check_classes(student, teacher) if box_weight else [])
 
+    def proposals_from(self) -> RoiSource:
+        """Return whose proposals both box heads score."""
+        return self.roi_source
+
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "GDetKd":
         """Return the loss for this pair."""
         return GDetKd(self, student, teacher)
@@ -87,9 +97,10 @@ class GDetKdConfig(LossSection):
 class GDetKd(DistillationLoss):
     """Feature, contrast and box terms on the regions of a batch."""
 
+    config: GDetKdConfig
+
     def __init__(self, config: GDetKdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.num_classes = student.num_classes
         self.box_weight = config.resolved_box_weight(student, teacher)
         self.levels = pair_levels(student, teacher)

@@ -19,9 +19,8 @@ from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
 from compress.losses.parts.distances import relative_distances
 from compress.losses.parts.gid_selection import Instances, ScoreForm, select_instances
 from compress.losses.parts.levels import check_classes, check_levels, check_locations, pair_levels
-from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.loss import DistillationLoss, LossSection, check_weights, weigh
 from compress.losses.parts.patches import pool_instances
-from compress.losses.parts.schedule import LossSection, check_weights
 
 
 class GidConfig(LossSection):
@@ -84,9 +83,10 @@ class GidConfig(LossSection):
 class Gid(DistillationLoss):
     """Feature, relation and response terms on the general instances of a batch."""
 
+    config: GidConfig
+
     def __init__(self, config: GidConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.levels = pair_levels(student, teacher)
         own, other = self.levels.channels(student.channels, teacher.channels)[0]
         adapted = own != other if config.adapter is None else config.adapter

@@ -142,9 +142,10 @@ class Icd(DistillationLoss):
 
     unweighted = frozenset({"auxiliary_confidence", "auxiliary_box"})
 
+    config: IcdConfig
+
     def __init__(self, config: IcdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.levels = pair_levels(student, teacher)
         own, width = self.levels.channels(student.channels, teacher.channels)[0]
         two_stage = "rois" in student.provides

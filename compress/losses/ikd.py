@@ -21,9 +21,8 @@ from typing_extensions import Self
 from compress.batch import Batch, Targets, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.parts.levels import check_classes, pair_levels
-from compress.losses.parts.loss import DistillationLoss, TaskLosses
+from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource, TaskLosses
 from compress.losses.parts.masks import stack_boxes
-from compress.losses.parts.schedule import LossSection
 from compress.training.objective import SeparateTraining
 
 if TYPE_CHECKING:
@@ -65,10 +64,9 @@ class IkdConfig(LossSection):
             )
         return self
 
-    @property
-    def roi_source(self) -> str:
-        """Whose proposals both box heads score, if the base method compares them."""
-        return str(getattr(self.base, "roi_source", "teacher"))
+    def proposals_from(self) -> RoiSource:
+        """Return whose proposals the base method compares."""
+        return self.base.proposals_from()
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return what the base method asks."""
@@ -105,10 +103,10 @@ class IkdConfig(LossSection):
 class Ikd(DistillationLoss):
     """The base method's terms, and `adversarial`: the pyramids' distance on shifted pictures."""
 
+    config: IkdConfig
+
     def __init__(self, config: IkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        needs, asked = config.needs(student, teacher), config.teacher_needs(student, teacher)
-        super().__init__(config.fixed_weight, needs, asked)
-        self.config = config
+        super().__init__(config, student, teacher)
         self.base: DistillationLoss = config.base.build(student, teacher)
         self.unweighted = self.base.unweighted
         self.levels = pair_levels(student, teacher)

@@ -40,9 +40,7 @@ class KlConfig(RowSection):
 class Kl(RowLoss):
     """One term over the rows of a batch."""
 
-    def __init__(self, config: KlConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config, student, teacher)
-        self.config = config
+    config: KlConfig
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `class`; 0 without rows."""

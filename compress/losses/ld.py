@@ -17,10 +17,9 @@ from torchvision.ops import box_iou, distance_box_iou
 from compress.batch import Batch, boxes_per_image
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
 from compress.losses.parts.levels import check_classes, check_locations
-from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.loss import DistillationLoss, LossSection, check_weights, weigh
 from compress.losses.parts.masks import stack_boxes
 from compress.losses.parts.responses import divergence, edge_divergence, normaliser
-from compress.losses.parts.schedule import LossSection, check_weights
 from compress.parts.atss import atss_thresholds
 
 
@@ -69,9 +68,7 @@ class LdConfig(LossSection):
 class Ld(DistillationLoss):
     """Edges in the main and in the valuable region, and classes in the main one."""
 
-    def __init__(self, config: LdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+    config: LdConfig
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `main`, `region` and `class`; 0 where there are no boxes."""

@@ -40,9 +40,10 @@ class MgdConfig(MapSection):
 class Mgd(DistillationLoss):
     """One term; a generator per level, and a 1x1 convolution where the channels differ."""
 
+    config: MgdConfig
+
     def __init__(self, config: MgdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         weight, masked, levels = (5e-7, 0.45, 4) if is_two_stage(student) else (2e-5, 0.65, 5)
         self.loss_weight = weight if config.loss_weight is None else config.loss_weight
         self.masked = masked if config.masked is None else config.masked

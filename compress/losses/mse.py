@@ -14,8 +14,7 @@ from torch.nn import functional
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import AlignedLevels, MapSection
-from compress.losses.parts.loss import DistillationLoss
-from compress.losses.parts.schedule import Source
+from compress.losses.parts.loss import DistillationLoss, Source
 
 
 class MseConfig(MapSection):
@@ -34,9 +33,10 @@ class MseConfig(MapSection):
 class Mse(DistillationLoss):
     """One term; a 1x1 convolution where the channels differ."""
 
+    config: MseConfig
+
     def __init__(self, config: MseConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.maps = AlignedLevels(student, teacher, config.levels)
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 - maps alone

@@ -40,9 +40,10 @@ class PkdConfig(MapSection):
 class Pkd(DistillationLoss):
     """One term: the squared error of standardised maps."""
 
+    config: PkdConfig
+
     def __init__(self, config: PkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         usual = TWO_STAGE_WEIGHT if is_two_stage(student) else ONE_STAGE_WEIGHT
         self.loss_weight = usual if config.loss_weight is None else config.loss_weight
         self.levels = finest_pairs(student, teacher, config.levels)

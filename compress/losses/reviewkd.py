@@ -35,11 +35,12 @@ class ReviewKdConfig(MapSection):
 class ReviewKd(DistillationLoss):
     """One term; a fusion block per level."""
 
+    config: ReviewKdConfig
+
     def __init__(
         self, config: ReviewKdConfig, student: DetectorSpec, teacher: DetectorSpec
     ) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.levels = finest_pairs(student, teacher, config.levels)
         channels = self.levels.channels(student.channels, teacher.channels)
         self.blocks = nn.ModuleList(

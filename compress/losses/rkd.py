@@ -37,9 +37,10 @@ class RkdConfig(MapSection):
 class Rkd(DistillationLoss):
     """One term, without parameters."""
 
+    config: RkdConfig
+
     def __init__(self, config: RkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.levels = finest_pairs(student, teacher, config.levels)
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 - maps alone

@@ -17,11 +17,17 @@ from torch import Tensor, nn
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois, deltas_of
 from compress.losses.parts.levels import both_provide, check_classes, check_levels, pair_levels
-from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.loss import (
+    DistillationLoss,
+    LossSection,
+    RoiSource,
+    Source,
+    check_weights,
+    weigh,
+)
 from compress.losses.parts.masked_error import mean_masked_error
 from compress.losses.parts.masks import between, box_levels, cell_ranges, largest_product, pad_boxes
 from compress.losses.parts.responses import divergence, mean_over
-from compress.losses.parts.schedule import LossSection, Source, check_weights
 
 AUTOMATIC_ROI_WEIGHT = 1.0
 
@@ -39,7 +45,7 @@ class TadfConfig(LossSection):
     spread: PositiveFloat = 0.5  # standard deviation of the bell, as a share of the box's side
     average: Literal["elements", "cells"] = "elements"  # elements are cells times channels
     temperature: PositiveFloat = 1.0
-    roi_source: Literal["teacher", "student"] = "teacher"  # whose proposals both heads score
+    roi_source: RoiSource = "teacher"  # whose proposals both heads score
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return what to ask of both detectors."""
@@ -54,6 +60,10 @@ class TadfConfig(LossSection):
         if self.feature_weight:
             return problems + check_levels(student, teacher)
         return problems + check_weights(by_roi)
+
+    def proposals_from(self) -> RoiSource:
+        """Return whose proposals both box heads score."""
+        return self.roi_source
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Tadf":
         """Return the loss for this pair."""
@@ -70,9 +80,10 @@ class TadfConfig(LossSection):
 class Tadf(DistillationLoss):
     """A feature term under bells, and class and box terms on proposals of objects."""
 
+    config: TadfConfig
+
     def __init__(self, config: TadfConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.config = config
+        super().__init__(config, student, teacher)
         self.num_classes = student.num_classes
         self.roi_weights = config.roi_weights(student, teacher)
         self.adapters: nn.ModuleList | None = None

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from compress.detector import DetectorSpec, Knowledge
 from compress.losses.parts.levels import LevelPairs, check_levels, pair_levels
-from compress.losses.parts.schedule import LossSection
+from compress.losses.parts.loss import LossSection
 
 
 class MapSection(LossSection):

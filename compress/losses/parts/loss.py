@@ -1,71 +1,155 @@
-"""What every distillation loss is: a module that weighs two outputs in full precision.
+"""The interface of every distillation loss: its settings and the module that they build.
 
-A settings class (a `LossSection`) beside it offers, besides its fields,
-
-- `type`, the tag in the recipe; `weight` and its schedule come from `LossSection`;
-- `needs(student, teacher) -> frozenset[Knowledge]`: what to ask of both detectors in every step;
-- `check(student, teacher) -> list[str]`: what else is wrong with the pair, known from the specs
-  alone and so before any weight is loaded;
-- `build(student, teacher) -> DistillationLoss`;
-- `roi_source`, if it may need "rois": whose proposals both box heads score;
-- `teacher_needs`, if it asks less of the teacher than of the student;
-- `wanted_classifier`, if it learns from a classifier of crops.
-
-A module may also override `at`, `separate`, `compared`, `disturb`, `view` and `view_terms`; see
-there.
+A method is a `LossSection`, which a recipe names by `type`, and a `DistillationLoss`, which
+compares the outputs of two detectors. `Distiller` and `check_pair` use only these two classes.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from compress.batch import Batch
-from compress.detector import Dense, Knowledge, Outputs, Rois, Towers
+from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
+from compress.losses.parts.full_precision import in_full_precision
 from compress.training.objective import SeparateTraining
+from export.config import Section
 
 if TYPE_CHECKING:
-    from compress.losses.parts.classifier import Classifier
+    from compress.losses.parts.classifier import Classifier, ClassifierConfig
 
 # Named task losses of the frozen teacher on a batch with the student's labels; gradients reach the
-# pictures.
+# images.
 TaskLosses = Callable[[Batch], Mapping[str, Tensor]]
 
-HALF_TYPES = (torch.float16, torch.bfloat16)
+# What a method was written from: the authors' (or a toolkit's) released code, a description without
+# code, both, or a formula alone.
+Source = Literal["released code", "reconstructed", "reconstructed in part", "formula"]
+
+# Whose proposals both box heads score.
+RoiSource = Literal["teacher", "student"]
+
+
+class LossSection(Section, ABC):
+    """The base of a loss's settings: what a recipe writes in an entry of `distill`.
+
+    A subclass narrows `type` to a literal, adds its own fields and defines `needs`, `check` and
+    `build`. A method that compares proposals also has a field `roi_source` and returns it from
+    `proposals_from`.
+
+    A fixed `weight` multiplies all terms. `weight: auto` chooses the factor that holds the sum of
+    the terms at `ratio` times the task loss; it is measured over the first `window` active steps,
+    then frozen, and written to the run's record.
+    """
+
+    written_from: ClassVar[Source] = "released code"
+
+    type: str
+    weight: PositiveFloat | Literal["auto"] = 1.0
+    ratio: PositiveFloat = 0.5  # of the task loss; for weight: auto
+    window: PositiveInt = 50  # steps that weight: auto measures
+    start: float = Field(default=0.0, ge=0, lt=1)  # share of the run before which the factor is 0
+    end: float = Field(default=1.0, gt=0, le=1)  # share of the run after which the factor is 0
+    warmup: float = Field(default=0.0, ge=0, le=1)  # share of the run over which it rises from 0
+    decay: Literal["none", "linear", "cosine", "up_down"] = "none"  # from start to end
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.start + self.warmup > self.end:
+            raise ValueError(
+                f"start {self.start:g} and warmup {self.warmup:g} reach beyond end {self.end:g}; "
+                "all three are shares of the run"
+            )
+        return self
+
+    @abstractmethod
+    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
+        """Return what to ask of both detectors in every step."""
+
+    @abstractmethod
+    def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
+        """Return the problems of these settings with this pair, known from the specs alone."""
+
+    @abstractmethod
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "DistillationLoss":
+        """Return the loss for this pair."""
+
+    def teacher_needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
+        """Return what to ask of the teacher, where that is less than what the student is asked."""
+        return self.needs(student, teacher)
+
+    def proposals_from(self) -> RoiSource:
+        """Return whose proposals both box heads score, for a method that compares proposals."""
+        return "teacher"
+
+    def wanted_classifier(self) -> "ClassifierConfig | None":
+        """Return the settings of the crop classifier that it learns from; None without one."""
+        return None
+
+    @property
+    def fixed_weight(self) -> float:
+        """The stated weight, or 1 under `auto`, where the distiller applies the measured factor."""
+        return 1.0 if self.weight == "auto" else self.weight
+
+    def factor_at(self, step: int, total: int) -> float:
+        """Return the factor of all terms at `step` (0-based) of `total`.
+
+        It depends on the settings and the arguments alone, so a resumed run repeats it exactly.
+        `linear` falls as 1 - x and `cosine` as (1 + cos(pi x)) / 2, where x is the share of the
+        time between start and end that has passed; `up_down` rises to 2 over the first quarter,
+        then falls (Guo et al. 2021, released code).
+        """
+        position = step / max(1, total)
+        if position < self.start or position >= self.end:
+            return 0.0
+        factor = 1.0
+        if self.warmup:
+            factor = min(1.0, (position - self.start + 1 / max(1, total)) / self.warmup)
+        passed = (position - self.start) / (self.end - self.start)
+        if self.decay == "linear":
+            factor *= 1 - passed
+        elif self.decay == "cosine":
+            factor *= 0.5 * (1 + math.cos(math.pi * passed))
+        elif self.decay == "up_down":
+            factor *= 1 + passed / 0.25 if passed <= 0.25 else 2 - 2 * (passed - 0.25) / 0.75
+        return factor
 
 
 class DistillationLoss(nn.Module, ABC):
     """Weighted, named terms of one method; owns its adapters, which are trained and then dropped.
 
+    A subclass narrows `config` to its own settings class and defines `terms`. It may also override
+    `at`, `separate`, `use_classifier`, `compared`, `disturb`, `view` and `view_terms`.
+
     Attributes:
-        weight: a factor on all terms.
+        config: the settings that built it.
+        weight: factor of all terms.
         needs: what both detectors are asked for in every step.
-        unweighted: terms that teach a part of `separate` alone and nothing to the student; no
+        teacher_needs: what the teacher is asked for; the teacher does not run for an empty set.
+        unweighted: names of terms that train a part of `separate` alone and not the student; no
             weight, schedule or `weight: auto` applies to them.
-        teacher_needs: what the teacher is asked for, where that is less; nothing at all if empty.
     """
 
     unweighted: frozenset[str] = frozenset()
+    config: LossSection
 
-    def __init__(
-        self,
-        weight: float,
-        needs: frozenset[Knowledge],
-        teacher_needs: frozenset[Knowledge] | None = None,
-    ) -> None:
+    def __init__(self, config: LossSection, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__()
-        self.weight = weight
-        self.needs = needs
-        self.teacher_needs = needs if teacher_needs is None else teacher_needs
+        self.config = config
+        self.weight = config.fixed_weight
+        self.needs = config.needs(student, teacher)
+        self.teacher_needs = config.teacher_needs(student, teacher)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return weighted named scalars, computed in fp32 whatever autocast says.
+        """Return weighted named scalars, computed in fp32 under any autocast.
 
-        The teacher's tensors are detached here. Every scalar hangs on the student's graph, also
-        when it is zero, so that no process of a distributed run waits for a missing gradient.
+        The teacher's tensors are detached here. Every scalar is attached to the student's graph,
+        also when it is zero, so that no process of a distributed run waits for a missing gradient.
         """
         return self._in_full_precision(self.terms, student, teacher, batch)
 
@@ -93,47 +177,47 @@ class DistillationLoss(nn.Module, ABC):
         }
 
     def at(self, step: int, total: int) -> None:
-        """Learn where the run is; for losses whose rule changes after so many steps."""
+        """Receive the current step and the run's length, for a rule that changes with them."""
 
     def separate(self) -> SeparateTraining | None:
-        """The part of it that is trained by an optimiser of its own, if there is one."""
+        """Return the part that is trained by an optimiser of its own, if there is one."""
         return None
 
     def use_classifier(self, classifier: "Classifier") -> None:
-        """Take the classifier that was trained because the settings ask for one; frozen."""
+        """Receive the frozen classifier that `LossSection.wanted_classifier` asked for."""
 
     def compared(self, rois: Rois) -> Tensor | None:
-        """Return which proposals count here, (R,) bool; None, all of them, unless overridden.
+        """Return which proposals this loss compares, (R,) bool; None for all of them.
 
-        Those that count for no loss are not scored by the second model. A loss may be given more
-        than it asked for, if another wants them.
+        Proposals that no loss compares are not scored by the second model. A loss may be given
+        more than it asked for, if another loss compares them.
         """
         del rois
         return None
 
     def disturb(self, batch: Batch) -> Batch:
-        """Return the batch that both models are to see; most losses leave it as it is.
+        """Return the batch that both models receive, by default unchanged.
 
-        It counts for the task loss and for every other loss too.
+        The change applies to the task loss and to every other loss too.
         """
         return batch
 
     def view(self, batch: Batch, task_losses: TaskLosses) -> Batch | None:
-        """Return further pictures of which both models' pyramids are wanted; most want none.
+        """Return further images on which both pyramids are computed; None for none.
 
-        `task_losses` are the teacher's. The maps come back to `view_terms`.
+        `task_losses` are the teacher's. The maps are passed to `view_terms`.
         """
         del batch, task_losses
         return None
 
     def view_terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the terms of what `view` returned; the outputs hold `features` alone."""
+        """Return the terms on the images of `view`; the outputs hold `features` alone."""
         del student, teacher, batch
         return {}
 
     @abstractmethod
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the terms without the overall weight; the teacher comes detached."""
+        """Return the terms without the overall weight; the teacher's tensors are detached."""
 
 
 def weigh(terms: Mapping[str, tuple[float, Tensor]]) -> dict[str, Tensor]:
@@ -141,48 +225,8 @@ def weigh(terms: Mapping[str, tuple[float, Tensor]]) -> dict[str, Tensor]:
     return {name: weight * value for name, (weight, value) in terms.items() if weight}
 
 
-def in_full_precision(outputs: Outputs, needs: frozenset[Knowledge], *, detach: bool) -> Outputs:
-    """Return what is needed of `outputs` with half-precision tensors raised to float32."""
-
-    def raised(tensor: Tensor) -> Tensor:
-        tensor = tensor.detach() if detach else tensor
-        return tensor.float() if tensor.dtype in HALF_TYPES else tensor
-
-    asks_dense = not needs.isdisjoint({"dense", "dfl"})
-    towers = outputs.towers if "towers" in needs else None
-    return Outputs(
-        features=tuple(raised(level) for level in outputs.features),
-        backbone=tuple(raised(stage) for stage in outputs.backbone) if "backbone" in needs else (),
-        anchors=outputs.anchors if "anchors" in needs else (),
-        dense=_raise_dense(outputs.dense, raised) if asks_dense and outputs.dense else None,
-        towers=_raise_towers(towers, raised) if towers is not None else None,
-        rois=_raise_rois(outputs.rois, raised) if "rois" in needs and outputs.rois else None,
-    )
-
-
-def _raise_dense(dense: Dense, raised: Callable[[Tensor], Tensor]) -> Dense:
-    return replace(
-        dense,
-        class_logits=raised(dense.class_logits),
-        deltas=raised(dense.deltas),
-        boxes=raised(dense.boxes),
-        dfl_logits=None if dense.dfl_logits is None else raised(dense.dfl_logits),
-    )
-
-
-def _raise_towers(towers: Towers, raised: Callable[[Tensor], Tensor]) -> Towers:
-    def all_of(layers: tuple[tuple[Tensor, ...], ...]) -> tuple[tuple[Tensor, ...], ...]:
-        return tuple(tuple(raised(level) for level in layer) for layer in layers)
-
-    return replace(towers, class_maps=all_of(towers.class_maps), box_maps=all_of(towers.box_maps))
-
-
-def _raise_rois(rois: Rois, raised: Callable[[Tensor], Tensor]) -> Rois:
-    embeddings, predicted = rois.embeddings, rois.predicted
-    return replace(
-        rois,
-        class_logits=raised(rois.class_logits),
-        deltas=raised(rois.deltas),
-        embeddings=None if embeddings is None else raised(embeddings),
-        predicted=None if predicted is None else raised(predicted),
-    )
+def check_weights(*weights: float) -> list[str]:
+    """Report that nothing is imitated, if all of these weights are 0."""
+    if any(weights):
+        return []
+    return ["all weights are 0, so nothing is imitated; give one or drop the loss"]

@@ -13,8 +13,7 @@ from torch import Tensor
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.parts.levels import both_provide, check_classes, check_locations
-from compress.losses.parts.loss import DistillationLoss
-from compress.losses.parts.schedule import LossSection
+from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource
 
 RowChoice = Literal["positive", "all"]
 
@@ -39,7 +38,7 @@ class RowSection(LossSection):
 
     temperature: PositiveFloat = 1.0  # tau; the loss is multiplied by its square
     rows: RowChoice | None = None  # None: all RoIs, or the positive locations of a dense head
-    roi_source: Literal["teacher", "student"] = "teacher"  # whose proposals both heads score
+    roi_source: RoiSource = "teacher"  # whose proposals both heads score
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return what rows are made of: RoIs if both have them, else dense logits."""
@@ -49,21 +48,23 @@ class RowSection(LossSection):
         """Say why the rows of this pair cannot be compared, if they cannot."""
         return check_rows(student, teacher)
 
+    def proposals_from(self) -> RoiSource:
+        """Return whose proposals both box heads score."""
+        return self.roi_source
+
 
 class RowLoss(DistillationLoss):
     """The base of the losses on such settings."""
 
-    def __init__(self, config: RowSection, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config.fixed_weight, config.needs(student, teacher))
-        self.rows = config.rows
+    config: RowSection
 
     def compared(self, rois: Rois) -> Tensor | None:
         """Return the proposals of objects, if they alone are compared."""
-        return objects(rois) if self.rows == "positive" else None
+        return objects(rois) if self.config.rows == "positive" else None
 
     def select(self, student: Outputs, teacher: Outputs, batch: Batch) -> Rows:
         """Return the rows that the settings ask for."""
-        return select_rows(student, teacher, batch, self.rows)
+        return select_rows(student, teacher, batch, self.config.rows)
 
 
 def objects(rois: Rois) -> Tensor:

@@ -9,7 +9,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from compress.detector import Outputs, Rois, deltas_of
 from compress.losses import LossConfig
-from compress.losses.parts.schedule import schedule_factor
 from compress.losses.tadf import TadfConfig, gaussian_masks, nearer_distance
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 
@@ -212,8 +211,8 @@ def test_deltas_are_those_of_the_rows_own_class():
 
 def test_its_terms_fall_over_the_run_unless_told_otherwise():
     falling, level = TadfConfig(type="tadf"), TadfConfig(type="tadf", decay="none")
-    assert [schedule_factor(falling, step, 4) for step in range(4)] == [1, 0.75, 0.5, 0.25]
-    assert schedule_factor(level, 3, 4) == 1
+    assert [falling.factor_at(step, 4) for step in range(4)] == [1, 0.75, 0.5, 0.25]
+    assert level.factor_at(3, 4) == 1
 
 
 def test_a_half_whose_weight_is_zero_is_left_out():

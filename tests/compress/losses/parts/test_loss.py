@@ -3,12 +3,12 @@
 import pytest
 from pydantic import ValidationError
 
-from compress.losses.parts.schedule import LossSection, schedule_factor
+from compress.losses.mse import MseConfig
 
 
 def path(total: int = 8, **settings: object) -> list[float]:
-    config = LossSection.model_validate(settings)
-    return [schedule_factor(config, step, total) for step in range(total)]
+    config = MseConfig.model_validate({"type": "mse", **settings})
+    return [config.factor_at(step, total) for step in range(total)]
 
 
 def test_without_settings_it_counts_fully_from_the_first_step_to_the_last():
@@ -43,6 +43,6 @@ def test_up_down_doubles_over_the_first_quarter_and_then_falls_to_nothing():
 
 def test_a_start_beyond_the_end_is_refused():
     with pytest.raises(ValidationError, match="reach beyond end"):
-        LossSection(start=0.5, end=0.4)
+        MseConfig(type="mse", start=0.5, end=0.4)
     with pytest.raises(ValidationError):
-        LossSection.model_validate({"weight": "automatic"})
+        MseConfig.model_validate({"type": "mse", "weight": "automatic"})

@@ -18,8 +18,9 @@ from compress.losses.parts.classifier import Classifier, ClassifierConfig
 from compress.parts.crops import crop_boxes
 from compress.parts.pretrained import load_backbone_weights
 from compress.parts.weights import load_weights
-from compress.stages.fit import batches_of, furnish, train_named
+from compress.stages.fit import batches_of, furnish
 from compress.stages.opened import Run
+from compress.training.loop import TrainJob, train
 from compress.training.objective import Objective
 from compress.training.optim import TrainConfig
 from export.pictures.images import fit as letterbox_fit
@@ -84,16 +85,19 @@ def classifier_room(run: Run, config: ClassifierConfig) -> Path:
         assert isinstance(model, Classifier)
         return {"accuracy": accuracy(model, data)}
 
-    trained = train_named(
-        session,
-        NAME,
-        CropClassification(classifier),
-        batches_of(session, data, schedule, seed),
-        schedule,
-        total,
-        evaluate,
-        precision="32-true",
-        seed=seed,
+    trained = train(
+        TrainJob(
+            name=NAME,
+            objective=CropClassification(classifier),
+            batches=batches_of(session, data, schedule, seed),
+            config=schedule,
+            total=total,
+            live=session.home / "training" / NAME,
+            evaluate=evaluate,
+            fabric=session.fabric("32-true"),
+            seed=seed,
+            console=session.console,
+        )
     )
     record = {
         "name": NAME,

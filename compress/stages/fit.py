@@ -27,14 +27,11 @@ from compress.stages.opened import Run
 from compress.stages.rundir import once
 from compress.stages.session import Session, peak_memory_mb
 from compress.stages.torch_engine import TorchEngine
-from compress.training.loop import Evaluate, Trained, train
-from compress.training.objective import Objective
+from compress.training.loop import Batches, Trained, TrainJob, train
 from compress.training.optim import TrainConfig
 from compress.training.precision import Precision, resolve_precision
 from export.artifact.manifest import InputSpec, Manifest, NmsSpec
 from export.atomic import write_json
-
-Batches = Callable[[int, int], Iterator[Batch]]  # of a first step and a number of steps
 
 
 def fit(
@@ -88,8 +85,19 @@ def fit(
         manifest = torch_manifest(model, data, export, what)
         return evaluate_torch(session, model, manifest, data, ground_truth).values
 
-    trained = train_named(
-        session, what, objective, batches, config, total, evaluate, precision=precision, seed=seed
+    trained = train(
+        TrainJob(
+            name=what,
+            objective=objective,
+            batches=batches,
+            config=config,
+            total=total,
+            live=session.home / "training" / what,
+            evaluate=evaluate,
+            fabric=session.fabric(precision),
+            seed=seed,
+            console=session.console,
+        )
     )
     after = weights_hash(objective.teacher) if objective.teacher is not None else None
     if before != after:
@@ -246,33 +254,6 @@ def batches_of(
         )
 
     return batches
-
-
-def train_named(
-    session: Session,
-    name: str,
-    objective: Objective,
-    batches: Batches,
-    config: TrainConfig,
-    total: int,
-    evaluate: Evaluate,
-    *,
-    precision: Precision,
-    seed: int,
-) -> Trained:
-    """Run `train`; what it needs to be resumed is in `training/<name>`."""
-    return train(
-        objective,
-        batches,
-        config,
-        total,
-        session.home / "training" / name,
-        evaluate,
-        fabric=session.fabric(precision),
-        seed=seed,
-        console=session.console,
-        what=name,
-    )
 
 
 def furnish(

@@ -37,7 +37,38 @@ AGREE_EVERY = 8  # steps between the processes' questions to each other
 IDLE_STEPS = 50  # a distillation term that is exactly 0 for so long teaches nothing
 
 Row = dict[str, float | int | None]
+Batches = Callable[[int, int], Iterator[Batch]]
 Evaluate = Callable[[nn.Module], dict[str, float | None]]
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """All that one training needs.
+
+    Attributes:
+        name: names the training in messages.
+        objective: the loss to minimise; `objective.student` is evaluated and shipped.
+        batches: `batches(first, count)` yields `count` batches from number `first` on; the same
+            number must always yield the same batch.
+        config: the training settings.
+        total: optimiser steps.
+        live: folder of checkpoints and logs, from which the training resumes.
+        evaluate: returns the metrics of the student; `AP` among them selects the best weights.
+        fabric: device, precision and processes.
+        seed: of all randomness in the steps.
+        console: where messages and progress go.
+    """
+
+    name: str
+    objective: Objective
+    batches: Batches
+    config: TrainConfig
+    total: int
+    live: Path
+    evaluate: Evaluate
+    fabric: "Fabric"
+    seed: int
+    console: Console
 
 
 @dataclass(frozen=True)
@@ -62,53 +93,29 @@ class Trained:
     stopped: str
 
 
-def train(
-    objective: Objective,
-    batches: Callable[[int, int], Iterator[Batch]],
-    config: TrainConfig,
-    total: int,
-    live: Path,
-    evaluate: Evaluate,
-    *,
-    fabric: "Fabric",
-    seed: int,
-    console: Console,
-    what: str,
-) -> Trained:
-    """Minimise the sum of `objective(batch)` over `total` optimiser steps.
+def train(job: TrainJob) -> Trained:
+    """Minimise the sum of `job.objective(batch)` over `job.total` optimiser steps.
 
-    `objective.student` is what gets evaluated and shipped. `batches(first, count)` must give the
-    same batch for the same number whenever asked. Progress lives in `live`: a run that was cut,
-    started again with the same arguments, goes on from there and ends as if it had not been cut.
+    A run that was interrupted and is started again with an equal job resumes from `job.live` and
+    ends with the same weights as an uninterrupted one.
 
     Raises:
         DivergedError: a loss or gradient is not finite, or a distillation term is exactly 0 for
             50 steps; names step, term, pyramid level and pictures.
         KeyboardInterrupt: after the first Ctrl-C, once the state is saved; a second quits at once.
     """
-    live.mkdir(parents=True, exist_ok=True)
-    loop = _Loop(objective, config, total, live, evaluate, fabric, seed, console, what)
-    with interruptible(console) as interrupted:
-        return loop.run(batches, interrupted)
+    job.live.mkdir(parents=True, exist_ok=True)
+    loop = _Loop(job)
+    with interruptible(job.console) as interrupted:
+        return loop.run(interrupted)
 
 
 class _Loop:
     """The state of one training run, and the few things done with it."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        config: TrainConfig,
-        total: int,
-        live: Path,
-        evaluate: Evaluate,
-        fabric: "Fabric",
-        seed: int,
-        console: Console,
-        what: str,
-    ) -> None:
-        self.config, self.total, self.live, self.evaluate = config, total, live, evaluate
-        self.fabric, self.seed, self.console, self.what = fabric, seed, console, what
+    def __init__(self, job: TrainJob) -> None:
+        self.job, self.config, self.fabric = job, job.config, job.fabric
+        objective, config, fabric = job.objective, job.config, job.fabric
         objective.to(fabric.device)
         if config.channels_last:
             objective.to(memory_format=torch.channels_last)
@@ -134,7 +141,7 @@ class _Loop:
     # -- state ---------------------------------------------------------------------------------
 
     def _resume(self) -> None:
-        state = load_checkpoint(self.live / "last.pt", self.fabric.device)
+        state = load_checkpoint(self.job.live / "last.pt", self.fabric.device)
         if state is None:
             return
         self.raw.load_state_dict(state["objective"])
@@ -151,7 +158,7 @@ class _Loop:
         self.summed, self.best, self.best_ap = state["summed"], state["best"], state["best_ap"]
         self.stale = state["stale"]
         torch.set_rng_state(state["rng"].cpu())
-        self.console.say(f"{self.what}: going on from step {self.step} of {self.total}")
+        self.job.console.say(f"{self.job.name}: going on from step {self.step} of {self.job.total}")
 
     def _save(self) -> None:
         if self.fabric.global_rank == 0:
@@ -174,26 +181,24 @@ class _Loop:
                 "stale": self.stale,
                 "rng": torch.get_rng_state(),
             }
-            save_checkpoint(state, self.live / "last.pt")
+            save_checkpoint(state, self.job.live / "last.pt")
         self.fabric.barrier()
 
     # -- the loop ------------------------------------------------------------------------------
 
-    def run(
-        self, batches: Callable[[int, int], Iterator[Batch]], interrupted: list[int]
-    ) -> Trained:
+    def run(self, interrupted: list[int]) -> Trained:
         """Train from where the state stands to the end."""
         accumulate = self.config.accumulate
-        looks = {round(self.total * k / self.config.evaluations) for k in _upto(self.config)}
-        stream = batches(self.step * accumulate, (self.total - self.step) * accumulate)
+        looks = {round(self.job.total * k / self.config.evaluations) for k in _upto(self.config)}
+        stream = self.job.batches(self.step * accumulate, (self.job.total - self.step) * accumulate)
         saved = time.monotonic()
         stopped = self._reason_to_stop(self._budget_spent()) if self.step else ""
         with (
             contextlib.closing(_closable(stream)) as feed,
-            events(self.live, self.step, self.fabric.global_rank) as writer,
-            self.console.progress(self.what, self.total, self.step) as progress,
+            events(self.job.live, self.step, self.fabric.global_rank) as writer,
+            self.job.console.progress(self.job.name, self.job.total, self.step) as progress,
         ):
-            while self.step < self.total and not stopped:
+            while self.step < self.job.total and not stopped:
                 loss = self._take_step(feed)
                 progress.update(self.step, f"loss {loss:.3f}{self._ap()}")
                 spent = self._agree(self._budget_spent())
@@ -208,21 +213,21 @@ class _Loop:
                 if leaving:
                     raise KeyboardInterrupt
         if stopped:
-            self.console.say(f"{self.what}: stopped at step {self.step}: {stopped}")
+            self.job.console.say(f"{self.job.name}: stopped at step {self.step}: {stopped}")
         return Trained(self._weights(), self.rows, self.terms, self.step, self.seconds, stopped)
 
     def _take_step(self, feed: Iterator[Batch]) -> float:
         start = time.perf_counter()
         # Randomness depends on seed, step and rank alone, so a resumed run draws the same.
-        torch.manual_seed(_mix(self.seed, self.step, self.fabric.global_rank))
-        rate = self.config.lr * learning_rate_factor(self.config, self.step, self.total)
+        torch.manual_seed(_mix(self.job.seed, self.step, self.fabric.global_rank))
+        rate = self.config.lr * learning_rate_factor(self.config, self.step, self.job.total)
         set_learning_rate(self.optimizer, rate)
-        fall = 0.5 * (1 + math.cos(math.pi * self.step / self.total))
+        fall = 0.5 * (1 + math.cos(math.pi * self.step / self.job.total))
         for one, optimizer in zip(self.separate, self.apart, strict=True):
             set_learning_rate(optimizer, one.lr * fall)
         every = self.config.measure_every
         measure = bool(every) and self.step % every == 0
-        self.raw.at(self.step, self.total, measure=measure)
+        self.raw.at(self.step, self.job.total, measure=measure)
         accumulate, total = self.config.accumulate, 0.0
         for part in range(accumulate):
             batch = next(feed).to(self.fabric.device)
@@ -252,9 +257,10 @@ class _Loop:
         if not math.isfinite(values[-1]):
             bad = [n for n, v in zip(terms, values, strict=False) if not math.isfinite(v)]
             raise DivergedError(
-                f"{self.what}: step {self.step + 1}: {', '.join(bad) or 'the sum of the losses'} "
-                f"is not finite; {self._circumstances(batch)}. Lower train.lr or train.clip, set "
-                "train.amp: off, or lower that term's weight, under a new name"
+                f"{self.job.name}: step {self.step + 1}: "
+                f"{', '.join(bad) or 'the sum of the losses'} is not finite; "
+                f"{self._circumstances(batch)}. Lower train.lr or train.clip, set train.amp: off, "
+                "or lower that term's weight, under a new name"
             )
         watched = self.raw.watched()
         for name, value in zip(terms, values, strict=False):
@@ -264,7 +270,7 @@ class _Loop:
         idle = [name for name, steps in self.idle.items() if steps >= IDLE_STEPS]
         if idle:
             raise DivergedError(
-                f"{self.what}: step {self.step + 1}: {', '.join(idle)} has been exactly 0 for "
+                f"{self.job.name}: step {self.step + 1}: {', '.join(idle)} has been exactly 0 for "
                 f"{IDLE_STEPS} steps, so it teaches nothing; {self._circumstances(batch)}. Give "
                 "it what it works on (boxes, instances, proposals), or set its weight to 0"
             )
@@ -276,7 +282,7 @@ class _Loop:
         levels = self.raw.explain(batch)
         return (
             f"pictures {pictures}{'; ' if levels else ''}{levels}. The last good checkpoint is "
-            f"kept in {self.live}"
+            f"kept in {self.job.live}"
         )
 
     def _clip(self, batch: Batch) -> None:
@@ -297,8 +303,8 @@ class _Loop:
         )
         if not scaled and norm is not None and not math.isfinite(float(norm)):
             raise DivergedError(
-                f"{self.what}: step {self.step + 1}: the gradient is not finite though the losses "
-                f"are; {self._circumstances(batch)}. Lower train.lr, or set train.amp: off"
+                f"{self.job.name}: step {self.step + 1}: the gradient is not finite though the "
+                f"losses are; {self._circumstances(batch)}. Lower train.lr, or set train.amp: off"
             )
 
     # -- looking -------------------------------------------------------------------------------
@@ -306,7 +312,7 @@ class _Loop:
     def _look(self, writer: Any) -> None:
         model = self.ema.model if self.ema is not None else self.student
         was_training = model.training
-        metrics = self.evaluate(model)
+        metrics = self.job.evaluate(model)
         model.train(was_training)
         row: Row = {
             "step": self.step,
@@ -330,9 +336,9 @@ class _Loop:
             if self.config.keep == "best" or self.config.patience:
                 self.best = _cpu(model.state_dict())
         if self.fabric.global_rank == 0:
-            write_text(table(self.rows), self.live / "results.csv")
+            write_text(table(self.rows), self.job.live / "results.csv")
             if self.terms:
-                write_text(table(self.terms), self.live / "terms.csv")
+                write_text(table(self.terms), self.job.live / "terms.csv")
             for name, value in row.items():
                 if name != "step" and value is not None:
                     writer.add_scalar(name, value, self.step)

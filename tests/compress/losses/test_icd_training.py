@@ -13,7 +13,7 @@ from compress.detector import Detector
 from compress.detectors.gfl import GflConfig
 from compress.distillation.distiller import Distiller
 from compress.losses.icd import IcdConfig
-from compress.training.loop import Trained, train
+from compress.training.loop import Trained, TrainJob, train
 from compress.training.optim import TrainConfig
 
 SLIM = {"type": "slim_resnet", "widths": (16, 16, 16, 16)}
@@ -46,19 +46,19 @@ def fit(live: Path, feed=batches) -> tuple[Distiller, Trained]:
     torch.manual_seed(0)
     objective = Distiller(detector(), detector(), [IcdConfig(type="icd", delay_steps=1)])
     config = TrainConfig(steps=STEPS, lr=0.01, amp="off", evaluations=2, checkpoint_every_s=1e-9)
-    trained = train(
-        objective,
-        feed,
-        config,
-        STEPS,
-        live,
-        lambda _model: {"AP": 0.5},
+    job = TrainJob(
+        name="student",
+        objective=objective,
+        batches=feed,
+        config=config,
+        total=STEPS,
+        live=live,
+        evaluate=lambda _model: {"AP": 0.5},
         fabric=Fabric(accelerator="cpu", devices=1),
         seed=3,
         console=Console(quiet=True),
-        what="student",
     )
-    return objective, trained
+    return objective, train(job)
 
 
 def test_a_run_that_was_cut_ends_as_if_it_had_not_been(tmp_path: Path) -> None:

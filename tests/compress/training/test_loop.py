@@ -14,12 +14,10 @@ from torch import Tensor, nn
 from compress.batch import Batch, Targets
 from compress.console import Console
 from compress.training.ema import Ema
-from compress.training.loop import Trained, train
+from compress.training.loop import Batches, Trained, TrainJob, train
 from compress.training.objective import Objective
 from compress.training.optim import TrainConfig
 from export.errors import DivergedError
-
-Batches = Callable[[int, int], Iterator[Batch]]
 
 
 class Small(Objective):
@@ -60,16 +58,18 @@ def fit(
     config = TrainConfig.model_validate({"steps": 12, "amp": "off", "lr": 0.01, **settings})
     scores = iter(range(1, 100))
     return train(
-        objective or Small(),
-        batches,
-        config,
-        config.steps or 0,
-        live,
-        evaluate or (lambda _model: {"AP": next(scores) / 100}),
-        fabric=Fabric(accelerator="cpu", devices=1, precision=precision),
-        seed=3,
-        console=Console(quiet=True),
-        what="test",
+        TrainJob(
+            name="test",
+            objective=objective or Small(),
+            batches=batches,
+            config=config,
+            total=config.steps or 0,
+            live=live,
+            evaluate=evaluate or (lambda _model: {"AP": next(scores) / 100}),
+            fabric=Fabric(accelerator="cpu", devices=1, precision=precision),
+            seed=3,
+            console=Console(quiet=True),
+        )
     )
 
 

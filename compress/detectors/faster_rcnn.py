@@ -14,6 +14,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from compress.batch import Batch, Targets
 from compress.detector import (
+    FEATURES,
     Candidates,
     Dense,
     Detector,
@@ -36,11 +37,7 @@ from compress.detectors.parts.roi_pool import RoiAlignForm
 from compress.detectors.parts.settings import (
     DetectorSettings,
     build_trunk,
-    check_input_size,
     check_maps,
-    choose_anchor_scale,
-    choose_strides,
-    map_sizes,
 )
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
@@ -64,7 +61,6 @@ class FasterRcnnConfig(DetectorSettings):
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "FasterRcnn":
         """Build one with random weights for inputs of (height, width) pixels."""
-        check_input_size(input_size)
         return FasterRcnn(self, num_classes, input_size)
 
 
@@ -74,23 +70,23 @@ class FasterRcnn(Detector):
     Torchvision counts labels from 1 and has background at 0; that stays in here.
     """
 
+    backbone: Backbone
+    neck: Neck
     anchors: Tensor
 
     def __init__(
         self, config: FasterRcnnConfig, num_classes: int, input_size: tuple[int, int]
     ) -> None:
         super().__init__()
-        strides = config.strides or choose_strides(input_size, finest=4, coarsest=64)
-        scale = config.anchor_scale or choose_anchor_scale(input_size)
+        trunk = build_trunk(config, input_size, finest=4, coarsest=64, extra="pool")
+        strides, scale = trunk.strides, trunk.anchor_scale
         self.config, self.input_size = config, input_size
-        self.map_sizes = map_sizes(input_size, strides)
+        self.map_sizes = trunk.map_sizes
         sizes = tuple((scale * stride,) for stride in strides)
         generator = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(strides))
         anchors = generator.grid_anchors(self.map_sizes, [(s, s) for s in strides])
         self.level_counts = [len(level) for level in anchors]
-        self.backbone: Backbone
-        self.neck: Neck
-        self.backbone, self.neck = build_trunk(config, strides, "pool")
+        self.backbone, self.neck = trunk.backbone, trunk.neck
         self.pooled = len(self.backbone.strides)  # RoIs come from these levels, not from P6
         self.head = TwoStageHead(
             generator,
@@ -109,7 +105,7 @@ class FasterRcnn(Detector):
             family="faster_rcnn",
             num_classes=num_classes,
             channels=(config.width,) * len(strides),
-            strides=tuple(strides),
+            strides=strides,
             backbone_channels=self.backbone.channels,
             backbone_strides=self.backbone.strides,
             provides=frozenset({"features", "backbone", "anchors", "dense", "rois", "task"}),
@@ -126,10 +122,7 @@ class FasterRcnn(Detector):
         return onnx_translations()
 
     def forward(
-        self,
-        batch: Batch,
-        wanted: frozenset[Knowledge] = frozenset({"features"}),
-        rois: Rois | None = None,
+        self, batch: Batch, wanted: frozenset[Knowledge] = FEATURES, rois: Rois | None = None
     ) -> Outputs:
         """Pass a batch; see `Detector.forward`."""
         stages = self.backbone(batch.images)
@@ -139,7 +132,8 @@ class FasterRcnn(Detector):
         learns = self.training or "task" in wanted
         dense, scored, losses = None, None, {}
         if learns or samples or "dense" in wanted:
-            whole = samples or "dense" in wanted
+            # torchvision's head cannot reshape the output of no image, so without labels all pass
+            whole = samples or "dense" in wanted or not batch.labeled
             count = len(batch.images) if whole else batch.labeled
             objectness, deltas = self._first_stage([feature[:count] for feature in features])
             with torch.autocast(batch.images.device.type, enabled=False):
@@ -328,7 +322,7 @@ class FasterRcnn(Detector):
 
     def candidates(self, images: Tensor) -> Candidates:
         """Return the best (proposal, class) pairs; see `Detector.candidates`."""
-        features = self.neck(self.backbone(images))
+        features = self.maps(images)
         check_maps(features, self.map_sizes)
         objectness, deltas = self._first_stage(features)
         boxes, scores = propose(

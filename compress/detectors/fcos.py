@@ -10,19 +10,26 @@ from torchvision.models.detection import fcos as tv
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from compress.batch import Batch, Targets, boxes_per_image
-from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
+from compress.detector import (
+    FEATURES,
+    Candidates,
+    Dense,
+    Detector,
+    DetectorSpec,
+    Knowledge,
+    Outputs,
+    Rois,
+    Towers,
+)
 from compress.detectors.parts.assignment import as_torchvision, joined_matches, own_share
+from compress.detectors.parts.dense import Raw, dense_outputs, predict_by_towers
 from compress.detectors.parts.selection import dense_candidates
 from compress.detectors.parts.settings import (
     DetectorSettings,
     build_trunk,
-    check_input_size,
     check_maps,
-    choose_anchor_scale,
-    choose_strides,
-    map_sizes,
 )
-from compress.detectors.parts.towers import Tower, finish_towers, run_towers
+from compress.detectors.parts.towers import Tower
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
 from compress.parts.norm import Norm
@@ -43,7 +50,6 @@ class FcosConfig(DetectorSettings):
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "Fcos":
         """Build one with random weights for inputs of (height, width) pixels."""
-        check_input_size(input_size)
         return Fcos(self, num_classes, input_size)
 
 
@@ -60,11 +66,11 @@ class FcosHead(nn.Module):
         self.box_tower = Tower(config.width, width, depth, levels, norm)
         self.predictor = tv.FCOSHead(width if depth else config.width, 1, num_classes, num_convs=0)
 
-    def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+    def forward(self, features: Sequence[Tensor]) -> Raw:
         """Return torchvision's `cls_logits`, `bbox_regression` and `bbox_ctrness`."""
         return self.predict(self.class_tower(features), self.box_tower(features))
 
-    def predict(self, in_class: list[Tensor], in_box: list[Tensor]) -> dict[str, Tensor]:
+    def predict(self, in_class: list[Tensor], in_box: list[Tensor]) -> Raw:
         """Return the predictions, float32, from what the towers put out."""
         boxes, centerness = self.predictor.regression_head(in_box)
         return {
@@ -77,22 +83,22 @@ class FcosHead(nn.Module):
 class Fcos(Detector):
     """Backbone, pyramid and a head on one point per cell."""
 
+    backbone: Backbone
+    neck: Neck
     anchors: Tensor
     lower: Tensor
     upper: Tensor
 
     def __init__(self, config: FcosConfig, num_classes: int, input_size: tuple[int, int]) -> None:
         super().__init__()
-        strides = config.strides or choose_strides(input_size, finest=8, coarsest=128)
-        scale = config.anchor_scale or choose_anchor_scale(input_size)
+        trunk = build_trunk(config, input_size, finest=8, coarsest=128, extra="conv")
+        strides, scale = trunk.strides, trunk.anchor_scale
         self.input_size, self.pre_nms = input_size, config.pre_nms
-        self.map_sizes = map_sizes(input_size, strides)
+        self.map_sizes = trunk.map_sizes
         generator = AnchorGenerator(tuple((s,) for s in strides), ((1.0,),) * len(strides))
         anchors = generator.grid_anchors(self.map_sizes, [(s, s) for s in strides])
         self.level_counts = [len(level) for level in anchors]
-        self.backbone: Backbone
-        self.neck: Neck
-        self.backbone, self.neck = build_trunk(config, strides, "conv")
+        self.backbone, self.neck = trunk.backbone, trunk.neck
         self.head = FcosHead(config, num_classes, len(strides))
         self.register_buffer("anchors", torch.cat(anchors), persistent=False)
         sides = self.anchors[:, 2] - self.anchors[:, 0]
@@ -105,7 +111,7 @@ class Fcos(Detector):
             family="fcos",
             num_classes=num_classes,
             channels=(config.width,) * len(strides),
-            strides=tuple(strides),
+            strides=strides,
             backbone_channels=self.backbone.channels,
             backbone_strides=self.backbone.strides,
             provides=frozenset({"features", "backbone", "anchors", "dense", "towers", "task"}),
@@ -120,39 +126,18 @@ class Fcos(Detector):
     def forward(
         self,
         batch: Batch,
-        wanted: frozenset[Knowledge] = frozenset({"features"}),
-        rois: Rois | None = None,  # noqa: ARG002 - two-stage families alone take them
+        wanted: frozenset[Knowledge] = FEATURES,
+        rois: Rois | None = None,  # noqa: ARG002 - for two-stage families
     ) -> Outputs:
         """Pass a batch; see `Detector.forward`."""
-        stages = self.backbone(batch.images)
-        features = self.neck(stages)
-        check_maps(features, self.map_sizes)
-        learns = self.training or "task" in wanted
-        dense, towers, losses = None, None, {}
-        if learns or wanted & {"dense", "towers"}:
-            count = len(batch.images) if wanted & {"dense", "towers"} else batch.labeled
-            traced = run_towers(self.head, [feature[:count] for feature in features])
-            raw = self.head.predict(*traced.ends)
-            if "towers" in wanted:
-                towers = traced.as_towers(self._resume)
-            with torch.autocast(batch.images.device.type, enabled=False):
-                dense = self._dense(raw) if "dense" in wanted else None
-                if learns:
-                    labeled = {name: value[: batch.labeled] for name, value in raw.items()}
-                    losses = self._losses(labeled, batch.targets[: batch.labeled])
-        return Outputs(
-            features,
-            stages,
-            dense,
-            task_losses=losses,
-            anchors=torch.split(self.anchors, self.level_counts) if "anchors" in wanted else (),
-            towers=towers,
-        )
+        return dense_outputs(self, batch, wanted)
 
-    def _resume(self, index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Dense:
-        return self._dense(self.head.predict(*finish_towers(self.head, index, in_class, in_box)))
+    def predict(self, features: Sequence[Tensor]) -> tuple[Raw, Towers]:
+        """Run the head; see `OneStage`."""
+        return predict_by_towers(self.head, features, self.dense)
 
-    def _dense(self, raw: dict[str, Tensor]) -> Dense:
+    def dense(self, raw: Raw) -> Dense:
+        """Decode the predictions; see `OneStage`."""
         deltas = raw["bbox_regression"]
         boxes = self.head.predictor.box_coder.decode(deltas, self.anchors)
         return Dense(
@@ -194,7 +179,8 @@ class Fcos(Detector):
         smallest, index = areas.min(dim=1)
         return index.masked_fill(smallest.isinf(), -1)
 
-    def _losses(self, raw: dict[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
+    def losses(self, raw: Raw, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Return torchvision's losses; see `OneStage`."""
         matches = [self._match(boxes) for boxes in boxes_per_image(targets)]
         if targets:
             anchors = [self.anchors] * len(targets)
@@ -215,7 +201,7 @@ class Fcos(Detector):
 
     def candidates(self, images: Tensor) -> Candidates:
         """Return the best (point, class) pairs; see `Detector.candidates`."""
-        features = self.neck(self.backbone(images))
+        features = self.maps(images)
         check_maps(features, self.map_sizes)
         raw = self.head(features)
         scores = raw["cls_logits"].float().sigmoid() * raw["bbox_ctrness"].float().sigmoid()

@@ -9,19 +9,26 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from compress.batch import Batch, Targets, boxes_per_image
-from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
+from compress.detector import (
+    FEATURES,
+    Candidates,
+    Dense,
+    Detector,
+    DetectorSpec,
+    Knowledge,
+    Outputs,
+    Rois,
+    Towers,
+)
+from compress.detectors.parts.dense import Raw, dense_outputs, predict_by_towers
 from compress.detectors.parts.gfl_losses import distances_to_boxes, expected_distances, gfl_losses
 from compress.detectors.parts.selection import dense_candidates
 from compress.detectors.parts.settings import (
     DetectorSettings,
     build_trunk,
-    check_input_size,
     check_maps,
-    choose_anchor_scale,
-    choose_strides,
-    map_sizes,
 )
-from compress.detectors.parts.towers import Tower, finish_towers, flatten_cells, run_towers
+from compress.detectors.parts.towers import Tower, flatten_cells
 from compress.parts.atss import atss_match
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
@@ -40,7 +47,6 @@ class GflConfig(DetectorSettings):
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "Gfl":
         """Build one with random weights for inputs of (height, width) pixels."""
-        check_input_size(input_size)
         return Gfl(self, num_classes, input_size)
 
 
@@ -63,42 +69,40 @@ class GflHead(nn.Module):
         nn.init.constant_(self.class_logits.bias, PRIOR_LOGIT)  # type: ignore[arg-type]
         nn.init.zeros_(self.box_logits.bias)  # type: ignore[arg-type]
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return class logits (B, P, K) and box logits (B, P, 4 * bins), float32."""
+    def forward(self, features: Sequence[Tensor]) -> Raw:
+        """Return `cls_logits` (B, P, K) and `dfl_logits` (B, P, 4 * bins), float32."""
         return self.predict(self.class_tower(features), self.box_tower(features))
 
-    def predict(
-        self, in_class: Sequence[Tensor], in_box: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the logits of what the towers put out."""
+    def predict(self, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Raw:
+        """Return the predictions from the towers' outputs."""
         class_maps = [self.class_logits(feature) for feature in in_class]
         box_maps = [
             self.box_logits(feature) * scale
             for feature, scale in zip(in_box, self.scales, strict=True)
         ]
-        return (
-            flatten_cells(class_maps, self.class_logits.out_channels).float(),
-            flatten_cells(box_maps, self.box_logits.out_channels).float(),
-        )
+        return {
+            "cls_logits": flatten_cells(class_maps, self.class_logits.out_channels).float(),
+            "dfl_logits": flatten_cells(box_maps, self.box_logits.out_channels).float(),
+        }
 
 
 class Gfl(Detector):
     """Backbone, pyramid and a head on one location per cell, its centre."""
 
+    backbone: Backbone
+    neck: Neck
     centres: Tensor
     strides: Tensor
     anchors: Tensor
 
     def __init__(self, config: GflConfig, num_classes: int, input_size: tuple[int, int]) -> None:
         super().__init__()
-        strides = config.strides or choose_strides(input_size, finest=8, coarsest=128)
-        scale = config.anchor_scale or choose_anchor_scale(input_size)
+        trunk = build_trunk(config, input_size, finest=8, coarsest=128, extra="conv")
+        strides, scale = trunk.strides, trunk.anchor_scale
         self.input_size, self.pre_nms = input_size, config.pre_nms
-        self.map_sizes = map_sizes(input_size, strides)
+        self.map_sizes = trunk.map_sizes
         self.level_counts = [height * width for height, width in self.map_sizes]
-        self.backbone: Backbone
-        self.neck: Neck
-        self.backbone, self.neck = build_trunk(config, strides, "conv")
+        self.backbone, self.neck = trunk.backbone, trunk.neck
         self.head = GflHead(config, num_classes, len(strides))
         centres, steps = _cell_centres(self.map_sizes, strides)
         half = steps * scale / 2
@@ -110,7 +114,7 @@ class Gfl(Detector):
             family="gfl",
             num_classes=num_classes,
             channels=(config.width,) * len(strides),
-            strides=tuple(strides),
+            strides=strides,
             backbone_channels=self.backbone.channels,
             backbone_strides=self.backbone.strides,
             provides=frozenset(
@@ -128,51 +132,26 @@ class Gfl(Detector):
     def forward(
         self,
         batch: Batch,
-        wanted: frozenset[Knowledge] = frozenset({"features"}),
-        rois: Rois | None = None,  # noqa: ARG002 - two-stage families alone take them
+        wanted: frozenset[Knowledge] = FEATURES,
+        rois: Rois | None = None,  # noqa: ARG002 - for two-stage families
     ) -> Outputs:
         """Pass a batch; see `Detector.forward`."""
-        stages = self.backbone(batch.images)
-        features = self.neck(stages)
-        check_maps(features, self.map_sizes)
-        asked = bool(wanted & {"dense", "dfl"})
-        learns = self.training or "task" in wanted
-        dense, towers, losses = None, None, {}
-        if asked or learns or "towers" in wanted:
-            count = len(batch.images) if wanted & {"dense", "dfl", "towers"} else batch.labeled
-            traced = run_towers(self.head, [feature[:count] for feature in features])
-            class_logits, box_logits = self.head.predict(*traced.ends)
-            if "towers" in wanted:
-                towers = traced.as_towers(self._resume)
-            with torch.autocast(batch.images.device.type, enabled=False):
-                dense = self._dense(class_logits, box_logits) if asked else None
-                if learns:
-                    seen = slice(batch.labeled)
-                    losses = self._losses(class_logits[seen], box_logits[seen], batch.targets[seen])
-        return Outputs(
-            features,
-            stages,
-            dense,
-            task_losses=losses,
-            anchors=torch.split(self.anchors, self.level_counts) if "anchors" in wanted else (),
-            towers=towers,
-        )
+        return dense_outputs(self, batch, wanted)
 
-    def _resume(self, index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Dense:
-        class_logits, box_logits = self.head.predict(
-            *finish_towers(self.head, index, in_class, in_box)
-        )
-        return self._dense(class_logits, box_logits)
+    def predict(self, features: Sequence[Tensor]) -> tuple[Raw, Towers]:
+        """Run the head; see `OneStage`."""
+        return predict_by_towers(self.head, features, self.dense)
 
-    def _dense(self, class_logits: Tensor, box_logits: Tensor) -> Dense:
-        distances = expected_distances(box_logits)
+    def dense(self, raw: Raw) -> Dense:
+        """Decode the predictions; see `OneStage`."""
+        distances = expected_distances(raw["dfl_logits"])
         boxes = distances_to_boxes(distances, self.centres, self.strides)
         return Dense(
-            class_logits,
+            raw["cls_logits"],
             distances,
             boxes,
             self._assign,
-            box_logits,
+            raw["dfl_logits"],
             match=self._match,
             level_counts=tuple(self.level_counts),
         )
@@ -183,20 +162,21 @@ class Gfl(Detector):
     def _assign(self, boxes: Sequence[Tensor]) -> Tensor:
         return self._match(boxes) >= 0
 
-    def _losses(
-        self, class_logits: Tensor, box_logits: Tensor, targets: Sequence[Targets]
-    ) -> dict[str, Tensor]:
+    def losses(self, raw: Raw, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Return the three losses of GFL; see `OneStage`."""
         matched = self._match(boxes_per_image(targets))
-        return gfl_losses(class_logits, box_logits, matched, targets, self.centres, self.strides)
+        return gfl_losses(
+            raw["cls_logits"], raw["dfl_logits"], matched, targets, self.centres, self.strides
+        )
 
     def candidates(self, images: Tensor) -> Candidates:
         """Return the best (location, class) pairs; see `Detector.candidates`."""
-        features = self.neck(self.backbone(images))
+        features = self.maps(images)
         check_maps(features, self.map_sizes)
-        class_logits, box_logits = self.head(features)
+        raw = self.head(features)
         return dense_candidates(
-            class_logits.sigmoid(),
-            expected_distances(box_logits),
+            raw["cls_logits"].sigmoid(),
+            expected_distances(raw["dfl_logits"]),
             self.level_counts,
             self.pre_nms,
             self._decode,

@@ -12,7 +12,17 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from compress.batch import Batch, Targets
-from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
+from compress.detector import (
+    FEATURES,
+    Candidates,
+    Dense,
+    Detector,
+    DetectorSpec,
+    Knowledge,
+    Outputs,
+    Rois,
+    Towers,
+)
 from compress.detectors.parts.assignment import (
     as_torchvision,
     decode_at,
@@ -20,17 +30,14 @@ from compress.detectors.parts.assignment import (
     match_overlaps,
     overlap_mask,
 )
+from compress.detectors.parts.dense import Raw, dense_outputs, predict_by_towers
 from compress.detectors.parts.selection import dense_candidates
 from compress.detectors.parts.settings import (
     DetectorSettings,
     build_trunk,
-    check_input_size,
     check_maps,
-    choose_anchor_scale,
-    choose_strides,
-    map_sizes,
 )
-from compress.detectors.parts.towers import Tower, finish_towers, run_towers
+from compress.detectors.parts.towers import Tower
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
 from compress.parts.norm import Norm
@@ -48,7 +55,6 @@ class RetinaNetConfig(DetectorSettings):
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "RetinaNet":
         """Build one with random weights for inputs of (height, width) pixels."""
-        check_input_size(input_size)
         return RetinaNet(self, num_classes, input_size)
 
 
@@ -72,11 +78,11 @@ class RetinaNetHead(nn.Module):
         predictor.regression_head.conv = nn.Identity()
         self.predictor = predictor
 
-    def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+    def forward(self, features: Sequence[Tensor]) -> Raw:
         """Return torchvision's `cls_logits` (B, P, K) and `bbox_regression` (B, P, 4)."""
         return self.predict(self.class_tower(features), self.box_tower(features))
 
-    def predict(self, in_class: list[Tensor], in_box: list[Tensor]) -> dict[str, Tensor]:
+    def predict(self, in_class: list[Tensor], in_box: list[Tensor]) -> Raw:
         """Return the predictions, float32, from what the towers put out."""
         return {
             "cls_logits": self.predictor.classification_head(in_class).float(),
@@ -87,23 +93,23 @@ class RetinaNetHead(nn.Module):
 class RetinaNet(Detector):
     """Backbone, pyramid and a head on nine anchors per cell."""
 
+    backbone: Backbone
+    neck: Neck
     anchors: Tensor
 
     def __init__(
         self, config: RetinaNetConfig, num_classes: int, input_size: tuple[int, int]
     ) -> None:
         super().__init__()
-        strides = config.strides or choose_strides(input_size, finest=8, coarsest=128)
-        scale = config.anchor_scale or choose_anchor_scale(input_size)
+        trunk = build_trunk(config, input_size, finest=8, coarsest=128, extra="conv")
+        strides, scale = trunk.strides, trunk.anchor_scale
         self.input_size, self.pre_nms = input_size, config.pre_nms
-        self.map_sizes = map_sizes(input_size, strides)
+        self.map_sizes = trunk.map_sizes
         sizes = tuple(tuple(scale / 2 * s * octave for octave in OCTAVES) for s in strides)
         generator = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes))
         anchors = generator.grid_anchors(self.map_sizes, [(s, s) for s in strides])
         self.level_counts = [len(level) for level in anchors]
-        self.backbone: Backbone
-        self.neck: Neck
-        self.backbone, self.neck = build_trunk(config, strides, "conv")
+        self.backbone, self.neck = trunk.backbone, trunk.neck
         per_cell = len(OCTAVES) * len(ASPECT_RATIOS)
         self.head = RetinaNetHead(config, per_cell, num_classes, len(strides))
         self.register_buffer("anchors", torch.cat(anchors), persistent=False)
@@ -113,7 +119,7 @@ class RetinaNet(Detector):
             family="retinanet",
             num_classes=num_classes,
             channels=(config.width,) * len(strides),
-            strides=tuple(strides),
+            strides=strides,
             backbone_channels=self.backbone.channels,
             backbone_strides=self.backbone.strides,
             provides=frozenset({"features", "backbone", "anchors", "dense", "towers", "task"}),
@@ -128,39 +134,18 @@ class RetinaNet(Detector):
     def forward(
         self,
         batch: Batch,
-        wanted: frozenset[Knowledge] = frozenset({"features"}),
-        rois: Rois | None = None,  # noqa: ARG002 - two-stage families alone take them
+        wanted: frozenset[Knowledge] = FEATURES,
+        rois: Rois | None = None,  # noqa: ARG002 - for two-stage families
     ) -> Outputs:
         """Pass a batch; see `Detector.forward`."""
-        stages = self.backbone(batch.images)
-        features = self.neck(stages)
-        check_maps(features, self.map_sizes)
-        learns = self.training or "task" in wanted
-        dense, towers, losses = None, None, {}
-        if learns or wanted & {"dense", "towers"}:
-            count = len(batch.images) if wanted & {"dense", "towers"} else batch.labeled
-            traced = run_towers(self.head, [feature[:count] for feature in features])
-            raw = self.head.predict(*traced.ends)
-            if "towers" in wanted:
-                towers = traced.as_towers(self._resume)
-            with torch.autocast(batch.images.device.type, enabled=False):
-                dense = self._dense(raw) if "dense" in wanted else None
-                if learns:
-                    labeled = {name: value[: batch.labeled] for name, value in raw.items()}
-                    losses = self._losses(labeled, batch.targets[: batch.labeled])
-        return Outputs(
-            features,
-            stages,
-            dense,
-            task_losses=losses,
-            anchors=torch.split(self.anchors, self.level_counts) if "anchors" in wanted else (),
-            towers=towers,
-        )
+        return dense_outputs(self, batch, wanted)
 
-    def _resume(self, index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Dense:
-        return self._dense(self.head.predict(*finish_towers(self.head, index, in_class, in_box)))
+    def predict(self, features: Sequence[Tensor]) -> tuple[Raw, Towers]:
+        """Run the head; see `OneStage`."""
+        return predict_by_towers(self.head, features, self.dense)
 
-    def _dense(self, raw: dict[str, Tensor]) -> Dense:
+    def dense(self, raw: Raw) -> Dense:
+        """Decode the predictions; see `OneStage`."""
         deltas = raw["bbox_regression"]
         everywhere = torch.arange(len(self.anchors), device=deltas.device).expand(len(deltas), -1)
         boxes = self._decode(deltas, everywhere)
@@ -180,7 +165,8 @@ class RetinaNet(Detector):
     def _decode(self, deltas: Tensor, locations: Tensor) -> Tensor:
         return decode_at(self.coder, self.anchors, deltas, locations)
 
-    def _losses(self, raw: dict[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
+    def losses(self, raw: Raw, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Return torchvision's losses; see `OneStage`."""
         if not targets:
             return {
                 "classification": raw["cls_logits"].sum(),  # of no picture: 0, and attached
@@ -194,7 +180,7 @@ class RetinaNet(Detector):
 
     def candidates(self, images: Tensor) -> Candidates:
         """Return the best (anchor, class) pairs; see `Detector.candidates`."""
-        features = self.neck(self.backbone(images))
+        features = self.maps(images)
         check_maps(features, self.map_sizes)
         raw = self.head(features)
         return dense_candidates(

@@ -20,7 +20,16 @@ from torchvision.models.detection.ssdlite import SSDLiteHead
 from typing_extensions import Self
 
 from compress.batch import Batch, Targets
-from compress.detector import Candidates, Dense, Detector, DetectorSpec, Knowledge, Outputs, Rois
+from compress.detector import (
+    FEATURES,
+    Candidates,
+    Dense,
+    Detector,
+    DetectorSpec,
+    Knowledge,
+    Outputs,
+    Rois,
+)
 from compress.detectors.parts.assignment import (
     as_torchvision,
     decode_at,
@@ -29,8 +38,10 @@ from compress.detectors.parts.assignment import (
     overlap_mask,
     own_share,
 )
+from compress.detectors.parts.dense import Raw, dense_outputs
 from compress.detectors.parts.selection import MAX_CANDIDATES, clip_to, gather_rows
 from compress.detectors.parts.settings import (
+    COARSEST_STAGE,
     DetectorSettings,
     check_input_size,
     check_maps,
@@ -43,7 +54,6 @@ from compress.parts.norm import Norm, NormLayer, backbone_norm
 ASPECT_RATIOS = (2, 3)
 MATCH_IOU = 0.5
 NEGATIVES_PER_POSITIVE = 3.0
-COARSEST = 32  # the backbone's last stage
 
 
 class SsdConfig(DetectorSettings):
@@ -66,7 +76,6 @@ class SsdConfig(DetectorSettings):
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "Ssd":
         """Build one with random weights for inputs of (height, width) pixels."""
-        check_input_size(input_size)
         return Ssd(self, num_classes, input_size)
 
 
@@ -108,11 +117,12 @@ class Ssd(Detector):
 
     def __init__(self, config: SsdConfig, num_classes: int, input_size: tuple[int, int]) -> None:
         super().__init__()
+        check_input_size(input_size)
         finest = 16 if config.lite else 8
         strides = config.strides or choose_strides(input_size, finest=finest, coarsest=128)
         self.input_size, self.pre_nms = input_size, config.pre_nms
         self.map_sizes = map_sizes(input_size, strides)
-        stages = [stride for stride in strides if stride <= COARSEST]
+        stages = [stride for stride in strides if stride <= COARSEST_STAGE]
         self.backbone = build_backbone(config.backbone, stages, config.norm)
         extra = len(strides) - len(stages)
         before, width = self.backbone.channels[-1], config.width
@@ -145,7 +155,7 @@ class Ssd(Detector):
             family="ssd",
             num_classes=num_classes,
             channels=tuple(channels),
-            strides=tuple(strides),
+            strides=strides,
             backbone_channels=self.backbone.channels,
             backbone_strides=self.backbone.strides,
             provides=frozenset({"features", "backbone", "anchors", "dense", "task"}),
@@ -159,33 +169,19 @@ class Ssd(Detector):
     def forward(
         self,
         batch: Batch,
-        wanted: frozenset[Knowledge] = frozenset({"features"}),
-        rois: Rois | None = None,  # noqa: ARG002 - two-stage families alone take them
+        wanted: frozenset[Knowledge] = FEATURES,
+        rois: Rois | None = None,  # noqa: ARG002 - for two-stage families
     ) -> Outputs:
         """Pass a batch; see `Detector.forward`."""
-        stages = self.backbone(batch.images)
-        features = self.neck(stages)
-        check_maps(features, self.map_sizes)
-        learns = self.training or "task" in wanted
-        dense, losses = None, {}
-        if learns or "dense" in wanted:
-            count = len(batch.images) if "dense" in wanted else batch.labeled
-            raw = self.head([feature[:count] for feature in features])
-            raw = {name: value.float() for name, value in raw.items()}
-            with torch.autocast(batch.images.device.type, enabled=False):
-                dense = self._dense(raw) if "dense" in wanted else None
-                if learns:
-                    labeled = {name: value[: batch.labeled] for name, value in raw.items()}
-                    losses = self._losses(labeled, batch.targets[: batch.labeled])
-        return Outputs(
-            features,
-            stages,
-            dense,
-            task_losses=losses,
-            anchors=torch.split(self.anchors, self.level_counts) if "anchors" in wanted else (),
-        )
+        return dense_outputs(self, batch, wanted)
 
-    def _dense(self, raw: dict[str, Tensor]) -> Dense:
+    def predict(self, features: Sequence[Tensor]) -> tuple[Raw, None]:
+        """Run the head; see `OneStage`."""
+        raw = self.head(list(features))
+        return {name: value.float() for name, value in raw.items()}, None
+
+    def dense(self, raw: Raw) -> Dense:
+        """Decode the predictions; see `OneStage`."""
         deltas = raw["bbox_regression"]
         everywhere = torch.arange(len(self.anchors), device=deltas.device).expand(len(deltas), -1)
         return Dense(
@@ -203,7 +199,8 @@ class Ssd(Detector):
     def _decode(self, deltas: Tensor, locations: Tensor) -> Tensor:
         return decode_at(self.box_coder, self.anchors, deltas, locations)
 
-    def _losses(self, raw: dict[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
+    def losses(self, raw: Raw, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Return torchvision's losses; see `OneStage`."""
         matches = [match_overlaps(self.matcher, self.anchors, t.boxes) for t in targets]
         if targets:
             anchors = [self.anchors] * len(targets)
@@ -225,7 +222,7 @@ class Ssd(Detector):
         As in torchvision, each class keeps its own `pre_nms` best, so that a common class does not
         crowd out a rare one.
         """
-        features = self.neck(self.backbone(images))
+        features = self.maps(images)
         check_maps(features, self.map_sizes)
         raw = self.head(list(features))
         scores = raw["cls_logits"].float().softmax(dim=-1)[..., 1:].transpose(1, 2)  # (B, K, P)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from compress.batch import Batch
-from compress.detector import Detector
+from compress.detector import FEATURES, Detector
 from compress.detectors import DetectorConfig
 from tests.compress.detectors.small import (
     CLASSES,
@@ -69,9 +69,11 @@ def test_pictures_without_boxes_give_finite_losses_and_a_gradient_to_every_weigh
         assert parameter.grad.isfinite().all(), name
 
 
-def test_a_batch_without_labelled_pictures_costs_nothing_and_stays_attached(family):
+@pytest.mark.parametrize("features_alone", [False, True])
+def test_a_batch_without_labelled_pictures_costs_nothing_and_stays_attached(family, features_alone):
     detector = small_detector(family)
-    outputs = detector(small_batch((0, 0), labeled=0), everything(detector))
+    wanted = FEATURES if features_alone else everything(detector)
+    outputs = detector(small_batch((0, 0), labeled=0), wanted)
     total = torch.stack(list(outputs.task_losses.values())).sum()
     assert total.item() == 0
     total.backward()

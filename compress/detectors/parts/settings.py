@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from compress.parts.neck import Extra, Neck
 from compress.parts.norm import Norm
 from export.config import Section
 from export.errors import RecipeError
+
+COARSEST_STAGE = 32  # stride of the backbone's last stage
 
 
 class DetectorSettings(Section):
@@ -78,14 +81,57 @@ def map_sizes(input_size: tuple[int, int], strides: Sequence[int]) -> list[tuple
     return [(math.ceil(height / stride), math.ceil(width / stride)) for stride in strides]
 
 
+@dataclass(frozen=True)
+class Trunk:
+    """What a family puts its head on.
+
+    Attributes:
+        strides: input pixels per cell, one per level, finest first.
+        map_sizes: height and width in cells, one per level.
+        anchor_scale: side of an anchor in strides.
+        backbone: images to stages.
+        neck: stages to the pyramid's maps.
+    """
+
+    strides: tuple[int, ...]
+    map_sizes: list[tuple[int, int]]
+    anchor_scale: float
+    backbone: Backbone
+    neck: Neck
+
+
 def build_trunk(
-    settings: DetectorSettings, strides: Sequence[int], kind: Extra
-) -> tuple[Backbone, Neck]:
-    """Build backbone and pyramid for `strides`; levels beyond 32 are the pyramid's own."""
-    stages = [stride for stride in strides if stride <= 32]
+    settings: DetectorSettings,
+    input_size: tuple[int, int],
+    *,
+    finest: int,
+    coarsest: int,
+    extra: Extra,
+) -> Trunk:
+    """Build backbone and pyramid with random weights for inputs of (height, width) pixels.
+
+    Args:
+        settings: of the family; what it leaves open follows the input size.
+        input_size: height and width.
+        finest: the first stride, where the settings name none.
+        coarsest: the last stride at most, where the settings name none.
+        extra: how the levels beyond stride 32 are made from the pyramid's coarsest.
+
+    Raises:
+        RecipeError: a side is not a positive multiple of 32.
+    """
+    check_input_size(input_size)
+    strides = settings.strides or choose_strides(input_size, finest, coarsest)
+    stages = [stride for stride in strides if stride <= COARSEST_STAGE]
     backbone = build_backbone(settings.backbone, stages, settings.norm)
-    extra = len(strides) - len(stages)
-    return backbone, Neck(backbone.channels, settings.width, extra, kind, settings.norm)
+    count = len(strides) - len(stages)
+    return Trunk(
+        strides,
+        map_sizes(input_size, strides),
+        settings.anchor_scale or choose_anchor_scale(input_size),
+        backbone,
+        Neck(backbone.channels, settings.width, count, extra, settings.norm),
+    )
 
 
 def check_input_size(input_size: tuple[int, int]) -> None:

@@ -1,0 +1,92 @@
+"""The forward pass that the one-stage families share: predictions and losses at dense locations."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from compress.batch import Batch, Targets
+from compress.detector import Dense, Knowledge, Outputs, Towers
+from compress.detectors.parts.settings import check_maps
+from compress.detectors.parts.towers import TwoTowers, finish_towers, run_towers
+
+# What a head predicts: float32 tensors (B, P, ...) by the names that torchvision's losses use.
+Raw = dict[str, Tensor]
+
+
+class OneStage(Protocol):
+    """What `dense_outputs` uses of a detector."""
+
+    training: bool
+    anchors: Tensor  # (P, 4) xyxy
+    level_counts: list[int]  # how many of the P locations each level has
+    map_sizes: list[tuple[int, int]]
+
+    @property
+    def backbone(self) -> Callable[[Tensor], Sequence[Tensor]]:
+        """Images to stages."""
+
+    @property
+    def neck(self) -> Callable[[Sequence[Tensor]], tuple[Tensor, ...]]:
+        """Stages to the pyramid's maps."""
+
+    def predict(self, features: Sequence[Tensor]) -> tuple[Raw, Towers | None]:
+        """Run the head on L maps; also return its towers, if it has any."""
+
+    def dense(self, raw: Raw) -> Dense:
+        """Return the predictions as a loss takes them."""
+
+    def losses(self, raw: Raw, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Return the task losses of the B images of `raw`; B may be 0."""
+
+
+class TowerHead(TwoTowers, Protocol):
+    """A head of two towers and prediction layers."""
+
+    def predict(self, in_class: list[Tensor], in_box: list[Tensor]) -> Raw:
+        """Return the predictions from the towers' outputs."""
+
+
+def dense_outputs(detector: OneStage, batch: Batch, wanted: frozenset[Knowledge]) -> Outputs:
+    """Pass a batch through a one-stage detector; see `Detector.forward`.
+
+    The head runs on the labelled images alone where only the task losses need it.
+    """
+    stages = tuple(detector.backbone(batch.images))
+    features = detector.neck(stages)
+    check_maps(features, detector.map_sizes)
+    learns = detector.training or "task" in wanted
+    asked = bool(wanted & {"dense", "dfl"})
+    whole = asked or "towers" in wanted
+    dense, towers, losses = None, None, {}
+    if learns or whole:
+        # torchvision's heads cannot reshape the output of no image, so without labels all pass
+        count = len(batch.images) if whole or not batch.labeled else batch.labeled
+        raw, towers = detector.predict([feature[:count] for feature in features])
+        with torch.autocast(batch.images.device.type, enabled=False):
+            dense = detector.dense(raw) if asked else None
+            if learns:
+                labeled = {name: value[: batch.labeled] for name, value in raw.items()}
+                losses = detector.losses(labeled, batch.targets[: batch.labeled])
+    anchors = torch.split(detector.anchors, detector.level_counts) if "anchors" in wanted else ()
+    return Outputs(
+        features,
+        stages,
+        dense,
+        task_losses=losses,
+        anchors=anchors,
+        towers=towers if "towers" in wanted else None,
+    )
+
+
+def predict_by_towers(
+    head: TowerHead, features: Sequence[Tensor], dense: Callable[[Raw], Dense]
+) -> tuple[Raw, Towers]:
+    """Run a head of two towers; `dense` turns its predictions into those that a loss takes."""
+
+    def resume(index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Dense:
+        return dense(head.predict(*finish_towers(head, index, in_class, in_box)))
+
+    traced = run_towers(head, features)
+    return head.predict(*traced.ends), traced.as_towers(resume)

@@ -27,7 +27,7 @@ from compress.stages.opened import Run
 from compress.stages.rundir import once
 from compress.stages.session import Session, peak_memory_mb
 from compress.stages.torch_engine import TorchEngine
-from compress.training.loop import Batches, Trained, TrainJob, train
+from compress.training.loop import Batches, Evaluate, Trained, TrainJob, train
 from compress.training.optim import TrainConfig
 from compress.training.precision import Precision, resolve_precision
 from export.artifact.manifest import InputSpec, Manifest, NmsSpec
@@ -78,13 +78,6 @@ def fit(
     )
     terms = _first_look(session, objective, batches, device, precision) if objective.losses else []
     before = weights_hash(objective.teacher) if objective.teacher is not None else None
-    ground_truth = coco_ground_truth(data.val)
-
-    def evaluate(model: nn.Module) -> dict[str, float | None]:
-        assert isinstance(model, Detector)
-        manifest = torch_manifest(model, data, export, what)
-        return evaluate_torch(session, model, manifest, data, ground_truth).values
-
     trained = train(
         TrainJob(
             name=what,
@@ -93,7 +86,7 @@ def fit(
             config=config,
             total=total,
             live=session.home / "training" / what,
-            evaluate=evaluate,
+            evaluate=_evaluation(run, what, data),
             fabric=session.fabric(precision),
             seed=seed,
             console=session.console,
@@ -133,6 +126,18 @@ def _precision(
         config.amp, session.torch_device(), lambda: probe(objective), record, size
     )
     return session.fabric("32-true").broadcast(chosen) if session.world > 1 else chosen
+
+
+def _evaluation(run: Run, name: str, data: Data) -> Evaluate:
+    """Return the function that computes a model's COCO metrics on the validation split."""
+    ground_truth = coco_ground_truth(data.val)
+
+    def evaluate(model: nn.Module) -> dict[str, float | None]:
+        assert isinstance(model, Detector)
+        manifest = torch_manifest(model, data, run.recipe.export, name)
+        return evaluate_torch(run.session, model, manifest, data, ground_truth).values
+
+    return evaluate
 
 
 def _summary(trained: Trained) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Which method works on which detector, and at what price: `python -m compress.methods`.
 
-Prints the README's table, from the settings classes' own `needs` and `check` on pairs of small real
+Prints the table of docs/methods.md, from the settings classes' own `needs` and `check` on pairs of small real
 detectors of one family, and from what was measured (`benchmarks/results`). With `--write` it puts
-the table between the README's markers.
+the table between the markers of docs/methods.md.
 """
 
 import argparse
@@ -189,10 +189,10 @@ def _gains(results: Path) -> dict[str, dict[str, str]]:
     return columns
 
 
-def filled(readme: str) -> str:
-    """Return the README's text with the table between its markers made anew."""
+def filled(document: str) -> str:
+    """Return the text of docs/methods.md with the table between its markers made anew."""
     table = markdown(support(), ROOT / "benchmarks" / "results")
-    return MARKED.sub(lambda match: f"{match[1]}{table}\n{match[2]}", readme)
+    return MARKED.sub(lambda match: f"{match[1]}{table}\n{match[2]}", document)
 
 
 def command_line(prog: str) -> argparse.ArgumentParser:
@@ -200,16 +200,16 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description="The methods, what each needs, and the detectors that it works on."
     )
-    parser.add_argument("--write", action="store_true", help="into README.md")
+    parser.add_argument("--write", action="store_true", help="into docs/methods.md")
     parser.add_argument("--why", action="store_true", help="also say what keeps a pair apart")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m compress.methods") -> int:
-    """Print the table, or write it into the README."""
+    """Print the table, or write it into docs/methods.md."""
     options = command_line(prog).parse_args(arguments)
     if options.write:
-        path = ROOT / "README.md"
+        path = ROOT / "docs" / "methods.md"
         path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
         return 0
     rows = support()

@@ -16,8 +16,9 @@ def test_tree_and_results_are_those_of_the_files() -> None:
 
 
 def test_the_table_of_methods_is_what_they_say_of_themselves() -> None:
-    assert "<!-- methods -->" in README
-    assert methods.filled(README) == README, "run: python -m compress.methods --write"
+    table = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert "<!-- methods -->" in table
+    assert methods.filled(table) == table, "run: python -m compress.methods --write"
 
 
 def test_the_recipe_in_the_readme_is_valid(tmp_path: Path) -> None:
@@ -27,6 +28,15 @@ def test_the_recipe_in_the_readme_is_valid(tmp_path: Path) -> None:
     assert recipe.name == "cells"
 
 
-def test_every_file_the_readme_names_is_there() -> None:
-    for name in re.findall(r"[(`](benchmarks/results/\w+\.\w+)[)`]", README):
-        assert (ROOT / name).is_file(), name
+def test_every_file_that_a_document_names_exists() -> None:
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = document.read_text(encoding="utf-8")
+        links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+        for name in links:
+            assert (document.parent / name).exists(), f"{document.name}: {name}"
+        for name in re.findall(r"`(benchmarks/results/\w+\.\w+)`", text):
+            assert (ROOT / name).is_file(), f"{document.name}: {name}"
+
+
+def test_the_readme_stays_short() -> None:
+    assert README.count("\n") <= 180

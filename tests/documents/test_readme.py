@@ -7,7 +7,7 @@ from benchmarks.studies.readme import filled
 from compress import methods
 from compress.recipe import load_recipe
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

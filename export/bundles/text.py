@@ -165,8 +165,8 @@ of a batch. Exit codes: 0 as expected, 4 nothing could be checked here, 6 someth
 ## See it on your own pictures
 
 ```sh
-pip install slimdet
-python -m export.predict . photographs/ --draw --out seen
+pip install 'slimdet[onnxruntime]'
+slimdet predict . photographs/ --draw --out seen
 ```
 
 ## Models

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # A recipe's head: `#   python -m compress.run ...`, three blanks after the sign.
-HEAD = re.compile(r"^#   (\S.*(?:\\\n#  .*)*)", re.MULTILINE)
+HEAD = re.compile(r"^#   (\S.*?(?:\\\n#.*?)*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,14 @@ A command of a kind that `outcome` does not know fails its test, so that a new o
 
 import importlib
 import importlib.util
-import json
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
-import tomllib
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -61,7 +60,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, name in enumerate((here / "bundle" / "labels.txt").read_text().split(), 1)
     ]
     write_coco(here, "val", document)
-    report = ROOT / "benchmarks" / "results" / "run_quickstart.json"
+    report = ROOT / "benchmarks" / "results" / "run_aquarium_retinanet_few.json"
     for name in ("before", "after", "runs/before", "runs/after"):
         (here / name).mkdir(parents=True)
         shutil.copy(report, here / name / "report.json")
@@ -100,7 +99,7 @@ def helps(main: Main, arguments: Sequence[str], shown: Callable[[], str]) -> int
 
 def installed(words: Sequence[str]) -> int:
     """Hold a `pip install` to the extras and files that exist; nothing is downloaded."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(metadata("slimdet").get_all("Provides-Extra") or ())
     rest = iter(words)
     for word in rest:
         if word == "-c":
@@ -110,7 +109,7 @@ def installed(words: Sequence[str]) -> int:
         else:
             requirement = Requirement(word.replace(".[", "slimdet[", 1))
             assert requirement.name == "slimdet"
-            unknown = requirement.extras - project["optional-dependencies"].keys()
+            unknown = requirement.extras - extras
             assert not unknown, f"no such extra: {unknown}"
     return 0
 
@@ -180,13 +179,12 @@ def test_a_command_without_a_rule_fails(prepared: Path, monkeypatch: pytest.Monk
 
 def test_the_commands_of_a_bundle_work(prepared: Path, tmp_path: Path) -> None:
     """The bundle's own README: verify.py as it stands, the script as far as a shell reads it."""
-    from export.artifact.bundle_text import readme
-    from export.artifact.manifest import Manifest
+    from export.artifact.manifest import read_manifest
+    from export.bundles.text import readme
 
     bundle = tmp_path / "bundle"
     shutil.copytree(prepared / "bundle", bundle)
-    sidecar = bundle / "models" / "seed0-student-fp32" / "model.json"
-    manifest = Manifest.model_validate(json.loads(sidecar.read_text(encoding="utf-8")))
+    manifest = read_manifest(bundle / "models" / "seed0-student-fp32" / "model.onnx")
     text = readme("smoke", [("seed0-student-fp32", manifest)])
     lines = [c for b in blocks(text) if b.language == "sh" for c in b.text.splitlines()]
     shown = {re.split(r"\s+#", line)[0].strip() for line in lines}
@@ -198,7 +196,9 @@ def test_the_commands_of_a_bundle_work(prepared: Path, tmp_path: Path) -> None:
         "python verify.py": verify.returncode,
         "./build_engines.sh": script.returncode,
         "pip install 'slimdet[onnxruntime]'": installed(["slimdet[onnxruntime]"]),
-        "slimdet predict . photographs/ --draw --out seen": slimdet([*predict, str(bundle / "seen")]),
+        "slimdet predict . photographs/ --draw --out seen": slimdet(
+            [*predict, str(bundle / "seen")]
+        ),
     }
     assert shown == known.keys()
     assert set(known.values()) == {0}

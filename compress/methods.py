@@ -1,8 +1,8 @@
 """Which method works on which detector, and at what price: `python -m compress.methods`.
 
-Prints the table of docs/methods.md, from the settings classes' own `needs` and `check` on pairs of small real
-detectors of one family, and from what was measured (`benchmarks/results`). With `--write` it puts
-the table between the markers of docs/methods.md.
+Prints the table of docs/methods.md, from the settings classes' own `needs` and `check` on pairs of
+small real detectors of one family, and from what was measured (`benchmarks/results`). With
+`--write` it puts the table between the markers of that file.
 """
 
 import argparse

@@ -47,7 +47,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for block in blocks((ROOT / "README.md").read_text(encoding="utf-8")):
         if block.language == "yaml":
             (here / "my.yaml").write_text(block.text, encoding="utf-8")
-    write_coco_root(here / "path" / "to" / "dataset")
+    write_coco_root(here / "path" / "to" / "dataset", train=16)
     for number in range(2):
         picture(here / "photos" / f"{number}.jpg", 80, 60, 90 + number)
     with tarfile.open(MADE / "bundle.tar.gz") as archive:
@@ -79,11 +79,11 @@ def exit_code(main: Main, arguments: Sequence[str]) -> int:
         return int(end.code or 0)
 
 
-def checked_recipe(main: Main, arguments: Sequence[str]) -> int:
+def checked_recipe(main: Main, arguments: Sequence[str], *check: str) -> int:
     """Load the recipe with its overrides; check it where the data set is the placeholder."""
     recipe, overrides = arguments[0], [a for a in arguments[1:] if "=" in a]
     if "path/to/dataset" in " ".join(arguments):
-        return exit_code(main, [*arguments, "--check"])
+        return exit_code(main, [*arguments, *check])
     load_recipe(Path(recipe), overrides)
     return 0
 
@@ -127,7 +127,7 @@ def outcome(words: Sequence[str], shown: Callable[[], str]) -> int:
         return subprocess.run(made, capture_output=True).returncode
     if program == "torchrun":
         after = rest.index("-m")
-        return checked_recipe(module_main(rest[after + 1]), rest[after + 2 :])
+        return checked_recipe(module_main(rest[after + 1]), rest[after + 2 :], "--check")
     if program == "slimdet":
         command, arguments, main = rest[0], rest[1:], partial(with_command, rest[0])
     elif program == "python" and rest[0] == "-m":
@@ -135,7 +135,7 @@ def outcome(words: Sequence[str], shown: Callable[[], str]) -> int:
     else:
         pytest.fail(f"no rule for {program}: add one here")
     if command in {"run", "check", "compress.run"}:
-        return checked_recipe(main, arguments)
+        return checked_recipe(main, arguments, *([] if command == "check" else ["--check"]))
     if command.startswith("benchmarks.studies") or "--write" in arguments:
         return helps(main, arguments, shown)
     if command in {"build", "export.build"} and "tensorrt" in arguments:
@@ -184,7 +184,7 @@ def test_the_commands_of_a_bundle_work(prepared: Path, tmp_path: Path) -> None:
 
     bundle = tmp_path / "bundle"
     shutil.copytree(prepared / "bundle", bundle)
-    manifest = read_manifest(bundle / "models" / "seed0-student-fp32" / "model.onnx")
+    manifest = read_manifest(bundle / "models" / "seed0-student-fp32" / "model.json")
     text = readme("smoke", [("seed0-student-fp32", manifest)])
     lines = [c for b in blocks(text) if b.language == "sh" for c in b.text.splitlines()]
     shown = {re.split(r"\s+#", line)[0].strip() for line in lines}

@@ -32,6 +32,8 @@ DOCUMENTS = [
     *sorted((ROOT / "benchmarks" / "gain").glob("*.yaml")),
 ]
 COMMANDS = documented(ROOT, DOCUMENTS)
+pytestmark = pytest.mark.slow
+
 MADE = ROOT / "tests" / "compress" / "made_before"
 
 Main = Callable[[Sequence[str]], int]

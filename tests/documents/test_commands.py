@@ -130,6 +130,7 @@ def outcome(words: Sequence[str], shown: Callable[[], str]) -> int:
     if program == "torchrun":
         after = rest.index("-m")
         return checked_recipe(module_main(rest[after + 1]), rest[after + 2 :], "--check")
+    main: Main
     if program == "slimdet":
         command, arguments, main = rest[0], rest[1:], partial(with_command, rest[0])
     elif program == "python" and rest[0] == "-m":

@@ -1,6 +1,8 @@
-"""What every annotation reader shares: box checks, notes on what was mended, finding pictures."""
+"""Shared by all annotation readers: box checks, notes on corrections, finding pictures."""
 
-from collections.abc import Iterable, Sequence
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from export.errors import DataError
 
 _EXAMPLES = 3  # how many offenders a note or message names
-_CLIP_TOLERANCE = 1.0  # pixels; smaller excursions are rounding, mended without a note
+_CLIP_TOLERANCE = 1.0  # pixels; smaller excursions are rounding, corrected without a note
 
 
 class RawObject(NamedTuple):
@@ -26,7 +28,7 @@ class RawObject(NamedTuple):
 
 @dataclass
 class ReadingNotes:
-    """Counts what a reader mends or drops, with the first examples of each."""
+    """Counts of what a reader corrects or drops, with the first examples of each."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -101,6 +103,8 @@ def examples(items: Sequence[str]) -> str:
 def find_pictures(names: Sequence[str], folders: Sequence[Path], where: str) -> tuple[Path, ...]:
     """Find a file for each of `names` in `folders` or, by its bare name, below them.
 
+    Names may be written with Windows' backslashes, or in another Unicode form than on the disk.
+
     Raises:
         DataError: naming the first missing ones, their count and where was looked.
     """
@@ -109,11 +113,13 @@ def find_pictures(names: Sequence[str], folders: Sequence[Path], where: str) -> 
     found: list[Path] = []
     missing: list[str] = []
     for name in names:
-        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        spellings = (name, name.replace("\\", "/"))
+        places = (folder / spelling for spelling in spellings for folder in folders)
+        path = next((place for place in places if place.is_file()), None)
         if path is None:
             if below is None:
                 below = _files_below(folders)
-            same = below.get(Path(name.replace("\\", "/")).name, [])
+            same = below.get(_composed(Path(spellings[1]).name), [])
             path = same[0] if len(same) == 1 else None
         if path is None:
             missing.append(name)
@@ -128,9 +134,26 @@ def find_pictures(names: Sequence[str], folders: Sequence[Path], where: str) -> 
     return tuple(found)
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield every file under `folder`, also behind links to folders, each real folder once."""
+    seen: set[Path] = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        real = Path(where).resolve()
+        if real in seen:
+            folders.clear()  # a link in a circle, or to a folder that was read already
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(where) / name for name in sorted(files))
+
+
 def _files_below(folders: Sequence[Path]) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
-    for path in sorted({path for folder in folders for path in folder.rglob("*")}):
+    for path in sorted({path for folder in folders for path in files_below(folder)}):
         if path.suffix and path.is_file():
-            files.setdefault(path.name, []).append(path)
+            files.setdefault(_composed(path.name), []).append(path)
     return files
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

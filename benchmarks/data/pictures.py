@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.data.annotations import ReadingNotes
+from benchmarks.data.annotations import ReadingNotes, files_below
 from benchmarks.data.image_set import ImageSet, LabeledImage, labeled_image
 from export.errors import DataError
 from export.pictures.images import photograph_size
@@ -11,8 +11,8 @@ PICTURES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", 
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """Return every picture file under `folder`, sorted by path."""
-    return sorted(file for file in folder.rglob("*") if _is_picture(file))
+    """Return every picture file under `folder`, also behind links, sorted by path."""
+    return sorted(file for file in files_below(folder) if _is_picture(file))
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -261,3 +262,47 @@ def test_the_side_that_a_run_held_out_is_measured_again(tmp_path: Path) -> None:
     picture(side.paths[0], shade=7)
     with pytest.raises(DataError, match=r"1 of the [12] pictures on the side 'val' .*changed"):
         read_measured(root, "val", division=file)
+
+
+def test_pictures_behind_a_link_are_read_once(tmp_path: Path) -> None:
+    root = _yolo(tmp_path / "set", "labels", "images", "classes.txt")
+    for kind, ending in (("images", "jpg"), ("labels", "txt")):
+        (tmp_path / "disk" / kind).mkdir(parents=True)
+        (root / kind / f"0.{ending}").rename(tmp_path / "disk" / kind / f"0.{ending}")
+        (root / kind / "more").symlink_to(tmp_path / "disk" / kind)
+    (root / "images/circle").symlink_to(root / "images")
+    images = _read(root)
+    assert [path.name for path in images.paths] == ["1.jpg", "2.jpg", "0.jpg"]
+    assert [image.labels.tolist() for image in images.images] == [[], [1, 0], [1]]
+
+
+def test_names_written_on_windows_or_a_mac_are_found(tmp_path: Path) -> None:
+    document = coco(3)
+    names = ("cam1\\1.png", "cam2\\1.png", "M\u00fcll.png")
+    for number, (entry, name) in enumerate(zip(document["images"], names, strict=True)):
+        entry["file_name"] = name
+        spelled = unicodedata.normalize("NFD", name.replace("\\", "/"))
+        picture(tmp_path / "images" / spelled, shade=60 + number)
+    (tmp_path / "all.json").write_text(json.dumps(document), encoding="utf-8")
+    found = [path.relative_to(tmp_path / "images").parts for path in _read(tmp_path).paths]
+    assert found[:2] == [("cam1", "1.png"), ("cam2", "1.png")]
+    assert found[2] == (unicodedata.normalize("NFD", "M\u00fcll.png"),)
+
+
+def test_lists_and_labels_may_carry_a_byte_order_mark_and_backslashes(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"a/1": BOX, "b/1": BOX}, "train: train.txt\n")
+    label = tmp_path / "labels/a/1.txt"
+    label.write_text("\ufeff" + label.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "train.txt").write_bytes("\ufeffimages\\b\\1.png\r\nimages\\a\\1.png\r\n".encode())
+    images = read_split(tmp_path, "train", "yolo")
+    assert [path.parent.name for path in images.paths] == ["b", "a"]
+    assert [len(image.labels) for image in images.images] == [1, 1]
+
+
+def test_a_split_list_of_voc_may_carry_a_byte_order_mark(tmp_path: Path) -> None:
+    _voc(tmp_path, "Annotations", "JPEGImages")
+    lists = tmp_path / "ImageSets/Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_bytes("\ufeff0\r\n2\r\n".encode())
+    assert own_splits(tmp_path, "voc") == ["train"]
+    assert len(read_split(tmp_path, "train", "voc")) == 2

@@ -22,7 +22,7 @@ class RawObject(NamedTuple):
     box: tuple[float, float, float, float]  # xyxy, pixels
     label: int  # 0..K-1
     crowd: bool = False
-    area: float | None = None  # None: of the box
+    area: float | None = None  # None: the box's own
     where: str = ""  # for messages: "annotation 17"
 
 
@@ -41,7 +41,7 @@ class ReadingNotes:
             kept.append(example)
 
     def sentences(self) -> tuple[str, ...]:
-        """One sentence per kind."""
+        """Return one sentence per kind."""
         return tuple(
             f"{count} {what} ({', '.join(self.examples[what])}"
             f"{', ...' if count > len(self.examples[what]) else ''})"
@@ -49,7 +49,7 @@ class ReadingNotes:
         )
 
     def dropped(self) -> dict[str, int]:
-        """Boxes left out, reason -> count."""
+        """Return the boxes left out, reason -> count."""
         head = "boxes dropped: "
         return {w.removeprefix(head): n for w, n in self.counts.items() if w.startswith(head)}
 
@@ -66,7 +66,7 @@ class Columns(NamedTuple):
 def clipped(
     file_name: str, width: int, height: int, objects: Iterable[RawObject], notes: ReadingNotes
 ) -> Columns:
-    """Clip `objects` to their picture and leave out those without area, saying so in `notes`."""
+    """Clip `objects` to their picture, leave out those without area, and count both."""
     kept: list[tuple[tuple[float, float, float, float], int, bool, float]] = []
     for thing in objects:
         x1, y1, x2, y2 = thing.box
@@ -96,7 +96,7 @@ def clipped(
 
 
 def examples(items: Sequence[str]) -> str:
-    """The first few of `items`, for a message."""
+    """Return the first few of `items`, for a message."""
     return ", ".join(items[:_EXAMPLES]) + (", ..." if len(items) > _EXAMPLES else "")
 
 

@@ -1,4 +1,4 @@
-"""Tell a data set's format by looking at its folder."""
+"""Detect a data set's format from the files in its folder."""
 
 from pathlib import Path
 from typing import Literal
@@ -57,7 +57,7 @@ def own_splits(root: Path, fmt: Format) -> list[str]:
 
 
 def _signs(root: Path) -> dict[Format, Path]:
-    """Return, for each format, the file or folder that speaks for it."""
+    """Return format -> the file or folder that shows it, for sets with splits."""
     described = find_data_yaml(root)
     exported = next(iter(sorted(root.glob(f"*/{ANNOTATIONS}"))), None)
     splits = ("train", "val", "test")
@@ -76,7 +76,7 @@ def _signs(root: Path) -> dict[Format, Path]:
 
 
 def _signs_without_splits(root: Path) -> dict[Format, Path]:
-    """Return the signs of a set that is one heap of pictures."""
+    """Return format -> the file that shows it, for sets without splits."""
     if (root / ANNOTATIONS).is_file():
         return {"roboflow": root / ANNOTATIONS}
     found: dict[Format, Path | None] = {

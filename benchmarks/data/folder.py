@@ -18,7 +18,7 @@ _ENDINGS: dict[str, Format] = {".json": "coco", ".yaml": "yolo", ".yml": "yolo",
 
 
 def format_of(root: Path, path: Path | None, wanted: Format | Literal["auto"]) -> Format:
-    """Return the format of one split: as wanted, or told from its own path or the set's folder.
+    """Return the format of one split: as given, or detected from its path or the set's folder.
 
     Raises:
         DataError: no format fits, or several do.

@@ -1,4 +1,4 @@
-"""Labelled photographs as every stage sees them: original pixels, classes 0..K-1."""
+"""Labelled photographs: the form that all readers return. Original pixels, classes 0..K-1."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -60,7 +60,7 @@ class LabeledImage:
 
 @dataclass(frozen=True)
 class Reindexed:
-    """A drawing function seen through a list of indices; picklable, unlike a lambda."""
+    """A drawing function restricted to some indices; picklable, unlike a lambda."""
 
     draw: Callable[[int], NDArray[np.uint8]]
     indices: tuple[int, ...]
@@ -75,14 +75,14 @@ class ImageSet:
     """The pictures of one split.
 
     Attributes:
-        name: of the split, for messages: "train", "val", ...
-        source: what was read, for messages: `COCO JSON data/train.json, 205 images`.
+        name: name of the split: "train", "val", ...
+        source: description for messages: `COCO JSON data/train.json, 205 images`.
         classes: K names.
         category_ids: K ids of the dataset, in the order of `classes`.
         images: the pictures; a sequence may place the objects of one when it is asked for.
         paths: a file per picture; empty when they are drawn.
-        draw: for drawn sets, picture index -> (H, W, 3) uint8 RGB; None for files.
-        notes: what was dropped or mended while reading, one sentence each.
+        draw: function from picture index to (H, W, 3) uint8 RGB; None for files.
+        notes: what was dropped or corrected while reading, one sentence each.
         dropped: boxes left out while reading, reason -> count.
         sha256: hash of each file, where the files were read already; else empty.
     """
@@ -99,16 +99,16 @@ class ImageSet:
     sha256: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """Return the number of pictures."""
         return len(self.images)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sha256 over class list, file names, sizes and annotations, in order."""
+        """Return the sha256 of class list, file names, sizes and annotations, in order."""
         return fingerprint(self.classes, self.category_ids, self.images)
 
     def subset(self, indices: Sequence[int]) -> "ImageSet":
-        """The pictures at `indices`, in that order; notes still speak of the whole."""
+        """Return the pictures at `indices`, in that order; notes are those of the whole set."""
         images = tuple(self.images[i] for i in indices)
         return replace(
             self,
@@ -135,7 +135,7 @@ def labeled_image(
 def fingerprint(
     classes: Sequence[str], category_ids: Sequence[int], images: Iterable[LabeledImage]
 ) -> str:
-    """Sha256 over class list, file names, sizes and annotations, in order."""
+    """Return the sha256 of class list, file names, sizes and annotations, in order."""
     digest = hashlib.sha256(repr((tuple(classes), tuple(category_ids))).encode())
     for image in images:
         head = f"\n{image.id}|{image.file_name}|{image.width}x{image.height}|{len(image.labels)}"
@@ -196,7 +196,7 @@ def coco_image_set(
 def read_canvas(
     image_set: ImageSet, index: int, input_height: int, input_width: int, fill: int = 114
 ) -> tuple[NDArray[np.uint8], Letterbox]:
-    """The picture at `index`, letterboxed: (H, W, 3) uint8 RGB and how it was laid in.
+    """Return the picture at `index`, letterboxed: (H, W, 3) uint8 RGB, and its placement.
 
     Raises:
         DataError: the picture cannot be read, or has another size than its annotations say.
@@ -213,7 +213,7 @@ def read_canvas(
 
 
 def read_photograph(image_set: ImageSet, index: int) -> NDArray[np.uint8]:
-    """The whole picture at `index`, (height, width, 3) uint8 RGB, in the frame of its boxes.
+    """Return the whole picture at `index`, (height, width, 3) uint8 RGB, in the frame of its boxes.
 
     Where the annotations hold the size that the file has *before* its EXIF rotation, they were
     made on the picture as stored, so that is what is returned.
@@ -236,8 +236,8 @@ def read_photograph(image_set: ImageSet, index: int) -> NDArray[np.uint8]:
             return np.array(Image.fromarray(pixels).transpose(turn))
     raise DataError(
         f"{path}: the picture is {width} x {height} pixels, its annotations ({image_set.source}) "
-        f"say {image.width} x {image.height}. Boxes would be misplaced: mend the annotation file "
-        "or put the original picture back."
+        f"say {image.width} x {image.height}. Boxes would be misplaced: correct the annotation "
+        "file or put the original picture back."
     )
 
 
@@ -278,7 +278,7 @@ class GroundTruth(TypedDict):
 
 
 def coco_ground_truth(image_set: ImageSet) -> GroundTruth:
-    """The set as a COCO dictionary for pycocotools; annotation ids count from 1."""
+    """Return the set as a COCO dictionary for pycocotools; annotation ids count from 1."""
     objects: list[CocoObject] = []
     for image in image_set.images:
         for box, label, crowd, area in zip(

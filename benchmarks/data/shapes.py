@@ -1,4 +1,4 @@
-"""Pictures drawn by code: geometric shapes, textured, turned, overlapping; unlimited and free.
+"""Pictures drawn by code: geometric shapes, textured, rotated, overlapping, in any number.
 
 Every picture is a function of (seed, stream, index), where the stream is the split, so splits
 never share a picture. A box is tight on the whole shape as if nothing covered it, clipped to the
@@ -30,7 +30,7 @@ _ROUND = 40  # corners that draw a circle
 
 @dataclass(frozen=True)
 class ShapeStyle:
-    """What one difficulty means; sizes are fractions of the shorter side."""
+    """Settings of one difficulty; sizes are fractions of the shorter side."""
 
     classes: tuple[str, ...]
     objects: tuple[int, int]  # fewest, most
@@ -116,7 +116,7 @@ class ShapePainter:
     difficulty: Difficulty
 
     def __call__(self, index: int) -> NDArray[np.uint8]:
-        """Draw one picture, or give the one drawn a moment ago; it is not to be written to."""
+        """Draw one picture, or return the last one drawn again; read-only for the caller."""
         return _drawn(self, index)
 
     def draw(self, index: int) -> NDArray[np.uint8]:
@@ -209,7 +209,7 @@ class ShapePainter:
 class PlacedImages(Sequence[LabeledImage]):
     """The entries of drawn pictures; the objects of each are placed when first asked for.
 
-    Thousands are placed in a second or two, which whoever only counts them need not wait for.
+    Placing thousands takes a second or two, which counting them alone does not need.
     """
 
     def __init__(self, painter: ShapePainter, prefix: str, numbers: Sequence[int]) -> None:
@@ -217,7 +217,7 @@ class PlacedImages(Sequence[LabeledImage]):
         self._placed: dict[int, LabeledImage] = {}
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """Return the number of pictures."""
         return len(self.numbers)
 
     @overload
@@ -250,7 +250,7 @@ def shapes_set(
     seed: int,
     difficulty: Difficulty,
 ) -> ImageSet:
-    """Describe the drawn pictures of these `numbers`; objects and pixels come when asked for.
+    """Describe the drawn pictures of these `numbers`; objects and pixels are made on demand.
 
     Raises:
         DataError: `split` is not a stream.

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-_HUE_SPREAD = 0.14  # turns; so a colour tells little of the class
+_HUE_SPREAD = 0.14  # turns; wide enough that colour is a weak cue of the class
 _HUE_INFORMED = 0.7  # share of shapes whose hue depends on the class at all
 
 
@@ -21,7 +21,7 @@ def fill_pixels(
     """Fill (height, width, 3) flat, with a gradient, noise or stripes.
 
     Args:
-        rng: all randomness.
+        rng: source of all randomness.
         height: pixels.
         width: pixels.
         class_hue: 0..1, the mean of the weak colour cue.
@@ -108,7 +108,7 @@ def _nearby(
 
 
 def _distance(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
-    """(height, width, 1) pixels travelled along a random direction."""
+    """Return (height, width, 1) pixels travelled along a random direction."""
     turn = rng.uniform(0, 2 * np.pi)
     rows = np.arange(height, dtype=np.float32)[:, None] * np.float32(np.sin(turn))
     columns = np.arange(width, dtype=np.float32) * np.float32(np.cos(turn))
@@ -117,7 +117,7 @@ def _distance(rng: np.random.Generator, height: int, width: int) -> NDArray[np.f
 
 
 def _ramp(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
-    """(height, width, 1) from 0 to 1 along a random direction."""
+    """Return (height, width, 1) values from 0 to 1 along a random direction."""
     along = _distance(rng, height, width)
     along -= along.min()
     along /= max(float(along.max()), 1.0)

@@ -157,11 +157,11 @@ def _objects(
 
 
 def _home(folder: Path) -> VocHome | None:
-    """Return the halves of a set in `folder`, told by their names; None if it has not both."""
+    """Return the two folders of a set in `folder`, found by name; None unless both exist."""
     below = {child.name.lower(): child for child in sorted(folder.iterdir()) if child.is_dir()}
     pictures = next((below[name] for name in below if name in _PICTURE_FOLDERS), None)
     marked = [below[name] for name in below if name in _XML_FOLDERS]
-    # VOC's own two names are enough, so that an empty set is told as such.
+    # VOC's own two names suffice, so that an empty set is still recognised.
     own = (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
     annotations = next((half for half in marked if xml_files(half)), None)
     if own:

@@ -17,7 +17,7 @@ _MOSAIC_CENTRE = (0.3, 0.7)  # where the four pictures of a mosaic meet, of the 
 
 
 class AugmentConfig(Section):
-    """What training does to a picture before the detector sees it.
+    """Augmentation of the training pictures.
 
     Attributes:
         flip: probability of mirroring left and right.
@@ -55,8 +55,8 @@ class Sample:
         pixels: (H, W, 3) uint8 canvas; the picture at the top left, `fill` elsewhere.
         boxes: (n, 4) float32 xyxy, input pixels.
         labels: (n,) int64.
-        height: of the picture inside the canvas.
-        width: likewise.
+        height: height of the picture inside the canvas, pixels.
+        width: width of the picture inside the canvas, pixels.
     """
 
     pixels: NDArray[np.uint8]
@@ -187,7 +187,7 @@ def _mosaic(samples: list[Sample], config: AugmentConfig, rng: np.random.Generat
 def _cropped(
     boxes: NDArray[np.floating], window: tuple[float, float, float, float], min_visible: float
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Clip (n, 4) boxes to a window; the mask says which keep enough of their area."""
+    """Clip (n, 4) boxes to a window; the mask marks those that keep enough of their area."""
     low, high = np.tile(window[:2], 2), np.tile(window[2:], 2)
     clipped = np.clip(boxes, low, high)
     before = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)

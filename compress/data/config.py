@@ -34,14 +34,14 @@ class SplitConfig(Section):
     """Which pictures make one split.
 
     Attributes:
-        split: its name in the data set; by default the role's: train, val, unlabeled.
+        split: name of the split in the data set; by default the role's: train, val, unlabeled.
         path: annotation file, data.yaml, split list or folder, where the usual place is not it;
             relative to `root`.
-        images: folder of the pictures, for COCO JSON, likewise.
-        limit: use only so many, the first of a permutation drawn with `seed`.
-        seed: see `limit`.
-        count: how many pictures to draw; for `shapes` only.
-        rest: for unlabeled: leave out the pictures that `train` has labels of, before `limit`.
+        images: folder of the pictures, for COCO JSON where it is not the usual one.
+        limit: number of pictures to use, the first of a permutation drawn with `seed`.
+        seed: seed of that permutation.
+        count: number of pictures to draw; `shapes` only.
+        rest: `unlabeled` only: leave out the pictures that `train` has labels of, before `limit`.
     """
 
     split: str | None = None
@@ -54,7 +54,7 @@ class SplitConfig(Section):
 
 
 class _Common(Section):
-    """What drawn and photographed data share."""
+    """Settings of drawn and photographed data alike."""
 
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt]  # side, or (height, width)
     train: SplitConfig = SplitConfig()
@@ -89,10 +89,10 @@ class Data:
         unlabeled: pictures for the distillation terms alone; without boxes.
         classes: K names, of train and val alike.
         category_ids: K ids of the data set, in the order of `classes`.
-        input_height: of the letterboxed input.
-        input_width: likewise.
+        input_height: height of the letterboxed input, pixels.
+        input_width: width of the letterboxed input, pixels.
         augment: what training does to pictures.
-        format: what was read, for the log.
+        format: format that was read, for the log.
         cache_bytes: memory that decoded pictures may take.
         division: how data.split divided a set without splits; None where it came with splits.
     """
@@ -143,7 +143,7 @@ class FolderConfig(_Common):
 
     Attributes:
         root: folder of the data set.
-        format: format of the annotations; told by looking unless named.
+        format: format of the annotations; detected unless named.
         classes: classes to use, in this order; all of the data set's if not given. Objects of
             other classes are left out and counted.
         split: divides a data set that has no splits, or the one that `train` names.

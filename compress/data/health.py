@@ -1,4 +1,4 @@
-"""A look at the data before any training: counts, balance, sizes, leaks."""
+"""Inspect the data before training: counts, balance, sizes, leaks."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from compress.data.config import Data
 from export.pictures.images import fit
 
 _FEW_BOXES = 10
-_TINY = 8.0  # input pixels; below this a detector sees next to nothing
+_TINY = 8.0  # input pixels; below this a detector finds almost nothing
 _SMALL, _MEDIUM = 32.0**2, 96.0**2  # COCO's limits
 _DRAWN_SAMPLE = 16  # drawn pictures of each split that are compared by content
 _NAMED = 3
@@ -21,21 +21,21 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class SplitHealth:
-    """What one split holds; sizes are measured in pixels of the letterboxed input.
+    """Contents of one split; sizes are measured in pixels of the letterboxed input.
 
     Attributes:
-        source: what was read.
-        images: how many.
-        images_without_boxes: negatives.
-        boxes: crowd left out.
-        crowd: boxes.
+        source: description of what was read.
+        images: number of pictures.
+        images_without_boxes: number of negatives.
+        boxes: number of boxes without crowd.
+        crowd: number of crowd boxes.
         boxes_per_class: name -> count.
         sizes: COCO's small, medium, large -> count.
         share_under_8_px: of boxes whose shorter side is.
         dropped_in_training: boxes whose shorter side is under augment.min_box_px.
         aspect: 5th, 50th and 95th percentile of width / height.
         dropped: boxes left out while reading, reason -> count.
-        notes: what was mended while reading.
+        notes: what was corrected while reading.
     """
 
     source: str

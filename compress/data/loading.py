@@ -53,7 +53,7 @@ class CanvasCache:
         self._filled = memory[self.bytes :]
 
     def place(self, index: int) -> Letterbox:
-        """Say where picture `index` lies in its canvas."""
+        """Return where picture `index` lies in its canvas."""
         image = self.image_set.images[index]
         return fit(image.width, image.height, self.height, self.width)
 
@@ -107,12 +107,12 @@ class Schedule:
 
     Attributes:
         count: labelled pictures.
-        batch: of them per step, over all ranks.
+        batch: labelled pictures per step, over all ranks.
         unlabeled_count: pictures without labels.
-        unlabeled_batch: of them per step, over all ranks.
-        seed: of the permutations.
-        rank: of this process; it takes the rank-th contiguous slice of each step.
-        world: how many processes share a step.
+        unlabeled_batch: unlabelled pictures per step, over all ranks.
+        seed: seed of the permutations.
+        rank: rank of this process; it takes the rank-th contiguous slice of each step.
+        world: number of processes that share a step.
     """
 
     count: int
@@ -244,11 +244,11 @@ def training_batches(
     Args:
         data: the sets; only `train` and `unlabeled` are used.
         batch: labelled pictures per step, over all ranks.
-        seed: of order and augmentation.
+        seed: seed of order and augmentation.
         start_step: first step; earlier ones cost nothing.
-        steps: how many batches to yield.
-        rank: of this process; it gets the rank-th contiguous slice of each step.
-        world: how many processes share a step.
+        steps: number of batches to yield.
+        rank: rank of this process; it gets the rank-th contiguous slice of each step.
+        world: number of processes that share a step.
         workers: processes that prepare batches; 0 uses a thread.
         unlabeled_batch: pictures without labels per step, over all ranks.
         pin: prepare batches in pinned memory, for a GPU.

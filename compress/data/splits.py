@@ -1,4 +1,4 @@
-"""What may be done to a whole split: choose classes, choose pictures, forget labels."""
+"""Operations on a whole split: choose classes, choose pictures, remove labels."""
 
 import difflib
 from dataclasses import replace
@@ -99,7 +99,7 @@ def without_labels(image_set: ImageSet) -> ImageSet:
 
 
 def without_pictures(image_set: ImageSet, others: ImageSet) -> ImageSet:
-    """Return the pictures that are not among `others`, told by file, or by name if drawn."""
+    """Return the pictures that are not among `others`, compared by file, or by name if drawn."""
 
     def keys(one: ImageSet) -> list[str]:
         if one.draw is None:

@@ -43,7 +43,7 @@ def _yolo(root: Path) -> None:
         (_roboflow, "roboflow"),
     ],
 )
-def test_each_format_is_told_by_looking(tmp_path: Path, write, expected: str) -> None:
+def test_each_format_is_detected_from_its_files(tmp_path: Path, write, expected: str) -> None:
     write(tmp_path)
     assert detect_format(tmp_path) == expected
 

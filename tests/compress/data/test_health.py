@@ -28,7 +28,7 @@ def test_counts_balance_and_sizes_are_at_the_input_resolution(tmp_path: Path) ->
     assert json.loads(json.dumps(health.to_dict()))["splits"]["train"]["crowd"] == 1
 
 
-def test_boxes_too_small_for_the_input_are_told(tmp_path: Path) -> None:
+def test_boxes_too_small_for_the_input_are_counted_in_a_warning(tmp_path: Path) -> None:
     write_coco_root(tmp_path)
     config = FolderConfig(root=tmp_path, image_size=32, augment=AugmentConfig(min_box_px=7.0))
     health = data_health(config.open())  # scaled by 0.8: boxes of 8 x 6.4
@@ -46,7 +46,7 @@ def test_a_picture_in_both_splits_is_a_leak_whatever_its_name(tmp_path: Path) ->
     assert any("1 pictures are in train and val (101.png)" in w for w in health.warnings)
 
 
-def test_a_picture_twice_in_one_split_is_told(tmp_path: Path) -> None:
+def test_a_picture_twice_in_one_split_is_named_in_a_warning(tmp_path: Path) -> None:
     write_coco_root(tmp_path)
     images = tmp_path / "images"
     (images / "4.png").write_bytes((images / "2.png").read_bytes())

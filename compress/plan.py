@@ -1,4 +1,4 @@
-"""`--check`: what a run would do, how long and how much memory it may take; changes nothing."""
+"""`--check`: what a run would do, how much memory it may take and, if asked, how long."""
 
 import json
 import time
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.timing.load import LoadWatch
 from compress.console import Console
 from compress.data.health import data_health
 from compress.data.loading import steps_per_epoch
@@ -30,41 +31,69 @@ TRAINING = 3.0
 COPIES = 4
 
 
+# Of the processors: where other programs take more, seconds say nothing of this one.
+MOST_OF_OTHERS = 0.25
+# A step of a machine without rest has all of a processor; one that has less waits for its turn.
+LEAST_OF_OWN = 0.6
+
+
 @dataclass(frozen=True)
 class Stage:
-    """One training of the plan; the figures are estimates from one timed forward pass."""
+    """One training of the plan.
+
+    Attributes:
+        name: of the model that it trains.
+        steps: of the optimiser; None where they depend on how long other stages take, and that is
+            not known.
+        parameters: of the model.
+        memory_gib: of weights, optimiser and activations, estimated from the layers' outputs.
+        minutes: estimated from a timed forward pass; None where none was timed.
+    """
 
     name: str
-    steps: int
+    steps: int | None
     parameters: int
-    minutes: float
     memory_gib: float
+    minutes: float | None
+
+    def line(self) -> str:
+        """The stage in words."""
+        steps = "as many steps as the student's time allows" if self.steps is None else None
+        minutes = "" if self.minutes is None else f", about {self.minutes:.1f} min"
+        return (
+            f"  {self.name}: {steps or f'{self.steps} steps'}, "
+            f"{self.parameters / 1e6:.3f}M parameters, {self.memory_gib:.1f} GiB{minutes}"
+        )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do."""
+    """What a run would do.
+
+    Attributes:
+        name: of the recipe.
+        data: lines on its data.
+        models: lines on its models.
+        stages: its trainings, in order.
+        time: a sentence on how long they take together, or on why that is not known.
+        notes: other sentences.
+    """
 
     name: str
     data: tuple[str, ...]
     models: tuple[str, ...]
     stages: tuple[Stage, ...]
+    time: str
     notes: tuple[str, ...]
 
     def lines(self) -> list[str]:
         """The plan in words."""
-        total = sum(stage.minutes for stage in self.stages)
         return [
             f"recipe {self.name}: valid",
             *self.data,
             *self.models,
-            *(
-                f"  {s.name}: {s.steps} steps, {s.parameters / 1e6:.3f}M parameters, about "
-                f"{s.minutes:.1f} min, {s.memory_gib:.1f} GiB"
-                for s in self.stages
-            ),
-            f"about {total:.0f} minutes of training (a rough estimate from one forward pass on "
-            "this machine; evaluation, export and measuring come on top)",
+            *(stage.line() for stage in self.stages),
+            self.time,
             *self.notes,
         ]
 
@@ -73,29 +102,37 @@ class Plan:
         return asdict(self)
 
 
-def plan(recipe: Recipe, source: Source, runs: Path, device: str) -> Plan:
-    """Read the data's heads, build and match the models, and estimate.
+def plan(
+    recipe: Recipe, source: Source, runs: Path, device: str, *, estimate: bool = False
+) -> Plan:
+    """Read the data's heads, build and match the models; time a pass of each to `estimate`.
 
     Raises:
         ToolkitError: whatever would stop the run before its first step.
     """
+    watch = LoadWatch.start()
     where = torch_device(device)
     opened = Run.open(Session(runs / recipe.name, device, Console()), recipe, source)
     data = opened.data
     student, teachers = check_models(opened)
     check_training(opened)
     size = (data.input_height, data.input_width)
-    costs = []
-    for model in (student, *teachers):
-        # memory first: its pass also warms the model up, so that the timed ones are ordinary
-        memory = _memory_bytes(model, where, size)
-        costs.append(Cost(_forward_seconds(model, where, size), memory))
+    health = data_health(data)
+    models = (student, *teachers)
+    memory = [_memory_bytes(model, where, size) for model in models]  # and so they are warm
+    passes = [_time_pass(model, where, size) for model in models] if estimate else []
+    busy = _why_useless(watch, passes, where) if estimate else None
+    known = estimate and busy is None
+    costs = [
+        Cost(passes[place].seconds if known else None, held) for place, held in enumerate(memory)
+    ]
     stages = []
     for teacher, detector, cost in zip(opened.teachers, teachers, costs[1:], strict=True):
         config = teacher.config.train
         if config is not None:
             count = config.total_steps(steps_per_epoch(teacher.data, config.batch))
-            seconds = TRAINING * cost.seconds * config.batch * config.accumulate * count
+            pictures = config.batch * config.accumulate * count
+            seconds = None if cost.seconds is None else TRAINING * cost.seconds * pictures
             stages.append(
                 _stage(str(teacher.name), count, detector, seconds, cost.memory, config.batch)
             )
@@ -111,23 +148,67 @@ def plan(recipe: Recipe, source: Source, runs: Path, device: str) -> Plan:
         notes.append(f"classifier: {steps} steps on object crops come before the students")
     return Plan(
         recipe.name,
-        (f"data: {data.format}", *(f"  {line}" for line in data_health(data).lines())),
+        (f"data: {data.format}", *(f"  {line}" for line in health.lines())),
         (
             *(f"{t.name} {_describe(d)}" for t, d in zip(opened.teachers, teachers, strict=True)),
             f"student {_describe(student)}",
             f"distillation: {losses}",
         ),
         tuple(stages),
+        _time_in_words(stages, busy),
         (*notes, *_notes(recipe, runs)),
+    )
+
+
+def _time_in_words(stages: Sequence[Stage], busy: str | None) -> str:
+    minutes = [stage.minutes for stage in stages if stage.minutes is not None]
+    if busy is not None:
+        return f"no estimate of the time: {busy}; ask again when the machine is quiet"
+    if len(minutes) < len(stages):
+        return "--estimate times a forward pass of each model and says how long training may take"
+    return (
+        f"about {sum(minutes):.0f} minutes of training (a rough estimate from one forward pass on "
+        "this machine; evaluation, export and measuring come on top)"
     )
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one model and picture: seconds of a forward pass, bytes that a training step keeps."""
+    """Of one model and picture.
+
+    Attributes:
+        seconds: of a forward pass; None if it was not timed or the time means nothing.
+        memory: bytes that a training step keeps.
+    """
+
+    seconds: float | None
+    memory: float
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass.
+
+    Attributes:
+        seconds: per picture.
+        own_share: processor seconds of this process per second; 1 and more if nobody disturbs it.
+    """
 
     seconds: float
-    memory: float
+    own_share: float
+
+
+def _why_useless(watch: LoadWatch, passes: Sequence[Pass], device: torch.device) -> str | None:
+    """Say what makes the times worthless: other programs; None if nothing does."""
+    reasons = watch.reasons()
+    if watch.others_share is None:  # only Linux tells; elsewhere there is the load average
+        return "; ".join(reasons) or None
+    if watch.others_share > MOST_OF_OTHERS:
+        return f"other programs used {watch.others_share:.0%} of the processors"
+    share = min(one.own_share for one in passes)
+    if device.type == "cpu" and share < LEAST_OF_OWN:
+        return f"a forward pass got {share:.0%} of a processor"
+    return None
 
 
 def _student_stages(run: Run, seed: int, student: Detector, costs: Sequence[Cost]) -> list[Stage]:
@@ -136,31 +217,40 @@ def _student_stages(run: Run, seed: int, student: Detector, costs: Sequence[Cost
     steps = config.total_steps(steps_per_epoch(run.data, config.batch))
     pictures = config.batch * config.accumulate * steps
     own, teachers = costs[0], costs[1:] or [Cost(0.0, 0.0)]
-    plain = TRAINING * own.seconds * pictures
-    stages, taught = [], 0.0
+    plain = None if own.seconds is None else TRAINING * own.seconds * pictures
+    stages: list[Stage] = []
+    taught = None if plain is None else 0.0
     if recipe.has_baseline:
         stages += [
             _stage(str(name), steps, student, plain, own.memory, config.batch)
             for name in run.stages_of(seed, "baseline")
         ]
     for name, teacher in zip(run.stages_of(seed, "student"), teachers, strict=True):
-        seconds = plain + (teacher.seconds * pictures if recipe.distill else 0.0)
+        seconds = plain
+        if plain is not None and taught is not None and teacher.seconds is not None:
+            seconds = plain + (teacher.seconds * pictures if recipe.distill else 0.0)
+            taught += seconds
         memory = own.memory + (teacher.memory if recipe.distill else 0.0)
-        taught += seconds
         stages.append(_stage(str(name), steps, student, seconds, memory, config.batch))
     if recipe.has_equal_time:
-        longer = round(steps * taught / plain)
+        longer = None if plain is None or taught is None else round(steps * taught / plain)
         longest = ModelName(seed, "baseline_equal_time")
         stages.append(_stage(str(longest), longer, student, taught, own.memory, config.batch))
     return stages
 
 
 def _stage(
-    name: str, steps: int, model: nn.Module, seconds: float, per_image: float, batch: int
+    name: str,
+    steps: int | None,
+    model: nn.Module,
+    seconds: float | None,
+    per_image: float,
+    batch: int,
 ) -> Stage:
     weights = COPIES * 4 * count_parameters(model)
     gib = (weights + per_image * batch) / 2**30
-    return Stage(name, steps, count_parameters(model), seconds / 60, gib)
+    minutes = None if seconds is None else seconds / 60
+    return Stage(name, steps, count_parameters(model), gib, minutes)
 
 
 def _describe(model: Detector) -> str:
@@ -172,20 +262,22 @@ def _describe(model: Detector) -> str:
 
 
 @torch.inference_mode()
-def _forward_seconds(model: Detector, device: torch.device, size: tuple[int, int]) -> float:
-    """Seconds per picture of one forward pass."""
+def _time_pass(model: Detector, device: torch.device, size: tuple[int, int]) -> Pass:
+    """Time a few forward passes; return the fastest."""
     count = 4 if size[0] * size[1] <= 320 * 320 else 1
     images = torch.rand(count, 3, *size, device=device)
-    seconds = []
+    found: list[Pass] = []
+    began = time.perf_counter()
     for _ in range(4):
-        start = time.perf_counter()
+        start, own = time.perf_counter(), time.process_time()
         model.candidates(images)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds.append((time.perf_counter() - start) / count)
-        if sum(seconds) * count > 0.3:
+        seconds = time.perf_counter() - start
+        found.append(Pass(seconds / count, (time.process_time() - own) / seconds))
+        if time.perf_counter() - began > 0.3:
             break  # large models: one look is enough for an estimate
-    return min(seconds)
+    return min(found, key=lambda one: one.seconds)
 
 
 @torch.inference_mode()

@@ -31,8 +31,8 @@ diverged, 6 export or engine, 130 interrupted"""
 
 
 CHECKS = """\
-Validate a recipe, read the heads of its data, build and match the models, and print the plan with
-its estimates. Changes nothing."""
+Validate a recipe, read the heads of its data, build and match the models, and print the plan.
+Changes nothing."""
 
 
 def command_line(prog: str, *, check: bool = False) -> argparse.ArgumentParser:
@@ -60,6 +60,12 @@ def command_line(prog: str, *, check: bool = False) -> argparse.ArgumentParser:
             help="validate, read the data's heads, build and match the models, print the plan; "
             "change nothing",
         )
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="also time a forward pass of each model, and say how long training may take"
+        + ("" if check else " (implies --check)"),
+    )
     parser.add_argument(
         "--runs",
         type=Path,
@@ -124,7 +130,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def execute(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Check or run; return what the JSON line says. Heavy imports begin here."""
-    if options.check:
+    checks = options.check or options.estimate
+    if checks:
         from compress.parts.without_compiler import import_torchvision
 
         import_torchvision()  # a second less to wait; training needs the compiler's modules anyway
@@ -137,10 +144,10 @@ def execute(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     from compress.pipeline import run
 
     source = Source(options.recipe, text, options.overrides)
-    if options.check:
+    if checks:
         from compress.plan import plan
 
-        found = plan(recipe, source, options.runs, options.device)
+        found = plan(recipe, source, options.runs, options.device, estimate=options.estimate)
         for line in found.lines():
             console.say(line)
         return {"check": found.to_dict()}

@@ -15,7 +15,7 @@ from export.pictures.images import fit
 _FEW_BOXES = 10
 _TINY = 8.0  # input pixels; below this a detector finds almost nothing
 _SMALL, _MEDIUM = 32.0**2, 96.0**2  # COCO's limits
-_DRAWN_SAMPLE = 16  # drawn pictures of each split that are compared by content
+_DRAWN_SAMPLE = 4  # drawn pictures of each split that are compared by content
 _NAMED = 3
 
 

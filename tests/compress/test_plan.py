@@ -1,0 +1,106 @@
+"""The plan of a run, and the estimate of its time."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.timing.load import LoadWatch
+from compress.plan import Cost, Pass, Stage, _student_stages, _why_useless
+from compress.run import main
+from tests.compress.smoke import opened_smoke, write_smoke
+
+ROOT = Path(__file__).resolve().parents[2]
+EQUAL_TIME = "baseline.equal_time=true"
+
+
+def checked(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    command = [str(write_smoke(folder)), "--json", "--runs", str(folder / "r"), *arguments]
+    assert main(command) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)["check"]
+    return found
+
+
+def test_a_check_times_nothing_and_still_says_steps_parameters_and_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = checked(tmp_path, capsys, "--check", EQUAL_TIME)
+    assert {stage["minutes"] for stage in said["stages"]} == {None}
+    assert all(stage["memory_gib"] > 0 for stage in said["stages"])
+    assert all(stage["parameters"] > 0 for stage in said["stages"])
+    steps = {stage["name"]: stage["steps"] for stage in said["stages"]}
+    assert steps.pop("seed0-baseline_equal_time") is None
+    assert all(count > 0 for count in steps.values())
+    assert said["time"].startswith("--estimate ")
+
+
+def test_an_estimate_is_minutes_of_every_stage_or_the_reason_why_there_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = checked(tmp_path, capsys, "--estimate", "--device", "cpu", EQUAL_TIME)
+    minutes = [stage["minutes"] for stage in said["stages"]]
+    if said["time"].startswith("about "):
+        assert all(one > 0 for one in minutes)
+        assert all(stage["steps"] > 0 for stage in said["stages"])
+    else:
+        assert said["time"].startswith("no estimate of the time: ")
+        assert set(minutes) == {None}
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_no_minutes_are_told_while_another_program_takes_half_of_the_processor(
+    tmp_path: Path,
+) -> None:
+    code = """
+import os, subprocess, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+    try:
+        from compress.run import main
+        code = main(sys.argv[1:])
+    finally:
+        other.kill()
+sys.exit(code)
+"""
+    arguments = [str(write_smoke(tmp_path)), "--estimate", "--json", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)["check"]
+    assert "other programs used" in said["time"]
+    assert {stage["minutes"] for stage in said["stages"]} == {None}
+
+
+def test_a_pass_that_waited_for_its_turn_gives_no_estimate() -> None:
+    cpu = torch.device("cpu")
+    assert _why_useless(LoadWatch.start(), [Pass(1.0, 1.0), Pass(1.0, 0.4)], cpu)
+
+
+def test_the_longest_baseline_trains_as_long_as_the_student_and_its_teacher_think(
+    tmp_path: Path,
+) -> None:
+    run = opened_smoke(tmp_path, EQUAL_TIME)
+    costs = [Cost(1.0, 1e6), Cost(2.0, 1e6)]  # of a student's pass, of a teacher's
+    baseline, student, longer = _student_stages(run, 0, run.build_student(seed=0), costs)
+    assert baseline.minutes is not None
+    assert baseline.steps is not None
+    # a step is three passes of the student, and one of the teacher where there is one
+    assert student.minutes == pytest.approx(baseline.minutes * 5 / 3)
+    assert longer.minutes == student.minutes
+    assert longer.steps == round(baseline.steps * 5 / 3)
+
+
+def test_a_stage_is_told_with_its_minutes_if_they_are_known() -> None:
+    stage = Stage("teacher", 950, 562_000, 0.1, None)
+    assert stage.line() == "  teacher: 950 steps, 0.562M parameters, 0.1 GiB"
+    timed = Stage("teacher", 950, 562_000, 0.1, 2.54)
+    assert timed.line() == "  teacher: 950 steps, 0.562M parameters, 0.1 GiB, about 2.5 min"
+    assert "as many steps as the student's time allows" in Stage("b", None, 1, 0.1, None).line()

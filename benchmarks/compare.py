@@ -8,12 +8,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
 
 from export.errors import RecipeError, ToolkitError
 
 if TYPE_CHECKING:
-    from benchmarks.gates import Content, GatesConfig
+    from pydantic import JsonValue
+
+    from benchmarks.gates import GatesConfig
+    from benchmarks.report.schema import ReportData, ReportRow
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmarks.compare") -> int:
@@ -52,36 +57,53 @@ def _gates(options: argparse.Namespace) -> "GatesConfig":
         raise RecipeError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def differences(before: "Content", after: "Content") -> list[dict[str, Any]]:
-    """One entry per row of either report; figures that a side lacks are None."""
+class Figures(TypedDict):
+    """One row of one report."""
+
+    ap: float | None
+    p50_ms: float | None
+    p99_ms: float | None
+    size_mb: float | None
+    verdict: str
+    sha256: str | None
+
+
+class Change(TypedDict):
+    """One row of both reports; None for a report that lacks it."""
+
+    row: str
+    before: Figures | None
+    after: Figures | None
+
+
+def differences(before: "ReportData", after: "ReportData") -> list[Change]:
+    """Return one entry per row of either report; AP in points, 0..100."""
     from benchmarks.gates import rows_by_key
 
     old, new = rows_by_key(before), rows_by_key(after)
-    found = []
-    for key in dict.fromkeys([*old, *new]):
-        entry: dict[str, Any] = {"row": " ".join(key)}
-        for side, rows in (("before", old), ("after", new)):
-            row = rows.get(key)
-            entry[side] = None if row is None else _figures(row)
-        found.append(entry)
-    return found
+    return [
+        {"row": " ".join(key), "before": _figures(old.get(key)), "after": _figures(new.get(key))}
+        for key in dict.fromkeys([*old, *new])
+    ]
 
 
-def _figures(row: "Content") -> dict[str, Any]:
+def _figures(row: "ReportRow | None") -> Figures | None:
     from benchmarks.gates import latency
 
-    ap = row["ap"]["AP"]
+    if row is None:
+        return None
+    ap = row.ap["AP"]
     return {
         "ap": None if ap is None else 100 * ap,
         "p50_ms": latency(row, "p50"),
         "p99_ms": latency(row, "p99"),
-        "size_mb": row["size_mb"],
-        "verdict": row["verdict"],
-        "sha256": row["sha256"],
+        "size_mb": row.size_mb,
+        "verdict": row.verdict,
+        "sha256": row.sha256,
     }
 
 
-def _table(changes: Sequence[dict[str, Any]]) -> list[str]:
+def _table(changes: Sequence[Change]) -> list[str]:
     width = max(len(change["row"]) for change in changes)
     lines = [f"{'row':<{width}}  {'AP':>20}  {'p50 ms':>22}  {'p99 ms':>22}  {'size MB':>22}"]
     for change in changes:
@@ -91,13 +113,12 @@ def _table(changes: Sequence[dict[str, Any]]) -> list[str]:
             lines.append(f"{change['row']:<{width}}  only in {only} report")
             continue
         same = before["sha256"] is not None and before["sha256"] == after["sha256"]
-        cells = [
+        cells = (
             f"{_points(before['ap'], after['ap']):>20}",
-            *(
-                f"{_ratio(before[name], after[name]):>22}"
-                for name in ("p50_ms", "p99_ms", "size_mb")
-            ),
-        ]
+            f"{_ratio(before['p50_ms'], after['p50_ms']):>22}",
+            f"{_ratio(before['p99_ms'], after['p99_ms']):>22}",
+            f"{_ratio(before['size_mb'], after['size_mb']):>22}",
+        )
         lines.append(f"{change['row']:<{width}}  {'  '.join(cells)}{'  same file' if same else ''}")
     return lines
 
@@ -114,12 +135,12 @@ def _ratio(before: float | None, after: float | None) -> str:
     return f"{before:.3g} -> {after:.3g} ({100 * (after / before - 1):+.0f}%)"
 
 
-def _notes(before: "Content", after: "Content") -> list[str]:
+def _notes(before: "ReportData", after: "ReportData") -> list[str]:
     from benchmarks.gates import rows_by_key
 
     notes = []
     for name in ("cpu", "gpu"):
-        sides = [report["environment"].get(name) for report in (before, after)]
+        sides = [report.environment.get(name) for report in (before, after)]
         if sides[0] != sides[1]:
             notes.append(
                 f"measured on different machines: {name} {_model(sides[0])} and "
@@ -129,14 +150,14 @@ def _notes(before: "Content", after: "Content") -> list[str]:
         f"{where} {' '.join(key)}"
         for where, report in (("first", before), ("second", after))
         for key, row in rows_by_key(report).items()
-        if row["verdict"] not in {"valid", "not measured"}
+        if row.verdict.partition(":")[0] not in {"valid", "not measured"}
     ]
     if noisy:
         notes.append(f"noisy timings: {', '.join(noisy)}")
     return notes
 
 
-def _model(part: Any) -> str:
+def _model(part: "JsonValue") -> str:
     return str(part.get("model", part)) if isinstance(part, dict) else str(part)
 
 

@@ -1,19 +1,18 @@
 """Limits that a new report must keep against an old one, and what breaks them."""
 
-import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from benchmarks.report.content import ReportData
+from benchmarks.report.content import read_report
+from benchmarks.report.schema import ReportData, ReportRow
 from export.config import Section
 from export.errors import ToolkitError
 
-Content = Mapping[str, Any]
 RowKey = tuple[str, str, str]
+Quantile = Literal["p50", "p99"]
 
 
 class GateError(ToolkitError):
@@ -59,7 +58,7 @@ def parse_limit(limit: str | float) -> tuple[float, bool]:
     return (number / 100, True) if found.group(2) else (number, False)
 
 
-def load_report(path: Path) -> dict[str, Any]:
+def load_report(path: Path) -> ReportData:
     """Read a report.json, given itself, its folder or the run's folder.
 
     Raises:
@@ -71,30 +70,26 @@ def load_report(path: Path) -> dict[str, Any]:
         raise ToolkitError(
             f"{path}: there is no report here; give a report.json, a report's folder or a run's"
         )
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        ReportData.model_validate(content)
-    except (OSError, ValueError, ValidationError) as error:
-        raise ToolkitError(f"{file}: is not a readable report: {error}") from None
-    return content
+    return read_report(file)
 
 
-def rows_by_key(content: Content) -> dict[RowKey, Content]:
-    """The rows by (model, backend, precision); of several teachers or seeds the first."""
-    found: dict[RowKey, Content] = {}
-    for row in content["rows"]:
-        found.setdefault((row["model"], row["backend"], row["precision"]), row)
+def rows_by_key(data: ReportData) -> dict[RowKey, ReportRow]:
+    """Return the rows by (model, backend, precision); of several teachers or seeds the first."""
+    found: dict[RowKey, ReportRow] = {}
+    for row in data.rows:
+        found.setdefault((row.model, row.backend, row.precision), row)
     return found
 
 
-def latency(row: Content, quantile: str) -> float | None:
-    """The end-to-end latency in ms, None where it was not measured."""
-    scope = (row["latency_ms"] or {}).get("end_to_end")
-    value = scope.get(quantile) if scope else None
-    return None if value is None else float(value)
+def latency(row: ReportRow, quantile: Quantile) -> float | None:
+    """Return the end-to-end latency in ms; None where it was not measured."""
+    if row.latency_ms is None:
+        return None
+    scope = row.latency_ms.end_to_end
+    return scope.p50 if quantile == "p50" else scope.p99
 
 
-def broken_gates(before: Content, after: Content, gates: GatesConfig) -> list[str]:
+def broken_gates(before: ReportData, after: ReportData, gates: GatesConfig) -> list[str]:
     """Say which limits the rows that both reports have do not keep; empty when all do.
 
     A limit that cannot be judged counts as broken: a row that is gone, a figure that was not
@@ -109,10 +104,11 @@ def broken_gates(before: Content, after: Content, gates: GatesConfig) -> list[st
         title = " ".join(key)
         if gates.max_ap_drop is not None:
             lines += _ap_drop(title, old[key], new[key], gates.max_ap_drop)
-        for quantile, limit in (("p50", gates.max_p50), ("p99", gates.max_p99)):
+        limits: dict[Quantile, str | float | None] = {"p50": gates.max_p50, "p99": gates.max_p99}
+        for quantile, limit in limits.items():
             if limit is not None:
                 values = latency(old[key], quantile), latency(new[key], quantile)
-                noisy = [r["verdict"] for r in (old[key], new[key]) if r["verdict"] != "valid"]
+                noisy = [r.verdict for r in (old[key], new[key]) if r.verdict != "valid"]
                 if noisy and not gates.allow_noisy:
                     lines.append(
                         f"{title}: {quantile} cannot be judged, the timing is {noisy[0]}; measure "
@@ -121,13 +117,13 @@ def broken_gates(before: Content, after: Content, gates: GatesConfig) -> list[st
                 else:
                     lines += _growth(title, f"end-to-end {quantile}", "ms", values, limit)
         if gates.max_size is not None:
-            sizes = old[key]["size_mb"], new[key]["size_mb"]
+            sizes = old[key].size_mb, new[key].size_mb
             lines += _growth(title, "size", "MB", sizes, gates.max_size)
     return lines
 
 
-def _ap_drop(title: str, old: Content, new: Content, limit: float) -> list[str]:
-    before, after = old["ap"]["AP"], new["ap"]["AP"]
+def _ap_drop(title: str, old: ReportRow, new: ReportRow, limit: float) -> list[str]:
+    before, after = old.ap["AP"], new.ap["AP"]
     if before is None or after is None:
         return [f"{title}: AP cannot be judged, it was not measured in both"]
     drop = 100 * (before - after)

@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from benchmarks.accuracy import COCO, SIZE
 from benchmarks.accuracy.deployed import deployed_accuracy
 from benchmarks.accuracy.evaluate import (
     category_of_label,
@@ -14,18 +13,18 @@ from benchmarks.accuracy.evaluate import (
     predict,
     save_predictions,
 )
-from benchmarks.accuracy.metric import CocoResult, MetricValues
+from benchmarks.accuracy.metric import CocoResult
 from benchmarks.data.folder import read_measured
 from benchmarks.data.image_set import ImageSet, coco_ground_truth
-from benchmarks.report.content import ReportData, ReportRow, Speed, write_report
+from benchmarks.report.content import report_row, speed_of, write_report
 from benchmarks.report.samples import sample_grid, telling_pictures
+from benchmarks.report.schema import Picture, ReportData, ReportRow, Speed
 from benchmarks.report.text import row_title
 from benchmarks.timing.environment import environment
-from benchmarks.timing.latency import BenchmarkConfig, Timing, ratio_ci
+from benchmarks.timing.latency import BenchmarkConfig, ratio_ci
+from benchmarks.timing.records import Timing
 from benchmarks.timing.repeats import EngineSettings, measure_repeatedly
 from benchmarks.timing.throughput import sweep
-from export.artifact.manifest import Manifest
-from export.engine import Engine
 
 
 def measure(
@@ -55,9 +54,8 @@ def measure(
     engines = {name: make() for name, make in openers.items()}
     for engine in engines.values():
         category_of_label(engine.manifest, images)  # wrong classes are found before any work
-    predictions: dict[str, list[CocoResult]] = {}
-    metrics: dict[str, dict[str, MetricValues]] = {}
     paths = dict(zip(engines, models, strict=True))
+    predictions: dict[str, list[CocoResult]] = {}
     # Before this process opens anything itself, so that a GPU is held by who measures it alone.
     timings = measure_repeatedly(openers, images, config, _say)
     with ExitStack() as stack:
@@ -65,90 +63,50 @@ def measure(
         for name, engine in opened.items():
             _say(f"{name}: {len(images)} pictures")
             predictions[name] = predict(engine, images)
-            metrics[name] = compute_metrics(predictions[name], truth, paths[name])
-        content = _content(paths, opened, metrics, timings)
         _say(f"throughput at batch {_listed(config.throughput_batches)}")
         swept = sweep(opened, images, config)
     rows = []
-    for row, (name, engine) in zip(content.rows, engines.items(), strict=True):
+    for name, engine in engines.items():
+        timings[name] = timings[name].model_copy(update={"throughput": tuple(swept[name])})
+        metrics = compute_metrics(predictions[name], truth, paths[name])
+        row = report_row(engine.manifest, metrics, timings[name], paths[name])
         threshold = engine.manifest.score_threshold
-        measured = {
-            "deployed": deployed_accuracy(predictions[name], truth, threshold),
-            "throughput": tuple(entry.to_dict() for entry in swept[name]),
-        }
-        rows.append(row.model_copy(update=measured))
-    content = content.model_copy(update={"rows": tuple(rows)})
-    content = content.model_copy(update={"name": f"{data.stem}, {len(images)} pictures"})
+        deployed = deployed_accuracy(predictions[name], truth, threshold)
+        rows.append(row.model_copy(update={"deployed": deployed}))
+    rows = _told_apart(rows, list(engines))
+    content = ReportData(
+        name=f"{data.stem}, {len(images)} pictures",
+        environment=environment(),
+        rows=tuple(rows),
+        speed=_speeds(rows, [timings[name] for name in engines]),
+        per_class={name: row.per_class for name, row in zip(engines, rows, strict=True)},
+    )
     if out is not None:
         content = _save(content, images, predictions, out)
     return content
 
 
-def _content(
-    paths: Mapping[str, Path],
-    engines: Mapping[str, Engine],
-    metrics: Mapping[str, Mapping[str, MetricValues]],
-    timings: Mapping[str, Timing],
-) -> ReportData:
-    rows = [
-        _row(paths[name], engine.manifest, metrics[name], timings[name])
-        for name, engine in engines.items()
-    ]
-    rows = _told_apart(rows, list(engines))
-    titles = dict(zip(engines, (row_title(row.model_dump()) for row in rows), strict=True))
-    first, *others = engines
-    return ReportData(
-        name="",
-        environment=environment(),
-        rows=tuple(rows),
-        speed=tuple(
-            _speed(titles[name], titles[first], timings[name], timings[first]) for name in others
-        ),
-        per_class={name: metrics[name][COCO].per_class for name in engines},
+def _speeds(rows: Sequence[ReportRow], timings: Sequence[Timing]) -> tuple[Speed, ...]:
+    """Compare every model end to end with the first."""
+    reference, first = row_title(rows[0]), timings[0]
+    return tuple(
+        speed_of(
+            row_title(row),
+            reference,
+            "end_to_end",
+            ratio_ci(first.end_to_end_blocks, timing.end_to_end_blocks),
+        )
+        for row, timing in list(zip(rows, timings, strict=True))[1:]
     )
 
 
 def _told_apart(rows: Sequence[ReportRow], names: Sequence[str]) -> list[ReportRow]:
     """Add the file's name to models that would be called the same, such as two forms of NMS."""
-    titles = [row_title(row.model_dump()) for row in rows]
+    titles = [row_title(row) for row in rows]
     return [
         row.model_copy(update={"model": f"{row.model} {name}"}) if titles.count(title) > 1 else row
         for row, title, name in zip(rows, titles, names, strict=True)
     ]
-
-
-def _row(
-    path: Path, manifest: Manifest, metrics: Mapping[str, MetricValues], timing: Timing
-) -> ReportRow:
-    certificate = manifest.certificate
-    return ReportRow(
-        model=manifest.model,
-        backend=manifest.backend,
-        precision=manifest.precision,
-        artifact=str(path),
-        sha256=manifest.sha256,
-        size_mb=metrics[SIZE].values[SIZE],
-        parameters=manifest.parameters,
-        ap=metrics[COCO].values,
-        metrics=dict(metrics),
-        latency_ms=timing.to_dict(),
-        predictions=None,
-        verdict=timing.verdict,
-        parity=dict(manifest.parity),
-        certificate=None if certificate is None else certificate.model_dump(mode="json"),
-    )
-
-
-def _speed(model: str, reference: str, timing: Timing, reference_timing: Timing) -> Speed:
-    ratio = ratio_ci(reference_timing.end_to_end_blocks, timing.end_to_end_blocks)
-    return Speed(
-        model=model,
-        reference=reference,
-        scope="end_to_end",
-        ratio=ratio.ratio,
-        ci95=ratio.ci95,
-        verdict=ratio.verdict,
-    )
 
 
 def _save(
@@ -166,13 +124,11 @@ def _save(
     sheet = sample_grid(
         images, telling_pictures(images, 8), predictions, threshold, out / "plots" / "samples.jpg"
     )
-    picture = {
-        "path": sheet.relative_to(out).as_posix(),
-        "caption": f"Boxes with a score of {threshold} and above",
-    }
-    saved = ReportData.model_validate(
-        {**content.model_dump(by_alias=True), "rows": rows, "pictures": [picture]}
+    picture = Picture(
+        path=sheet.relative_to(out).as_posix(),
+        caption=f"Boxes with a score of {threshold} and above",
     )
+    saved = content.model_copy(update={"rows": tuple(rows), "pictures": (picture,)})
     write_report(saved, out)
     return saved
 

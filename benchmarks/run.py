@@ -14,7 +14,7 @@ from export.arguments import DEVICES, positive
 from export.errors import ToolkitError
 
 if TYPE_CHECKING:
-    from benchmarks.report.text import Content
+    from benchmarks.report.schema import ReportData
 
 INTERRUPTED = 130
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmar
     """Measure; return the exit code: 0 good, 1 to 6 as in `export.errors`, 130 interrupted."""
     options = command_line(prog).parse_args(arguments)
     from benchmarks.measure import measure
-    from benchmarks.report.content import report_content
+    from benchmarks.report.content import complete
     from benchmarks.timing.repeats import EngineSettings
 
     try:
@@ -46,25 +46,25 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmar
     except KeyboardInterrupt:
         print("interrupted; nothing was reported", file=sys.stderr)
         return INTERRUPTED
-    plain = report_content(content)
-    _print_table(plain)
+    content = complete(content)
+    _print_table(content)
     if options.out is not None:
         print(f"report: {options.out / 'report.html'}")
     if options.json:
-        print(json.dumps(plain, allow_nan=False))
+        print(json.dumps(content.model_dump(mode="json", by_alias=True), allow_nan=False))
     return 0
 
 
-def _print_table(content: "Content") -> None:
+def _print_table(data: "ReportData") -> None:
     from benchmarks.report.text import HEADER, table_footnotes, table_row
 
-    for warning in content["warnings"]:
+    for warning in data.warnings:
         print(f"warning: {warning}")
-    cells = [list(HEADER)] + [table_row(row) for row in content["rows"]]
+    cells = [list(HEADER)] + [table_row(row) for row in data.rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEADER))]
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
-    for note in table_footnotes(content):
+    for note in table_footnotes(data):
         print(note)
 
 

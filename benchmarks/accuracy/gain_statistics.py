@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.accuracy.coco_map import evaluate_boxes
 from benchmarks.accuracy.metric import CocoResult
 from benchmarks.data.image_set import GroundTruth
+from benchmarks.record import Record
 
 Verdict = Literal["proven", "not proven", "not proven (one seed)", "worse"]
 
@@ -52,8 +53,7 @@ def verdict(differences: Sequence[float]) -> Verdict:
     return "worse" if interval[1] < 0 else "not proven"
 
 
-@dataclass(frozen=True)
-class BootstrapGain:
+class BootstrapGain(Record):
     """AP of one set of detections minus AP of another, on the same pictures.
 
     Attributes:

@@ -5,7 +5,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from benchmarks.report.plots import Plot
+from benchmarks.report.schema import ReportData
 from benchmarks.report.tables import (
     Table,
     accuracy_tables,
@@ -16,7 +19,6 @@ from benchmarks.report.tables import (
 from benchmarks.report.text import (
     HEADER,
     NUMERIC_COLUMNS,
-    Content,
     facts,
     headlines,
     table_footnotes,
@@ -87,51 +89,51 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 10p
 """
 
 
-def html_page(content: Content, plots: Sequence[Plot], folder: Path) -> str:
+def html_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
     """The whole report as one HTML file, pictures inside."""
-    name = escape(content["name"])
-    sentence = content.get("headline")
+    name = escape(data.name)
+    sentence = data.headline
     body = [
         f"<h1>{name}</h1>",
         f'<p class="headline">{escape(sentence)}</p>' if sentence else "",
-        *(f'<div class="warning" role="alert">{escape(w)}</div>' for w in content["warnings"]),
-        _tiles(content),
+        *(f'<div class="warning" role="alert">{escape(w)}</div>' for w in data.warnings),
+        _tiles(data),
         "<h2>Results</h2>",
         _table(
             HEADER,
-            [table_row(row) for row in content["rows"]],
+            [table_row(row) for row in data.rows],
             NUMERIC_COLUMNS,
-            [row["model"] for row in content["rows"]],
+            [row.model for row in data.rows],
         ),
-        _notes(table_footnotes(content)),
+        _notes(table_footnotes(data)),
         _plots([plot for plot in plots if plot.chapter == "results"]),
-        *_chapter("Accuracy", accuracy_tables(content)),
+        *_chapter("Accuracy", accuracy_tables(data)),
         _plots([plot for plot in plots if plot.chapter == "classes"]),
     ]
-    if content["pictures"]:
+    if data.pictures:
         body += ["<h2>Photographs</h2>", '<div class="plots">']
-        for picture in content["pictures"]:
-            body.append(_figure(folder / picture["path"], picture["caption"], "wide large"))
+        for picture in data.pictures:
+            body.append(_figure(folder / picture.path, picture.caption, "wide large"))
         body.append("</div>")
-    body += _chapter("Timing", timing_tables(content))
-    body += _chapter("Parity and precision", trust_tables(content))
-    if content["training"]:
-        header, cells = training_table(content)
-        terms = terms_table(content)
+    body += _chapter("Timing", timing_tables(data))
+    body += _chapter("Parity and precision", trust_tables(data))
+    if data.training:
+        header, cells = training_table(data)
+        terms = terms_table(data)
         body += [
             "<h2>Training</h2>",
             _table(header, cells, range(1, len(header))),
             _plots([plot for plot in plots if plot.chapter == "training"]),
             *(_titled(terms) if terms else []),
         ]
-    if content["data"]:
-        body += ["<h2>Data</h2>", _facts(content["data"])]
-    if content["notes"]:
-        items = "".join(f"<li>{escape(note)}</li>" for note in content["notes"])
+    if data.data:
+        body += ["<h2>Data</h2>", _facts(data.data)]
+    if data.notes:
+        items = "".join(f"<li>{escape(note)}</li>" for note in data.notes)
         body += ["<h2>Notes</h2>", f"<ul>{items}</ul>"]
-    body += ["<h2>Environment</h2>", _facts(content["environment"])]
-    if content["recipe"]:
-        body += ["<h2>Recipe</h2>", f"<pre>{escape(content['recipe'].rstrip())}</pre>"]
+    body += ["<h2>Environment</h2>", _facts(data.environment)]
+    if data.recipe:
+        body += ["<h2>Recipe</h2>", f"<pre>{escape(data.recipe.rstrip())}</pre>"]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -157,12 +159,12 @@ def _titled(table: Table) -> list[str]:
     return [f"<h3>{escape(table.title)}</h3>", drawn, _notes(table.notes) if table.notes else ""]
 
 
-def _tiles(content: Content) -> str:
+def _tiles(data: ReportData) -> str:
     tiles = [
         f'<div class="tile {headline.tone}"><h3>{escape(headline.title)}</h3>'
         f'<div class="figure">{escape(headline.figure)}</div>'
         f"<p>{escape(headline.explanation)}</p></div>"
-        for headline in headlines(content)
+        for headline in headlines(data)
     ]
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
 
@@ -220,7 +222,7 @@ def _figure(path: Path, caption: str, kind: str) -> str:
     )
 
 
-def _facts(tree: object) -> str:
+def _facts(tree: JsonValue) -> str:
     if isinstance(tree, str):
         return f"<pre>{escape(tree.rstrip())}</pre>"
     rows = "".join(

@@ -1,10 +1,11 @@
 """Put labels beside points so that neither labels nor points lie on one another."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
 # Offsets in points and the text's alignment: near first, then farther out, with a line.
@@ -26,7 +27,7 @@ MARKER_PX = 7
 
 def place_labels(
     axes: "Axes", spots: Sequence[tuple[float, float, str]], *, color: str, line: str
-) -> list[Any]:
+) -> list["Annotation"]:
     """Annotate each (x, y, text) where it covers least; return the annotations.
 
     Every place is tried in the figure as it will be drawn; the first that touches no point and no
@@ -42,7 +43,7 @@ def place_labels(
     frame = axes.get_window_extent()
     placed = []
     for x, y, text in spots:
-        best: tuple[float, Any, Bbox] | None = None
+        best: tuple[float, Annotation, Bbox] | None = None
         for number, (dx, dy, side) in enumerate((*NEAR, *FAR)):
             note = axes.annotate(
                 text,

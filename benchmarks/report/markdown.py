@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from benchmarks.report.plots import Plot
+from benchmarks.report.schema import ReportData
 from benchmarks.report.tables import (
     Table,
     accuracy_tables,
@@ -14,7 +17,6 @@ from benchmarks.report.tables import (
 from benchmarks.report.text import (
     HEADER,
     NUMERIC_COLUMNS,
-    Content,
     facts,
     headlines,
     table_footnotes,
@@ -23,42 +25,42 @@ from benchmarks.report.text import (
 )
 
 
-def markdown_page(content: Content, plots: Sequence[Plot], folder: Path) -> str:
+def markdown_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
     """The whole report as Markdown; pictures by relative path."""
-    lines = [f"# {content['name']}", ""]
-    if content.get("headline"):
-        lines += [content["headline"], ""]
-    for warning in content["warnings"]:
+    lines = [f"# {data.name}", ""]
+    if data.headline:
+        lines += [data.headline, ""]
+    for warning in data.warnings:
         lines += [f"> **Warning.** {warning}", ">"]
-    if content["warnings"]:
+    if data.warnings:
         lines[-1] = ""
-    for headline in headlines(content):
+    for headline in headlines(data):
         lines.append(f"- **{headline.title}: {headline.figure}.** {headline.explanation}")
     lines += ["", "## Results", ""]
-    lines += _table(HEADER, [table_row(row) for row in content["rows"]], NUMERIC_COLUMNS)
-    lines += ["", *(f"{note}  " for note in table_footnotes(content)), ""]
+    lines += _table(HEADER, [table_row(row) for row in data.rows], NUMERIC_COLUMNS)
+    lines += ["", *(f"{note}  " for note in table_footnotes(data)), ""]
     lines += _plots(plots, "results", folder)
-    lines += _chapter("Accuracy", accuracy_tables(content))
+    lines += _chapter("Accuracy", accuracy_tables(data))
     lines += _plots(plots, "classes", folder)
-    if content["pictures"]:
+    if data.pictures:
         lines += ["## Photographs", ""]
-        for picture in content["pictures"]:
-            lines += [f"![{picture['caption']}]({picture['path']})", "", picture["caption"], ""]
-    lines += _chapter("Timing", timing_tables(content))
-    lines += _chapter("Parity and precision", trust_tables(content))
-    if content["training"]:
-        header, cells = training_table(content)
-        terms = terms_table(content)
+        for picture in data.pictures:
+            lines += [f"![{picture.caption}]({picture.path})", "", picture.caption, ""]
+    lines += _chapter("Timing", timing_tables(data))
+    lines += _chapter("Parity and precision", trust_tables(data))
+    if data.training:
+        header, cells = training_table(data)
+        terms = terms_table(data)
         lines += ["## Training", "", *_table(header, cells, range(1, len(header))), ""]
         lines += _plots(plots, "training", folder)
         lines += _titled(terms) if terms else []
-    if content["data"]:
-        lines += ["## Data", "", *_facts(content["data"]), ""]
-    if content["notes"]:
-        lines += ["## Notes", "", *(f"- {note}" for note in content["notes"]), ""]
-    lines += ["## Environment", "", *_facts(content["environment"]), ""]
-    if content["recipe"]:
-        lines += ["## Recipe", "", "```yaml", content["recipe"].rstrip(), "```", ""]
+    if data.data:
+        lines += ["## Data", "", *_facts(data.data), ""]
+    if data.notes:
+        lines += ["## Notes", "", *(f"- {note}" for note in data.notes), ""]
+    lines += ["## Environment", "", *_facts(data.environment), ""]
+    if data.recipe:
+        lines += ["## Recipe", "", "```yaml", data.recipe.rstrip(), "```", ""]
     return "\n".join(lines)
 
 
@@ -99,7 +101,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-def _facts(tree: object) -> list[str]:
+def _facts(tree: JsonValue) -> list[str]:
     if isinstance(tree, str):
         return ["```text", tree.rstrip(), "```"]
     return [f"- {key}: {value}" for key, value in facts(tree)]

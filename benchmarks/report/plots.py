@@ -1,15 +1,20 @@
-"""The report's plots, drawn from report.json's content."""
+"""Plots of a report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from benchmarks.accuracy.coco_map import COCO_NAMES
 from benchmarks.report.axes import COLORS, INK, SOFT, color_of, new_figure, plain, plain_ticks, save
 from benchmarks.report.label_places import place_labels
+from benchmarks.report.schema import ReportData, ReportRow, TrainingRun
 from benchmarks.report.story_plots import term_curves, waterfall_bars
 from benchmarks.report.text import model_title
+from benchmarks.timing.records import Latency
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
 
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "^"}
 FAINTER = {"fp16": 0.75, "int8": 0.5}  # bars of one model, told apart by precision
@@ -35,70 +40,96 @@ class Plot:
     wide: bool = False
 
 
-def draw_plots(content: Mapping[str, Any], folder: Path) -> list[Plot]:
-    """Draw every plot that `content` has numbers for.
+def draw_plots(data: ReportData, folder: Path) -> list[Plot]:
+    """Draw every plot that `data` has numbers for.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
     plots = []
-    timed = [row for row in content["rows"] if row["latency_ms"] and row["ap"]["AP"] is not None]
-    if timed:
-        path = latency_scatter(timed, folder / "latency_ap.png")
+    spots = _spots(data.rows)
+    if spots:
+        path = latency_scatter(spots, folder / "latency_ap.png")
         plots.append(
             Plot(path, "Accuracy against end-to-end latency; line: Pareto front", "results")
         )
-    if len(content.get("waterfall") or ()) > 1:
-        path = waterfall_bars(content["waterfall"], folder / "waterfall.png")
+    if len(data.waterfall) > 1:
+        path = waterfall_bars(data.waterfall, folder / "waterfall.png")
         plots.append(
             Plot(path, "AP from the trained models to the device, step by step", "results")
         )
-    runs = content["training"]
-    if any(entry.get("AP") is not None for run in runs.values() for entry in run["curve"]):
+    runs = data.training
+    if any(entry.get("AP") is not None for run in runs.values() for entry in run.curve):
         path = accuracy_curves(runs, folder / "ap_curves.png")
         plots.append(Plot(path, "Validation AP while training", "training"))
     with_losses = {name: run for name, run in runs.items() if _loss_names(run)}
     if with_losses:
         path = loss_curves(with_losses, folder / "losses.png")
         plots.append(Plot(path, "Loss terms as they enter the sum, first seed", "training"))
-    terms = {name: run["terms"] for name, run in runs.items() if run.get("terms")}
+    terms = {name: run.terms for name, run in runs.items() if run.terms}
     if terms:
         path = term_curves(terms, folder / "terms.png")
         title = "Distillation terms over the task loss: their values and their gradients"
         plots.append(Plot(path, title, "training", wide=True))
-    if content["per_class"]:
-        path = class_bars(content["per_class"], folder / "per_class.png")
-        classes = max(len(column) for column in content["per_class"].values())
+    if data.per_class:
+        path = class_bars(data.per_class, folder / "per_class.png")
+        classes = max(len(column) for column in data.per_class.values())
         most = f", the {MOST_CLASSES} lowest of {classes}" if classes > MOST_CLASSES else ""
         plots.append(Plot(path, f"AP by class{most}", "classes", wide=True))
     return plots
 
 
-def latency_scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+@dataclass(frozen=True)
+class Spot:
+    """A row in the plot of accuracy against latency.
+
+    Attributes:
+        latency: end to end, milliseconds.
+        ap: AP points, 0..100.
+    """
+
+    row: ReportRow
+    latency: Latency
+    ap: float
+
+    @property
+    def at(self) -> tuple[float, float]:
+        """Milliseconds and AP points."""
+        return self.latency.p50, self.ap
+
+
+def _spots(rows: Sequence[ReportRow]) -> list[Spot]:
+    return [
+        Spot(row, row.latency_ms.end_to_end, 100 * ap)
+        for row in rows
+        if row.latency_ms is not None and (ap := row.ap["AP"]) is not None
+    ]
+
+
+def latency_scatter(drawn: Sequence[Spot], path: Path) -> Path:
     """AP against median end-to-end latency with its interval; the Pareto front as a line."""
     figure, (axes,) = new_figure(7, 4.6)
-    spots = []
-    front = pareto_front([_spot(row) for row in rows])
-    crowded = len(rows) > MOST_LABELS
-    for row in rows:
-        latency = row["latency_ms"]["end_to_end"]
-        x, y = _spot(row)
-        low, high = latency["ci95_p50"]
-        color = color_of(row["model"])
+    labels = []
+    front = pareto_front([spot.at for spot in drawn])
+    crowded = len(drawn) > MOST_LABELS
+    for spot in drawn:
+        row, (x, y) = spot.row, spot.at
+        low, high = spot.latency.ci95_p50
+        color = color_of(row.model)
         axes.errorbar(
             x,
             y,
             xerr=[[max(0.0, x - low)], [max(0.0, high - x)]],
-            fmt=MARKERS.get(row["precision"], "D"),
+            fmt=MARKERS.get(row.precision, "D"),
             color=color,
             markersize=8,
             capsize=3,
-            markerfacecolor="white" if row["backend"] == "torch" else color,
+            markerfacecolor="white" if row.backend == "torch" else color,
         )
-        if not crowded or row["model"] == "student" or (x, y) in front:
+        if not crowded or row.model == "student" or (x, y) in front:
             model = plain(model_title(row), LONGEST_LABEL)
-            spots.append((x, y, f"{model}\n{row['backend']} {row['precision']}"))
-    xs = [_spot(row)[0] for row in rows]
+            labels.append((x, y, f"{model}\n{row.backend} {row.precision}"))
+    xs = [spot.latency.p50 for spot in drawn]
     if max(xs) > 4 * min(xs):
         axes.set_xscale("log")
     axes.step(*zip(*front, strict=True), where="post", color=SOFT, linewidth=1, zorder=0)
@@ -106,13 +137,8 @@ def latency_scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     axes.set_xlabel("end-to-end latency, median, ms")
     axes.set_ylabel("AP")
     plain_ticks(axes.xaxis)
-    place_labels(axes, spots, color=INK, line=SOFT)
+    place_labels(axes, labels, color=INK, line=SOFT)
     return save(figure, path)
-
-
-def _spot(row: Mapping[str, Any]) -> tuple[float, float]:
-    """Milliseconds and AP points."""
-    return row["latency_ms"]["end_to_end"]["p50"], 100 * row["ap"]["AP"]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -124,24 +150,21 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     return front
 
 
-def accuracy_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+def accuracy_curves(runs: Mapping[str, TrainingRun], path: Path) -> Path:
     """AP against step, a line per run; further seeds of a model are paler."""
     figure, (axes,) = new_figure(7, 5.2)
     seen: set[str] = set()
     for name, run in runs.items():
-        curve = [(entry["step"], 100 * entry["AP"]) for entry in run["curve"]
-                 if entry.get("AP") is not None]  # fmt: skip
+        curve = [(step, 100 * ap) for step, ap in _curve(run, "AP")]
         if not curve:
             continue
-        first = run["model"] not in seen
-        seen.add(run["model"])
+        first = run.model not in seen
+        seen.add(run.model)
         axes.plot(
             *zip(*curve, strict=True),
-            color=color_of(run["model"]),
+            color=color_of(run.model),
             alpha=1.0 if first else 0.4,
-            label=(run["model"].replace("_", " ") if run["model"] in COLORS else name)
-            if first
-            else None,
+            label=(run.model.replace("_", " ") if run.model in COLORS else name) if first else None,
             marker="o",
             markersize=3,
         )
@@ -152,11 +175,11 @@ def accuracy_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     return save(figure, path)
 
 
-def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+def loss_curves(runs: Mapping[str, TrainingRun], path: Path) -> Path:
     """Every loss term against step, a panel per model (its first seed), one colour per term."""
-    firsts: dict[str, Mapping[str, Any]] = {}
+    firsts: dict[str, TrainingRun] = {}
     for run in runs.values():
-        firsts.setdefault(run["model"], run)
+        firsts.setdefault(run.model, run)
     names = list(dict.fromkeys(name for run in firsts.values() for name in _loss_names(run)))
     columns = min(2, len(firsts))
     rows = -(-len(firsts) // columns)
@@ -166,7 +189,7 @@ def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     positive = True
     for axes, (model, run) in zip(panels, firsts.items(), strict=False):
         for number, name in enumerate(names):
-            curve = [(e["step"], e[name]) for e in run["curve"] if e.get(name) is not None]
+            curve = _curve(run, name)
             if not curve:
                 continue
             positive = positive and all(value > 0 for _, value in curve)
@@ -185,7 +208,7 @@ def loss_curves(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
         axes.set_yscale("log" if positive else "linear")
         plain_ticks(axes.yaxis)
         axes.set_xlabel("optimizer step")
-    entries: dict[str, Any] = {}
+    entries: dict[str, Artist] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         entries.update(zip(labels, handles, strict=True))
@@ -235,8 +258,17 @@ def class_bars(per_class: Mapping[str, Mapping[str, float | None]], path: Path) 
     return save(figure, path)
 
 
-def _loss_names(run: Mapping[str, Any]) -> list[str]:
+def _curve(run: TrainingRun, name: str) -> list[tuple[float, float]]:
+    """Return (step, value) of every evaluation that has a value of this name."""
+    return [
+        (step, value)
+        for entry in run.curve
+        if (step := entry.get("step")) is not None and (value := entry.get(name)) is not None
+    ]
+
+
+def _loss_names(run: TrainingRun) -> list[str]:
     names: dict[str, None] = {}
-    for entry in run["curve"]:
+    for entry in run.curve:
         names.update(dict.fromkeys(key for key, value in entry.items() if value is not None))
     return [n for n in names if n not in NOT_LOSSES and not n.startswith("ratio/")]

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,8 @@ from benchmarks.data.image_set import ImageSet, read_photograph
 from export.atomic import write_bytes
 from export.detections import Detections
 from export.draw import draw_boxes
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 CELL = 288  # pixels per side
 MARGIN = 6
@@ -69,7 +70,7 @@ def sample_grid(
     return write_bytes(buffer.getvalue(), out)
 
 
-def _fitting(pen: ImageDraw.ImageDraw, text: str, font: Any) -> str:
+def _fitting(pen: ImageDraw.ImageDraw, text: str, font: Font) -> str:
     """The text, cut where its column ends."""
     if pen.textlength(text, font) <= CELL:
         return text

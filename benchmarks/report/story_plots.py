@@ -1,11 +1,15 @@
-"""Plots of the way from teacher to device, and of distillation terms over time."""
+"""Plots of the AP waterfall and of the distillation terms over time."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from benchmarks.report.axes import INK, SOFT, color_of, new_figure, plain, plain_ticks, save
+from benchmarks.report.schema import Stage, TermSize
 from benchmarks.report.text import signed_points
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
 
 GAIN, LOSS = "#0a7d4f", "#b42318"
 VISIBLE = 0.15  # AP points; less is a line without an inside
@@ -13,29 +17,30 @@ MOST_RUNS = 3  # with terms, drawn; further seeds look alike
 LONGEST_TITLE = 44
 
 
-def waterfall_bars(stages: Sequence[Mapping[str, Any]], path: Path) -> Path:
+def waterfall_bars(stages: Sequence[Stage], path: Path) -> Path:
     """A bar per stage, first on top; what changed against the stage it comes from is marked."""
     figure, (axes,) = new_figure(7, 1.0 + 0.42 * len(stages))
-    by_title = {stage["title"]: stage["ap"] for stage in stages}
+    by_title = {stage.title: stage.ap for stage in stages}
     highest = 100 * max(by_title.values())
     for place, stage in enumerate(stages):
-        ap, change = 100 * stage["ap"], stage["change"]
-        axes.barh(place, ap, 0.62, color=color_of(stage["model"]), alpha=0.75)
+        ap, change, against = 100 * stage.ap, stage.change, stage.against
+        end = ap
+        axes.barh(place, ap, 0.62, color=color_of(stage.model), alpha=0.75)
         text = f"{ap:.1f}"
-        if change is not None:
-            before = 100 * by_title[stage["against"]]
+        if change is not None and against is not None:
+            before = 100 * by_title[against]
+            end = max(ap, before)
             if abs(ap - before) >= VISIBLE:
                 axes.barh(
                     place, abs(ap - before), 0.62, left=min(ap, before), facecolor="none",
                     linewidth=1.2, edgecolor=GAIN if change > 0 else LOSS, hatch="////",
                 )  # fmt: skip
             text += f"  ({signed_points(change, 2 if abs(change) < 0.01 else 1)})"
-        end = ap if change is None else max(ap, 100 * by_title[stage["against"]])
         axes.annotate(
             text, (end, place), (5, 0), textcoords="offset points", va="center", fontsize=9,
             color=INK,
         )  # fmt: skip
-    axes.set_yticks(range(len(stages)), [plain(stage["title"], LONGEST_TITLE) for stage in stages])
+    axes.set_yticks(range(len(stages)), [plain(stage.title, LONGEST_TITLE) for stage in stages])
     axes.set_ylim(len(stages) - 0.4, -0.6)
     axes.set_xlim(0, max(1.0, highest) * 1.24)
     axes.grid(axis="y", visible=False)
@@ -43,22 +48,24 @@ def waterfall_bars(stages: Sequence[Mapping[str, Any]], path: Path) -> Path:
     return save(figure, path)
 
 
-def term_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> Path:
+def term_curves(runs: Mapping[str, Sequence[TermSize]], path: Path) -> Path:
     """Two panels per run, side by side: each term's value and gradient over the task loss's."""
     chosen = list(runs.items())[:MOST_RUNS]
-    names = list(dict.fromkeys(entry["name"] for _, entries in chosen for entry in entries))
+    names = list(dict.fromkeys(entry.name for _, entries in chosen for entry in entries))
     lines = -(-len(names) // 4)
     figure, panels = new_figure(9, 2.6 * len(chosen) + 0.25 * lines, len(chosen), 2)
-    entries_of: dict[str, Any] = {}
+    entries_of: dict[str, Artist] = {}
     for row, (run, entries) in enumerate(chosen):
-        for column, (key, title) in enumerate((("ratio", "value"), ("gradient_ratio", "gradient"))):
+        for column, title in enumerate(("value", "gradient")):
             axes = panels[2 * row + column]
             positive = False
             for number, name in enumerate(names):
                 curve = [
-                    (entry["step"], entry[key])
+                    (entry.step, ratio)
                     for entry in entries
-                    if entry["name"] == name and entry.get(key) is not None
+                    if entry.name == name
+                    and entry.step is not None
+                    and (ratio := entry.gradient_ratio if column else entry.ratio) is not None
                 ]
                 if not curve:
                     continue

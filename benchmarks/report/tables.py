@@ -1,13 +1,14 @@
-"""The report's further tables, the same in every format. Reads report.json's content."""
+"""Tables of a report below the results, the same in every format."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from pydantic import JsonValue
 
 from benchmarks.accuracy import COCO, SIZE
+from benchmarks.report.schema import ReportData, ReportRow, Stage, TermSize
 from benchmarks.report.text import (
     ABSENT,
-    Content,
     facts,
     milliseconds,
     points,
@@ -40,43 +41,43 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def accuracy_tables(content: Content) -> list[Table]:
+def accuracy_tables(data: ReportData) -> list[Table]:
     """Waterfall, sizes, as deployed, classes; those that there are numbers for."""
     return [
         table
         for table in (
-            waterfall_table(content.get("waterfall") or ()),
-            size_table(content),
-            deployed_table(content),
-            metric_table(content),
-            class_table(content),
+            waterfall_table(data.waterfall),
+            size_table(data),
+            deployed_table(data),
+            metric_table(data),
+            class_table(data),
         )
         if table is not None
     ]
 
 
-def timing_tables(content: Content) -> list[Table]:
+def timing_tables(data: ReportData) -> list[Table]:
     """Every scope in full, throughput, and what the machine did meanwhile."""
-    found = (scope_table(content), throughput_table(content), watch_table(content))
+    found = (scope_table(data), throughput_table(data), watch_table(data))
     return [table for table in found if table is not None]
 
 
-def trust_tables(content: Content) -> list[Table]:
+def trust_tables(data: ReportData) -> list[Table]:
     """Parity with torch, and in which precision an artifact really computes."""
-    found = (parity_table(content), band_table(content), certificate_table(content))
+    found = (parity_table(data), band_table(data), certificate_table(data))
     return [table for table in found if table is not None]
 
 
-def waterfall_table(stages: Sequence[Content]) -> Table | None:
+def waterfall_table(stages: Sequence[Stage]) -> Table | None:
     """A line per stage of the way from teacher to device."""
     if len(stages) < 2:
         return None
     rows = tuple(
         (
-            stage["title"],
-            points(stage["ap"], 2),
-            ABSENT if stage["change"] is None else signed_points(stage["change"], 2),
-            stage["against"] or "",
+            stage.title,
+            points(stage.ap, 2),
+            ABSENT if stage.change is None else signed_points(stage.change, 2),
+            stage.against or "",
         )
         for stage in stages
     )
@@ -88,36 +89,31 @@ def waterfall_table(stages: Sequence[Content]) -> Table | None:
     )
 
 
-def size_table(content: Content) -> Table | None:
+def size_table(data: ReportData) -> Table | None:
     """AP and AR by object size, a line per row of the results."""
-    rows = [
-        (row_title(row), *(points(row["ap"][name]) for name in SIZES)) for row in content["rows"]
-    ]
+    rows = [(row_title(row), *(points(row.ap[name]) for name in SIZES)) for row in data.rows]
     header = ("row", *(name.replace("_", " ") for name in SIZES))
     return Table("By object size", header, tuple(rows), frozenset(range(1, 7)), (SIZE_NOTE,))
 
 
-def deployed_table(content: Content) -> Table | None:
+def deployed_table(data: ReportData) -> Table | None:
     """AP at the score threshold of use."""
     rows = []
-    for row in content["rows"]:
-        found = row.get("deployed")
+    for row in data.rows:
+        found = row.deployed
         if found:
-            ap = found["ap"]
-            change = (
-                ABSENT
-                if ap["AP"] is None or row["ap"]["AP"] is None
-                else signed_points(ap["AP"] - row["ap"]["AP"])
-            )
+            ap, full = found.ap, row.ap["AP"]
+            at_use = ap["AP"]
+            change = ABSENT if at_use is None or full is None else signed_points(at_use - full)
             rows.append(
                 (
                     row_title(row),
-                    f"{found['score_threshold']:g}",
-                    points(ap["AP"]),
+                    f"{found.score_threshold:g}",
+                    points(at_use),
                     change,
                     points(ap["AP50"]),
                     points(ap["AR100"]),
-                    f"{found['detections_per_picture']:.1f}",
+                    f"{found.detections_per_picture:.1f}",
                 )
             )
     if not rows:
@@ -127,9 +123,9 @@ def deployed_table(content: Content) -> Table | None:
     return Table("As deployed", header, tuple(rows), frozenset(range(1, 7)), (note,))
 
 
-def metric_table(content: Content) -> Table | None:
+def metric_table(data: ReportData) -> Table | None:
     """Values of the metrics that have no column of their own, a line per row of the results."""
-    rows = [(row_title(row), _other_metrics(row)) for row in content["rows"]]
+    rows = [(row_title(row), _other_metrics(row)) for row in data.rows]
     header = list(dict.fromkeys(name for _, found in rows for name in found))
     if not header:
         return None
@@ -137,19 +133,19 @@ def metric_table(content: Content) -> Table | None:
     return Table("Further metrics", ("row", *header), cells, frozenset(range(1, len(header) + 1)))
 
 
-def _other_metrics(row: Content) -> dict[str, float | None]:
+def _other_metrics(row: ReportRow) -> dict[str, float | None]:
     """Value by the name of its column: the value's, with the metric's where the two differ."""
     return {
         value if value == name else f"{name} {value}": number
-        for name, metric in (row.get("metrics") or {}).items()
+        for name, metric in row.metrics.items()
         if name not in (COCO, SIZE)
-        for value, number in metric["values"].items()
+        for value, number in metric.values.items()
     }
 
 
-def class_table(content: Content) -> Table | None:
+def class_table(data: ReportData) -> Table | None:
     """AP by class, a column per exported row."""
-    columns: Mapping[str, Content] = content["per_class"]
+    columns = data.per_class
     if not columns:
         return None
     classes = list(dict.fromkeys(name for column in columns.values() for name in column))
@@ -160,52 +156,53 @@ def class_table(content: Content) -> Table | None:
     return Table("By class", header, rows, frozenset(range(1, len(header))))
 
 
-def scope_table(content: Content) -> Table | None:
+def scope_table(data: ReportData) -> Table | None:
     """All that was measured of the latency of every scope."""
     rows = []
-    names = {"model": "model", "engine": "model with copies", "end_to_end": "end to end"}
     notes: dict[str, None] = {}
-    for row in content["rows"]:
-        latency = row["latency_ms"]
-        if not latency:
+    for row in data.rows:
+        latency = row.latency_ms
+        if latency is None:
             continue
-        if latency.get("model") is None and latency.get("model_scope"):
-            notes[f"{row_title(row)}, model: {latency['model_scope']}."] = None
-        for scope, title in names.items():
-            found = latency.get(scope)
-            if found:
-                figures = [milliseconds(found.get(key)) for key in ("min", "p25", "p50", "p75")]
-                low, high = found["ci95_p50"]
+        if latency.model is None and latency.model_scope:
+            notes[f"{row_title(row)}, model: {latency.model_scope}."] = None
+        scopes = {
+            "model": latency.model,
+            "model with copies": latency.engine,
+            "end to end": latency.end_to_end,
+        }
+        for title, found in scopes.items():
+            if found is not None:
+                quartiles = (found.min, found.p25, found.p50, found.p75)
+                low, high = found.ci95_p50
                 rows.append(
                     (
                         row_title(row),
                         title,
-                        *figures,
+                        *map(milliseconds, quartiles),
                         f"{milliseconds(low)} to {milliseconds(high)}",
-                        *(milliseconds(found.get(key)) for key in ("p90", "p99")),
-                        str(found["n"]),
+                        milliseconds(found.p90),
+                        milliseconds(found.p99),
+                        str(found.n),
                     )
                 )
     if not rows:
         return None
-    quartiles = ("min", "p25", "p50", "p75")
-    header = ("row", "scope", *quartiles, "p50, 95\u00a0%", "p90", "p99", "calls")
+    header = ("row", "scope", "min", "p25", "p50", "p75", "p50, 95\u00a0%", "p90", "p99", "calls")
     return Table(
         "Latency by scope, ms", header, tuple(rows), frozenset(range(2, 10)), _merged(list(notes))
     )
 
 
-def throughput_table(content: Content) -> Table | None:
+def throughput_table(data: ReportData) -> Table | None:
     """Pictures per second by batch."""
-    measured = {
-        row_title(row): row["throughput"] for row in content["rows"] if row.get("throughput")
-    }
+    measured = {row_title(row): row.throughput for row in data.rows if row.throughput}
     if not measured:
         return None
-    batches = sorted({entry["batch"] for entries in measured.values() for entry in entries})
+    batches = sorted({entry.batch for entries in measured.values() for entry in entries})
     rows = []
     for title, entries in measured.items():
-        found = {entry["batch"]: f"{entry['images_per_s']:.0f}" for entry in entries}
+        found = {entry.batch: f"{entry.images_per_s:.0f}" for entry in entries}
         rows.append((title, *(found.get(batch, "not measured") for batch in batches)))
     header = ("row", *(f"batch {batch}" for batch in batches))
     numeric = frozenset(range(1, len(header)))
@@ -214,42 +211,38 @@ def throughput_table(content: Content) -> Table | None:
     )
 
 
-def watch_table(content: Content) -> Table | None:
-    """What clocks, load and GPU did while the stopwatch ran."""
+def watch_table(data: ReportData) -> Table | None:
+    """Clocks, load and GPU while the calls were timed."""
     rows = []
-    for row in content["rows"]:
-        watch = (row["latency_ms"] or {}).get("watch")
-        if watch:
-            energy = watch.get("energy_mj_per_picture")
-            share = watch.get("others_share")
+    gpus: dict[str, None] = {}
+    for row in data.rows:
+        latency = row.latency_ms
+        if latency is None:
+            rows.append((row_title(row), ABSENT, ABSENT, ABSENT, "not measured", row.verdict))
+        elif latency.watch is not None:
+            watch, energy = latency.watch, latency.watch.energy_mj_per_picture
+            share = watch.others_share
+            gpus[watch.gpu] = None
             rows.append(
                 (
                     row_title(row),
-                    row["latency_ms"].get("device", ABSENT),
-                    describe(watch["ranges"]) or ABSENT,
+                    latency.device or ABSENT,
+                    describe(watch.ranges) or ABSENT,
                     ABSENT if share is None else f"{share:.0%}",
                     "not measured" if energy is None else f"{energy:.1f}",
-                    row["verdict"],
+                    row.verdict,
                 )
             )
-        elif row["latency_ms"] is None:
-            absent = (ABSENT, ABSENT, ABSENT, "not measured")
-            rows.append((row_title(row), *absent, row["verdict"]))
-    if not any(row["latency_ms"] for row in content["rows"]) or not rows:
+    if all(row.latency_ms is None for row in data.rows) or not rows:
         return None
     header = ("row", "device", "clocks", "other programs", "mJ per picture", "verdict")
-    gpus = dict.fromkeys(
-        row["latency_ms"]["watch"]["gpu"]
-        for row in content["rows"]
-        if (row["latency_ms"] or {}).get("watch")
-    )
     notes = tuple(f"GPU: {said}." for said in gpus)
     return Table("The machine meanwhile", header, tuple(rows), frozenset({3, 4}), notes)
 
 
-def parity_table(content: Content) -> Table | None:
+def parity_table(data: ReportData) -> Table | None:
     """How an artifact's detections differ from torch's: whatever single figures a row has."""
-    rows = [(row_title(row), row.get("parity") or {}) for row in content["rows"]]
+    rows = [(row_title(row), row.parity) for row in data.rows]
     found = [(title, _scalars(parity)) for title, parity in rows if _scalars(parity)]
     if not found:
         return None
@@ -260,12 +253,13 @@ def parity_table(content: Content) -> Table | None:
     return Table("Parity with torch", header, cells, frozenset(range(1, len(header))), (note,))
 
 
-def band_table(content: Content) -> Table | None:
+def band_table(data: ReportData) -> Table | None:
     """Lost and extra boxes by score, where parity was counted so."""
     rows = []
-    for row in content["rows"]:
-        for band in (row.get("parity") or {}).get("bands") or ():
-            if isinstance(band, Mapping):
+    for row in data.rows:
+        bands = row.parity.get("bands")
+        for band in bands if isinstance(bands, list) else []:
+            if isinstance(band, dict):
                 rest = [value for key, value in band.items() if key not in ("from", "to")]
                 scores = f"{_figure(band.get('from'))} to {_figure(band.get('to'))}"
                 rows.append((row_title(row), scores, *(_figure(value) for value in rest)))
@@ -276,13 +270,13 @@ def band_table(content: Content) -> Table | None:
     return Table("Parity by score", header, tuple(rows), frozenset(range(2, len(header))))
 
 
-def certificate_table(content: Content) -> Table | None:
+def certificate_table(data: ReportData) -> Table | None:
     """Shares of data types, as the certificate of each artifact has them."""
     rows = []
-    for row in content["rows"]:
-        for where, found in (row.get("certificate") or {}).items():
+    for row in data.rows:
+        for where, found in (row.certificate or {}).items():
             title = where.replace("_", " ")
-            if isinstance(found, Mapping) and found and not _nested(found):
+            if isinstance(found, dict) and found and not _nested(found):
                 rows.append((row_title(row), title, shares(found)))
             elif found not in (None, {}, []):
                 said = "; ".join(f"{k} {v}".strip() for k, v in facts({"": found}))
@@ -296,7 +290,7 @@ def certificate_table(content: Content) -> Table | None:
     return Table("Precision certificates", ("row", "of", "says"), tuple(rows), frozenset(), (note,))
 
 
-def shares(parts: Mapping[str, Any]) -> str:
+def shares(parts: Mapping[str, JsonValue]) -> str:
     """`int8 80.0 %, float32 20.0 %`: shares, or counts with the share they make."""
     numbers = {k: v for k, v in parts.items() if isinstance(v, int | float)}
     total = sum(numbers.values())
@@ -310,23 +304,22 @@ def shares(parts: Mapping[str, Any]) -> str:
     )
 
 
-def terms_table(content: Content) -> Table | None:
+def terms_table(data: ReportData) -> Table | None:
     """How each distillation term stood to the task loss, first and last, and automatic weights."""
     rows = []
-    for name, run in content["training"].items():
-        terms: dict[str, list[Content]] = {}
-        for entry in run.get("terms") or run.get("terms_at_first_step") or ():
-            terms.setdefault(entry["name"], []).append(entry)
-        weights = run.get("auto_weights") or {}
+    for name, run in data.training.items():
+        terms: dict[str, list[TermSize]] = {}
+        for entry in run.terms or run.terms_at_first_step:
+            terms.setdefault(entry.name, []).append(entry)
         for term, entries in terms.items():
-            weight = weights.get(term, weights.get(term.split("/")[0]))
+            weight = run.auto_weights.get(term, run.auto_weights.get(term.split("/")[0]))
             first, last = entries[0], entries[-1]
             rows.append(
                 (
                     name,
                     term,
-                    *(_figure(entry.get("ratio")) for entry in (first, last)),
-                    *(_figure(entry.get("gradient_ratio")) for entry in (first, last)),
+                    *(_figure(entry.ratio) for entry in (first, last)),
+                    *(_figure(entry.gradient_ratio) for entry in (first, last)),
                     "fixed" if weight is None else _figure(weight),
                 )
             )
@@ -343,15 +336,15 @@ def terms_table(content: Content) -> Table | None:
     return Table("Distillation terms", header, tuple(rows), frozenset(range(2, 7)), (note,))
 
 
-def _nested(found: Mapping[str, Any]) -> bool:
+def _nested(found: Mapping[str, JsonValue]) -> bool:
     return any(isinstance(value, Mapping | list) for value in found.values())
 
 
-def _scalars(parity: Mapping[str, Any]) -> dict[str, Any]:
+def _scalars(parity: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     return {key: value for key, value in parity.items() if not isinstance(value, Mapping | list)}
 
 
-def _figure(value: Any) -> str:
+def _figure(value: JsonValue) -> str:
     if value is None:
         return ABSENT
     if isinstance(value, float):

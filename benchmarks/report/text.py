@@ -1,12 +1,14 @@
-"""The words and figures of a report, the same in every format. Reads report.json's content."""
+"""Text and figures of a report, the same in every format."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from pydantic import JsonValue
+
+from benchmarks.report.schema import Gain, ReportData, ReportRow, Speed
 from benchmarks.timing.latency import INCLUSIONS
+from benchmarks.timing.records import Latency, Repeats
 
-Content = Mapping[str, Any]
 ABSENT = "n/a"
 TITLES = {
     "teacher": "teacher",
@@ -76,81 +78,78 @@ def parameter_count(value: int | None) -> str:
     return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.0f} k"
 
 
-def row_title(row: Content) -> str:
-    """`student onnxruntime int8`."""
-    return f"{model_title(row)} {row['backend']} {row['precision']}"
+def row_title(row: ReportRow) -> str:
+    """Return the title of a row, such as `student onnxruntime int8`."""
+    return f"{model_title(row)} {row.backend} {row.precision}"
 
 
-def model_title(row: Content) -> str:
-    """`student`; of several teachers the second is `teacher 2`."""
-    title = str(TITLES.get(row["model"], row["model"]))
-    number = str(row.get("name") or "").removeprefix("teacher")
-    return f"{title} {number}" if row["model"] == "teacher" and number.isdigit() else title
+def model_title(row: ReportRow) -> str:
+    """Return the title of a row's model: `student`; of several teachers the second `teacher 2`."""
+    title = TITLES.get(row.model, row.model)
+    number = (row.name or "").removeprefix("teacher")
+    return f"{title} {number}" if row.model == "teacher" and number.isdigit() else title
 
 
-def table_row(row: Content) -> list[str]:
-    """The cells of one row, in the order of `HEADER`."""
-    latency = row["latency_ms"] or {}
-    engine, end_to_end = latency.get("engine") or {}, latency.get("end_to_end") or {}
-    ap, size = row["ap"], row["size_mb"]
-    p99 = milliseconds(end_to_end.get("p99"))
-    if end_to_end and not end_to_end.get("p99_reliable", True):
-        p99 += BELOW_RELIABLE
+def table_row(row: ReportRow) -> list[str]:
+    """Return the cells of one row, in the order of `HEADER`."""
+    latency, ap, size = row.latency_ms, row.ap, row.size_mb
+    p90 = p99 = ABSENT
+    if latency is not None:
+        p90, p99 = milliseconds(latency.end_to_end.p90), milliseconds(latency.end_to_end.p99)
+        p99 += "" if latency.end_to_end.p99_reliable else BELOW_RELIABLE
     return [
         model_title(row),
-        row["backend"],
-        row["precision"],
+        row.backend,
+        row.precision,
         points(ap["AP"]),
         points(ap["AP50"]),
         points(ap["AP75"]),
         ABSENT if size is None else f"{size:.2f}",
-        parameter_count(row["parameters"]),
-        _median_and_interval(engine),
-        _median_and_interval(end_to_end),
-        milliseconds(end_to_end.get("p90")),
+        parameter_count(row.parameters),
+        ABSENT if latency is None else _median_and_interval(latency.engine),
+        ABSENT if latency is None else _median_and_interval(latency.end_to_end),
+        p90,
         p99,
-        row["verdict"].partition(":")[0],  # the reasons stand below the table
+        row.verdict.partition(":")[0],  # the reasons are in the footnotes
     ]
 
 
-def table_footnotes(content: Content) -> list[str]:
-    """What the table's numbers include."""
+def table_footnotes(data: ReportData) -> list[str]:
+    """Return the notes below the table of results."""
     notes = [f"AP is COCO's (pycocotools), 0 to 100; {ABSENT}: nothing to measure or not measured."]
-    timed = [row["latency_ms"] for row in content["rows"] if row["latency_ms"]]
+    timed = [row.latency_ms for row in data.rows if row.latency_ms is not None]
     if timed:
-        calls = sorted({latency["engine"]["n"] for latency in timed})
-        batches = sorted({latency["batch"] for latency in timed})
+        calls = sorted({latency.engine.n for latency in timed})
+        batches = sorted({latency.batch for latency in timed})
         counted = str(calls[0]) if len(calls) == 1 else f"{calls[0]} to {calls[-1]}"
         notes.append(
             f"Latency in ms per call of batch {', '.join(map(str, batches))}, {counted} calls per "
             "scope; p90 and p99 are end to end."
         )
         notes.append(INCLUSIONS)
-        if any(not latency["end_to_end"].get("p99_reliable", True) for latency in timed):
+        if not all(latency.end_to_end.p99_reliable for latency in timed):
             notes.append(f"{BELOW_RELIABLE} fewer than 500 calls: p99 rests on a handful of them.")
-    repeated = [row for row in content["rows"] if _repeats(row)]
+    repeated = {
+        row_title(row): row.latency_ms.repeats
+        for row in data.rows
+        if row.latency_ms is not None and row.latency_ms.repeats is not None
+    }
     if repeated:
         notes.append(_repeats_note(repeated))
     doubts: dict[str, list[str]] = {}
-    for row in content["rows"]:
-        if row["verdict"].startswith(DOUBTFUL):
-            doubts.setdefault(row["verdict"], []).append(row_title(row))
+    for row in data.rows:
+        if row.verdict.startswith(DOUBTFUL):
+            doubts.setdefault(row.verdict, []).append(row_title(row))
     notes += [f"{', '.join(titles)}: {doubt}." for doubt, titles in doubts.items()]
     return notes
 
 
-def _repeats(row: Content) -> Content | None:
-    found: Content | None = (row["latency_ms"] or {}).get("repeats")
-    return found
-
-
-def _repeats_note(rows: Sequence[Content]) -> str:
-    """How many processes the rows were measured in, and how far those lie apart at most."""
-    found = [(row_title(row), _repeats(row) or {}) for row in rows]
-    counts = sorted({repeats["processes"] for _, repeats in found})
+def _repeats_note(found: Mapping[str, Repeats]) -> str:
+    """Return the number of processes and the largest spread of their medians; by title of row."""
+    counts = sorted({repeats.processes for repeats in found.values()})
     farthest: dict[str, tuple[float, str]] = {}
-    for title, repeats in found:
-        for scope, spread in repeats["spread"].items():
+    for title, repeats in found.items():
+        for scope, spread in repeats.spread.items():
             farthest[scope] = max(farthest.get(scope, (-1.0, "")), (spread, title))
     apart = [
         f"{scope.replace('_', ' ')} {spread:.0%} ({title})"
@@ -163,11 +162,11 @@ def _repeats_note(rows: Sequence[Content]) -> str:
     )
 
 
-def headlines(content: Content) -> list[Headline]:
-    """Gain, speed and the cost of export."""
-    found = [_gain_headline(content["gain"])] if content["gain"] else []
-    found += [_speed_headline(speed) for speed in content["speed"]]
-    costs = export_costs(content["rows"])
+def headlines(data: ReportData) -> list[Headline]:
+    """Return the tiles: gain, speed and the AP cost of export."""
+    found = [_gain_headline(data.gain)] if data.gain else []
+    found += [_speed_headline(speed) for speed in data.speed]
+    costs = export_costs(data.rows)
     if costs:
         worst = min(cost for _, cost in costs)
         found.append(
@@ -181,37 +180,38 @@ def headlines(content: Content) -> list[Headline]:
     return found
 
 
-def export_costs(rows: Sequence[Content]) -> list[tuple[str, float]]:
-    """AP of every exported student row minus that of its torch row, 0..1 scale."""
+def export_costs(rows: Sequence[ReportRow]) -> list[tuple[str, float]]:
+    """Return AP of every exported student row minus that of its torch row, 0..1 scale."""
     reference = _ap_of(rows, "student", "torch")
     if reference is None:
         return []
+    exported = [row for row in rows if row.model == "student" and row.backend != "torch"]
     return [
-        (f"{row['backend']} {row['precision']}", row["ap"]["AP"] - reference)
-        for row in rows
-        if row["model"] == "student" and row["backend"] != "torch" and row["ap"]["AP"] is not None
+        (f"{row.backend} {row.precision}", ap - reference)
+        for row in exported
+        if (ap := row.ap["AP"]) is not None
     ]
 
 
-def gain_sentence(gain: Content) -> str:
-    """The gain, its interval and what it rests on, in one sentence."""
-    seeds = gain["seeds"]
-    text = f"{signed_points(gain['ap'])} AP"
-    if gain["ci95"]:
-        text += f" [{_interval(gain['ci95'])}] over {seeds} seeds"
-    elif gain.get("bootstrap"):
-        drawn = _interval(gain["bootstrap"]["ci95"])
+def gain_sentence(gain: Gain) -> str:
+    """Return the gain, its interval and the sample behind it, in one sentence."""
+    seeds = gain.seeds
+    text = f"{signed_points(gain.ap)} AP"
+    if gain.ci95:
+        text += f" [{_interval(gain.ci95)}] over {seeds} seeds"
+    elif gain.bootstrap:
+        drawn = _interval(gain.bootstrap.ci95)
         text += f" on one seed; [{drawn}] over validation pictures, which is no proof"
     else:
         text += f" on {seeds} seed" + ("s" if seeds > 1 else "")
-    return f"{text}: {gain['verdict']}"
+    return f"{text}: {gain.verdict}"
 
 
-def derived_warnings(content: Content) -> list[str]:
-    """What the numbers themselves must not be silent about."""
-    rows = content["rows"]
+def derived_warnings(data: ReportData) -> list[str]:
+    """Return the warnings that follow from the numbers."""
+    rows = data.rows
     found = []
-    teachers = [row["ap"]["AP"] for row in rows if row["model"] == "teacher"]
+    teachers = [row.ap["AP"] for row in rows if row.model == "teacher"]
     teacher = max((ap for ap in teachers if ap is not None), default=None)
     for other in ("baseline", "student"):
         ap = _ap_of(rows, other, None)
@@ -221,8 +221,8 @@ def derived_warnings(content: Content) -> list[str]:
                 "there is little to learn from it. Train or choose a better one."
             )
             break
-    gain = content["gain"]
-    if gain and gain["verdict"] == "worse":
+    gain = data.gain
+    if gain and gain.verdict == "worse":
         found.append(f"Distillation made the student worse: {gain_sentence(gain)}.")
     for title, cost in export_costs(rows):
         limit = FP32_TOLERANCE if title.endswith("fp32") else INT8_TOLERANCE
@@ -232,7 +232,7 @@ def derived_warnings(content: Content) -> list[str]:
                 f"(expected within {points(limit)})."
             )
     found += _slow_int8(rows)
-    noisy = [row_title(row) for row in rows if row["verdict"].startswith(DOUBTFUL)]
+    noisy = [row_title(row) for row in rows if row.verdict.startswith(DOUBTFUL)]
     if noisy:
         found.append(
             f"Latency was measured on a machine that was not quiet ({len(noisy)} of {len(rows)} "
@@ -241,28 +241,28 @@ def derived_warnings(content: Content) -> list[str]:
     return found
 
 
-def training_table(content: Content) -> tuple[tuple[str, ...], list[list[str]]]:
-    """Header and cells of the training runs."""
+def training_table(data: ReportData) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Return header and cells of the training runs."""
     header = ("run", "seed", "last AP", "best AP", "steps", "minutes", "ms per step", "memory MB")
     cells = []
-    for name, run in content["training"].items():
-        measured = [entry["AP"] for entry in run["curve"] if entry.get("AP") is not None]
+    for name, run in data.training.items():
+        measured = [ap for entry in run.curve if (ap := entry.get("AP")) is not None]
         cells.append(
             [
                 name,
-                str(run["seed"]),
+                str(run.seed),
                 points(measured[-1]) if measured else ABSENT,
                 points(max(measured)) if measured else ABSENT,
-                ABSENT if run["steps"] is None else str(run["steps"]),
-                ABSENT if run["seconds"] is None else f"{run['seconds'] / 60:.1f}",
-                milliseconds(run["step_ms"]),
-                ABSENT if run["peak_memory_mb"] is None else f"{run['peak_memory_mb']:.0f}",
+                ABSENT if run.steps is None else str(run.steps),
+                ABSENT if run.seconds is None else f"{run.seconds / 60:.1f}",
+                milliseconds(run.step_ms),
+                ABSENT if run.peak_memory_mb is None else f"{run.peak_memory_mb:.0f}",
             ]
         )
     return header, cells
 
 
-def facts(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
+def facts(tree: JsonValue, prefix: str = "") -> list[tuple[str, str]]:
     """Flatten a JSON tree to (key, text) pairs, one line per innermost object."""
     if not isinstance(tree, Mapping):
         return [(prefix, _inline(tree))]
@@ -278,7 +278,7 @@ def facts(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
-def _inline(value: Any) -> str:
+def _inline(value: JsonValue) -> str:
     if value is None:
         return ABSENT
     if isinstance(value, Mapping):
@@ -288,43 +288,42 @@ def _inline(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _gain_headline(gain: Content) -> Headline:
-    proven, worse = gain["verdict"] == "proven", gain["verdict"] == "worse"
-    explanation, figure = gain_sentence(gain), f"{signed_points(gain['ap'])} AP"
-    if gain.get("equal_time"):
-        explanation += f". At equal training time: {gain_sentence(gain['equal_time'])}"
+def _gain_headline(gain: Gain) -> Headline:
+    proven, worse = gain.verdict == "proven", gain.verdict == "worse"
+    explanation, figure = gain_sentence(gain), f"{signed_points(gain.ap)} AP"
+    if gain.equal_time:
+        explanation += f". At equal training time: {gain_sentence(gain.equal_time)}"
     return Headline(
         "Gain by distillation",
-        figure if proven else f"{figure}, {gain['verdict'].split(' (')[0]}",
+        figure if proven else f"{figure}, {gain.verdict.split(' (')[0]}",
         explanation,
         "good" if proven else "bad" if worse else "neutral",
     )
 
 
-def _speed_headline(speed: Content) -> Headline:
-    scope = {"engine": "model with copies", "end_to_end": "end to end"}[speed["scope"]]
-    interval = speed["ci95"]
+def _speed_headline(speed: Speed) -> Headline:
+    scope = {"engine": "model with copies", "end_to_end": "end to end"}[speed.scope]
+    interval = speed.ci95
     between = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
-    changed = speed["verdict"] != "no change"
+    changed = speed.verdict != "no change"
     return Headline(
         f"Speed, {scope}",
-        f"{speed['ratio']:.2f}\u00d7" if changed else "no change",
-        f"{speed['model']} is {speed['ratio']:.2f}{between} times as fast as {speed['reference']}: "
-        f"{speed['verdict']}",
-        {"faster": "good", "slower": "bad"}.get(speed["verdict"], "neutral"),
+        f"{speed.ratio:.2f}\u00d7" if changed else "no change",
+        f"{speed.model} is {speed.ratio:.2f}{between} times as fast as {speed.reference}: "
+        f"{speed.verdict}",
+        {"faster": "good", "slower": "bad"}.get(speed.verdict, "neutral"),
     )
 
 
-def _slow_int8(rows: Sequence[Content]) -> list[str]:
+def _slow_int8(rows: Sequence[ReportRow]) -> list[str]:
     found = []
     for row in rows:
-        if row["precision"] != "int8" or not row["latency_ms"]:
+        if row.precision != "int8" or row.latency_ms is None:
             continue
         for other in rows:
-            same = (other["model"], other["backend"]) == (row["model"], row["backend"])
-            if same and other["precision"] == "fp32" and other["latency_ms"]:
-                int8 = row["latency_ms"]["engine"]["p50"]
-                fp32 = other["latency_ms"]["engine"]["p50"]
+            same = (other.model, other.backend) == (row.model, row.backend)
+            if same and other.precision == "fp32" and other.latency_ms is not None:
+                int8, fp32 = row.latency_ms.engine.p50, other.latency_ms.engine.p50
                 if int8 >= fp32:
                     found.append(
                         f"{row_title(row)} takes {milliseconds(int8)} ms, fp32 "
@@ -333,12 +332,11 @@ def _slow_int8(rows: Sequence[Content]) -> list[str]:
     return [f"INT8 is not worth it here: {'; '.join(found)}."] if found else []
 
 
-def _ap_of(rows: Sequence[Content], model: str, backend: str | None) -> float | None:
-    """AP of the first row of `model` (on `backend`, if given)."""
+def _ap_of(rows: Sequence[ReportRow], model: str, backend: str | None) -> float | None:
+    """Return AP of the first row of `model` (on `backend`, if given)."""
     for row in rows:
-        if row["model"] == model and backend in (None, row["backend"]):
-            value = row["ap"]["AP"]
-            return None if value is None else float(value)
+        if row.model == model and backend in (None, row.backend):
+            return row.ap["AP"]
     return None
 
 
@@ -346,8 +344,6 @@ def _interval(interval: Sequence[float]) -> str:
     return f"{signed_points(interval[0])}, {signed_points(interval[1])}"
 
 
-def _median_and_interval(latency: Content) -> str:
-    if not latency:
-        return ABSENT
-    low, high = latency["ci95_p50"]
-    return f"{milliseconds(latency['p50'])} [{milliseconds(low)}, {milliseconds(high)}]"
+def _median_and_interval(latency: Latency) -> str:
+    low, high = latency.ci95_p50
+    return f"{milliseconds(latency.p50)} [{milliseconds(low)}, {milliseconds(high)}]"

@@ -1,11 +1,14 @@
 """Keep the README's folder tree and results table true: `python -m benchmarks.studies.readme`."""
 
 import ast
-import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+
+from benchmarks.gates import rows_by_key
+from benchmarks.report.content import read_report
+from benchmarks.report.schema import ReportData
+from benchmarks.report.text import points
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("slimdet", "compress", "export", "benchmarks")
@@ -30,31 +33,33 @@ def results(root: Path) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     measured = sorted((root / "benchmarks" / "results").glob("run_*.json"))
-    rows += [_row(json.loads(path.read_text(encoding="utf-8"))) for path in measured]
+    rows += [_row(read_report(path)) for path in measured]
     return "\n".join(rows)
 
 
-def _row(report: dict[str, Any]) -> str:
-    found = {(r["model"], r["backend"], r["precision"]): r for r in report["rows"]}
+def _row(report: ReportData) -> str:
+    found = rows_by_key(report)
 
     def ap(model: str, precision: str = "fp32") -> str:
         row = found.get((model, "onnxruntime", precision))
-        return "-" if row is None else f"{100 * row['ap']['AP']:.1f}"
+        return "-" if row is None else points(row.ap["AP"])
 
-    gain, equal = report["gain"], report["gain"].get("equal_time")
-    interval = gain["ci95"]
-    seeds = f"{gain['seeds']} seed{'s' if gain['seeds'] > 1 else ''}"
+    def engine_ms(model: str) -> float:
+        latency = found[(model, "onnxruntime", "fp32")].latency_ms
+        assert latency is not None, f"{report.name}: the fp32 row of the {model} has no latency"
+        return latency.engine.p50
+
+    gain = report.gain
+    assert gain is not None, f"{report.name}: a published run has a baseline"
+    interval, equal = gain.ci95, gain.equal_time
+    seeds = f"{gain.seeds} seed{'s' if gain.seeds > 1 else ''}"
     spread = f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else ""
-    over_time = f"{100 * equal['ap']:+.1f}" if equal else "-"
-    latency = [
-        found[(model, "onnxruntime", "fp32")]["latency_ms"]["engine"]["p50"]
-        for model in ("student", "teacher")
-    ]
+    over_time = f"{100 * equal.ap:+.1f}" if equal else "-"
     return (
-        f"| {report['name']} | {ap('teacher')} | {ap('baseline')} | {ap('student')} | "
-        f"{100 * gain['ap']:+.1f}{spread}, {seeds}: {gain['verdict'].split(' (')[0]} | "
+        f"| {report.name} | {ap('teacher')} | {ap('baseline')} | {ap('student')} | "
+        f"{100 * gain.ap:+.1f}{spread}, {seeds}: {gain.verdict.split(' (')[0]} | "
         f"{over_time} | {ap('student', 'int8')} | "
-        f"{latency[0]:.1f} / {latency[1]:.1f} ms |"
+        f"{engine_ms('student'):.1f} / {engine_ms('teacher'):.1f} ms |"
     )
 
 

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from benchmarks.data.image_set import ImageSet, read_canvas, read_coco
 from benchmarks.studies.two_stage import EAGER, FORMS, LOW_SCORE, EagerEngine, Trained, open_trained
 from benchmarks.timing.environment import environment, usable_cores
-from benchmarks.timing.latency import BenchmarkConfig, Timing, measure, ratio_ci
+from benchmarks.timing.latency import BenchmarkConfig, measure, ratio_ci
+from benchmarks.timing.records import Timing
 from compress.detectors.parts.selection import MAX_CANDIDATES
 from export.artifact.manifest import file_sha256
 from export.atomic import write_json
@@ -159,7 +160,9 @@ def _latency(timings: Mapping[str, Timing]) -> dict[str, Any]:
             for scope, r in scopes.items()
         }
     return {
-        "latency_ms": {name: timing.to_dict() for name, timing in timings.items()},
+        "latency_ms": {
+            name: timing.latency_ms.model_dump(mode="json") for name, timing in timings.items()
+        },
         "verdicts": {name: timing.verdict for name, timing in timings.items()},
         "ratios": ratios,
     }

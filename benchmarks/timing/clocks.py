@@ -7,10 +7,12 @@ report says what they did instead. The GPU is asked through NVML (package nvidia
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TypeVar
+
+_Value = TypeVar("_Value")
 
 # What makes a GPU slower than its clock says: NVML's event bits.
 LIMITS = {
@@ -67,7 +69,8 @@ class ClockWatch:
     ) -> None:
         self.gpu = "not watched: no engine here uses one"
         self.others = False
-        self._wanted, self._nvml, self._handle = gpu, nvml, None
+        self._wanted, self._nvml = gpu, nvml
+        self._handle: object | None = None
         self._system, self._cpuinfo = system, cpuinfo
 
     def __enter__(self) -> "ClockWatch":
@@ -105,32 +108,36 @@ class ClockWatch:
 
     def read(self) -> Reading:
         """Look at every clock once; takes about a millisecond."""
-        return Reading(
+        return replace(
+            self._read_gpu(),
             cpu_mhz=cpu_mhz(self._system, self._cpuinfo),
             cpu_throttles=_throttles(self._system),
-            **self._read_gpu(),
         )
 
-    def _read_gpu(self) -> dict[str, Any]:
+    def _read_gpu(self) -> Reading:
         nvml, handle = self._nvml, self._handle
         if nvml is None or handle is None:
-            return {}
+            return Reading()
         reasons = getattr(
             nvml,
             "nvmlDeviceGetCurrentClocksEventReasons",
             getattr(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", None),
         )
-        asked = {
-            "sm_mhz": lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-            "memory_mhz": lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
-            "temperature_c": lambda: float(
-                nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)
-            ),
-            "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-            "limits": lambda: int(reasons(handle)) if reasons else None,
-            "energy_mj": lambda: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)),
-        }
-        return {name: _asked(ask) for name, ask in asked.items()}
+
+        def clock(domain: int) -> float:
+            return float(nvml.nvmlDeviceGetClockInfo(handle, domain))
+
+        def temperature() -> float:
+            return float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+
+        return Reading(
+            sm_mhz=_asked(lambda: clock(nvml.NVML_CLOCK_SM)),
+            memory_mhz=_asked(lambda: clock(nvml.NVML_CLOCK_MEM)),
+            temperature_c=_asked(temperature),
+            power_w=_asked(lambda: float(nvml.nvmlDeviceGetPowerUsage(handle)) / 1e3),
+            limits=_asked(lambda: int(reasons(handle))) if reasons else None,
+            energy_mj=_asked(lambda: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle))),
+        )
 
 
 def throttled(spans: Sequence[Span]) -> list[str]:
@@ -161,7 +168,7 @@ def unsteady(spans: Sequence[Span]) -> list[str]:
     return [f"processor clock moved by {moved:.0%}"]
 
 
-def ranges(spans: Sequence[Span]) -> dict[str, list[float]]:
+def ranges(spans: Sequence[Span]) -> dict[str, tuple[float, float]]:
     """Lowest and highest value of every clock and sensor that told one."""
     found = {}
     for name in (field.name for field in fields(Reading)):
@@ -169,7 +176,7 @@ def ranges(spans: Sequence[Span]) -> dict[str, list[float]]:
             continue
         values = _values(spans, name)
         if values:
-            found[name] = [round(min(values), 1), round(max(values), 1)]
+            found[name] = (round(min(values), 1), round(max(values), 1))
     return found
 
 
@@ -200,8 +207,8 @@ def cpu_mhz(system: Path, cpuinfo: Path) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def _asked(ask: Callable[[], Any]) -> Any:
-    """What a sensor says; None where this GPU has no such sensor."""
+def _asked(ask: Callable[[], _Value]) -> _Value | None:
+    """Return a sensor's value; None where this GPU has no such sensor."""
     try:
         return ask()
     except Exception:
@@ -217,7 +224,7 @@ def _throttles(system: Path) -> int | None:
     return sum(counted) if counted else None
 
 
-def _visible_gpu(nvml: ModuleType) -> Any:
+def _visible_gpu(nvml: ModuleType) -> object:
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
     if first.isdigit():
         return nvml.nvmlDeviceGetHandleByIndex(int(first))

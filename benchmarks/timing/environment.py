@@ -6,7 +6,8 @@ import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from benchmarks.timing.clocks import cpu_mhz
 
@@ -31,22 +32,23 @@ PACKAGES = (
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp")
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, JsonValue]:
     """Describe the machine as JSON; what cannot be found out is null. Loads no heavy package."""
+    load = load_average()
     return {
         "cpu": _cpu(),
         "memory_gib": _memory_gib(),
-        "load_average": load_average(),
+        "load_average": None if load is None else [*load],
         "os": platform.platform(),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "packages": _packages(),
+        "packages": {**_packages()},
         "thread_variables": {
             name: os.environ[name]
             for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
             if name in os.environ
         },
-        "gpus": _gpus(),
+        "gpus": [{**gpu} for gpu in _gpus()],
         "git": _git(Path(__file__).resolve().parent),
     }
 
@@ -68,7 +70,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _cpu() -> dict[str, Any]:
+def _cpu() -> dict[str, JsonValue]:
     text = _read(Path("/proc/cpuinfo"))
     fields = [line.partition(":") for line in text.splitlines() if ":" in line]
     pairs = [(key.strip(), value.strip()) for key, _, value in fields]
@@ -79,7 +81,7 @@ def _cpu() -> dict[str, Any]:
         "model": model or platform.processor() or None,
         "physical_cores": _physical_cores(pairs),
         "logical_cores": os.cpu_count(),
-        "affinity": affinity,
+        "affinity": None if affinity is None else [*affinity],
         "mhz": cpu_mhz(Path("/sys/devices/system/cpu"), Path("/proc/cpuinfo")),
         "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")).strip()
         or None,
@@ -124,7 +126,7 @@ def _gpus() -> list[dict[str, str]]:
     return [dict(zip(fields, line, strict=True)) for line in lines if len(line) == len(fields)]
 
 
-def _git(folder: Path) -> dict[str, Any] | None:
+def _git(folder: Path) -> dict[str, JsonValue] | None:
     """Commit of the checkout that this file lies in; None for an installed package."""
     root = _run("git", "-C", str(folder), "rev-parse", "--show-toplevel")
     commit = _run("git", "-C", str(folder), "rev-parse", "HEAD")

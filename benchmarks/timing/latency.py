@@ -9,7 +9,6 @@ decoding the file is in none. Times are per call, so per `batch` pictures.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from benchmarks.data.image_set import ImageSet, read_photograph
 from benchmarks.timing.clocks import ClockWatch, Span, energy_mj, ranges, throttled, unsteady
 from benchmarks.timing.contender import Contender, EventTimed
 from benchmarks.timing.load import LoadWatch
+from benchmarks.timing.records import Latencies, Latency, Timing, Watch
 from export.config import Section
 from export.engine import Engine
 from export.errors import DataError
@@ -55,97 +55,6 @@ class BenchmarkConfig(Section):
     score_threshold: float = Field(default=0.25, ge=0, le=1)  # end to end
     throughput_batches: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16)  # empty: no throughput
     throughput_s: PositiveFloat = 1.0  # seconds of calls per engine and batch
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds per call of one scope of one engine.
-
-    Attributes:
-        p25_ms: with `p75_ms`, where the middle half of the calls lies.
-        n: calls, none left out.
-        ci95_p50: bootstrap over blocks, since calls within a block resemble each other.
-        p99_reliable: whether `n` is large enough (500) for p99 to be more than the worst calls.
-    """
-
-    p25_ms: float
-    p50_ms: float
-    p75_ms: float
-    p90_ms: float
-    p99_ms: float
-    min_ms: float
-    mean_ms: float
-    n: int
-    ci95_p50: tuple[float, float]
-    p99_reliable: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """The keys of `report.json`; milliseconds."""
-        return {
-            "p50": self.p50_ms,
-            "p25": self.p25_ms,
-            "p75": self.p75_ms,
-            "iqr": self.p75_ms - self.p25_ms,
-            "p90": self.p90_ms,
-            "p99": self.p99_ms,
-            "min": self.min_ms,
-            "mean": self.mean_ms,
-            "n": self.n,
-            "ci95_p50": list(self.ci95_p50),
-            "p99_reliable": self.p99_reliable,
-        }
-
-
-@dataclass(frozen=True)
-class Timing:
-    """The scopes of one engine.
-
-    Attributes:
-        model: from device to device; None on the CPU and where the engine has no such call.
-        model_scope: what there is to say of `model`.
-        device: where the engine computed.
-        watch: what clocks, load and GPU did meanwhile, and the energy per picture.
-        verdict: `valid`; or `throttled: ` or `noisy: ` and every reason.
-        load: load average (1 minute) before the first and after the last block.
-        images: distinct photographs in rotation.
-        engine_blocks: milliseconds of each call, block by block, for `ratio_ci`.
-        end_to_end_blocks: likewise.
-        model_blocks: likewise; empty where `model` is None.
-        repeats: medians of several processes by scope, and their spread; None for one process.
-    """
-
-    model: Latency | None
-    model_scope: str
-    engine: Latency
-    end_to_end: Latency
-    device: str
-    watch: dict[str, Any]
-    verdict: str
-    batch: int
-    load: tuple[float | None, float | None]
-    images: int
-    score_threshold: float
-    engine_blocks: tuple[tuple[float, ...], ...]
-    end_to_end_blocks: tuple[tuple[float, ...], ...]
-    model_blocks: tuple[tuple[float, ...], ...] = ()
-    repeats: dict[str, Any] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """`latency_ms` of a row of `report.json`."""
-        return {
-            "model": None if self.model is None else self.model.to_dict(),
-            "model_scope": self.model_scope,
-            "engine": self.engine.to_dict(),
-            "end_to_end": self.end_to_end.to_dict(),
-            "batch": self.batch,
-            "images": self.images,
-            "score_threshold": self.score_threshold,
-            "device": self.device,
-            "load_average": list(self.load),
-            "watch": self.watch,
-            "repeats": self.repeats,
-            "inclusions": INCLUSIONS,
-        }
 
 
 @dataclass(frozen=True)
@@ -209,13 +118,14 @@ def latency(blocks: Sequence[Sequence[float]], *, seed: int = 0) -> Latency:
     chosen = np.random.default_rng(seed).integers(0, len(blocks), (RESAMPLES, len(blocks)))
     low, high = np.percentile(resampled_medians(blocks, chosen), [2.5, 97.5]).tolist()
     return Latency(
-        p25_ms=p25,
-        p50_ms=p50,
-        p75_ms=p75,
-        p90_ms=p90,
-        p99_ms=p99,
-        min_ms=float(times.min()),
-        mean_ms=float(times.mean()),
+        p50=p50,
+        p25=p25,
+        p75=p75,
+        iqr=p75 - p25,
+        p90=p90,
+        p99=p99,
+        min=float(times.min()),
+        mean=float(times.mean()),
         n=times.size,
         ci95_p50=(low, high),
         p99_reliable=times.size >= RELIABLE_P99,
@@ -286,18 +196,22 @@ def _timing(
     kind = "throttled" if limited else "noisy"
     clock = BY_EVENTS if isinstance(contender.engine, EventTimed) else BY_THE_HOST
     model_scope = clock if contender.model_blocks else NO_DEVICE_CALL
-    return Timing(
+    latencies = Latencies(
         model=latency(contender.model_blocks) if contender.model_blocks else None,
         model_scope=SAME_AS_ENGINE if contender.device == "cpu" else model_scope,
         engine=latency(contender.engine_blocks),
         end_to_end=latency(contender.end_to_end_blocks),
-        device=contender.device,
-        watch=_watched(contender, config.batch, load, clocks, spans),
-        verdict=f"{kind}: " + "; ".join([*limited, *reasons]) if limited or reasons else "valid",
         batch=config.batch,
-        load=(load.load_before, load.load_after),
         images=images,
         score_threshold=config.score_threshold,
+        device=contender.device,
+        load_average=(load.load_before, load.load_after),
+        watch=_watched(contender, config.batch, load, clocks, spans),
+        inclusions=INCLUSIONS,
+    )
+    return Timing(
+        latency_ms=latencies,
+        verdict=f"{kind}: " + "; ".join([*limited, *reasons]) if limited or reasons else "valid",
         engine_blocks=tuple(contender.engine_blocks),
         end_to_end_blocks=tuple(contender.end_to_end_blocks),
         model_blocks=tuple(contender.model_blocks),
@@ -306,15 +220,14 @@ def _timing(
 
 def _watched(
     contender: Contender, batch: int, load: LoadWatch, clocks: ClockWatch, spans: Sequence[Span]
-) -> dict[str, Any]:
+) -> Watch:
     seconds = sum(sum(block) for block in contender.engine_blocks) / 1e3
     pictures = batch * sum(len(block) for block in contender.engine_blocks)
-    energy = energy_mj(contender.spans.get("engine", []), pictures, seconds)
-    return {
-        "ranges": ranges(spans),
-        "gpu": clocks.gpu,
-        "energy_mj_per_picture": energy,
-        "own_cpu_s": load.own_used_s,
-        "others_share": load.others_share,
-        "blocks": len(contender.engine_blocks),
-    }
+    return Watch(
+        ranges=ranges(spans),
+        gpu=clocks.gpu,
+        energy_mj_per_picture=energy_mj(contender.spans.get("engine", []), pictures, seconds),
+        own_cpu_s=load.own_used_s,
+        others_share=load.others_share,
+        blocks=len(contender.engine_blocks),
+    )

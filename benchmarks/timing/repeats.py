@@ -6,11 +6,9 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import PositiveInt
@@ -20,12 +18,11 @@ from benchmarks.timing.latency import (
     BLOCK_SPREAD,
     RESAMPLES,
     BenchmarkConfig,
-    Latency,
-    Timing,
     latency,
     measure,
     resampled_medians,
 )
+from benchmarks.timing.records import Latency, Repeats, Timing, Watch
 from export.backends.onnxruntime.providers import Device
 from export.config import Section
 from export.engine import Engine, open_engine
@@ -141,7 +138,6 @@ def merge(timings: Sequence[Timing]) -> Timing:
     interval is a bootstrap over blocks within each process: how far the processes lie apart is
     stated beside it, in `repeats`, and makes a row noisy like blocks that lie apart.
     """
-    first = timings[0]
     blocks = {
         "model": [timing.model_blocks for timing in timings],
         "engine": [timing.engine_blocks for timing in timings],
@@ -149,21 +145,25 @@ def merge(timings: Sequence[Timing]) -> Timing:
     }
     scopes = {name: _merged(runs) for name, runs in blocks.items() if all(runs)}
     medians = {
-        name: [float(np.median(np.concatenate(run))) for run in blocks[name]] for name in scopes
+        name: tuple(float(np.median(np.concatenate(run))) for run in blocks[name])
+        for name in scopes
     }
     spread = {name: _spread(found) for name, found in medians.items()}
-    return replace(
-        first,
-        model=scopes.get("model"),
-        engine=scopes["engine"],
-        end_to_end=scopes["end_to_end"],
-        watch=_watched([timing.watch for timing in timings]),
+    loads = [timing.latency_ms.load_average or (None, None) for timing in (timings[0], timings[-1])]
+    merged: dict[str, object] = {
+        "model": scopes.get("model"),
+        "engine": scopes["engine"],
+        "end_to_end": scopes["end_to_end"],
+        "watch": _watched([timing.latency_ms.watch for timing in timings]),
+        "load_average": (loads[0][0], loads[1][1]),
+        "repeats": Repeats(processes=len(timings), p50=medians, spread=spread),
+    }
+    return Timing(
+        latency_ms=timings[0].latency_ms.model_copy(update=merged),
         verdict=_verdict([timing.verdict for timing in timings], spread),
-        load=(first.load[0], timings[-1].load[1]),
         model_blocks=_joined(blocks["model"]),
         engine_blocks=_joined(blocks["engine"]),
         end_to_end_blocks=_joined(blocks["end_to_end"]),
-        repeats={"processes": len(timings), "p50": medians, "spread": spread},
     )
 
 
@@ -175,7 +175,8 @@ def _merged(runs: Sequence[Blocks]) -> Latency:
     ]
     low, high = np.percentile(np.median(drawn, axis=0), [2.5, 97.5]).tolist()
     middle = float(np.median([np.median(np.concatenate(run)) for run in runs]))
-    return replace(latency(_joined(runs)), p50_ms=middle, ci95_p50=(low, high))
+    pooled = latency(_joined(runs))
+    return pooled.model_copy(update={"p50": middle, "ci95_p50": (low, high)})
 
 
 def _joined(runs: Sequence[Blocks]) -> tuple[tuple[float, ...], ...]:
@@ -201,20 +202,23 @@ def _verdict(verdicts: Sequence[str], spread: dict[str, float]) -> str:
     return f"{kind}: " + "; ".join(dict.fromkeys(reasons))
 
 
-def _watched(watches: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Widest ranges, mean energy, most disturbance, and the sum of what was used."""
-    ranges: dict[str, list[float]] = {}
+def _watched(found: Sequence[Watch | None]) -> Watch | None:
+    """Widest ranges, mean energy, largest disturbance, and the sum of what was used."""
+    watches = [watch for watch in found if watch is not None]
+    if not watches:
+        return None
+    ranges: dict[str, tuple[float, float]] = {}
     for watch in watches:
-        for name, (low, high) in watch["ranges"].items():
-            known = ranges.setdefault(name, [low, high])
-            ranges[name] = [min(known[0], low), max(known[1], high)]
-    energy = [watch["energy_mj_per_picture"] for watch in watches]
-    shares = [watch["others_share"] for watch in watches if watch["others_share"] is not None]
-    return {
-        **watches[0],
-        "ranges": ranges,
-        "energy_mj_per_picture": None if None in energy else float(np.mean(energy)),
-        "own_cpu_s": sum(watch["own_cpu_s"] for watch in watches),
-        "others_share": max(shares, default=None),
-        "blocks": sum(watch["blocks"] for watch in watches),
-    }
+        for name, (low, high) in watch.ranges.items():
+            known = ranges.setdefault(name, (low, high))
+            ranges[name] = (min(known[0], low), max(known[1], high))
+    energy = [w.energy_mj_per_picture for w in watches if w.energy_mj_per_picture is not None]
+    shares = [watch.others_share for watch in watches if watch.others_share is not None]
+    return Watch(
+        ranges=ranges,
+        gpu=watches[0].gpu,
+        energy_mj_per_picture=float(np.mean(energy)) if len(energy) == len(watches) else None,
+        own_cpu_s=sum(watch.own_cpu_s or 0.0 for watch in watches),
+        others_share=max(shares, default=None),
+        blocks=sum(watch.blocks or 0 for watch in watches),
+    )

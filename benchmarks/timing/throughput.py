@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 from benchmarks.data.image_set import ImageSet
 from benchmarks.timing.contender import Contender
 from benchmarks.timing.latency import BenchmarkConfig, photographs_of
+from benchmarks.timing.records import Throughput
 from export.engine import Engine
 
 WARMUP = 2  # calls
@@ -20,30 +19,6 @@ INCLUSIONS = (
     "call after the other; the median over calls. Rows that take one picture per call are measured "
     "at batch 1 alone."
 )
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """Pictures per second of one engine at one batch.
-
-    Attributes:
-        call_ms: median time of a call.
-        n: calls.
-    """
-
-    batch: int
-    images_per_s: float
-    call_ms: float
-    n: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """An entry of a row's `throughput` in `report.json`."""
-        return {
-            "batch": self.batch,
-            "images_per_s": self.images_per_s,
-            "call_ms": self.call_ms,
-            "n": self.n,
-        }
 
 
 def sweep(
@@ -73,7 +48,14 @@ def sweep(
                 times[name] += _calls(contender.engine, contender.tensors, config.throughput_s / 2)
         for name, measured in times.items():
             call_ms = float(np.median(measured))
-            found[name].append(Throughput(batch, 1e3 * batch / call_ms, call_ms, len(measured)))
+            found[name].append(
+                Throughput(
+                    batch=batch,
+                    images_per_s=1e3 * batch / call_ms,
+                    call_ms=call_ms,
+                    n=len(measured),
+                )
+            )
     return found
 
 

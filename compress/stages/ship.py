@@ -2,19 +2,22 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
-from benchmarks.accuracy import COCO, SIZE
+from benchmarks.accuracy import COCO
 from benchmarks.accuracy.evaluate import compute_metrics, predict, save_predictions
 from benchmarks.accuracy.metric import CocoResult, MetricValues
 from benchmarks.data.image_set import coco_ground_truth, read_photograph
+from benchmarks.report.content import report_row
+from benchmarks.report.schema import ReportRow
+from benchmarks.timing.records import Timing
 from benchmarks.timing.repeats import measure_repeatedly
 from benchmarks.timing.throughput import sweep
 from compress.detector import Detector
@@ -25,13 +28,13 @@ from compress.stages.model_name import ModelName
 from compress.stages.opened import Run
 from compress.stages.rundir import once
 from compress.stages.torch_engine import TorchEngine
-from export.artifact.manifest import MADE_FOR_TENSORRT, Manifest, file_sha256, read_manifest
+from export.artifact.manifest import MADE_FOR_TENSORRT, Manifest, read_manifest
 from export.atomic import write_json
 from export.bundles.packing import fill_bundle, pack
 from export.engine import Engine, open_engine
 
 Evaluated = dict[str, dict[str, MetricValues]]  # key of the row -> name of the metric -> values
-NOT_MEASURED = {"latency_ms": None, "verdict": "not measured: made for TensorRT"}
+TIMINGS = TypeAdapter(dict[str, Timing])  # by key of the row
 
 
 @dataclass(frozen=True)
@@ -170,10 +173,10 @@ def _known_metrics(file: Path) -> dict[str, MetricValues]:
     return {name: MetricValues.model_validate(metric) for name, metric in kept.items()}
 
 
-def time_rows(run: Run, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Latency of every row, measured side by side: key -> {latency_ms, verdict, blocks}.
+def time_rows(run: Run, rows: Sequence[Row]) -> dict[str, Timing]:
+    """Measure latency and throughput of the rows side by side; return them by key of the row.
 
-    What is made for TensorRT has no latency here: a CPU's would be mistaken for its speed.
+    Artifacts made for TensorRT are left out: a CPU's latency would be mistaken for theirs.
     """
     rows = [row for row in rows if row.manifest.precision not in MADE_FOR_TENSORRT]
     config, images = run.recipe.benchmark, run.data.val
@@ -186,24 +189,15 @@ def time_rows(run: Run, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
             engines = {row.key: stack.enter_context(row.open()) for row in rows}
             swept = sweep(engines, images, config)
         torch.set_num_threads(threads)
-        found = {
-            key: {
-                "latency_ms": timing.to_dict(),
-                "verdict": timing.verdict,
-                "throughput": [entry.to_dict() for entry in swept[key]],
-                "engine_blocks": timing.engine_blocks,
-                "end_to_end_blocks": timing.end_to_end_blocks,
-            }
+        measured = {
+            key: timing.model_copy(update={"throughput": tuple(swept[key])})
             for key, timing in timings.items()
         }
-        write_json(found, out / "latency.json", indent=None)
+        write_json(TIMINGS.dump_python(measured, mode="json"), out / "latency.json", indent=None)
 
     run.say(f"latency: {len(rows)} rows in interleaved blocks")
     room = once(run.home / "latency", fill)
-    found: dict[str, dict[str, Any]] = json.loads(
-        (room / "latency.json").read_text(encoding="utf-8")
-    )
-    return found
+    return TIMINGS.validate_json((room / "latency.json").read_bytes())
 
 
 def bundle_student(run: Run, rows: Sequence[Row]) -> Path:
@@ -229,41 +223,24 @@ def report_rows(
     run: Run,
     rows: Sequence[Row],
     accuracy: Evaluated,
-    latency: dict[str, dict[str, Any]],
+    timings: Mapping[str, Timing],
     report: Path,
-) -> list[dict[str, Any]]:
-    """The `rows` of report.json; predictions are copied beside it, so that it can be checked."""
+) -> list[ReportRow]:
+    """Build the rows of report.json; copy the predictions beside it, so that it can be checked."""
     (report / "predictions").mkdir(parents=True, exist_ok=True)
     evaluation = run.home / "evaluation"
     shutil.copyfile(evaluation / "ground_truth.json", report / "ground_truth.json")
     found = []
     for row in rows:
-        timed = latency.get(row.key, NOT_MEASURED)
-        metrics = accuracy[row.key]
-        certificate = row.manifest.certificate
         predictions = f"predictions/{row.key}.json"
         shutil.copyfile(evaluation / row.key / "predictions.json", report / predictions)
-        found.append(
-            {
-                "model": row.name.role,
-                "name": str(row.name),
-                "key": row.key,
-                "backend": row.manifest.backend,
-                "precision": row.manifest.precision,
-                "artifact": f"../{row.artifact.relative_to(run.home).as_posix()}",
-                "sha256": file_sha256(row.artifact),
-                "size_mb": metrics[SIZE].values[SIZE],
-                "parameters": row.manifest.parameters,
-                "ap": metrics[COCO].values,
-                "per_class": metrics[COCO].per_class,
-                "metrics": metrics,
-                "latency_ms": timed["latency_ms"],
-                "verdict": timed["verdict"],
-                "predictions": predictions,
-                "parity": row.manifest.parity,
-                "quantization": row.manifest.quantization,
-                "nms": row.manifest.nms.model_dump(mode="json"),
-                "certificate": None if certificate is None else certificate.model_dump(mode="json"),
-            }
-        )
+        made = report_row(row.manifest, accuracy[row.key], timings.get(row.key), row.artifact)
+        added = {
+            "model": row.name.role,
+            "name": str(row.name),
+            "key": row.key,
+            "artifact": f"../{row.artifact.relative_to(run.home).as_posix()}",
+            "predictions": predictions,
+        }
+        found.append(made.model_copy(update=added))
     return found

@@ -1,26 +1,21 @@
-"""Assemble what the report tells from what the stages left behind."""
+"""Assemble the report of a run from the files of its stages."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import COCO
 from benchmarks.accuracy.deployed import deployed_accuracy
 from benchmarks.accuracy.gain_statistics import bootstrap_gain, gain_interval, verdict
+from benchmarks.accuracy.metric import CocoResult
 from benchmarks.data.image_set import coco_ground_truth
-from benchmarks.report.content import (
-    Gain,
-    Picture,
-    ReportData,
-    ReportRow,
-    Speed,
-    TrainingRun,
-    write_report,
-)
+from benchmarks.report.content import speed_of, write_report
 from benchmarks.report.samples import sample_grid
+from benchmarks.report.schema import Gain, Picture, ReportData, ReportRow, Speed, TrainingRun
 from benchmarks.timing.environment import environment
 from benchmarks.timing.latency import ratio_ci
+from benchmarks.timing.records import Timing
 from compress.recipe import Recipe
 from compress.stages.artifacts import REFUSED
 from compress.stages.classifier import NAME as CLASSIFIER
@@ -30,7 +25,6 @@ from compress.stages.opened import Run
 from compress.stages.ship import Evaluated
 from compress.stages.students import Rooms
 
-Measured = dict[str, dict[str, Any]]
 SHIPPED = ("onnxruntime", "fp32")  # gains are those of the exported files
 COMPARED: tuple[Role, Role] = ("student", "baseline")
 PICTURES = 8
@@ -39,9 +33,9 @@ PICTURES = 8
 def summarize(
     run: Run,
     rooms: Rooms,
-    table: list[dict[str, Any]],
+    table: Sequence[ReportRow],
     accuracy: Evaluated,
-    latency: Measured,
+    latency: Mapping[str, Timing],
     out: Path,
 ) -> Path:
     """Write the report into `out`; return its HTML page."""
@@ -52,9 +46,9 @@ def summarize(
         environment={**environment(), "device": str(run.session.torch_device())},
         training=training,
         gain=_gain(run, accuracy),
-        rows=tuple(_rows(run, table, out)),
+        rows=tuple(_rows(run, table)),
         speed=tuple(_speed(run.recipe, latency)),
-        per_class={_title(r): r["per_class"] for r in table if r["backend"] != "torch"},
+        per_class={_title(row): row.per_class for row in table if row.backend != "torch"},
         pictures=tuple(_pictures(run, out)),
         data=json.loads((run.home / "data.json").read_text(encoding="utf-8")),
         recipe=run.source.whole,
@@ -64,13 +58,13 @@ def summarize(
     return write_report(report, out)
 
 
-def _rows(run: Run, table: list[dict[str, Any]], out: Path) -> Iterator[ReportRow]:
-    """The rows of the table, with what is left of their accuracy at the threshold of use."""
+def _rows(run: Run, table: Sequence[ReportRow]) -> Iterator[ReportRow]:
+    """Add to each row its accuracy at the score threshold of use."""
     truth = coco_ground_truth(run.data.val)
     for row in table:
-        results = json.loads((out / row["predictions"]).read_text(encoding="utf-8"))
+        results = _predictions(run, str(row.key))
         deployed = deployed_accuracy(results, truth, run.recipe.export.score_threshold)
-        yield ReportRow.model_validate({**row, "deployed": deployed})
+        yield row.model_copy(update={"deployed": deployed})
 
 
 def _training(name: ModelName, room: Path) -> TrainingRun:
@@ -90,9 +84,9 @@ def _record(room: Path) -> dict[str, Any]:
     return found
 
 
-def _title(row: dict[str, Any]) -> str:
-    model = row["name"] if row["model"] == "teacher" else row["model"]
-    return f"{model} {row['backend']} {row['precision']}"
+def _title(row: ReportRow) -> str:
+    model = row.name if row.model == "teacher" else row.model
+    return f"{model} {row.backend} {row.precision}"
 
 
 def _gain(run: Run, accuracy: Evaluated) -> Gain | None:
@@ -109,9 +103,7 @@ def _gain(run: Run, accuracy: Evaluated) -> Gain | None:
             _predictions(run, ModelName(recipe.seed, role).key(*SHIPPED)) for role in COMPARED
         )
         luck = bootstrap_gain(student, baseline, coco_ground_truth(run.data.val))
-        gain = gain.model_copy(
-            update={"bootstrap": {"ap": luck.ap, "ci95": list(luck.ci95), "samples": luck.samples}}
-        )
+        gain = gain.model_copy(update={"bootstrap": luck})
     return gain
 
 
@@ -133,13 +125,13 @@ def _paired(recipe: Recipe, accuracy: Evaluated, other: Role) -> Gain:
     )
 
 
-def _predictions(run: Run, key: str) -> list[Any]:
+def _predictions(run: Run, key: str) -> list[CocoResult]:
     path = run.home / "evaluation" / key / "predictions.json"
-    found: list[Any] = json.loads(path.read_text(encoding="utf-8"))
+    found: list[CocoResult] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
-def _speed(recipe: Recipe, latency: Measured) -> list[Speed]:
+def _speed(recipe: Recipe, latency: Mapping[str, Timing]) -> list[Speed]:
     """How much faster the student's artifacts are than the last teacher's fp32 one, if any."""
     if not recipe.teachers:
         return []
@@ -151,20 +143,12 @@ def _speed(recipe: Recipe, latency: Measured) -> list[Speed]:
         # Refused, made for another runtime, or computed in fp32 by the CPU behind casts.
         if key not in latency or precision == "fp16":
             continue
-        for scope in ("engine", "end_to_end"):
-            ratio = ratio_ci(latency[reference][f"{scope}_blocks"], latency[key][f"{scope}_blocks"])
-            found.append(
-                Speed.model_validate(
-                    {
-                        "model": f"student onnxruntime {precision}",
-                        "reference": f"{teacher} onnxruntime fp32",
-                        "scope": scope,
-                        "ratio": ratio.ratio,
-                        "ci95": list(ratio.ci95),
-                        "verdict": ratio.verdict,
-                    }
-                )
-            )
+        titles = f"student onnxruntime {precision}", f"{teacher} onnxruntime fp32"
+        slow, fast = latency[reference], latency[key]
+        engine = ratio_ci(slow.engine_blocks, fast.engine_blocks)
+        end_to_end = ratio_ci(slow.end_to_end_blocks, fast.end_to_end_blocks)
+        found.append(speed_of(*titles, "engine", engine))
+        found.append(speed_of(*titles, "end_to_end", end_to_end))
     return found
 
 

@@ -10,15 +10,9 @@ from typing import Any
 import pytest
 
 from benchmarks.accuracy.coco_map import COCO_NAMES
-from benchmarks.report.content import (
-    Picture,
-    ReportData,
-    ReportRow,
-    Speed,
-    TrainingRun,
-    write_report,
-)
+from benchmarks.report.content import write_report
 from benchmarks.report.samples import sample_grid
+from benchmarks.report.schema import Picture, ReportData, ReportRow, Speed, TrainingRun
 from tests.benchmarks.bright_boxes import bright_set
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")

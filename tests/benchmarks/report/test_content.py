@@ -6,18 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks.accuracy.coco_map import COCO_NAMES
-from benchmarks.report.content import (
-    Gain,
-    Picture,
-    ReportData,
-    ReportRow,
-    Speed,
-    TrainingRun,
-    render_report,
-    write_report,
-)
+from benchmarks.report.content import render_report, write_report
 from benchmarks.report.plots import pareto_front
 from benchmarks.report.samples import sample_grid, telling_pictures
+from benchmarks.report.schema import Gain, Picture, ReportData, ReportRow, Speed, TrainingRun
 from benchmarks.report.text import milliseconds, parameter_count, points, signed_points
 from benchmarks.timing.latency import BenchmarkConfig, measure
 from export.errors import ToolkitError
@@ -62,7 +54,7 @@ def written(data: ReportData, folder: Path) -> tuple[dict[str, Any], str, str]:
 def test_report_json_has_the_keys_of_the_contract(tmp_path):
     with BrightEngine() as engine:
         timing = measure({"only": engine}, bright_set(), SHORT)["only"]
-    timed = row("student", 0.6, latency=timing.to_dict())
+    timed = row("student", 0.6, latency=timing.latency_ms)
     content, _, _ = written(report(timed, gain=GAIN), tmp_path)
     assert content["schema"] == 1
     assert {"name", "environment", "training", "gain", "rows"} <= set(content)
@@ -83,8 +75,8 @@ def test_pages_are_drawn_from_report_json_alone(tmp_path):
     with BrightEngine() as engine:
         timing = measure({"only": engine}, bright_set(), SHORT)["only"]
     data = report(
-        row("teacher", 0.7, latency=timing.to_dict()),
-        row("student", 0.6, latency=timing.to_dict()),
+        row("teacher", 0.7, latency=timing.latency_ms),
+        row("student", 0.6, latency=timing.latency_ms),
         gain=GAIN,
         training={
             "student": TrainingRun(

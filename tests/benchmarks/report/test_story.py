@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.accuracy.coco_map import coco_map
 from benchmarks.accuracy.deployed import Deployed, deployed_accuracy
-from benchmarks.report.content import Gain, ReportRow, Speed, TrainingRun, report_content
+from benchmarks.report.content import complete
+from benchmarks.report.schema import Gain, ReportRow, Speed, TrainingRun
 from benchmarks.report.tables import (
     band_table,
     certificate_table,
@@ -44,19 +45,19 @@ def test_the_headline_speaks_of_the_fastest_artifact_that_kept_its_accuracy() ->
         model="student onnxruntime int8", reference="teacher onnxruntime fp32", scope="end_to_end",
         ratio=9, ci95=(8.5, 9.4), verdict="faster",
     )  # fmt: skip
-    said = report_content(report(*ROWS, gain=gain, speed=(speed,)))["headline"]
+    said = complete(report(*ROWS, gain=gain, speed=(speed,))).headline
     assert said == (
         "The student onnxruntime int8 reaches 59.5 AP, 10.5 below the teacher. Distillation gained "
         "+10.0 AP [+8.0, +12.0] over 3 seeds (proven). End to end it is 9.00\u00d7 [8.50, 9.40] as "
         "fast as the teacher onnxruntime fp32: 1.00 ms at the median (timing throttled)."
     )
     worse = (*ROWS[:4], exported("student", 0.5, "int8", latency_ms=latency(1)))
-    assert "student onnxruntime fp32" in report_content(report(*worse))["headline"]
+    assert "student onnxruntime fp32" in complete(report(*worse)).headline
 
 
 def test_a_gain_that_is_none_is_called_none() -> None:
     gain = Gain(ap=-0.01, ci95=None, seeds=1, verdict="not proven (one seed)")
-    said = report_content(report(*ROWS, gain=gain))["headline"]
+    said = complete(report(*ROWS, gain=gain)).headline
     assert "Distillation gained nothing: \u22121.0 AP on one seed, which is no proof" in said
 
 
@@ -64,8 +65,8 @@ def test_the_waterfall_names_what_each_stage_is_held_against() -> None:
     deployed = Deployed(score_threshold=0.25, ap={"AP": 0.58}, detections_per_picture=3.0)
     rows = (*ROWS[:4], exported("student", 0.597, "fp16"), exported("student", 0.595, "int8"))
     last = rows[-1].model_copy(update={"deployed": deployed})
-    stages = report_content(report(*rows[:-1], last))["waterfall"]
-    assert [(stage["title"], stage["against"]) for stage in stages] == [
+    stages = complete(report(*rows[:-1], last)).waterfall
+    assert [(stage.title, stage.against) for stage in stages] == [
         ("teacher", None),
         ("baseline", "teacher"),
         ("student, torch", "baseline"),
@@ -74,7 +75,7 @@ def test_the_waterfall_names_what_each_stage_is_held_against() -> None:
         ("student, onnxruntime int8", "student, onnxruntime fp32"),
         ("student, onnxruntime int8, scores from 0.25", "student, onnxruntime int8"),
     ]
-    changes = [stage["change"] for stage in stages[1:]]
+    changes = [stage.change for stage in stages[1:]]
     assert changes == pytest.approx([-0.2, 0.1, -0.001, -0.002, -0.004, -0.015])
 
 
@@ -97,7 +98,7 @@ def test_certificates_and_parity_are_shown_whatever_their_keys() -> None:
     }
     parity = {"matched": 7, "min_iou": 0.98, "bands": [{"from": 0.05, "to": 0.25, "missing": 2}]}
     told = report(exported("student", 0.6, "int8", certificate=certificate, parity=parity))
-    content = report_content(told)
+    content = complete(told)
     table = certificate_table(content)
     assert table is not None
     assert [cells[1:] for cells in table.rows] == [
@@ -121,7 +122,7 @@ def test_terms_are_told_first_and_last_with_their_automatic_weight() -> None:
         for step, ratio in ((0, 2.0), (10, 0.25))
     )
     run = TrainingRun(model="student", terms=terms, auto_weights={"gid": 0.125})
-    table = terms_table(report_content(report(training={"seed0-student": run})))
+    table = terms_table(complete(report(training={"seed0-student": run})))
     assert table is not None
     (cells,) = table.rows
     assert cells == ("seed0-student", "gid/feature", "2", "0.25", "0.5", "0.5", "0.125")
@@ -132,7 +133,7 @@ def test_a_batch_that_was_not_measured_says_so() -> None:
     two = {"batch": 2, "images_per_s": 150.0, "call_ms": 13.3, "n": 9}
     fixed = exported("teacher", 0.7, throughput=[one])
     free = exported("student", 0.6, throughput=[one, two])
-    table = throughput_table(report_content(report(fixed, free)))
+    table = throughput_table(complete(report(fixed, free)))
     assert table is not None
     assert [cells[1:] for cells in table.rows] == [("100", "not measured"), ("100", "150")]
 

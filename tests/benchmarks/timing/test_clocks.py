@@ -101,7 +101,7 @@ def test_a_throttled_processor_is_counted_and_a_wandering_clock_is_named() -> No
     cool = (Reading(cpu_mhz=3000, cpu_throttles=7), Reading(cpu_mhz=3000, cpu_throttles=7))
     assert throttled([hot, cool]) == ["the processor was throttled 2 times"]
     assert unsteady([hot, cool]) == ["processor clock moved by 20%"]
-    assert ranges([hot, cool]) == {"cpu_mhz": [2400, 3000]}
+    assert ranges([hot, cool]) == {"cpu_mhz": (2400, 3000)}
     assert describe(ranges([hot, cool])) == "processor 2400 to 3000 MHz"
 
 

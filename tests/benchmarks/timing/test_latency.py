@@ -16,9 +16,9 @@ SHORT = BenchmarkConfig(blocks=4, calls_per_block=5, warmup=2, images=3)
 def test_percentiles_by_hand():
     # 1..100 ms: the median lies midway between 50 and 51; numpy's p90 is 1 + 0.9 * 99.
     found = latency([range(1, 51), range(51, 101)])
-    assert (found.p50_ms, found.min_ms, found.mean_ms, found.n) == (50.5, 1, 50.5, 100)
-    assert found.p90_ms == pytest.approx(90.1)
-    assert found.p99_ms == pytest.approx(99.01)
+    assert (found.p50, found.min, found.mean, found.n) == (50.5, 1, 50.5, 100)
+    assert found.p90 == pytest.approx(90.1)
+    assert found.p99 == pytest.approx(99.01)
     assert not found.p99_reliable
 
 
@@ -28,7 +28,7 @@ def test_p99_is_reliable_from_500_calls():
 
 
 def test_an_outlier_stays_in():
-    assert latency([[1.0, 1.0], [1.0, 97.0]]).mean_ms == 25
+    assert latency([[1.0, 1.0], [1.0, 97.0]]).mean == 25
 
 
 def test_the_interval_comes_from_blocks_and_not_from_calls():
@@ -65,16 +65,22 @@ def test_both_scopes_of_every_engine_are_timed_as_often_as_asked(clock):
     for timing in timings.values():
         assert [len(block) for block in timing.engine_blocks] == [5] * 4
         assert [len(block) for block in timing.end_to_end_blocks] == [5] * 4
-        assert (timing.engine.n, timing.images, timing.batch) == (20, 3, 1)
-    assert timings["slow"].engine.min_ms == timings["slow"].engine.p99_ms == 6
-    assert timings["slow"].end_to_end.min_ms == 6
+        assert (timing.latency_ms.engine.n, timing.latency_ms.images, timing.latency_ms.batch) == (
+            20,
+            3,
+            1,
+        )
+    assert timings["slow"].latency_ms.engine.min == timings["slow"].latency_ms.engine.p99 == 6
+    assert timings["slow"].latency_ms.end_to_end.min == 6
     ratio = ratio_ci(timings["slow"].engine_blocks, timings["quick"].engine_blocks)
     assert (ratio.ratio, ratio.verdict) == (6, "faster")
 
 
 def test_a_timing_fills_the_row_of_the_report():
     with BrightEngine() as engine:
-        found = measure({"only": engine}, bright_set(), SHORT)["only"].to_dict()
+        found = measure({"only": engine}, bright_set(), SHORT)["only"].latency_ms.model_dump(
+            mode="json"
+        )
     assert {"p50", "p90", "p99", "min", "n", "ci95_p50"} <= set(found["engine"])
     assert {"engine", "end_to_end", "batch"} <= set(found)
     json.dumps(found, allow_nan=False)
@@ -104,7 +110,7 @@ def test_a_time_limit_means_fewer_calls_and_n_says_so(clock):
     config = BenchmarkConfig(blocks=2, calls_per_block=500, warmup=3, time_limit_s=0.4)
     timing = measure({"slow": engine}, bright_set(), config)["slow"]
     # (0.4 - warm-up 0.06) s / 2 blocks / 20 ms for both scopes: 8 calls a block.
-    assert timing.engine.n == 16
+    assert timing.latency_ms.engine.n == 16
 
 
 def test_garbage_is_collected_between_blocks_and_never_inside():
@@ -125,7 +131,7 @@ def test_a_batch_is_timed_whole():
     config = BenchmarkConfig(blocks=2, calls_per_block=2, warmup=1, images=3, batch=2)
     timing = measure({"only": engine}, bright_set(), config)["only"]
     assert set(engine.batches) == {2}
-    assert timing.batch == 2
+    assert timing.latency_ms.batch == 2
 
 
 def test_a_static_graph_refuses_a_batch():
@@ -194,19 +200,22 @@ class DeviceBrightEngine(BrightEngine):
 def test_on_the_cpu_the_model_scope_is_the_one_with_copies():
     with BrightEngine() as engine:
         timing = measure({"only": engine}, bright_set(), SHORT)["only"]
-    assert timing.model is None
-    assert "on the CPU nothing is copied" in timing.to_dict()["model_scope"]
-    assert timing.watch["gpu"] == "not watched: no engine here uses one"
+    assert timing.latency_ms.model is None
+    assert "on the CPU nothing is copied" in timing.latency_ms.model_scope
+    assert timing.latency_ms.watch is not None
+    assert timing.latency_ms.watch.gpu == "not watched: no engine here uses one"
 
 
 def test_a_device_is_timed_with_and_without_copies_and_for_longer(clock):
     config = BenchmarkConfig(blocks=2, calls_per_block=5, warmup=1, images=3, time_limit_s=1)
     engine = DeviceBrightEngine(sleep=clock.sleep)
     timing = measure({"only": engine}, bright_set(), config)["only"]
-    assert timing.model is not None
-    assert (timing.model.min_ms, timing.engine.min_ms) == (1, 4)
-    assert timing.model.n == timing.engine.n > 10  # more than asked: limited by time alone
-    assert timing.to_dict()["model_scope"].startswith("by the host's clock")
+    assert timing.latency_ms.model is not None
+    assert (timing.latency_ms.model.min, timing.latency_ms.engine.min) == (1, 4)
+    assert (
+        timing.latency_ms.model.n == timing.latency_ms.engine.n > 10
+    )  # more than asked: limited by time alone
+    assert timing.latency_ms.model_scope.startswith("by the host's clock")
 
 
 def test_a_device_with_a_clock_of_its_own_is_asked_for_its_time(clock):
@@ -217,10 +226,10 @@ def test_a_device_with_a_clock_of_its_own_is_asked_for_its_time(clock):
 
     config = BenchmarkConfig(blocks=2, calls_per_block=5, warmup=1, images=3, time_limit_s=1)
     timing = measure({"only": Clocked(sleep=clock.sleep)}, bright_set(), config)["only"]
-    assert timing.model is not None
-    assert timing.model.min_ms == timing.model.p99_ms == 0.25
-    assert timing.engine.min_ms == 4  # of that the host's clock counts all
-    assert timing.to_dict()["model_scope"] == "by CUDA events around the pass"
+    assert timing.latency_ms.model is not None
+    assert timing.latency_ms.model.min == timing.latency_ms.model.p99 == 0.25
+    assert timing.latency_ms.engine.min == 4  # of that the host's clock counts all
+    assert timing.latency_ms.model_scope == "by CUDA events around the pass"
 
 
 def test_a_device_that_cannot_leave_the_copies_out_says_so(clock):
@@ -230,11 +239,11 @@ def test_a_device_that_cannot_leave_the_copies_out_says_so(clock):
     config = BenchmarkConfig(blocks=2, calls_per_block=2, warmup=1, images=1, time_limit_s=0.2)
     engine = Closed(delay_ms=1, sleep=clock.sleep)
     timing = measure({"only": engine}, bright_set(), config)["only"]
-    assert timing.model is None
-    assert timing.model_scope.startswith("not measured")
+    assert timing.latency_ms.model is None
+    assert timing.latency_ms.model_scope.startswith("not measured")
 
 
 def test_the_middle_half_of_the_calls_is_told():
     # 1..101 ms: quartiles at 26 and 76 exactly.
-    found = latency([range(1, 102)]).to_dict()
-    assert (found["p25"], found["p75"], found["iqr"]) == (26, 76, 50)
+    found = latency([range(1, 102)])
+    assert (found.p25, found.p75, found.iqr) == (26, 76, 50)

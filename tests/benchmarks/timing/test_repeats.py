@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import pytest
 
 from benchmarks.data.image_set import read_coco
 from benchmarks.run import main
-from benchmarks.timing.latency import BenchmarkConfig, Timing, latency
+from benchmarks.timing.latency import BenchmarkConfig, latency
+from benchmarks.timing.records import Latencies, Timing, Watch
 from benchmarks.timing.repeats import measure_repeatedly, merge, share_of_limit
 from export.engine import open_engine
 from export.errors import ExportError, ToolkitError
@@ -23,31 +23,31 @@ from tests.benchmarks.bright_boxes import BrightEngine
 from tests.benchmarks.test_run import write_model
 
 ROOT = Path(__file__).resolve().parents[3]
-WATCH = {
-    "ranges": {"cpu_mhz": [2000.0, 2100.0]},
-    "gpu": "none",
-    "energy_mj_per_picture": 10.0,
-    "own_cpu_s": 1.0,
-    "others_share": 0.1,
-    "blocks": 2,
-}
+WATCH = Watch(
+    ranges={"cpu_mhz": (2000.0, 2100.0)},
+    gpu="none",
+    energy_mj_per_picture=10.0,
+    own_cpu_s=1.0,
+    others_share=0.1,
+    blocks=2,
+)
 
 
-def timing(engine: list[list[float]], end_to_end: list[list[float]], verdict="valid") -> Timing:
-    return Timing(
-        model=None,
+def timing(engine, end_to_end, verdict="valid", watch=WATCH, load=(0.1, 0.2)) -> Timing:
+    latencies = Latencies(
         model_scope="the same",
         engine=latency(engine),
         end_to_end=latency(end_to_end),
-        device="cpu",
-        watch=WATCH,
-        verdict=verdict,
         batch=1,
-        load=(0.1, 0.2),
-        images=1,
-        score_threshold=0.25,
-        engine_blocks=tuple(map(tuple, engine)),
-        end_to_end_blocks=tuple(map(tuple, end_to_end)),
+        device="cpu",
+        load_average=load,
+        watch=watch,
+    )
+    return Timing(
+        latency_ms=latencies,
+        verdict=verdict,
+        engine_blocks=engine,
+        end_to_end_blocks=end_to_end,
     )
 
 
@@ -60,15 +60,15 @@ def test_the_median_is_that_of_the_processes_and_their_spread_is_told():
     # Of all nine different calls the median is 10: 1, 1, 1, 10, 10, 11, 11, 12, 12.
     runs = [level(1, 10, 10), level(1, 11, 11), level(1, 12, 12)]
     found = merge([timing(run, run) for run in runs])
-    assert found.engine.p50_ms == 11
-    assert (found.engine.min_ms, found.engine.n) == (1, 18)
-    assert found.engine.ci95_p50 == (11, 11)  # blocks within a process are alike
-    assert found.repeats is not None
-    assert found.repeats["processes"] == 3
-    assert found.repeats["p50"]["engine"] == [10, 11, 12]
-    assert found.repeats["spread"]["engine"] == pytest.approx(2 / 11)
+    assert found.latency_ms.engine.p50 == 11
+    assert (found.latency_ms.engine.min, found.latency_ms.engine.n) == (1, 18)
+    assert found.latency_ms.engine.ci95_p50 == (11, 11)  # blocks within a process are alike
+    assert found.latency_ms.repeats is not None
+    assert found.latency_ms.repeats.processes == 3
+    assert found.latency_ms.repeats.p50["engine"] == (10, 11, 12)
+    assert found.latency_ms.repeats.spread["engine"] == pytest.approx(2 / 11)
     assert found.verdict == "valid"
-    json.dumps(found.to_dict(), allow_nan=False)
+    assert Timing.model_validate_json(found.model_dump_json()) == found
 
 
 def test_the_interval_is_of_the_blocks_within():
@@ -77,9 +77,9 @@ def test_the_interval_is_of_the_blocks_within():
     wavering = [[4.0], [6.0]] * 4
     steady = [[5.0]] * 8
     one = merge([timing(steady, steady), timing(wavering, wavering), timing(steady, steady)])
-    assert one.engine.ci95_p50 == (5, 5)
+    assert one.latency_ms.engine.ci95_p50 == (5, 5)
     two = merge([timing(wavering, wavering), timing(wavering, wavering), timing(steady, steady)])
-    assert two.engine.ci95_p50[0] < 5 < two.engine.ci95_p50[1]
+    assert two.latency_ms.engine.ci95_p50[0] < 5 < two.latency_ms.engine.ci95_p50[1]
 
 
 def test_processes_that_lie_apart_are_noisy_and_doubts_are_kept():
@@ -94,12 +94,16 @@ def test_processes_that_lie_apart_are_noisy_and_doubts_are_kept():
 
 def test_what_the_machine_did_is_told_of_all_processes():
     run = timing(level(1), level(1))
-    cooler = {**WATCH, "ranges": {"cpu_mhz": [1500.0, 1600.0]}, "energy_mj_per_picture": 20.0}
-    found = merge([run, replace(run, watch=cooler, load=(0.3, 0.4))])
-    assert found.watch["ranges"] == {"cpu_mhz": [1500, 2100]}
-    assert found.watch["energy_mj_per_picture"] == 15
-    assert (found.watch["own_cpu_s"], found.watch["blocks"]) == (2, 4)
-    assert found.load == (0.1, 0.4)
+    cooler = WATCH.model_copy(
+        update={"ranges": {"cpu_mhz": (1500.0, 1600.0)}, "energy_mj_per_picture": 20.0}
+    )
+    found = merge([run, timing(level(1), level(1), watch=cooler, load=(0.3, 0.4))])
+    watch = found.latency_ms.watch
+    assert watch is not None
+    assert watch.ranges == {"cpu_mhz": (1500, 2100)}
+    assert watch.energy_mj_per_picture == 15
+    assert (watch.own_cpu_s, watch.blocks) == (2, 4)
+    assert found.latency_ms.load_average == (0.1, 0.4)
 
 
 def test_a_model_is_measured_in_fresh_processes(tmp_path, data, capsys):
@@ -144,8 +148,8 @@ def test_each_process_measures_within_its_share_of_the_time_limit(data):
     tight = BenchmarkConfig(repeats=2, blocks=2, calls_per_block=10**6, warmup=1, time_limit_s=2)
     opener = partial(BrightEngine, delay_ms=20)
     timing = measure_repeatedly({"student": opener}, read_coco(data), tight, print)["student"]
-    assert timing.repeats is not None
-    assert timing.repeats["processes"] == 2
+    assert timing.latency_ms.repeats is not None
+    assert timing.latency_ms.repeats.processes == 2
     assert [len(block) <= 12 for block in timing.engine_blocks] == [True] * 4
 
 

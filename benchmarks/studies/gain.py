@@ -14,15 +14,25 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
+from pydantic import JsonValue
 
 from benchmarks.studies.gain_plot import draw_gains
-from benchmarks.studies.gain_table import compare, locked, record_of, split_sizes
+from benchmarks.studies.gain_table import (
+    Gains,
+    MethodGain,
+    Settings,
+    Table,
+    compare,
+    locked,
+    split_sizes,
+    students_of,
+    teacher_of,
+)
 from benchmarks.timing.environment import environment
 from export.atomic import write_json
 from export.errors import RecipeError, ToolkitError
@@ -39,7 +49,8 @@ LIGHT = (
 )
 INTERRUPTED = 130
 
-Methods = dict[str, list[dict[str, Any]]]
+Entry = dict[str, JsonValue]  # one entry of `distill`
+Methods = dict[str, list[Entry]]
 
 
 @dataclass(frozen=True)
@@ -144,7 +155,7 @@ def _read(path: Path) -> Methods:
     return {str(name): _checked(entries, f"{path}: {name}") for name, entries in document.items()}
 
 
-def _checked(entries: Any, where: str) -> list[dict[str, Any]]:
+def _checked(entries: object, where: str) -> list[Entry]:
     if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
         raise RecipeError(f"{where}: expected a list of entries, as in [{{type: pkd}}]")
     return entries
@@ -171,15 +182,15 @@ def _recipe(recipe: Path, methods: Methods, options: argparse.Namespace) -> list
     return failures
 
 
-def _few(recipe: Mapping[str, Any], labels: int) -> tuple[str, ...]:
+def _few(recipe: Settings, labels: int) -> tuple[str, ...]:
     split = {key: value for key, value in recipe["data"]["train"].items() if value is not None}
     rest = {**split, "split": split.get("split", "train"), "limit": None, "rest": True}
     return (f"data.train.limit={labels}", f"data.unlabeled={json.dumps(rest)}")
 
 
-def _data_name(recipe: Mapping[str, Any]) -> str:
+def _data_name(recipe: Settings) -> str:
     data = recipe["data"]
-    return Path(data["root"]).name if data["type"] == "folder" else str(data["type"])
+    return Path(data["root"]).name if data["type"] == "folder" else data["type"]
 
 
 class _Table:
@@ -200,13 +211,13 @@ class _Table:
         self.path = options.out / f"gain_{data}.json"
         self.data = data
         sizes = split_sizes(plain)
-        self.content: dict[str, Any] = {
+        self.content: Table = {
             "recipe": work.name,
             "regime": regime,
             "labels": sizes["train"],
             "unlabeled": 0,
-            "teacher": record_of(all_labels, "teacher"),
-            "plain": record_of(plain, "student"),
+            "teacher": teacher_of(all_labels),
+            "plain": students_of(plain),
             "methods": {},
             "failed": {},
             "environment": environment(),
@@ -217,27 +228,28 @@ class _Table:
         for name, entries in methods.items():
             self._method(name, entries)
         if self.options.best_two:
-            gains = {name: self.content["methods"].get(name) for name in methods}
+            found = self.content["methods"]
             ranked = sorted(
-                (n for n, m in gains.items() if m), key=lambda n: -gains[n]["gain"]["mean"]
+                (name for name in methods if name in found),
+                key=lambda name: -found[name]["gain"]["mean"],
             )
             if len(ranked) > 1:
                 first, second = ranked[:2]
                 self._method(f"{first}+{second}", methods[first] + methods[second])
         return bool(self.content["failed"])
 
-    def _method(self, name: str, entries: list[dict[str, Any]]) -> None:
+    def _method(self, name: str, entries: list[Entry]) -> None:
         run = f"{self.regime}-{name.replace('+', '-and-')}"
         taught = (*PLAIN[1:], f"distill={json.dumps(entries)}", *self.settings)
         try:
             home = self.work.run(run, *taught)
-            method = {"distill": entries, **record_of(home, "student")}
-            method |= compare(self.plain, home)
+            students, gains = students_of(home), compare(self.plain, home)
+            method: MethodGain = {"distill": entries, **students, **gains, "equal_time": None}
             if self.options.equal_time:
                 steps = max(1, round(method["steps"] * method["step_ms"] / self._plain_step_ms()))
                 longer = (f"train.steps={steps}", "train.epochs=null")
                 plain = self.work.run(f"{run}-equal-time", *PLAIN, *self.settings, *longer)
-                method["equal_time"] = {**record_of(plain, "student"), **compare(plain, home)}
+                method["equal_time"] = {**students_of(plain), **compare(plain, home)}
             self.content["methods"][name] = method
             self.content["unlabeled"] = split_sizes(home).get("unlabeled", 0)
         except RunError as error:
@@ -251,16 +263,18 @@ class _Table:
         return float(self.content["plain"]["step_ms"])
 
     def _write(self) -> None:
-        tables: dict[str, Any] = {}
+        tables: dict[str, Table] = {}
         if self.path.exists():
             tables = json.loads(self.path.read_text(encoding="utf-8"))["tables"]
         key = f"{self.work.name}/{self.regime}"
-        old = tables.get(key, {})
-        if old.get("plain") == self.content["plain"]:  # earlier calls' methods are still good
+        old = tables.get(key)
+        if (
+            old is not None and old["plain"] == self.content["plain"]
+        ):  # earlier calls' methods are still good
             kept = {n: m for n, m in old["methods"].items() if n not in self.content["failed"]}
             self.content["methods"] = {**kept, **self.content["methods"]}
         tables[key] = self.content
-        content = {"schema": 1, "data": self.data, "tables": tables}
+        content: Gains = {"schema": 1, "data": self.data, "tables": tables}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(content, self.path)
         draw_gains(content, self.path.with_suffix(".png"))

@@ -1,10 +1,10 @@
 """Draw the tables of `benchmarks.studies.gain`: a dot with its interval per method."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.report.axes import INK, SOFT, new_figure, save
+from benchmarks.studies.gain_table import Gain, Gains, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ EQUAL_STEPS, EQUAL_TIME = "#0068b8", "#e08a00"
 REGIMES = {"all": "all labels", "few": "a fifth of the labels"}
 
 
-def draw_gains(content: Mapping[str, Any], path: Path) -> Path:
+def draw_gains(content: Gains, path: Path) -> Path:
     """Draw every table that has a method; return the picture's path.
 
     Raises:
@@ -50,15 +50,16 @@ def draw_gains(content: Mapping[str, Any], path: Path) -> Path:
     return save(figure, path)
 
 
-def _panel(table: Mapping[str, Any], axes: "Axes") -> None:
+def _panel(table: Table, axes: "Axes") -> None:
     methods = table["methods"]
     ranked = sorted(methods, key=lambda name: methods[name]["gain"]["mean"])
     axes.axvline(0, color=SOFT, linewidth=1)
     for place, name in enumerate(ranked):
         method = methods[name]
         _dot(axes, method["gain"], place, EQUAL_STEPS, "equal steps")
-        if method.get("equal_time"):
-            _dot(axes, method["equal_time"]["gain"], place - 0.28, EQUAL_TIME, "equal time")
+        longer = method.get("equal_time")
+        if longer is not None:
+            _dot(axes, longer["gain"], place - 0.28, EQUAL_TIME, "equal time")
     axes.set_yticks(range(len(ranked)), ranked)
     axes.set_ylim(-0.7, len(ranked) - 0.4)
     axes.grid(axis="y", visible=False)
@@ -73,7 +74,7 @@ def _panel(table: Mapping[str, Any], axes: "Axes") -> None:
     )
 
 
-def _dot(axes: "Axes", gain: Mapping[str, Any], place: float, color: str, label: str) -> None:
+def _dot(axes: "Axes", gain: Gain, place: float, color: str, label: str) -> None:
     mean = 100 * gain["mean"]
     if gain["ci95"] is not None:
         low, high = (100 * end for end in gain["ci95"])

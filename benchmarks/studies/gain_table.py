@@ -1,9 +1,11 @@
-"""What finished runs say of a gain; reads run folders, trains nothing."""
+"""Read AP and gains from finished run folders; trains nothing."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
+from typing_extensions import NotRequired, TypedDict
 
 from benchmarks.accuracy.gain_statistics import gain_interval, verdict
 from compress.stages.model_name import ModelName, Role
@@ -11,47 +13,155 @@ from compress.stages.model_name import ModelName, Role
 SHIPPED = ("onnxruntime", "fp32")
 
 
-def locked(home: Path) -> dict[str, Any]:
-    """Every setting that a run was made with."""
-    return _json(home / "recipe.lock.json")
+class Gain(TypedDict):
+    """Gain over the plain student, 0..1 scale: mean, 95 % interval, verdict, and every seed's."""
+
+    mean: float
+    ci95: tuple[float, float] | None
+    verdict: str
+    per_seed: list[float]
+
+
+class Comparison(TypedDict):
+    """Gain of the exported files, and of the models at the end of their training."""
+
+    gain: Gain
+    gain_torch: Gain
+
+
+class Costs(TypedDict):
+    """Length of a training and size of its model."""
+
+    steps: int
+    step_ms: float
+    parameters: int | None
+
+
+class TeacherRecord(Costs):
+    """AP of the exported teacher and of the trained one, 0..1."""
+
+    ap_onnx: float
+    ap_torch: float | None
+
+
+class StudentRecord(Costs):
+    """AP of the exported students and of the trained ones, seed by seed, 0..1."""
+
+    ap_onnx: list[float]
+    ap_torch: list[float]
+
+
+class EqualTime(StudentRecord, Comparison):
+    """A plain student trained for as many seconds as the taught one, and the gain over it."""
+
+
+class MethodGain(StudentRecord, Comparison):
+    """Students of one method, and their gain over the plain ones."""
+
+    distill: list[dict[str, JsonValue]]
+    equal_time: NotRequired[EqualTime | None]
+
+
+class Table(TypedDict):
+    """One base recipe in one regime."""
+
+    recipe: str
+    regime: str
+    labels: int
+    unlabeled: int
+    teacher: TeacherRecord
+    plain: StudentRecord
+    methods: dict[str, MethodGain]
+    failed: dict[str, str]
+    environment: dict[str, JsonValue]
+
+
+class Gains(TypedDict):
+    """Content of `gain_<data>.json`."""
+
+    schema: int
+    data: str
+    tables: dict[str, Table]
+
+
+class TrainSplit(TypedDict, total=False):
+    """Settings of the training split; None where the recipe gives none."""
+
+    split: str | None
+    limit: int | None
+    seed: int | None
+    count: int | None
+    rest: bool | None
+
+
+class DataSettings(TypedDict):
+    """The `data` section of a recipe."""
+
+    type: str
+    train: TrainSplit
+    root: NotRequired[str]
+
+
+class Settings(TypedDict):
+    """The parts of a run's resolved recipe that are read here."""
+
+    seed: int
+    seeds: int
+    data: DataSettings
+
+
+class _Training(TypedDict):
+    steps: int
+    step_ms: NotRequired[float]
+    parameters: NotRequired[int | None]
+    rows: list[dict[str, float | None]]
+
+
+def locked(home: Path) -> Settings:
+    """Read the settings that a run was made with."""
+    found: Settings = json.loads(_text(home / "recipe.lock.json"))
+    return found
 
 
 def split_sizes(home: Path) -> dict[str, int]:
-    """Role -> pictures."""
-    splits = _json(home / "data.json")["splits"]
+    """Read the number of pictures by role of the split."""
+    splits = json.loads(_text(home / "data.json"))["splits"]
     return {role: int(split["images"]) for role, split in splits.items()}
 
 
-def record_of(home: Path, role: Role) -> dict[str, Any]:
-    """How one model of a run turned out: a student's figures per seed, the teacher's alone.
+def teacher_of(home: Path) -> TeacherRecord:
+    """Read the figures of a run's teacher."""
+    name = ModelName.of_teacher(0)
+    training = _training(home, name)
+    return {
+        "ap_onnx": _exported_ap(home, name),
+        "ap_torch": _last_ap(training) if training["rows"] else None,
+        **_costs([training]),
+    }
 
-    `ap_onnx` is of the exported file, `ap_torch` of the model at the end of its training; 0..1.
-    """
-    names = [ModelName.of_teacher(0)] if role == "teacher" else seed_names(home, role)
-    training = [_json(home / "models" / str(name) / "training.json") for name in names]
-    found = {
+
+def students_of(home: Path) -> StudentRecord:
+    """Read the figures of a run's students."""
+    names = seed_names(home, "student")
+    training = [_training(home, name) for name in names]
+    return {
         "ap_onnx": [_exported_ap(home, name) for name in names],
         "ap_torch": [_last_ap(record) for record in training],
-        "steps": training[0]["steps"],
-        "step_ms": round(_mean([record.get("step_ms", 0.0) for record in training]), 2),
-        "parameters": training[0].get("parameters"),
+        **_costs(training),
     }
-    if role != "teacher":
-        return found
-    return {key: value[0] if isinstance(value, list) else value for key, value in found.items()}
 
 
-def compare(plain: Path, taught: Path) -> dict[str, Any]:
-    """Gain of the students of one run over those of another, seed by seed, 0..1 scale."""
-    own, other = record_of(taught, "student"), record_of(plain, "student")
+def compare(plain: Path, taught: Path) -> Comparison:
+    """Return the gain of the students of one run over those of another, seed by seed."""
+    own, other = students_of(taught), students_of(plain)
     return {
         "gain": gain(own["ap_onnx"], other["ap_onnx"]),
         "gain_torch": gain(own["ap_torch"], other["ap_torch"]),
     }
 
 
-def gain(taught: Sequence[float], plain: Sequence[float]) -> dict[str, Any]:
-    """Mean of the paired differences, its 95 % interval over seeds, and what it proves."""
+def gain(taught: Sequence[float], plain: Sequence[float]) -> Gain:
+    """Return the mean of the paired differences, its 95 % interval over seeds, and the verdict."""
     differences = [a - b for a, b in zip(taught, plain, strict=True)]
     return {
         "mean": _mean(differences),
@@ -68,19 +178,30 @@ def seed_names(home: Path, role: Role) -> list[ModelName]:
 
 
 def _exported_ap(home: Path, name: ModelName) -> float:
-    values = _json(home / "evaluation" / name.key(*SHIPPED) / "ap.json")["values"]
+    values = json.loads(_text(home / "evaluation" / name.key(*SHIPPED) / "ap.json"))["values"]
     return float(values["AP"] or 0.0)
 
 
-def _last_ap(record: Mapping[str, Any]) -> float | None:
-    rows = record["rows"]
-    return float(rows[-1]["AP"] or 0.0) if rows else None
+def _training(home: Path, name: ModelName) -> _Training:
+    found: _Training = json.loads(_text(home / "models" / str(name) / "training.json"))
+    return found
+
+
+def _costs(training: Sequence[_Training]) -> Costs:
+    return {
+        "steps": training[0]["steps"],
+        "step_ms": round(_mean([record.get("step_ms", 0.0) for record in training]), 2),
+        "parameters": training[0].get("parameters"),
+    }
+
+
+def _last_ap(record: _Training) -> float:
+    return float(record["rows"][-1]["AP"] or 0.0)
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")

@@ -1,17 +1,17 @@
 """The settings of every method that `benchmarks.studies.kd_step` measures on a pair."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import JsonValue, TypeAdapter
 
 from compress.detector import Detector
 from compress.distillation.pairing import check_pair
 from compress.losses import LossConfig
 from compress.losses.parts.classifier import Classifier
+from compress.losses.parts.loss import LossSection
 from compress.methods import OF_STUDENT, example, members
 
-LOSSES: TypeAdapter[Any] = TypeAdapter(LossConfig)
+LOSSES: TypeAdapter[LossSection] = TypeAdapter(LossConfig)
 
 
 def method_names() -> tuple[str, ...]:
@@ -21,15 +21,16 @@ def method_names() -> tuple[str, ...]:
 
 def fitting(
     names: Sequence[str], student: Detector, teacher: Detector
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> tuple[dict[str, LossSection], dict[str, str]]:
     """Tell methods that work on a pair from those that do not: rows of settings, and reasons.
 
     A method that compares proposals has a second row, `<method>, roi_source: student`: there the
     student's proposals are scored by both, not the teacher's.
     """
-    rows, skipped = {}, {}
+    rows: dict[str, LossSection] = {}
+    skipped: dict[str, str] = {}
     for name in names:
-        config = example(name)
+        config: LossSection = example(name)
         problems = check_pair(student.spec, teacher.spec, [config])
         if problems:
             skipped[name] = "; ".join(text for _, text in problems)
@@ -41,13 +42,13 @@ def fitting(
     return rows, skipped
 
 
-def stated(config: Any) -> dict[str, Any]:
+def stated(config: LossSection) -> dict[str, JsonValue]:
     """Return those of a row's settings that are not the defaults, besides `type`."""
-    found: dict[str, Any] = config.model_dump(mode="json", exclude_defaults=True)
+    found: dict[str, JsonValue] = config.model_dump(mode="json", exclude_defaults=True)
     return {key: value for key, value in found.items() if key != "type"}
 
 
-def random_classifier(config: Any, student: Detector) -> Classifier | None:
+def random_classifier(config: LossSection, student: Detector) -> Classifier | None:
     """Build the classifier of crops that a method learns from, with random weights."""
     wanted = config.wanted_classifier()
     if wanted is None:

@@ -8,15 +8,18 @@ Both run the whole teacher, and see those levels of the pyramid that are a modul
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from compress.batch import Batch
+from compress.detector import Candidates, Detector
 from export.errors import MissingDependencyError
 
 PEERS = {"torchdistill": "torchdistill", "modelopt": "nvidia-modelopt"}
+Config = dict[str, object]  # of torchdistill
+
 LEARNING_RATE, MOMENTUM = 1e-6, 0.9
 
 
@@ -41,19 +44,19 @@ def require_peers() -> None:
 class AsTheyExpect(nn.Module):
     """A detector that takes pictures and targets, and returns losses or, in eval mode, boxes."""
 
-    def __init__(self, detector: Any, batch: Any) -> None:
+    def __init__(self, detector: Detector, batch: Batch) -> None:
         super().__init__()
         self.detector, self.batch = detector, batch
 
-    def forward(self, images: Tensor, _targets: Any) -> Any:
+    def forward(self, images: Tensor, _targets: object) -> "Mapping[str, Tensor] | Candidates":
         """Pass the one batch of this benchmark."""
         return self.detector(self.batch).task_losses if self.training else self._boxes(images)
 
-    def _boxes(self, images: Tensor) -> Any:
+    def _boxes(self, images: Tensor) -> Candidates:
         return self.detector.candidates(images)
 
 
-def peer_step(peer: str, student: Any, teacher: Any, batch: Any) -> Callable[[], None]:
+def peer_step(peer: str, student: Detector, teacher: Detector, batch: Batch) -> Callable[[], None]:
     """Return a whole training step in one of `PEERS`; the models are copied first."""
     own = AsTheyExpect(copy.deepcopy(student), batch)
     other = AsTheyExpect(copy.deepcopy(teacher), batch)
@@ -65,12 +68,12 @@ def peer_step(peer: str, student: Any, teacher: Any, batch: Any) -> Callable[[],
 
 
 @torch.no_grad()
-def map_modules(model: AsTheyExpect, batch: Any) -> list[str]:
+def map_modules(model: AsTheyExpect, batch: Batch) -> list[str]:
     """Return the paths of the modules whose output is a level of the pyramid, finest first."""
     found: list[tuple[str, Tensor]] = []
 
     def keep(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             if isinstance(output, Tensor):
                 found.append((name, output))
 
@@ -88,14 +91,14 @@ def map_modules(model: AsTheyExpect, batch: Any) -> list[str]:
 
 
 def _torchdistill(
-    student: AsTheyExpect, teacher: AsTheyExpect, batch: Any, paths: Sequence[str]
+    student: AsTheyExpect, teacher: AsTheyExpect, batch: Batch, paths: Sequence[str]
 ) -> Callable[[], None]:
     from torchdistill.core.distillation import get_distillation_box
 
-    def end(*, of_teacher: bool, path: str) -> dict[str, Any]:
+    def end(*, of_teacher: bool, path: str) -> Config:
         return {"is_from_teacher": of_teacher, "module_path": path, "io": "output"}
 
-    def term(path: str) -> dict[str, Any]:
+    def term(path: str) -> Config:
         ends = {
             "input": end(of_teacher=False, path=path),
             "target": end(of_teacher=True, path=path),
@@ -106,7 +109,7 @@ def _torchdistill(
             "weight": 1.0,
         }
 
-    def side(*, trained: bool) -> dict[str, Any]:
+    def side(*, trained: bool) -> Config:
         return {
             "forward_proc": "forward_batch_target",
             "sequential": [],
@@ -151,7 +154,7 @@ def _torchdistill(
 
 
 def _modelopt(
-    student: AsTheyExpect, teacher: AsTheyExpect, batch: Any, paths: Sequence[str]
+    student: AsTheyExpect, teacher: AsTheyExpect, batch: Batch, paths: Sequence[str]
 ) -> Callable[[], None]:
     import modelopt.torch.distill as mtd
 

@@ -19,12 +19,13 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import JsonValue
+from typing_extensions import TypedDict
 
 from benchmarks.studies.kd_methods import LOSSES, fitting, method_names, random_classifier, stated
 from benchmarks.studies.kd_pair import STUDENT, TEACHER, Pair, Setting, make_pair
@@ -33,6 +34,7 @@ from benchmarks.timing.environment import environment
 from compress.batch import boxes_per_image
 from compress.distillation.distiller import Distiller
 from compress.losses.parts.classifier import Classifier
+from compress.losses.parts.loss import LossSection
 from compress.methods import families
 from compress.parts.crops import crop_boxes
 from compress.training.optim import build_separate
@@ -41,6 +43,39 @@ from export.errors import ToolkitError
 WARM_UP_ROUNDS = 1
 USUAL_PAIRS = ("retinanet", "faster_rcnn")
 OURS = "mse"  # what the peers are compared with: the mean squared error of the pyramid's maps
+
+
+class StepRecord(TypedDict):
+    """Median time of a step, and the peak memory of a process that only takes it."""
+
+    ms: float
+    peak_mib: int | None
+
+
+class MethodRecord(StepRecord):
+    """A distilled step, and how it compares with its floor and with the plain step."""
+
+    needs: list[str]
+    settings: dict[str, JsonValue]
+    floor: StepRecord
+    over_floor: float
+    over_plain: float
+
+
+class PeerRecord(StepRecord):
+    """A step in another framework; `over_mse` compares it with our step of `OURS`."""
+
+    over_plain: float
+    over_mse: float | None
+
+
+class PairRecord(TypedDict):
+    """All steps of one pair; `skipped` says why a method does not fit it."""
+
+    plain: StepRecord
+    methods: dict[str, MethodRecord]
+    skipped: dict[str, str]
+    peers: dict[str, PeerRecord]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,7 +122,7 @@ def measure(
     *,
     peers: bool = False,
     memory: bool = True,
-) -> dict[str, Any]:
+) -> PairRecord:
     """Return times and memory of every step, and each method's ratio to its own floor."""
     pair = make_pair(setting)
     names = (*names, OURS) if peers and OURS in method_names() and OURS not in names else names
@@ -123,16 +158,14 @@ def measure(
             peer: {
                 **_step(times[f"peer {peer}"], peaks.get(f"peer {peer}")),
                 "over_plain": _ratio(times[f"peer {peer}"], times["plain"]),
-                f"over_{OURS}": _ratio(times[f"peer {peer}"], times[OURS])
-                if OURS in times
-                else None,
+                "over_mse": _ratio(times[f"peer {peer}"], times[OURS]) if OURS in times else None,
             }
             for peer in (PEERS if peers else ())
         },
     }
 
 
-def _step(times: Sequence[float], peak: int | None) -> dict[str, Any]:
+def _step(times: Sequence[float], peak: int | None) -> StepRecord:
     return {"ms": round(statistics.median(times), 1), "peak_mib": peak}
 
 
@@ -141,8 +174,8 @@ def _ratio(times: Sequence[float], others: Sequence[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(times, others, strict=True)), 3)
 
 
-def table(setting: Setting, rounds: int, result: dict[str, Any]) -> str:
-    """Write the result for people."""
+def table(setting: Setting, rounds: int, result: PairRecord) -> str:
+    """Return the result as a table of text."""
     lines = [
         f"{setting.pair} {TEACHER} -> {STUDENT}, {setting.size} px, batch {setting.batch}, "
         f"{setting.device}, {torch.get_num_threads()} threads, median of {rounds} rounds",
@@ -150,14 +183,19 @@ def table(setting: Setting, rounds: int, result: dict[str, Any]) -> str:
         f"{'floor MiB':>11}{'MiB':>8}",
     ]
 
-    def line(name: str, step: dict[str, Any]) -> str:
-        floor = step.get("floor", {})
+    def line(
+        name: str,
+        step: StepRecord,
+        over_plain: float | None = None,
+        over_floor: float | None = None,
+        floor: StepRecord | None = None,
+    ) -> str:
         cells = (
-            (floor.get("ms"), 10, ".1f"),
+            (None if floor is None else floor["ms"], 10, ".1f"),
             (step["ms"], 10, ".1f"),
-            (step.get("over_floor"), 9, ".2f"),
-            (step.get("over_plain"), 9, ".2f"),
-            (floor.get("peak_mib"), 11, "d"),
+            (over_floor, 9, ".2f"),
+            (over_plain, 9, ".2f"),
+            (None if floor is None else floor["peak_mib"], 11, "d"),
             (step["peak_mib"], 8, "d"),
         )
         return f"{name:<28}" + "".join(
@@ -166,14 +204,17 @@ def table(setting: Setting, rounds: int, result: dict[str, Any]) -> str:
         )
 
     lines.append(line("plain", result["plain"]))
-    lines += [line(name, step) for name, step in result["methods"].items()]
-    lines += [line(name, step) for name, step in result["peers"].items()]
+    lines += [
+        line(name, step, step["over_plain"], step["over_floor"], step["floor"])
+        for name, step in result["methods"].items()
+    ]
+    lines += [line(name, step, step["over_plain"]) for name, step in result["peers"].items()]
     lines += [f"skipped {name}: {why}" for name, why in result["skipped"].items()]
     return "\n".join(lines)
 
 
 def make_distiller(
-    pair: Pair, config: Any | None, classifier: Classifier | None = None
+    pair: Pair, config: LossSection | None, classifier: Classifier | None = None
 ) -> Distiller:
     """Return the objective, in the middle of a long run: past every warm-up and delayed start."""
     losses = [] if config is None else [config]
@@ -187,7 +228,7 @@ def make_distiller(
     return distiller
 
 
-def make_floor(pair: Pair, config: Any) -> Callable[[], dict[str, torch.Tensor]]:
+def make_floor(pair: Pair, config: LossSection) -> Callable[[], dict[str, torch.Tensor]]:
     """Return both models' forward passes as the method wants them, and the student's losses."""
     student, teacher, batch, _ = pair
     distiller, classifier = make_distiller(pair, config), random_classifier(config, student)
@@ -208,12 +249,14 @@ def make_floor(pair: Pair, config: Any) -> Callable[[], dict[str, torch.Tensor]]
     return forward
 
 
-def make_step(kind: str, pair: Pair, config: Any | None = None) -> Callable[[], None]:
+def make_step(kind: str, pair: Pair, config: LossSection | None = None) -> Callable[[], None]:
     """Return a whole training step of a kind: `plain`, `floor` or `distilled`."""
     student, batch, optimizers = pair.student, pair.batch, [pair.optimizer]
     forward: Callable[[], dict[str, torch.Tensor]]
     if kind == "plain":
         forward = partial(make_distiller(pair, None), batch)
+    elif config is None:
+        raise ValueError(f"a step of kind {kind!r} needs a method; give its settings")
     elif kind == "floor":
         forward = make_floor(pair, config)
     else:
@@ -250,10 +293,10 @@ def stopwatch(step: Callable[[], None], device: str) -> float:
 
 
 def _peaks(
-    steps: dict[str, Any], chosen: dict[str, Any], pair: Pair, setting: Setting
+    steps: Iterable[str], chosen: Mapping[str, LossSection], pair: Pair, setting: Setting
 ) -> dict[str, int]:
-    """Peak memory of every step; floors that ask for the same are measured once."""
-    floors: dict[Any, int] = {}
+    """Measure the peak memory of every step; of floors that ask for the same only one."""
+    floors: dict[tuple[object, ...], int] = {}
     peaks = {}
     for name in steps:
         if not name.startswith("floor of "):
@@ -273,7 +316,7 @@ def _peaks(
     return peaks
 
 
-def peak_memory_mib(name: str, setting: Setting, config: Any | None = None) -> float:
+def peak_memory_mib(name: str, setting: Setting, config: LossSection | None = None) -> float:
     """Return the peak of a fresh process that only takes this step, twice.
 
     On a GPU it is what torch has allocated there, else the resident memory with all libraries.
@@ -283,7 +326,7 @@ def peak_memory_mib(name: str, setting: Setting, config: Any | None = None) -> f
         return pool.apply(_peak_of_one, (name, setting, settings))
 
 
-def _peak_of_one(name: str, setting: Setting, settings: dict[str, Any] | None) -> float:
+def _peak_of_one(name: str, setting: Setting, settings: Mapping[str, JsonValue] | None) -> float:
     pair = make_pair(setting)
     if name == "plain":
         step = make_step("plain", pair._replace(teacher=pair.student))

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -128,7 +128,7 @@ class EagerEngine:
         detector.head.rpn.register_forward_hook(self._count)
         self._threads, self._before = threads, torch.get_num_threads()
 
-    def _count(self, _: nn.Module, __: Any, found: tuple[list[Tensor], Any]) -> None:
+    def _count(self, _: nn.Module, __: object, found: tuple[list[Tensor], object]) -> None:
         self.kept.extend(len(boxes) for boxes in found[0])
 
     def candidates(self, images: NDArray[np.float32]) -> Candidates:

@@ -8,7 +8,15 @@ from PIL import Image
 
 from benchmarks.studies.gain import METHODS, main, read_methods
 from benchmarks.studies.gain_plot import draw_gains
-from benchmarks.studies.gain_table import gain
+from benchmarks.studies.gain_table import (
+    Costs,
+    EqualTime,
+    Gains,
+    MethodGain,
+    StudentRecord,
+    Table,
+    gain,
+)
 from compress.recipe import load_recipe
 from export.errors import RecipeError
 from tests.compress.smoke import write_smoke
@@ -51,15 +59,24 @@ def test_base_recipes_load(path: Path) -> None:
 
 def test_a_picture_is_drawn_with_and_without_intervals(tmp_path: Path) -> None:
     one, three = gain([0.5], [0.4]), gain([0.5, 0.6, 0.4], [0.4, 0.5, 0.5])
-    table = {
+    costs: Costs = {"steps": 1, "step_ms": 1.0, "parameters": None}
+    plain: StudentRecord = {"ap_onnx": [0.4, 0.5, 0.5], "ap_torch": [0.4, 0.5, 0.5], **costs}
+    longer: EqualTime = {"gain": one, "gain_torch": one, **plain}
+    pkd: MethodGain = {"distill": [], "gain": one, "gain_torch": one, **plain, "equal_time": None}
+    fgd: MethodGain = {**pkd, "gain": three, "equal_time": longer}
+    table: Table = {
         "recipe": "small",
         "regime": "few",
         "labels": 41,
-        "teacher": {"ap_onnx": 0.6},
-        "plain": {"ap_onnx": [0.4, 0.5, 0.5]},
-        "methods": {"fgd": {"gain": three, "equal_time": {"gain": one}}, "pkd": {"gain": one}},
+        "unlabeled": 0,
+        "teacher": {"ap_onnx": 0.6, "ap_torch": 0.6, **costs},
+        "plain": plain,
+        "methods": {"fgd": fgd, "pkd": pkd},
+        "failed": {},
+        "environment": {},
     }
-    path = draw_gains({"data": "cells", "tables": {"small/few": table}}, tmp_path / "gain.png")
+    content: Gains = {"schema": 1, "data": "cells", "tables": {"small/few": table}}
+    path = draw_gains(content, tmp_path / "gain.png")
     with Image.open(path) as picture:
         assert picture.width > 1000
 

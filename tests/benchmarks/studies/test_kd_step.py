@@ -33,7 +33,9 @@ def test_methods_on_proposals_have_a_row_for_each_source_of_them() -> None:
     second = {name.partition(",")[0] for name in chosen if ", roi_source: student" in name}
     assert second == {"defeat", "kl", "dkd", "dist", "tadf", "gdetkd"}
     assert stated(chosen["kl, roi_source: student"]) == {"roi_source": "student"}
-    assert stated(chosen["ikd"])["base"]["type"] == "defeat"
+    base = stated(chosen["ikd"])["base"]
+    assert isinstance(base, dict)
+    assert base["type"] == "defeat"
 
 
 @pytest.mark.parametrize("name", ["kl", "kl, roi_source: student", "ikd", "dicod"])

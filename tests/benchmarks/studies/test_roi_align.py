@@ -25,6 +25,7 @@ schema: 1
 name: tried
 data: {type: shapes, image_size: [128, 160], train: {count: 32}, val: {count: 6}}
 teacher: {detector: {type: gfl, backbone: resnet18}, train: {steps: 1, batch: 1}}
+distill: []
 student:
   type: faster_rcnn
   backbone: {type: slim_resnet, stem: 16, widths: [16, 16, 16, 16]}

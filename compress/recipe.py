@@ -1,10 +1,12 @@
 """The recipe: one YAML file, every setting of a run, checked before anything is touched."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import yaml
 from pydantic import (
     Discriminator,
     Field,
@@ -24,9 +26,10 @@ from benchmarks.timing.latency import BenchmarkConfig
 from compress.data.config import DataConfig
 from compress.detectors import DetectorConfig
 from compress.losses import LossConfig
-from compress.recipe_file import load_model
+from compress.recipe_file import load_model, read_model
 from compress.training.optim import TrainConfig
 from export.config import Section
+from export.errors import RecipeError
 
 Given = TypeVar("Given")
 
@@ -223,3 +226,36 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, str]
         RecipeError: all mistakes at once, each as `file:line: key: what is wrong`.
     """
     return load_model(Recipe, path, overrides)
+
+
+def read_recipe(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Recipe, str]:
+    """Read a recipe that is given as nested dicts and lists; return it and its YAML text.
+
+    Raises:
+        RecipeError: all mistakes at once, each as `key: what is wrong`.
+    """
+    text = _yaml(settings)
+    return read_model(Recipe, None, text, overrides), text
+
+
+def _yaml(settings: Mapping[str, Any]) -> str:
+    """Write settings that are given in Python as the YAML of a recipe; paths become text.
+
+    Raises:
+        RecipeError: a value has no form in a recipe.
+    """
+    try:
+        plain = json.loads(json.dumps(dict(settings), allow_nan=False, default=_plain))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(
+            f"recipe: holds a value that is no text, number or list ({error})"
+        ) from None
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{value!r} is of type {type(value).__name__}")

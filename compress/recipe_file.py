@@ -52,10 +52,19 @@ def load_model(kind: type[Model], path: Path, overrides: Sequence[str] = ()) -> 
         raise RecipeError(f"{path}: there is no such recipe file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as a text file ({error})") from None
+    return read_model(kind, path, text, overrides), text
+
+
+def read_model(kind: type[Model], path: Path | None, text: str, overrides: Sequence[str]) -> Model:
+    """Read YAML text as a `kind`; without a `path`, mistakes are told by key alone.
+
+    Raises:
+        RecipeError: all mistakes at once, each as `file:line: key: what is wrong`.
+    """
     node, tree = _parse(path, text)
     changed = _override(tree, overrides)
     try:
-        return kind.model_validate_json(json.dumps(tree)), text
+        return kind.model_validate_json(json.dumps(tree))
     except ValidationError as error:
         where = _Where(path, node, tree, changed, kind)
         found = error.errors()
@@ -65,37 +74,38 @@ def load_model(kind: type[Model], path: Path, overrides: Sequence[str] = ()) -> 
         raise RecipeError("\n".join(dict.fromkeys(lines))) from None
 
 
-def _parse(path: Path, text: str) -> tuple[yaml.Node, dict[str, Any]]:
+def _parse(path: Path | None, text: str) -> tuple[yaml.Node, dict[str, Any]]:
+    name = path or "recipe"
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
         if node is None:
             raise RecipeError(
-                f"{path}: is empty; a recipe needs at least schema, name, data, student, train"
+                f"{name}: is empty; a recipe needs at least schema, name, data, student, train"
             )
-        _refuse_repeats(path, node)
+        _refuse_repeats(name, node)
         tree = loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(f"{path}:{line}: is not plain YAML: {error.problem}") from None
+        raise RecipeError(f"{name}:{line}: is not plain YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: is not plain YAML: {error}") from None
+        raise RecipeError(f"{name}: is not plain YAML: {error}") from None
     finally:
         loader.dispose()
     if not isinstance(tree, dict):
         raise RecipeError(
-            f"{path}:1: a recipe is a mapping of sections, found {type(tree).__name__}"
+            f"{name}:1: a recipe is a mapping of sections, found {type(tree).__name__}"
         )
     try:
         tree = json.loads(json.dumps(tree, allow_nan=False))  # also parts what YAML aliases share
     except (TypeError, ValueError) as error:
         raise RecipeError(
-            f"{path}: holds a value that is no text, number or list ({error})"
+            f"{name}: holds a value that is no text, number or list ({error})"
         ) from None
     return node, tree
 
 
-def _refuse_repeats(path: Path, node: yaml.Node) -> None:
+def _refuse_repeats(path: Path | str, node: yaml.Node) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for name, value in node.value:
@@ -164,7 +174,7 @@ class _Where:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         node: yaml.Node,
         tree: dict[str, Any],
         changed: dict[Key, str],
@@ -190,8 +200,7 @@ class _Where:
             if path[: len(keys)] == keys and _at(self.node, keys) is None:
                 yield f"command line: {text}: {key}: {message}"
                 return
-        place = f"{self.path}:{line_of(self.node, keys)}: "
-        yield place + (f"{key}: {message}" if key else message)
+        yield _place(self.path, self.node, keys) + (f"{key}: {message}" if key else message)
 
     def _walk(self, loc: tuple[int | str, ...]) -> tuple[Key, Any, list[Any], list[Any]]:
         """Follow `loc` through file and types; drop the union tags that only pydantic sees."""
@@ -256,6 +265,10 @@ def _at(node: yaml.Node, keys: Key) -> yaml.Node | None:
 def dotted(keys: Sequence[str | int]) -> str:
     """Write a key path as messages do: `teacher[1].train` of ("teacher", 1, "train")."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
+
+
+def _place(path: Path | None, node: yaml.Node, keys: Key) -> str:
+    return "" if path is None else f"{path}:{line_of(node, keys)}: "
 
 
 def line_of(node: yaml.Node, keys: Key) -> int:
@@ -360,12 +373,12 @@ class Source:
     """A recipe's file, for messages that come after it was read.
 
     Attributes:
-        path: the file.
-        text: its content.
+        path: the file; None for a recipe that was given in Python.
+        text: its content, YAML.
         overrides: `key=value` settings of the command line.
     """
 
-    path: Path
+    path: Path | None
     text: str
     overrides: Sequence[str] = ()
 
@@ -376,10 +389,10 @@ class Source:
         return self.text + (f"\n# overrides on the command line:{given}\n" if given else "")
 
     def at(self, *keys: str | int) -> str:
-        """Return `file:line: key`, or the override that set the key."""
+        """Return `file:line: key`, the key alone without a file, or the override that set it."""
         node, tree = _parse(self.path, self.text)
         changed = _override(tree, self.overrides)
         for depth in range(len(keys), 0, -1):
             if keys[:depth] in changed:
                 return f"command line: {changed[keys[:depth]]}: {dotted(keys)}"
-        return f"{self.path}:{line_of(node, keys)}: {dotted(keys)}"
+        return f"{_place(self.path, node, keys)}{dotted(keys)}"

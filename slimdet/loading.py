@@ -1,0 +1,139 @@
+"""Open a detector from whatever a run leaves behind."""
+
+import json
+import tarfile
+import tempfile
+from contextlib import ExitStack
+from os import PathLike
+from pathlib import Path
+from typing import cast
+
+from export.arguments import DEVICES
+from export.backends.onnxruntime.providers import Device
+from export.bundles.packing import bundle_artifact
+from export.engine import Engine, open_engine
+from export.errors import ExportError
+from slimdet.model import Model
+
+ARTIFACTS = ("model.onnx", "model.engine")
+EXPECTED = (
+    "expected a run's folder, a bundle (folder or .tar.gz), a model.onnx or model.engine with its "
+    "model.json, or a model.safetensors"
+)
+
+
+def load(
+    path: str | PathLike[str],
+    *,
+    artifact: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Model:
+    """Open a detector.
+
+    Args:
+        path: the folder of a run, which gives its student's FP32 ONNX file; a bundle, as a folder
+            or .tar.gz, which gives its first artifact; a model.onnx or model.engine with its
+            model.json beside it, or the folder that holds them; or a model.safetensors, which needs
+            torch.
+        artifact: another artifact of a run or bundle, such as `seed0-student-int8`.
+        device: cpu, cuda or tensorrt of ONNX Runtime; cpu or cuda for model.safetensors. An engine
+            runs on its GPU.
+        threads: CPU threads; None takes the physical cores that this process may use.
+
+    Raises:
+        ExportError: nothing at `path` can be opened, or it is damaged.
+        MissingDependencyError: the runtime that it needs is not installed.
+    """
+    given = Path(path)
+    with ExitStack() as stack:
+        place = given
+        if given.name.endswith((".tar.gz", ".tgz")):
+            place = _unpack(given, stack)
+        found = _artifact(place, artifact)
+        if found.suffix == ".safetensors":
+            engine = _torch_engine(found, device, threads)
+        else:
+            engine = open_engine(found, threads, _device(device))
+        stack.enter_context(engine)
+        return Model(engine, found, stack.pop_all())
+
+
+def _artifact(place: Path, name: str | None) -> Path:
+    """Return the file to open.
+
+    Raises:
+        ExportError: there is none.
+    """
+    if (place / "bundle.json").is_file():
+        return bundle_artifact(place, name)
+    if (place / "recipe.lock.json").is_file():
+        return _of_run(place, name)
+    if name is not None:
+        raise ExportError(
+            f"{place}: is neither a run nor a bundle, so artifact={name!r} chooses nothing; leave "
+            "it out"
+        )
+    if place.is_dir():
+        files = [place / file for file in ARTIFACTS if (place / file).is_file()]
+        if not files:
+            raise ExportError(f"{place}: holds no model; {EXPECTED}")
+        return files[0]
+    if place.suffix not in {".onnx", ".engine", ".safetensors"}:
+        what = "is no model" if place.exists() else "there is no such file or folder"
+        raise ExportError(f"{place}: {what}; {EXPECTED}")
+    return place
+
+
+def _of_run(run: Path, name: str | None) -> Path:
+    """Return an artifact of a run: the one named, else its first student's in FP32."""
+    if name is None:
+        try:
+            settings = json.loads((run / "recipe.lock.json").read_text(encoding="utf-8"))
+            name = f"seed{int(settings['seed'])}-student-fp32"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ExportError(f"{run / 'recipe.lock.json'}: cannot be read ({error})") from None
+    file = run / "export" / name / "model.onnx"
+    if file.is_file():
+        return file
+    there = sorted(path.parent.name for path in run.glob("export/*/model.onnx"))
+    if there:
+        raise ExportError(f"{run}: holds no artifact {name!r}, but {', '.join(there)}")
+    raise ExportError(
+        f"{run}: the run has not exported a model yet; go on with it by `slimdet run`, or load "
+        "what it has trained: models/NAME/model.safetensors"
+    )
+
+
+def _unpack(archive: Path, stack: ExitStack) -> Path:
+    """Unpack a bundle into a temporary folder that `stack` removes; return the bundle's folder."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slimdet-")))
+    try:
+        with tarfile.open(archive) as content:
+            content.extractall(folder, filter="data")  # refuses what would leave the folder
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise ExportError(f"{archive}: cannot be unpacked as a bundle ({error})") from None
+    found = sorted(path.parent for path in folder.glob("*/bundle.json"))
+    if not found:
+        raise ExportError(f"{archive}: holds no bundle (no bundle.json); {EXPECTED}")
+    return found[0]
+
+
+def _device(name: str) -> Device:
+    if name not in DEVICES:
+        raise ExportError(f"device {name!r}: expected one of {', '.join(DEVICES)}")
+    return cast(Device, name)
+
+
+def _torch_engine(file: Path, device: str, threads: int | None) -> Engine:
+    """Rebuild a detector from its weights file, to run in torch."""
+    from export.optional import require
+
+    for package in ("torch", "torchvision"):
+        require(package, extra="train", purpose=f"Loading {file}")
+    from compress.stages.model_file import load_detector
+    from compress.stages.session import torch_device
+    from compress.stages.torch_engine import TorchEngine
+
+    loaded = load_detector(file)
+    return TorchEngine(loaded.detector, loaded.metadata.manifest, torch_device(device), threads)

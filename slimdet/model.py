@@ -1,0 +1,191 @@
+"""A detector that is ready to run."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from typing_extensions import Self
+
+from benchmarks.accuracy.coco_map import coco_map
+from benchmarks.accuracy.evaluate import predict
+from benchmarks.accuracy.metric import CocoResult
+from benchmarks.data.folder import read_measured
+from benchmarks.data.image_set import coco_ground_truth
+from export.artifact.manifest import Manifest
+from export.detections import Detections
+from export.engine import Engine
+from export.errors import DataError
+from export.pictures.calibration import picture_files
+from export.predictions import predict as predict_file
+from export.predictions import predict_pixels
+from slimdet.result import Result
+
+Picture: TypeAlias = str | PathLike[str] | NDArray[np.uint8] | Image.Image
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy of a model on a labelled set.
+
+    Attributes:
+        values: COCO's twelve metrics by name (`AP`, `AP50`, `AR100`, ...) in 0..1; None where the
+            set has nothing to measure.
+        per_class: AP by class name.
+        results: the detections in COCO's results format, with the set's picture and category ids.
+    """
+
+    values: Mapping[str, float | None]
+    per_class: Mapping[str, float | None]
+    results: list[CocoResult] = field(repr=False)
+
+
+class Model:
+    """An open detector; `slimdet.load` makes one.
+
+    Use it in a `with` statement, or call `close`, to free the runtime's memory early.
+
+    Attributes:
+        path: the file that runs.
+    """
+
+    def __init__(self, engine: Engine, path: Path, resources: ExitStack) -> None:
+        """Take over an engine that is open, and what is to be closed with it."""
+        self.path = path
+        self._engine, self._resources = engine, resources
+
+    @property
+    def manifest(self) -> Manifest:
+        """Input, classes, thresholds and NMS of the model, and how it was made."""
+        return self._engine.manifest
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The K class names, in the order of the labels."""
+        return self.manifest.classes
+
+    def predict(
+        self, source: Picture | Iterable[Picture], threshold: float | None = None
+    ) -> list[Result]:
+        """Detect objects; return one result per picture, in the order of the pictures.
+
+        Args:
+            source: a picture, or several of them: the path of a file, the path of a folder (all its
+                pictures, sorted), a (H, W, 3) uint8 RGB array, or a PIL picture.
+            threshold: lowest score to keep; None takes the model's own.
+
+        Raises:
+            DataError: a file is missing or no picture, a folder holds none, or an array has
+                another shape or type.
+            ExportError: the model is closed.
+        """
+        least = self.manifest.score_threshold if threshold is None else threshold
+        if not 0 <= least < 1:
+            raise DataError(f"threshold {least}: is not in 0..1; give a score such as 0.25")
+        return [
+            self._result(picture, least)
+            for given in _listed(source)
+            for picture in _pictures(given)
+        ]
+
+    def evaluate(
+        self,
+        data: str | PathLike[str],
+        split: str = "val",
+        *,
+        images: str | PathLike[str] | None = None,
+        division: str | PathLike[str] | None = None,
+    ) -> Evaluation:
+        """Measure accuracy on labelled pictures; classes are matched by name.
+
+        Args:
+            data: COCO annotations (JSON), or the folder of a COCO, YOLO, VOC or Roboflow data set.
+            split: which split of the folder; `all` for every picture of a set without splits.
+            images: folder of the pictures, for COCO annotations; looked for if None.
+            division: `split.json` of the run that divided the folder.
+
+        Raises:
+            DataError: the data cannot be read, or has other classes than the model.
+            MissingDependencyError: pycocotools is not installed.
+        """
+        labelled = read_measured(
+            Path(data),
+            split,
+            None if images is None else Path(images),
+            None if division is None else Path(division),
+        )
+        results = predict(self._engine, labelled)
+        measured = coco_map(results, coco_ground_truth(labelled))
+        return Evaluation(measured.values, measured.per_class, results)
+
+    def close(self) -> None:
+        """Free the runtime and temporary files; the model cannot be used any more."""
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        """Return the model, which is open already."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Name the file, the precision and the number of classes."""
+        made = f"{self.manifest.family} {self.manifest.backend} {self.manifest.precision}"
+        return f"<slimdet.Model {self.path}: {made}, {len(self.classes)} classes>"
+
+    def _result(self, picture: Path | NDArray[np.uint8], threshold: float) -> Result:
+        if isinstance(picture, Path):
+            found, path, pixels = predict_file(self._engine, picture, threshold), picture, None
+        else:
+            found, path, pixels = predict_pixels(self._engine, picture, threshold), None, picture
+        return self._named(found, path, pixels)
+
+    def _named(
+        self, found: Detections, path: Path | None, pixels: NDArray[np.uint8] | None
+    ) -> Result:
+        ids = self.manifest.category_ids
+        return Result(found.boxes, found.scores, found.labels, self.classes, ids, path, pixels)
+
+
+def _listed(source: Picture | Iterable[Picture]) -> Iterable[Picture]:
+    if isinstance(source, str | PathLike | np.ndarray | Image.Image):
+        return [source]
+    return source
+
+
+def _pictures(given: Picture) -> list[Path] | list[NDArray[np.uint8]]:
+    """Return one picture, or those of a folder.
+
+    Raises:
+        DataError: it is nothing that can be read as a picture.
+    """
+    if isinstance(given, Image.Image):
+        upright = ImageOps.exif_transpose(given)
+        return [np.asarray(upright.convert("RGB"))]
+    if isinstance(given, np.ndarray):
+        if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8 or not given.size:
+            raise DataError(
+                f"a picture of shape {given.shape} and type {given.dtype}; expected (H, W, 3) "
+                "uint8 in RGB order (pictures of OpenCV: pixels[..., ::-1])"
+            )
+        return [given]
+    if not isinstance(given, str | PathLike):
+        raise DataError(
+            f"a {type(given).__name__} is no picture; expected a path, an (H, W, 3) uint8 RGB "
+            "array, a PIL picture, or a list of them"
+        )
+    path = Path(given)
+    return picture_files(path) if path.is_dir() else [path]

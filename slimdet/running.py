@@ -1,0 +1,98 @@
+"""Carry out a recipe from Python."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from export.errors import ExportError
+from export.optional import require
+from slimdet.loading import load
+from slimdet.model import Model
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: the run's folder.
+    """
+
+    folder: Path
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """The content of `report/report.json`.
+
+        Raises:
+            ExportError: the run is not finished, or its report is damaged.
+        """
+        file = self.folder / "report" / "report.json"
+        try:
+            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ExportError(f"{file}: cannot be read ({error}); finish the run") from None
+        return found
+
+    @property
+    def html(self) -> Path:
+        """The report for reading."""
+        return self.folder / "report" / "report.html"
+
+    def load(self, artifact: str | None = None, *, device: str = "cpu") -> Model:
+        """Open an artifact of the run, by default the student's FP32 ONNX file.
+
+        Raises:
+            ExportError: there is no such artifact.
+            MissingDependencyError: ONNX Runtime is not installed.
+        """
+        return load(self.folder, artifact=artifact, device=device)
+
+
+def run(
+    recipe: str | PathLike[str] | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    runs: str | PathLike[str] = "runs",
+    device: str = "auto",
+    quiet: bool = False,
+) -> Run:
+    """Carry out a recipe from data to report, or go on with it where it was interrupted.
+
+    Call it under `if __name__ == "__main__":` in a script: latency is measured in processes that
+    import the script again.
+
+    Args:
+        recipe: path of a YAML file, or the same settings as nested dicts and lists.
+        overrides: settings that override the recipe's, each `key=value`.
+        runs: the folder in which the run's folder is made.
+        device: auto, cpu, cuda or cuda:N.
+        quiet: write nothing to stderr.
+
+    Raises:
+        RecipeError: the recipe is wrong; all mistakes at once, each with its key, and its line in
+            a file.
+        DataError: the data cannot be used.
+        MissingDependencyError: a package or weights are missing.
+        ToolkitError: training diverged, an export failed, or the disk is full.
+    """
+    for package in ("torch", "torchvision"):
+        require(package, extra="train", purpose="Carrying out a recipe")
+    from compress.console import Console
+    from compress.pipeline import run as carry_out
+    from compress.recipe import load_recipe, read_recipe
+    from compress.recipe_file import Source
+
+    if isinstance(recipe, Mapping):
+        path = None
+        settings, text = read_recipe(recipe, overrides)
+    else:
+        path = Path(recipe)
+        settings, text = load_recipe(path, overrides)
+    source = Source(path, text, overrides)
+    report = carry_out(settings, source, Path(runs), device, Console(quiet=quiet))
+    return Run(report.parent)

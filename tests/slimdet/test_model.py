@@ -1,0 +1,210 @@
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import slimdet
+from benchmarks.data.image_set import coco_ground_truth, read_coco
+from export.bundles.packing import write_bundle
+from tests.benchmarks.conftest import data as data
+from tests.benchmarks.test_run import BOX, write_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A graph for 64 x 64 pixels that finds `BOX` of class `red` with score 0.9."""
+    return write_model(tmp_path / "exported" / "model.onnx")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """32 x 64 pixels, so half as wide as the input that it is laid into at its own scale."""
+    path = tmp_path / "photographs" / "one.png"
+    path.parent.mkdir()
+    Image.fromarray(pixels()).save(path)
+    return path
+
+
+def pixels() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+def test_a_path_an_array_and_a_pil_picture_give_the_same_boxes(model: Path, picture: Path) -> None:
+    with slimdet.load(model) as detector:
+        single = [
+            detector.predict(p) for p in (picture, str(picture), pixels(), Image.open(picture))
+        ]
+        together = detector.predict([picture, pixels(), Image.open(picture)])
+        folder = detector.predict(picture.parent)
+    assert [len(results) for results in (*single, together, folder)] == [1, 1, 1, 1, 3, 1]
+    for (result,) in [*single, folder, *([one] for one in together)]:
+        assert result.boxes.tolist() == [BOX]
+        assert result.scores.tolist() == pytest.approx([0.9])
+        assert result.labels.tolist() == [0]
+        assert result.names == ["red"]
+        assert (len(result), result.classes) == (1, ("red", "green"))
+
+
+def test_boxes_are_pixels_of_the_picture_that_was_given(model: Path) -> None:
+    twice = np.zeros((128, 128, 3), dtype=np.uint8)
+    (result,) = slimdet.load(model).predict(twice)
+    assert result.boxes.tolist() == [[2 * side for side in BOX]]
+
+
+def test_a_picture_of_pil_is_turned_as_its_exif_says(model: Path, tmp_path: Path) -> None:
+    lying = Image.new("L", (80, 40))
+    exif = lying.getexif()
+    exif[0x0112] = 6
+    lying.save(tmp_path / "a.jpg", exif=exif)
+    detector = slimdet.load(model)
+    (read,), (opened,) = (
+        detector.predict(source) for source in (tmp_path / "a.jpg", Image.open(tmp_path / "a.jpg"))
+    )
+    assert read.pixels().shape == opened.pixels().shape == (80, 40, 3)
+    assert read.boxes.tolist() == opened.boxes.tolist()
+
+
+def test_a_threshold_is_the_lowest_score_that_is_kept(model: Path) -> None:
+    detector = slimdet.load(model)
+    assert len(detector.predict(pixels(), threshold=0.95)[0]) == 0
+    assert len(detector.predict(pixels(), threshold=0.85)[0]) == 1
+    with pytest.raises(slimdet.DataError, match="threshold 25"):
+        detector.predict(pixels(), threshold=25)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (np.zeros((8, 8), dtype=np.uint8), "shape"),
+        (np.zeros((8, 8, 3)), "float64"),
+        (np.zeros((0, 8, 3), dtype=np.uint8), "shape"),
+        ([3], "a int is no picture"),
+        ("missing.png", "missing.png"),
+    ],
+)
+def test_what_is_no_picture_is_refused(model: Path, source, said: str) -> None:
+    with pytest.raises(slimdet.DataError, match=said):
+        slimdet.load(model).predict(source)
+
+
+def test_a_result_gives_one_object_after_another(model: Path) -> None:
+    (result,) = slimdet.load(model).predict(pixels())
+    (found,) = result
+    assert (found.box.tolist(), found.label, found.name) == (BOX, 0, "red")
+    assert found.score == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_drawn_result_differs_from_the_picture_at_the_box_alone(
+    model: Path, picture: Path, as_file: bool
+) -> None:
+    (result,) = slimdet.load(model).predict(picture if as_file else pixels())
+    drawn = np.asarray(result.draw(scores=False, line_width=1))
+    assert drawn.shape == (64, 64, 3)
+    left, _, right, bottom = map(int, BOX)
+    assert (drawn[bottom, left + 1 : right] != pixels()[bottom, left + 1 : right]).any()
+    assert (result.pixels() == pixels()).all()
+
+
+def test_a_result_becomes_detections_of_supervision(model: Path) -> None:
+    supervision = pytest.importorskip("supervision", exc_type=ImportError)
+    (result,) = slimdet.load(model).predict(pixels())
+    found = result.to_supervision()
+    assert isinstance(found, supervision.Detections)
+    assert found.xyxy.tolist() == [BOX]
+    assert found.class_id.tolist() == [0]
+    assert found.confidence.tolist() == pytest.approx([0.9])
+    assert found.data["class_name"].tolist() == ["red"]
+    (nothing,) = slimdet.load(model).predict(pixels(), threshold=0.95)
+    assert len(nothing.to_supervision()) == 0
+
+
+def test_a_result_becomes_coco_results(model: Path) -> None:
+    (result,) = slimdet.load(model).predict(pixels())
+    (found,) = result.to_coco(41)
+    left, top, right, bottom = BOX
+    assert found["bbox"] == [left, top, right - left, bottom - top]
+    assert (found["image_id"], found["category_id"]) == (41, 1)
+    assert found["score"] == pytest.approx(0.9)
+
+
+def test_the_model_s_folder_and_a_bundle_of_it_open_too(model: Path, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", [model], pixels(), name="constant")
+    archive = tmp_path / "bundle.tar.gz"
+    for path in (model.parent, bundle, archive):
+        with slimdet.load(path) as detector:
+            assert detector.predict(pixels())[0].boxes.tolist() == [BOX]
+            unpacked = detector.path
+    assert not unpacked.exists()  # the archive's temporary folder
+    with pytest.raises(slimdet.ExportError, match="no artifact 'other', but exported"):
+        slimdet.load(bundle, artifact="other")
+
+
+def test_a_run_opens_as_its_student(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.lock.json").write_text('{"seed": 3}')
+    with pytest.raises(slimdet.ExportError, match="has not exported a model yet"):
+        slimdet.load(run)
+    for name in ("seed3-student-fp32", "teacher-fp32"):
+        write_model(run / "export" / name / "model.onnx")
+    assert slimdet.load(run).path.parent.name == "seed3-student-fp32"
+    assert slimdet.load(run, artifact="teacher-fp32").path.parent.name == "teacher-fp32"
+    with pytest.raises(slimdet.ExportError, match="but seed3-student-fp32, teacher-fp32"):
+        slimdet.load(run, artifact="student")
+
+
+def test_what_cannot_be_opened_is_refused_with_what_can(model: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as archive:
+        archive.add(model, "model.onnx")
+    (tmp_path / "broken.tar.gz").write_bytes(b"none")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    for name, said in {
+        "other.tar.gz": "holds no bundle",
+        "broken.tar.gz": "cannot be unpacked",
+        "empty": "holds no model",
+        "notes.txt": "is no model; expected a run's folder, a bundle",
+        "gone": "there is no such file or folder; expected",
+        "gone.onnx": "no such model file",
+    }.items():
+        with pytest.raises(slimdet.ExportError, match=said) as caught:
+            slimdet.load(tmp_path / name)
+        assert name in str(caught.value)
+    with pytest.raises(slimdet.ExportError, match="device 'tpu': expected one of cpu"):
+        slimdet.load(model, device="tpu")
+    with pytest.raises(slimdet.ExportError, match="leave it out"):
+        slimdet.load(model, artifact="x")
+
+
+def test_a_model_is_evaluated_on_labelled_pictures(model: Path, data: Path) -> None:
+    found = slimdet.load(model).evaluate(data)
+    truth = coco_ground_truth(read_coco(data))
+    assert {result["image_id"] for result in found.results} == {i["id"] for i in truth["images"]}
+    assert set(found.per_class) == {"red", "green"}
+    assert found.values["AP"] is not None
+    assert 0 < found.values["AP"] <= 1
+
+
+def test_loading_and_predicting_needs_no_torch(model: Path, picture: Path) -> None:
+    code = (
+        "import sys, slimdet\n"
+        "print(slimdet.load(sys.argv[1]).predict(sys.argv[2])[0].names, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, model, picture],
+        cwd=ROOT,
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "['red'] False\n"

@@ -173,8 +173,8 @@ def hold_out(ranked: Mapping[str, Labels], share: float) -> set[str]:
         share: part of each class's pictures to hold out.
 
     Returns:
-        Ranks of the pictures held out. Each class on two pictures or more is on both sides,
-        unless the other classes of its pictures forbid it.
+        Ranks of the pictures held out. Each class on two pictures or more is on both sides
+        where `_MOST_MOVES` moves can bring it there; doing so in general is NP-hard.
     """
     with_class: dict[int, list[str]] = {}
     for rank, labels in ranked.items():

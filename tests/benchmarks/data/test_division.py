@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks.data.annotations import RawObject, ReadingNotes
@@ -205,7 +205,11 @@ def _one_sided(pictures: list[frozenset[int]], held: set[int]) -> set[int]:
     return found
 
 
+TWO_MOVES = [frozenset({1}), frozenset({1, 4}), frozenset({3}), frozenset({3, 4})]
+
+
 @given(pictures=SETS, share=st.sampled_from([0.1, 0.3, 0.5, 0.8]))
+@example(pictures=TWO_MOVES, share=0.1)  # moving a picture of 4 parts 1 or 3, until a second moves
 def test_a_class_is_on_both_sides_wherever_some_division_can_have_it(
     pictures: list[frozenset[int]], share: float
 ) -> None:

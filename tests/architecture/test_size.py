@@ -3,22 +3,42 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("compress", "export", "benchmarks", "tests")
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 VAGUE = {"utils", "helpers", "common", "misc"}
+MOST_LINES, LONGEST = 400, 80  # of a file, of a function
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_stays_readable(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert path.stem not in VAGUE
-    assert text.count("\n") <= 400
+def too_much(path: Path, text: str) -> list[str]:
+    """Say what makes a file hard to read."""
+    lines = text.count("\n")
+    found = [f"{path}: the name says nothing"] if path.stem in VAGUE else []
+    found += [f"{path}: {lines} lines"] if lines > MOST_LINES else []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            assert (node.end_lineno or 0) - node.lineno <= 80, f"{node.name} is too long"
+            length = (node.end_lineno or 0) - node.lineno
+            found += [f"{path}: {length} lines of {node.name}"] if length > LONGEST else []
+    return found
+
+
+def test_every_file_and_function_stays_readable() -> None:
+    found = [
+        problem
+        for path in FILES
+        for problem in too_much(path.relative_to(ROOT), path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+
+
+def test_a_file_that_is_hard_to_read_is_found() -> None:
+    long = "def f():\n" + "    pass\n" * (LONGEST + 1)
+    assert too_much(Path("a/utils.py"), long) == [
+        "a/utils.py: the name says nothing",
+        f"a/utils.py: {LONGEST + 1} lines of f",
+    ]
+    assert too_much(Path("a/b.py"), "\n" * (MOST_LINES + 1)) == [f"a/b.py: {MOST_LINES + 1} lines"]
+    assert too_much(Path("a/b.py"), "def f():\n    pass\n") == []
 
 
 def test_the_top_level_holds_what_the_readme_says() -> None:

@@ -161,9 +161,10 @@ def suits(config, student, teacher) -> bool:
 
 @pytest.mark.parametrize("base", sorted(members(LossConfig).keys() - {"ikd"}))
 def test_every_other_method_takes_a_training_step_as_its_base(base):
-    config = ikd(base={"type": base})
+    config = ikd(base={"type": base}, iterations=1)
+    small_first = reversed(families())  # dense heads cost half of what two stages do
     student, teacher = copy.deepcopy(
-        next(pair for pair in map(random_pair, families()) if suits(config, *pair))
+        next(pair for pair in map(random_pair, small_first) if suits(config, *pair))
     )
     classifier = TINY.build(CLASSES) if config.wanted_classifier() else None
     torch.manual_seed(0)

@@ -100,7 +100,8 @@ def test_a_metric_is_one_file_and_one_entry_and_is_reported(tmp_path, data, caps
 
 def test_two_models_are_compared_with_the_first_on_a_split_of_a_folder(tmp_path, data, capsys):
     models = [write_model(tmp_path / name / "student.onnx") for name in ("a", "b")]
-    assert main([*map(str, models), "--data", str(data.parent), "--threads", "1", "--json"]) == 0
+    arguments = ["--data", str(data.parent), "--threads", "1", "--repeats", "1", "--json"]
+    assert main([*map(str, models), *arguments]) == 0
     content = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert content["name"] == "data, 2 pictures"
     assert len(content["rows"]) == 2

@@ -1,4 +1,4 @@
-"""Measure what ships: accuracy, latency, and the report on both."""
+"""Benchmarks: accuracy and latency of artifacts, and the report on both."""
 
 from _slimdet_packages import require_own
 

@@ -1,6 +1,6 @@
-"""What changed between two reports: `python -m benchmarks.compare A B`.
+"""Compare two reports: `python -m benchmarks.compare A B`.
 
-With limits (`--max-ap-drop 0.3 --max-p99 +5%`) it exits 3 when B breaks one.
+With limits (`--max-ap-drop 0.3 --max-p99 +5%`) it exits 3 if B exceeds one.
 """
 
 import argparse
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmarks.compare") -> int:
-    """Print the differences; return the exit code: 0 good, 3 a limit is broken."""
+    """Print the differences; return the exit code: 0 success, 3 a limit is exceeded."""
     options = command_line(prog).parse_args(arguments)
     from benchmarks.gates import GateError, broken_gates, load_report
 
@@ -144,7 +144,7 @@ def _notes(before: "ReportData", after: "ReportData") -> list[str]:
         if sides[0] != sides[1]:
             notes.append(
                 f"measured on different machines: {name} {_model(sides[0])} and "
-                f"{_model(sides[1])}; latencies do not compare"
+                f"{_model(sides[1])}; latencies are not comparable"
             )
     noisy = [
         f"{where} {' '.join(key)}"
@@ -165,9 +165,9 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="What changed between two reports; with limits, whether B breaks one.",
-        epilog="exit codes: 0 good, 1 a report cannot be read, 2 a limit is not understood, 3 a "
-        "limit is broken",
+        description="Compare two reports; with limits, check whether B exceeds one.",
+        epilog="exit codes: 0 success, 1 a report cannot be read, 2 a limit is not valid, 3 a "
+        "limit is exceeded",
     )
     parser.add_argument("before", type=Path, metavar="A", help="a run's or report's folder or file")
     parser.add_argument("after", type=Path, metavar="B", help="the one to compare with it")
@@ -175,7 +175,9 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     for name in ("p50", "p99", "size"):
         parser.add_argument(f"--max-{name}", metavar="+5%", help="or a plain number")
     parser.add_argument(
-        "--allow-noisy", action="store_true", help="judge timings from a busy machine too"
+        "--allow-noisy",
+        action="store_true",
+        help="apply latency limits also to timings from a busy machine",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser

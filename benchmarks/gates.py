@@ -1,4 +1,4 @@
-"""Limits that a new report must keep against an old one, and what breaks them."""
+"""Limits for a new report relative to a reference report."""
 
 import re
 from pathlib import Path
@@ -16,15 +16,15 @@ Quantile = Literal["p50", "p99"]
 
 
 class GateError(ToolkitError):
-    """A measured figure broke a limit that was set for it."""
+    """A measured figure exceeds its limit."""
 
     exit_code = 3
 
 
 class GatesConfig(Section):
-    """Limits against a reference report; what is not given is not limited.
+    """Limits relative to a reference report; None means no limit.
 
-    A limit in per cent (`+5%`) is relative to the reference, a plain number is absolute: AP points
+    A limit in per cent (`+5%`) is relative to the reference; a plain number is absolute: AP points
     for `max_ap_drop`, milliseconds or megabytes for the others.
     """
 
@@ -33,7 +33,7 @@ class GatesConfig(Section):
     max_p50: str | float | None = None  # end to end
     max_p99: str | float | None = None  # end to end
     max_size: str | float | None = None
-    allow_noisy: bool = False  # judge latencies that were measured on a busy machine too
+    allow_noisy: bool = False  # apply latency limits also to timings from a busy machine
 
     @field_validator("max_p50", "max_p99", "max_size")
     @classmethod
@@ -47,28 +47,28 @@ def parse_limit(limit: str | float) -> tuple[float, bool]:
     """Return the number, and whether it is a share of the reference (`+5%` is 0.05, True).
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text is neither a percentage nor a number.
     """
     if isinstance(limit, int | float):
         return float(limit), False
     found = re.fullmatch(r"\s*\+?(\d+(?:\.\d*)?)\s*(%?)\s*", limit)
     if not found:
-        raise ValueError(f"{limit!r} is no limit; write +5% or a plain number")
+        raise ValueError(f"{limit!r} is not a limit; write +5% or a plain number")
     number = float(found.group(1))
     return (number / 100, True) if found.group(2) else (number, False)
 
 
 def load_report(path: Path) -> ReportData:
-    """Read a report.json, given itself, its folder or the run's folder.
+    """Read a report.json, given the file, its folder or the run's folder.
 
     Raises:
-        ToolkitError: there is none, or it is not a report.
+        ToolkitError: there is no report.json, or it is not a report.
     """
     tried = [path, path / "report.json", path / "report" / "report.json"]
     file = next((one for one in tried if one.is_file()), None)
     if file is None:
         raise ToolkitError(
-            f"{path}: there is no report here; give a report.json, a report's folder or a run's"
+            f"{path}: there is no report here; give a report.json, its folder or a run's folder"
         )
     return read_report(file)
 
@@ -90,15 +90,15 @@ def latency(row: ReportRow, quantile: Quantile) -> float | None:
 
 
 def broken_gates(before: ReportData, after: ReportData, gates: GatesConfig) -> list[str]:
-    """Say which limits the rows that both reports have do not keep; empty when all do.
+    """Return one line per exceeded limit, over the rows that both reports have.
 
-    A limit that cannot be judged counts as broken: a row that is gone, a figure that was not
-    measured, a latency from a busy machine (unless `allow_noisy`).
+    A limit that cannot be checked counts as exceeded: a figure that was not measured, or a latency
+    from a busy machine (unless `allow_noisy`).
     """
     old, new = rows_by_key(before), rows_by_key(after)
     shared = [key for key in old if key in new]
     if not shared:
-        return ["the reports have no row in common, so nothing can be judged"]
+        return ["the reports have no row in common, so no limit can be checked"]
     lines = []
     for key in shared:
         title = " ".join(key)
@@ -111,7 +111,7 @@ def broken_gates(before: ReportData, after: ReportData, gates: GatesConfig) -> l
                 noisy = [r.verdict for r in (old[key], new[key]) if r.verdict != "valid"]
                 if noisy and not gates.allow_noisy:
                     lines.append(
-                        f"{title}: {quantile} cannot be judged, the timing is {noisy[0]}; measure "
+                        f"{title}: {quantile} cannot be checked: the timing is {noisy[0]}; measure "
                         "again on a quiet machine, or allow noisy timings"
                     )
                 else:
@@ -125,11 +125,11 @@ def broken_gates(before: ReportData, after: ReportData, gates: GatesConfig) -> l
 def _ap_drop(title: str, old: ReportRow, new: ReportRow, limit: float) -> list[str]:
     before, after = old.ap["AP"], new.ap["AP"]
     if before is None or after is None:
-        return [f"{title}: AP cannot be judged, it was not measured in both"]
+        return [f"{title}: AP cannot be checked: it was not measured in both reports"]
     drop = 100 * (before - after)
     if drop <= limit + 1e-9:
         return []
-    return [f"{title}: AP fell by {drop:.2f} to {100 * after:.2f}; allowed are {limit:g}"]
+    return [f"{title}: AP fell by {drop:.2f} to {100 * after:.2f}; the limit is {limit:g}"]
 
 
 def _growth(
@@ -141,12 +141,12 @@ def _growth(
 ) -> list[str]:
     before, after = values
     if before is None or after is None:
-        return [f"{title}: {what} cannot be judged, it was not measured in both"]
+        return [f"{title}: {what} cannot be checked: it was not measured in both reports"]
     number, relative = parse_limit(limit)
     allowed = before * (1 + number) if relative else number
     if after <= allowed + 1e-9:
         return []
     return [
-        f"{title}: {what} is {after:.3g} {unit}; allowed are {allowed:.3g} {unit} "
-        f"({limit if relative else f'at most {number:g}'}, the reference has {before:.3g})"
+        f"{title}: {what} is {after:.3g} {unit}; the limit is {allowed:.3g} {unit} "
+        f"({limit if relative else f'at most {number:g}'}, reference {before:.3g})"
     ]

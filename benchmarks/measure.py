@@ -53,10 +53,12 @@ def measure(
     openers = {_name(path, models): partial(settings.open, path) for path in models}
     engines = {name: make() for name, make in openers.items()}
     for engine in engines.values():
-        category_of_label(engine.manifest, images)  # wrong classes are found before any work
+        category_of_label(
+            engine.manifest, images
+        )  # a mismatch of classes ends here, before any work
     paths = dict(zip(engines, models, strict=True))
     predictions: dict[str, list[CocoResult]] = {}
-    # Before this process opens anything itself, so that a GPU is held by who measures it alone.
+    # Before this process opens an engine, so that only the measuring process holds the GPU.
     timings = measure_repeatedly(openers, images, config, _say)
     with ExitStack() as stack:
         opened = {name: stack.enter_context(engine) for name, engine in engines.items()}
@@ -101,7 +103,7 @@ def _speeds(rows: Sequence[ReportRow], timings: Sequence[Timing]) -> tuple[Speed
 
 
 def _told_apart(rows: Sequence[ReportRow], names: Sequence[str]) -> list[ReportRow]:
-    """Add the file's name to models that would be called the same, such as two forms of NMS."""
+    """Add the file's name to models with equal titles, such as two forms of NMS."""
     titles = [row_title(row) for row in rows]
     return [
         row.model_copy(update={"model": f"{row.model} {name}"}) if titles.count(title) > 1 else row
@@ -142,7 +144,7 @@ def _listed(batches: Sequence[int]) -> str:
 
 
 def _name(path: Path, models: Sequence[Path]) -> str:
-    """The file's name, with its folder's where two files have the same."""
+    """Return the file's name, with its folder's name where two files have the same name."""
     twins = [other for other in models if other.stem == path.stem]
     if len(twins) == 1:
         return path.stem

@@ -1,4 +1,4 @@
-"""Base class of what is measured and written to JSON."""
+"""Base class of records that are measured and written to JSON."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmarks.run") -> int:
-    """Measure; return the exit code: 0 good, 1 to 6 as in `export.errors`, 130 interrupted."""
+    """Measure; return the exit code: 0 success, 1 to 6 as in `export.errors`, 130 interrupted."""
     options = command_line(prog).parse_args(arguments)
     from benchmarks.measure import measure
     from benchmarks.report.content import complete
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmar
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; nothing was reported", file=sys.stderr)
+        print("interrupted; no report was written", file=sys.stderr)
         return INTERRUPTED
     content = complete(content)
     _print_table(content)
@@ -100,7 +100,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "--repeats",
         type=positive,
         metavar="N",
-        help="measure latency in N fresh processes; the median is theirs and their spread is told "
+        help="measure latency in N fresh processes; report the median and their spread "
         "(default: 3; 1: in this process)",
     )
     parser.add_argument(

@@ -161,12 +161,12 @@ def _check_results(results: Sequence[CocoResult], ground_truth: GroundTruth) -> 
         if unknown:
             raise DataError(
                 f"detections: {key} {unknown[0]} and {len(unknown) - 1} more are not in the "
-                f"ground truth, which has {len(known)}; score the set that was predicted"
+                f"ground truth, which has {len(known)}; use the predicted set's annotations"
             )
 
 
 def _mean_where_defined(precision: NDArray[np.float64]) -> float:
-    """COCO's mean over the entries that exist; -1 when none does."""
+    """Return COCO's mean over the defined entries; -1 if none is defined."""
     defined = precision[precision > -1]
     return float(np.mean(defined)) if defined.size else -1.0
 

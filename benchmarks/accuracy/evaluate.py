@@ -19,8 +19,8 @@ from export.engine import Engine
 from export.errors import DataError, ExportError
 from export.pictures.images import Letterbox, to_input
 
-# Decimals kept of boxes (pixels) and scores. They are cut here, before anything is scored, so
-# that AP computed from the saved file is AP computed from memory.
+# Decimals of boxes (pixels) and scores. Rounding comes before scoring, so that AP from the saved
+# file equals AP from memory.
 BOX_DECIMALS = 3
 SCORE_DECIMALS = 7
 
@@ -44,8 +44,8 @@ def predict(
         images: the labelled set.
         batch: pictures per call.
         indices: pictures to take, default all.
-        other_classes: let the model know other classes than the set; what it finds of those that
-            the set lacks is left out, as nothing can be said of it.
+        other_classes: accept a model with classes that the set does not have; its detections of
+            those are left out.
 
     Raises:
         DataError: the set's classes are not the model's, or a picture cannot be read.
@@ -69,7 +69,7 @@ def predict(
 def coco_results(
     detections: Detections, image_id: int, categories: Sequence[int | None]
 ) -> list[CocoResult]:
-    """Detections in photograph pixels as COCO results, rounded as they are saved.
+    """Return detections in photograph pixels as COCO results, rounded as they are saved.
 
     A label whose category is None is left out.
     """
@@ -114,14 +114,14 @@ def compute_metrics(
 
 
 def save_predictions(results: Sequence[CocoResult], path: Path) -> None:
-    """Write COCO results whole or not at all; every float reads back as the same float."""
+    """Write COCO results atomically; every float reads back as the same float."""
     write_json(list(results), path, indent=None)
 
 
 def category_of_label(
     manifest: Manifest, images: ImageSet, *, other_classes: bool = False
 ) -> tuple[int | None, ...]:
-    """The set's category id for each of the model's labels, matched by class name.
+    """Return the set's category id for each of the model's labels, matched by class name.
 
     With `other_classes` the model may know other classes; those that the set lacks are None.
 
@@ -134,7 +134,7 @@ def category_of_label(
         only_data = sorted(set(known) - set(manifest.classes))
         raise DataError(
             f"{images.source}: classes differ from the model's: "
-            f"only the model knows {only_model}, only the data know {only_data}; "
+            f"only the model has {only_model}, only the data have {only_data}; "
             "evaluate on data with the classes that the model was trained on"
         )
     return tuple(known.get(name) for name in manifest.classes)
@@ -143,7 +143,7 @@ def category_of_label(
 def _batches(
     images: ImageSet, indices: Sequence[int], batch: int, spec: InputSpec
 ) -> Iterator[tuple[list[int], NDArray[np.float32], list[Letterbox]]]:
-    """Decode ahead of the model: picture indices, (B, 3, H, W) tensor, letterboxes."""
+    """Yield picture indices, (B, 3, H, W) tensor and letterboxes; decode ahead in threads."""
 
     def decode(index: int) -> tuple[NDArray[np.uint8], Letterbox]:
         return read_canvas(images, index, spec.height, spec.width, spec.fill)
@@ -164,7 +164,7 @@ def _batches(
                     to_input([canvas for canvas, _ in decoded], spec),
                     [letterbox for _, letterbox in decoded],
                 )
-        finally:  # an error or an early end must not wait for pictures nobody wants
+        finally:  # do not wait for pictures that are no longer needed
             pool.shutdown(wait=False, cancel_futures=True)
 
 

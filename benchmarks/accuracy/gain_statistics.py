@@ -1,4 +1,4 @@
-"""What a handful of runs or one validation set can prove about a gain."""
+"""Confidence intervals and verdict of an AP gain, over seeds and over validation pictures."""
 
 import math
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ T_975 = (
 
 
 def gain_interval(differences: Sequence[float]) -> tuple[float, float] | None:
-    """95 % Student-t interval of the mean paired difference over seeds; None for one seed.
+    """Return the 95 % Student-t interval of the mean paired difference; None for one seed.
 
-    Beyond 30 seeds the quantile of 30 is used, which is a little too wide, never too narrow.
+    Beyond 30 seeds the quantile of 30 is used; the interval is then slightly too wide.
 
     Raises:
-        ValueError: no difference at all, or one that is not finite.
+        ValueError: there is no difference, or one is not finite.
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.size == 0 or not np.isfinite(values).all():
@@ -44,7 +44,7 @@ def gain_interval(differences: Sequence[float]) -> tuple[float, float] | None:
 
 
 def verdict(differences: Sequence[float]) -> Verdict:
-    """Say whether the mean paired difference over seeds is above zero, beyond chance."""
+    """Return whether the 95 % interval of the mean paired difference lies above zero."""
     interval = gain_interval(differences)
     if interval is None:
         return "not proven (one seed)"
@@ -58,8 +58,8 @@ class BootstrapGain(Record):
 
     Attributes:
         ap: the difference on all pictures, 0..1 scale.
-        ci95: percentile interval when the validation pictures are drawn anew with replacement.
-        samples: how many times they were drawn.
+        ci95: percentile interval over samples of the validation pictures with replacement.
+        samples: number of samples.
     """
 
     ap: float
@@ -75,10 +75,11 @@ def bootstrap_gain(
     samples: int = 200,
     seed: int = 0,
 ) -> BootstrapGain:
-    """AP gain of `results` over `baseline`, with an interval over validation pictures.
+    """Return the AP gain of `results` over `baseline`, with an interval over validation pictures.
 
-    It covers the luck of the validation set, not that of training: it does not replace seeds.
-    Both sides are judged on the same drawn pictures. A picture drawn n times counts n-fold.
+    The interval covers the choice of validation pictures, not the randomness of training: it does
+    not replace several seeds. Both sides are evaluated on the same samples; a picture that is drawn
+    n times counts n-fold.
     """
     ours = _matches(results, ground_truth)
     theirs = _matches(baseline, ground_truth)
@@ -150,7 +151,7 @@ def _matches(results: Sequence[CocoResult], ground_truth: GroundTruth) -> list[_
 
 
 def _weighted_ap(classes: Sequence[_ClassMatches], weights: NDArray[np.float64]) -> float:
-    """COCO AP when picture i counts `weights[i]`-fold; equals pycocotools' for weights of 1."""
+    """Return COCO AP with picture i counted `weights[i]`-fold; pycocotools' AP for weights of 1."""
     means = []
     for matches in classes:
         objects = float(weights @ matches.objects)

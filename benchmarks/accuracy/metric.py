@@ -21,7 +21,7 @@ class CocoResult(TypedDict):
 
 
 class MetricValues(Record):
-    """What a metric found; None where there is nothing to measure.
+    """Values of one metric; None where there is nothing to measure.
 
     Attributes:
         values: value by name, in the order in which a table shows them.

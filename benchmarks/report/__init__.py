@@ -1,1 +1,1 @@
-"""The report: its content as data, then Markdown, HTML and plots of it."""
+"""Reports: their data, and Markdown, HTML and plots of it."""

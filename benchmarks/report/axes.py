@@ -1,4 +1,4 @@
-"""What every plot has in common: colours, axes without clutter, a file that is whole or absent."""
+"""Shared parts of the plots: colours, axes, saving."""
 
 import io
 from pathlib import Path
@@ -24,13 +24,13 @@ PIXELS_PER_INCH = 144
 
 
 def color_of(title: str, number: int = 0) -> str:
-    """Colour of a model wherever it appears; `title` may say more after the model's name."""
+    """Return the colour of a model; `title` begins with the model's name."""
     exact = COLORS.get(title) or COLORS.get(title.split(" ", maxsplit=1)[0])
     return exact or OTHER_COLORS[number % len(OTHER_COLORS)]
 
 
 def plain(text: str, longest: int) -> str:
-    """Text that is drawn as it stands: no dollar starts a formula, and it ends where it must."""
+    """Shorten text and escape dollar signs, which would start a formula."""
     short = text if len(text) <= longest else text[: longest - 1] + "\u2026"
     return short.replace("$", r"\$")
 
@@ -47,7 +47,7 @@ def plain_ticks(axis: "Axis") -> None:
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1
 ) -> "tuple[Figure, list[Axes]]":
-    """A figure without pyplot: no global state, no window system."""
+    """Make a figure without pyplot: no global state, no window system."""
     figures = require("matplotlib.figure", extra="train", purpose="Drawing plots")
     figure: Figure = figures.Figure(figsize=(width, height), layout="constrained")
     panels = [figure.add_subplot(rows, columns, n + 1) for n in range(rows * columns)]
@@ -65,7 +65,7 @@ def new_figure(
 
 
 def save(figure: "Figure", path: Path) -> Path:
-    """Write the figure as a PNG, whole or not at all."""
+    """Write the figure as a PNG, atomically."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=PIXELS_PER_INCH, facecolor="white")
     return write_bytes(buffer.getvalue(), path)

@@ -1,4 +1,4 @@
-"""report.html: one file that can be mailed; no script, no font, no picture from elsewhere."""
+"""report.html: one self-contained file without scripts, fonts or external pictures."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -90,7 +90,7 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 10p
 
 
 def html_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
-    """The whole report as one HTML file, pictures inside."""
+    """Return the report as one HTML page with inlined pictures."""
     name = escape(data.name)
     sentence = data.headline
     body = [
@@ -144,14 +144,14 @@ def html_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
 
 
 def _chapter(title: str, tables: Sequence[Table]) -> list[str]:
-    """A heading and tables with their titles; nothing where there is no table."""
+    """Return a heading and tables with their titles; empty without tables."""
     if not tables:
         return []
     return [f"<h2>{escape(title)}</h2>", *(part for table in tables for part in _titled(table))]
 
 
 def _titled(table: Table) -> list[str]:
-    """A table under its title; a long one is folded, which needs no script."""
+    """Return a table under its title; a long table is folded."""
     drawn = _table(table.header, table.rows, sorted(table.numeric))
     if len(table.rows) > MOST_ROWS:
         count = f"{len(table.rows)} rows"
@@ -175,7 +175,7 @@ def _table(
     numeric: Sequence[int],
     kinds: Sequence[str] | None = None,
 ) -> str:
-    """`kinds` become classes of the rows, so that the student's stand out."""
+    """Return a table; `kinds` are the CSS classes of its rows."""
 
     def cell(tag: str, column: int, text: str) -> str:
         kind = "number" if column in numeric else "text"
@@ -208,7 +208,7 @@ def _plots(plots: Sequence[Plot]) -> str:
 
 
 def _figure(path: Path, caption: str, kind: str) -> str:
-    """A picture as text inside the page; a picture that is gone is said, not left out."""
+    """Inline a picture, or write a note that its file is missing."""
     text = escape(caption)
     kind_of_file = "jpeg" if path.suffix.lower() in (".jpg", ".jpeg") else "png"
     try:

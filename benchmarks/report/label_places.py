@@ -1,4 +1,4 @@
-"""Put labels beside points so that neither labels nor points lie on one another."""
+"""Place labels of points so that labels and points do not overlap."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -28,10 +28,9 @@ MARKER_PX = 7
 def place_labels(
     axes: "Axes", spots: Sequence[tuple[float, float, str]], *, color: str, line: str
 ) -> list["Annotation"]:
-    """Annotate each (x, y, text) where it covers least; return the annotations.
+    """Annotate each (x, y, text) at the place with the least overlap; return the annotations.
 
-    Every place is tried in the figure as it will be drawn; the first that touches no point and no
-    label stays, else the one that touches least.
+    Places are tried in order in the drawn figure; the first without overlap is taken.
     """
     from matplotlib.figure import Figure
     from matplotlib.text import Text
@@ -60,7 +59,7 @@ def place_labels(
                 else None,
             )
             note.set_in_layout(False)
-            note.get_window_extent()  # puts it in its place
+            note.get_window_extent()  # computes its position
             box = Text.get_window_extent(note)  # without the line to the point
             cost = sum(_overlap(box, other) for other in taken) + _outside(box, frame)
             if best is None or cost < best[0]:

@@ -1,4 +1,4 @@
-"""report.md, for terminals, pull requests and mail."""
+"""report.md: the report as Markdown."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ from benchmarks.report.text import (
 
 
 def markdown_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
-    """The whole report as Markdown; pictures by relative path."""
+    """Return the report as Markdown; pictures are linked by relative path."""
     lines = [f"# {data.name}", ""]
     if data.headline:
         lines += [data.headline, ""]
@@ -97,7 +97,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that neither ends the cell nor becomes a tag."""
+    """Escape what would end the cell or start a tag."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 

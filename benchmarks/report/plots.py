@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "^"}
 FAINTER = {"fp16": 0.75, "int8": 0.5}  # bars of one model, told apart by precision
 NOT_LOSSES = frozenset({*COCO_NAMES, "step", "epoch", "seconds", "images", "learning_rate"})
-MOST_CLASSES = 16  # drawn, those with the lowest AP; the table has all
+MOST_CLASSES = 16  # the classes with the lowest AP are drawn; the table has all
 MOST_BARS = 5  # per class
 LONGEST_NAME, LONGEST_LABEL = 32, 24
-MOST_LABELS = 10  # in the scatter; beyond that only the student and the front have one
+MOST_LABELS = 10  # beyond this number only the student and the Pareto front are labelled
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Plot:
 
     Attributes:
         chapter: results, training or classes.
-        wide: wants the whole width of the page.
+        wide: whether it takes the whole width of the page.
     """
 
     path: Path
@@ -107,7 +107,7 @@ def _spots(rows: Sequence[ReportRow]) -> list[Spot]:
 
 
 def latency_scatter(drawn: Sequence[Spot], path: Path) -> Path:
-    """AP against median end-to-end latency with its interval; the Pareto front as a line."""
+    """Draw AP against median end-to-end latency with its interval, and the Pareto front."""
     figure, (axes,) = new_figure(7, 4.6)
     labels = []
     front = pareto_front([spot.at for spot in drawn])
@@ -142,7 +142,7 @@ def latency_scatter(drawn: Sequence[Spot], path: Path) -> Path:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other beats in both latency (x, less) and accuracy (y, more)."""
+    """Return the Pareto front of points (latency, accuracy), by ascending latency."""
     front: list[tuple[float, float]] = []
     for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or y > front[-1][1]:
@@ -151,7 +151,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def accuracy_curves(runs: Mapping[str, TrainingRun], path: Path) -> Path:
-    """AP against step, a line per run; further seeds of a model are paler."""
+    """Draw AP against step, a line per run; further seeds of a model are paler."""
     figure, (axes,) = new_figure(7, 5.2)
     seen: set[str] = set()
     for name, run in runs.items():
@@ -176,7 +176,7 @@ def accuracy_curves(runs: Mapping[str, TrainingRun], path: Path) -> Path:
 
 
 def loss_curves(runs: Mapping[str, TrainingRun], path: Path) -> Path:
-    """Every loss term against step, a panel per model (its first seed), one colour per term."""
+    """Draw every loss term against step, a panel per model (first seed), one colour per term."""
     firsts: dict[str, TrainingRun] = {}
     for run in runs.values():
         firsts.setdefault(run.model, run)
@@ -224,7 +224,7 @@ def loss_curves(runs: Mapping[str, TrainingRun], path: Path) -> Path:
 
 
 def class_bars(per_class: Mapping[str, Mapping[str, float | None]], path: Path) -> Path:
-    """AP by class, a bar per row of the table; classes in the order of the student's AP."""
+    """Draw AP by class, a bar per row of the table; classes in the order of the student's AP."""
     rows = list(per_class)[:MOST_BARS]
     student = next((row for row in rows if row.startswith("student")), rows[-1])
     told = per_class[student]

@@ -1,4 +1,4 @@
-"""Photographs with what each model found on them, side by side."""
+"""Photographs with the detections of each model side by side."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -34,10 +34,10 @@ def sample_grid(
 
     Args:
         images: the labelled set.
-        indices: which pictures, one row each.
-        columns: title -> COCO results of that model over the set.
+        indices: pictures to draw, one row each.
+        columns: COCO results of a model over the set, by title of its column.
         score_threshold: results below it are not drawn.
-        out: written whole or not at all; a `.jpg` is a quarter of a `.png`'s size.
+        out: file to write, `.jpg` or `.png`; a JPEG is a quarter of a PNG's size.
     """
     titles = ("ground truth", *columns)
     width = len(titles) * (CELL + MARGIN) + MARGIN
@@ -71,7 +71,7 @@ def sample_grid(
 
 
 def _fitting(pen: ImageDraw.ImageDraw, text: str, font: Font) -> str:
-    """The text, cut where its column ends."""
+    """Shorten the text to the width of its column."""
     if pen.textlength(text, font) <= CELL:
         return text
     while text and pen.textlength(text + "\u2026", font) > CELL:
@@ -86,7 +86,7 @@ def _cell(
     *,
     show_scores: bool,
 ) -> Image.Image:
-    """Scale the picture to its cell first, so that lines and names are readable in all."""
+    """Draw a picture and its boxes at the size of a cell."""
     height, width = pixels.shape[:2]
     scale = CELL / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -126,7 +126,7 @@ def _of_picture(
 
 
 def telling_pictures(images: ImageSet, count: int = 6) -> list[int]:
-    """Indices of pictures worth showing: with objects, spread evenly over the set."""
+    """Return indices of pictures with objects, spread evenly over the set."""
     with_objects = [index for index, image in enumerate(images.images) if len(image.labels)]
     chosen = with_objects or list(range(len(images)))
     step = max(1, len(chosen) // count)

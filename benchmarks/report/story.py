@@ -47,7 +47,7 @@ def _speed_sentence(speed: Speed, shipped: ReportRow) -> str:
     between = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
     times = f"{speed.ratio:.2f}\u00d7{between} as fast as the {speed.reference}"
     if speed.verdict == "no change":
-        times += ", which is no change"
+        times += " (no significant change)"
     latency = shipped.latency_ms
     took = f": {milliseconds(latency.end_to_end.p50)} ms at the median" if latency else ""
     doubt = "" if shipped.verdict == "valid" else f" (timing {_kind(shipped.verdict)})"
@@ -131,8 +131,8 @@ def _gain(gain: Gain) -> str:
         return f"{text} [{low}, {high}] over {gain.seeds} seeds ({gain.verdict})"
     if gain.bootstrap:
         low, high = (signed_points(end) for end in gain.bootstrap.ci95)
-        return f"{text} [{low}, {high} over validation pictures] on one seed, which is no proof"
-    return f"{text} on one seed, which is no proof"
+        return f"{text} [{low}, {high} over validation pictures] on one seed (not proven)"
+    return f"{text} on one seed (not proven)"
 
 
 def _speed(speeds: Sequence[Speed], row: ReportRow) -> Speed | None:

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
 
 GAIN, LOSS = "#0a7d4f", "#b42318"
-VISIBLE = 0.15  # AP points; less is a line without an inside
-MOST_RUNS = 3  # with terms, drawn; further seeds look alike
+VISIBLE = 0.15  # AP points; a smaller change is not hatched
+MOST_RUNS = 3  # runs with terms that are drawn; further seeds are similar
 LONGEST_TITLE = 44
 
 
 def waterfall_bars(stages: Sequence[Stage], path: Path) -> Path:
-    """A bar per stage, first on top; what changed against the stage it comes from is marked."""
+    """Draw a bar per stage, first on top; changes against the stage it derives from are hatched."""
     figure, (axes,) = new_figure(7, 1.0 + 0.42 * len(stages))
     by_title = {stage.title: stage.ap for stage in stages}
     highest = 100 * max(by_title.values())
@@ -44,12 +44,12 @@ def waterfall_bars(stages: Sequence[Stage], path: Path) -> Path:
     axes.set_ylim(len(stages) - 0.4, -0.6)
     axes.set_xlim(0, max(1.0, highest) * 1.24)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("AP; hatched: the change against the stage it comes from")
+    axes.set_xlabel("AP; hatched: the change against the stage it derives from")
     return save(figure, path)
 
 
 def term_curves(runs: Mapping[str, Sequence[TermSize]], path: Path) -> Path:
-    """Two panels per run, side by side: each term's value and gradient over the task loss's."""
+    """Draw two panels per run: each term's value and gradient relative to the task loss."""
     chosen = list(runs.items())[:MOST_RUNS]
     names = list(dict.fromkeys(entry.name for _, entries in chosen for entry in entries))
     lines = -(-len(names) // 4)

@@ -30,8 +30,8 @@ class Table:
     """Text in rows and columns.
 
     Attributes:
-        numeric: columns whose cells are figures.
-        notes: what has to be known to read it.
+        numeric: indices of the columns that hold figures.
+        notes: lines below the table.
     """
 
     title: str
@@ -42,7 +42,7 @@ class Table:
 
 
 def accuracy_tables(data: ReportData) -> list[Table]:
-    """Waterfall, sizes, as deployed, classes; those that there are numbers for."""
+    """Return the tables of the chapter on accuracy that have values."""
     return [
         table
         for table in (
@@ -57,19 +57,19 @@ def accuracy_tables(data: ReportData) -> list[Table]:
 
 
 def timing_tables(data: ReportData) -> list[Table]:
-    """Every scope in full, throughput, and what the machine did meanwhile."""
+    """Return the tables of the chapter on timing that have values."""
     found = (scope_table(data), throughput_table(data), watch_table(data))
     return [table for table in found if table is not None]
 
 
 def trust_tables(data: ReportData) -> list[Table]:
-    """Parity with torch, and in which precision an artifact really computes."""
+    """Return the tables on parity with torch and on precision that have values."""
     found = (parity_table(data), band_table(data), certificate_table(data))
     return [table for table in found if table is not None]
 
 
 def waterfall_table(stages: Sequence[Stage]) -> Table | None:
-    """A line per stage of the way from teacher to device."""
+    """Return AP stage by stage, from the teacher to the device."""
     if len(stages) < 2:
         return None
     rows = tuple(
@@ -90,14 +90,14 @@ def waterfall_table(stages: Sequence[Stage]) -> Table | None:
 
 
 def size_table(data: ReportData) -> Table | None:
-    """AP and AR by object size, a line per row of the results."""
+    """Return AP and AR by object size."""
     rows = [(row_title(row), *(points(row.ap[name]) for name in SIZES)) for row in data.rows]
     header = ("row", *(name.replace("_", " ") for name in SIZES))
     return Table("By object size", header, tuple(rows), frozenset(range(1, 7)), (SIZE_NOTE,))
 
 
 def deployed_table(data: ReportData) -> Table | None:
-    """AP at the score threshold of use."""
+    """Return AP at the score threshold of use."""
     rows = []
     for row in data.rows:
         found = row.deployed
@@ -119,12 +119,12 @@ def deployed_table(data: ReportData) -> Table | None:
     if not rows:
         return None
     header = ("row", "scores from", "AP", "change", "AP50", "AR100", "detections per picture")
-    note = "COCO's rules with the boxes below the threshold of use left out."
+    note = "COCO's metrics without the boxes that score below the threshold of use."
     return Table("As deployed", header, tuple(rows), frozenset(range(1, 7)), (note,))
 
 
 def metric_table(data: ReportData) -> Table | None:
-    """Values of the metrics that have no column of their own, a line per row of the results."""
+    """Return the values of the metrics that have no column in the table of results."""
     rows = [(row_title(row), _other_metrics(row)) for row in data.rows]
     header = list(dict.fromkeys(name for _, found in rows for name in found))
     if not header:
@@ -134,7 +134,7 @@ def metric_table(data: ReportData) -> Table | None:
 
 
 def _other_metrics(row: ReportRow) -> dict[str, float | None]:
-    """Value by the name of its column: the value's, with the metric's where the two differ."""
+    """Return values by column name: metric and value, or one of them where both are equal."""
     return {
         value if value == name else f"{name} {value}": number
         for name, metric in row.metrics.items()
@@ -144,7 +144,7 @@ def _other_metrics(row: ReportRow) -> dict[str, float | None]:
 
 
 def class_table(data: ReportData) -> Table | None:
-    """AP by class, a column per exported row."""
+    """Return AP by class, a column per exported row."""
     columns = data.per_class
     if not columns:
         return None
@@ -157,7 +157,7 @@ def class_table(data: ReportData) -> Table | None:
 
 
 def scope_table(data: ReportData) -> Table | None:
-    """All that was measured of the latency of every scope."""
+    """Return all quantiles of the latency by scope."""
     rows = []
     notes: dict[str, None] = {}
     for row in data.rows:
@@ -195,7 +195,7 @@ def scope_table(data: ReportData) -> Table | None:
 
 
 def throughput_table(data: ReportData) -> Table | None:
-    """Pictures per second by batch."""
+    """Return pictures per second by batch."""
     measured = {row_title(row): row.throughput for row in data.rows if row.throughput}
     if not measured:
         return None
@@ -212,7 +212,7 @@ def throughput_table(data: ReportData) -> Table | None:
 
 
 def watch_table(data: ReportData) -> Table | None:
-    """Clocks, load and GPU while the calls were timed."""
+    """Return clocks, load and GPU while the calls were timed."""
     rows = []
     gpus: dict[str, None] = {}
     for row in data.rows:
@@ -237,11 +237,11 @@ def watch_table(data: ReportData) -> Table | None:
         return None
     header = ("row", "device", "clocks", "other programs", "mJ per picture", "verdict")
     notes = tuple(f"GPU: {said}." for said in gpus)
-    return Table("The machine meanwhile", header, tuple(rows), frozenset({3, 4}), notes)
+    return Table("Machine while timing", header, tuple(rows), frozenset({3, 4}), notes)
 
 
 def parity_table(data: ReportData) -> Table | None:
-    """How an artifact's detections differ from torch's: whatever single figures a row has."""
+    """Return how the detections of each artifact differ from torch's."""
     rows = [(row_title(row), row.parity) for row in data.rows]
     found = [(title, _scalars(parity)) for title, parity in rows if _scalars(parity)]
     if not found:
@@ -254,7 +254,7 @@ def parity_table(data: ReportData) -> Table | None:
 
 
 def band_table(data: ReportData) -> Table | None:
-    """Lost and extra boxes by score, where parity was counted so."""
+    """Return missing and extra boxes by score band."""
     rows = []
     for row in data.rows:
         bands = row.parity.get("bands")
@@ -271,7 +271,7 @@ def band_table(data: ReportData) -> Table | None:
 
 
 def certificate_table(data: ReportData) -> Table | None:
-    """Shares of data types, as the certificate of each artifact has them."""
+    """Return the shares of data types from the certificate of each artifact."""
     rows = []
     for row in data.rows:
         for where, found in (row.certificate or {}).items():
@@ -284,14 +284,16 @@ def certificate_table(data: ReportData) -> Table | None:
     if not rows:
         return None
     note = (
-        "What an artifact really computes in: nodes of its graph, and measured time where a "
-        "runtime could be asked."
+        "Data types that an artifact computes in: by nodes of its graph, and by measured time "
+        "where the runtime reports it."
     )
-    return Table("Precision certificates", ("row", "of", "says"), tuple(rows), frozenset(), (note,))
+    return Table(
+        "Precision certificates", ("row", "part", "data types"), tuple(rows), frozenset(), (note,)
+    )
 
 
 def shares(parts: Mapping[str, JsonValue]) -> str:
-    """`int8 80.0 %, float32 20.0 %`: shares, or counts with the share they make."""
+    """Format shares as `int8 80.0 %, float32 20.0 %`, and counts with the share they make."""
     numbers = {k: v for k, v in parts.items() if isinstance(v, int | float)}
     total = sum(numbers.values())
     if len(numbers) < len(parts) or total <= 0 or min(numbers.values()) < 0:
@@ -305,7 +307,7 @@ def shares(parts: Mapping[str, JsonValue]) -> str:
 
 
 def terms_table(data: ReportData) -> Table | None:
-    """How each distillation term stood to the task loss, first and last, and automatic weights."""
+    """Return each distillation term relative to the task loss, first and last, and its weight."""
     rows = []
     for name, run in data.training.items():
         terms: dict[str, list[TermSize]] = {}
@@ -330,8 +332,8 @@ def terms_table(data: ReportData) -> Table | None:
         *("gradient ratio, first", "last", "automatic weight"),
     )
     note = (
-        "Each weighted term over the task loss, and the norm of its gradient at the student's "
-        "shared features over the task loss's."
+        "Loss ratio: weighted term / task loss. Gradient ratio: norm of its gradient at the "
+        "student's shared features / norm of the task loss's gradient there."
     )
     return Table("Distillation terms", header, tuple(rows), frozenset(range(2, 7)), (note,))
 
@@ -353,6 +355,6 @@ def _figure(value: JsonValue) -> str:
 
 
 def _merged(notes: list[str]) -> tuple[str, ...]:
-    """One note for all rows where each row says the same."""
+    """Merge the notes into one where all rows have the same."""
     said = dict.fromkeys(note.partition(", model: ")[2] for note in notes)
     return tuple(notes) if len(said) > 1 else tuple(f"Model without copies: {one}" for one in said)

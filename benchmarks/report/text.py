@@ -41,7 +41,7 @@ BELOW_RELIABLE = "\u2020"  # a dagger; an asterisk would start a list in Markdow
 
 @dataclass(frozen=True)
 class Headline:
-    """One of the few figures that a hurried reader takes away.
+    """A tile at the top of the report: one figure with its explanation.
 
     Attributes:
         tone: good, bad or neutral.
@@ -54,25 +54,25 @@ class Headline:
 
 
 def points(value: float | None, decimals: int = 1) -> str:
-    """0..1 as 0..100, `n/a` where there is nothing to measure."""
+    """Format 0..1 as 0..100; `n/a` for None."""
     return ABSENT if value is None else f"{100 * value:.{decimals}f}"
 
 
 def signed_points(value: float, decimals: int = 1) -> str:
-    """A difference in AP points, with its sign; a true zero has none."""
+    """Format a difference in AP points with its sign; zero has none."""
     text = f"{100 * value:+.{decimals}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "\u2212")
 
 
 def milliseconds(value: float | None) -> str:
-    """Three significant digits, or `n/a`."""
+    """Format milliseconds with three significant digits; `n/a` for None."""
     if value is None:
         return ABSENT
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def parameter_count(value: int | None) -> str:
-    """1234567 as `1.23 M`."""
+    """Format 1234567 as `1.23 M`."""
     if value is None:
         return ABSENT
     return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.0f} k"
@@ -116,7 +116,7 @@ def table_row(row: ReportRow) -> list[str]:
 
 def table_footnotes(data: ReportData) -> list[str]:
     """Return the notes below the table of results."""
-    notes = [f"AP is COCO's (pycocotools), 0 to 100; {ABSENT}: nothing to measure or not measured."]
+    notes = [f"AP is COCO's (pycocotools), 0 to 100. {ABSENT}: not applicable or not measured."]
     timed = [row.latency_ms for row in data.rows if row.latency_ms is not None]
     if timed:
         calls = sorted({latency.engine.n for latency in timed})
@@ -128,7 +128,7 @@ def table_footnotes(data: ReportData) -> list[str]:
         )
         notes.append(INCLUSIONS)
         if not all(latency.end_to_end.p99_reliable for latency in timed):
-            notes.append(f"{BELOW_RELIABLE} fewer than 500 calls: p99 rests on a handful of them.")
+            notes.append(f"{BELOW_RELIABLE} fewer than 500 calls: p99 is set by few of them.")
     repeated = {
         row_title(row): row.latency_ms.repeats
         for row in data.rows
@@ -157,7 +157,7 @@ def _repeats_note(found: Mapping[str, Repeats]) -> str:
     ]
     return (
         f"p50 is the median of {', '.join(map(str, counts))} processes. The interval covers the "
-        "blocks within them, not how far their medians lie apart, which is at most: "
+        "blocks within the processes, not the spread of their medians, which is at most: "
         f"{', '.join(apart)}."
     )
 
@@ -201,7 +201,7 @@ def gain_sentence(gain: Gain) -> str:
         text += f" [{_interval(gain.ci95)}] over {seeds} seeds"
     elif gain.bootstrap:
         drawn = _interval(gain.bootstrap.ci95)
-        text += f" on one seed; [{drawn}] over validation pictures, which is no proof"
+        text += f" on one seed; [{drawn}] over validation pictures"
     else:
         text += f" on {seeds} seed" + ("s" if seeds > 1 else "")
     return f"{text}: {gain.verdict}"
@@ -218,12 +218,12 @@ def derived_warnings(data: ReportData) -> list[str]:
         if teacher is not None and ap is not None and teacher < ap:
             found.append(
                 f"The teacher ({points(teacher)} AP) is worse than the {other} ({points(ap)} AP): "
-                "there is little to learn from it. Train or choose a better one."
+                "distillation cannot be expected to help. Train or choose a better teacher."
             )
             break
     gain = data.gain
     if gain and gain.verdict == "worse":
-        found.append(f"Distillation made the student worse: {gain_sentence(gain)}.")
+        found.append(f"Distillation lowered the student's AP: {gain_sentence(gain)}.")
     for title, cost in export_costs(rows):
         limit = FP32_TOLERANCE if title.endswith("fp32") else INT8_TOLERANCE
         if abs(cost) > limit if title.endswith("fp32") else cost < -limit:
@@ -235,8 +235,8 @@ def derived_warnings(data: ReportData) -> list[str]:
     noisy = [row_title(row) for row in rows if row.verdict.startswith(DOUBTFUL)]
     if noisy:
         found.append(
-            f"Latency was measured on a machine that was not quiet ({len(noisy)} of {len(rows)} "
-            "rows); measure again before quoting it."
+            f"Latency is unreliable in {len(noisy)} of {len(rows)} rows: the machine was busy or "
+            "throttled. Measure again before quoting it."
         )
     return found
 
@@ -263,7 +263,7 @@ def training_table(data: ReportData) -> tuple[tuple[str, ...], list[list[str]]]:
 
 
 def facts(tree: JsonValue, prefix: str = "") -> list[tuple[str, str]]:
-    """Flatten a JSON tree to (key, text) pairs, one line per innermost object."""
+    """Flatten a JSON tree to (key, text) pairs, one per innermost object."""
     if not isinstance(tree, Mapping):
         return [(prefix, _inline(tree))]
     pairs: list[tuple[str, str]] = []
@@ -329,7 +329,7 @@ def _slow_int8(rows: Sequence[ReportRow]) -> list[str]:
                         f"{row_title(row)} takes {milliseconds(int8)} ms, fp32 "
                         f"{milliseconds(fp32)} ms"
                     )
-    return [f"INT8 is not worth it here: {'; '.join(found)}."] if found else []
+    return [f"INT8 is not faster than FP32 here: {'; '.join(found)}."] if found else []
 
 
 def _ap_of(rows: Sequence[ReportRow], model: str, backend: str | None) -> float | None:

@@ -42,7 +42,7 @@ METHODS = HERE / "gain" / "methods.yaml"
 REGIMES = ("all", "few")
 SHARE = 0.2  # of the labels, in `few`
 PLAIN = ("distill=[]", "baseline={enabled: false}")
-# Latency is no question here, and what is exported is compared in fp32.
+# Latency is not compared here; AP is that of the exported fp32 files.
 LIGHT = (
     "export.precisions=[fp32]",
     "benchmark={blocks: 2, calls_per_block: 2, warmup: 1, images: 2, throughput_batches: []}",
@@ -290,7 +290,7 @@ def _regimes(text: str) -> tuple[str, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.gain",
-        description="Train a student with each method and without; say what is gained.",
+        description="Train a student with each method and without; report the gain in AP.",
     )
     parser.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE", help="base recipes")
     parser.add_argument(
@@ -301,11 +301,15 @@ def _parser() -> argparse.ArgumentParser:
         help=f"names of {METHODS.name}, name='[{{type: ...}}]', or YAML files; default: all names",
     )
     parser.add_argument("--regimes", type=_regimes, default=("all",), help="all,few (default: all)")
-    parser.add_argument("--best-two", action="store_true", help="and the two best together")
     parser.add_argument(
-        "--equal-time", action="store_true", help="and a plain student for as many seconds, each"
+        "--best-two", action="store_true", help="also train with the two best methods together"
     )
-    parser.add_argument("--seeds", type=int, help="instead of the recipe's")
+    parser.add_argument(
+        "--equal-time",
+        action="store_true",
+        help="also train a plain student for as many seconds, per method",
+    )
+    parser.add_argument("--seeds", type=int, help="number of seeds; default: the recipe's")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe; repeatable"
     )

@@ -26,7 +26,7 @@ def draw_gains(content: Gains, path: Path) -> Path:
     if grid is not None and heights:
         grid.set_height_ratios(heights)
     for axes in panels[1:]:
-        axes.sharex(panels[0])  # one scale, or small gains look like large ones
+        axes.sharex(panels[0])  # one scale, so that gains can be compared
     for table, axes in zip(tables, panels, strict=False):
         _panel(table, axes)
     if tables:

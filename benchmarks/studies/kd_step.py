@@ -4,7 +4,7 @@ A development benchmark and an exception to "benchmarks never imports compress":
 training itself, so there is no file that it could read instead. Nothing else imports it.
 
 Per method there are two steps (forward, backward, optimiser), taken one after the other in every
-round so that a busy machine slows both alike: the student with the teacher's forward pass beside it
+round so that load slows both equally: the student with the teacher's forward pass beside it
 (the floor: exactly the knowledge that the method asks of each), and the distilled one. The teacher
 of `dicod` is a classifier of crops, whose look at the labelled objects belongs to the floor. The
 plain student opens every round; `--peers` adds other frameworks on the same two models. Methods

@@ -1,4 +1,4 @@
-"""Keep the README's folder tree and results table true: `python -m benchmarks.studies.readme`."""
+"""Write the README's folder tree and results table: `python -m benchmarks.studies.readme`."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ PACKAGES = ("slimdet", "compress", "export", "benchmarks")
 
 
 def tree(root: Path) -> str:
-    """A line per folder of sources: its path and the first sentence of its docstring."""
+    """Return a line per folder of sources: its path and the first line of its docstring."""
     lines = []
     for package in PACKAGES:
         for path in sorted((root / package).rglob("__init__.py")):
@@ -26,7 +26,7 @@ def tree(root: Path) -> str:
 
 
 def results(root: Path) -> str:
-    """A row per run in `benchmarks/results/run_*.json`, which are copies of report.json."""
+    """Return a row per run in `benchmarks/results/run_*.json`, which are copies of report.json."""
     rows = [
         "| run | teacher AP | baseline | student | gain [95 %] | equal time | "
         "INT8 | student / teacher latency |",
@@ -64,7 +64,7 @@ def _row(report: ReportData) -> str:
 
 
 def filled(readme: str, root: Path) -> str:
-    """The README's text with the parts between its markers made anew."""
+    """Return the README's text with the parts between its markers regenerated."""
     for name, made in (("tree", tree(root)), ("results", results(root))):
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         readme = pattern.sub(lambda m, made=made: m[1] + made + "\n" + m[2], readme)  # type: ignore[misc]

@@ -5,7 +5,7 @@ model is built around the trained modules themselves. Nothing else imports it.
 
 RUN is the folder of a finished run, or one of its `models/` with the weights. Its Faster R-CNN is
 exported with the atlas and with the masked RoIAlign, for several numbers of proposals. First all
-detections on the data set are held against those of torchvision's own eager GeneralizedRCNN, which
+detections on the data set are compared with those of torchvision's own eager GeneralizedRCNN, which
 has the same weights and limits; a difference stops the benchmark. Then eager torchvision and both
 graphs are timed in one interleaved run, on ONNX Runtime's CPU provider and torch's CPU.
 """
@@ -112,10 +112,10 @@ def run(
 
 
 def compare(engines: Mapping[str, Engine], canvases: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
-    """Hold the detections of both graphs against eager torchvision's, picture by picture.
+    """Compare the detections of both graphs with eager torchvision's, picture by picture.
 
     Raises:
-        ExportError: they are not the same.
+        ExportError: the detections differ.
     """
     seen: dict[str, list[Detections]] = {name: [] for name in engines}
     most = 0
@@ -147,7 +147,7 @@ def compare(engines: Mapping[str, Engine], canvases: Sequence[NDArray[np.uint8]]
 
 
 def _latency(timings: Mapping[str, Timing]) -> dict[str, Any]:
-    """Times of each model, and how much faster the atlas is; eager's boxes are after NMS."""
+    """Return times of each model and ratios to the atlas; eager's boxes are after NMS."""
     atlas = timings["atlas"]
     ratios = {}
     for name in ("masked", EAGER):
@@ -169,7 +169,7 @@ def _latency(timings: Mapping[str, Timing]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Write the result for people."""
+    """Return the result as a table of text."""
     lines = [HEADER]
     for count, entry in result["proposals"].items():
         for name in (EAGER, *reversed(FORMS)):

@@ -1,1 +1,1 @@
-"""Latency and throughput: clocks, interleaved blocks, the machine's load."""
+"""Latency and throughput: interleaved blocks, clocks, load of the machine."""

@@ -1,7 +1,7 @@
-"""Watch the clocks while a stopwatch runs: a processor that slows down spoils the numbers.
+"""Read the clocks of processor and GPU during a measurement, to detect throttling.
 
-Everything is read, nothing is set: on machines that are borrowed clocks cannot be locked, so the
-report says what they did instead. The GPU is asked through NVML (package nvidia-ml-py, optional).
+Clocks are read and never set: on borrowed machines they cannot be locked, so the report states
+their range. The GPU is read through NVML (package nvidia-ml-py, optional).
 """
 
 import multiprocessing
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 _Value = TypeVar("_Value")
 
-# What makes a GPU slower than its clock says: NVML's event bits.
+# NVML's bits of the reasons that limit the clock.
 LIMITS = {
     0x4: "power cap",
     0x8: "hardware slowdown",
@@ -24,18 +24,18 @@ LIMITS = {
 }
 SM_MARGIN = 0.03  # the SM clock may move by this share
 CPU_MARGIN = 0.10  # a core's clock is read at one moment, so it may move more
-ENERGY_WINDOW_S = 0.5  # NVML's counter moves in steps of up to 0.1 s: less proves nothing
+ENERGY_WINDOW_S = 0.5  # NVML's counter moves in steps of up to 0.1 s: shorter windows are ignored
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at the clocks; None where the machine does not tell.
+    """One reading of the clocks; None where the machine does not report a value.
 
     Attributes:
         cpu_mhz: mean over the cores that this process may use.
-        cpu_throttles: times that a core was throttled since boot.
-        limits: NVML's bits of what holds the GPU back, see `LIMITS`.
-        energy_mj: millijoules that the whole board has used since the driver was loaded.
+        cpu_throttles: number of times that a core was throttled since boot.
+        limits: NVML's bit mask of active limits, see `LIMITS`.
+        energy_mj: energy of the whole board since the driver was loaded, millijoules.
     """
 
     cpu_mhz: float | None = None
@@ -52,10 +52,10 @@ Span = tuple[Reading, Reading]  # before and after a block
 
 
 class ClockWatch:
-    """Reads the processor, and the GPU if one is used. Opens NVML on enter, closes it on exit.
+    """Reads processor and GPU clocks. Opens NVML on enter, closes it on exit.
 
     Attributes:
-        gpu: what can be said of the GPU: its name, or why it is not watched.
+        gpu: name of the GPU, or why it is not read.
         others: whether other programs were using the GPU at the start.
     """
 
@@ -74,7 +74,7 @@ class ClockWatch:
         self._system, self._cpuinfo = system, cpuinfo
 
     def __enter__(self) -> "ClockWatch":
-        """Find the GPU that CUDA calls the first."""
+        """Open NVML and find the first GPU that CUDA sees."""
         if not self._wanted:
             return self
         if self._nvml is None:
@@ -91,8 +91,8 @@ class ClockWatch:
             self.gpu = name.decode() if isinstance(name, bytes) else str(name)
             running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
             others = {process.pid for process in running} - {os.getpid()}
-            # In a container one's own number differs from NVML's. A process that was started only
-            # to measure has a parent that may hold the GPU, and waits.
+            # In a container the process id differs from NVML's, so count processes. A process that
+            # was started only to measure has a parent that may hold the GPU as well.
             own = 1 if multiprocessing.parent_process() is None else 2
             self.others = len(others) > own
         except Exception as error:  # every NVML failure is its own class; none may end a benchmark
@@ -101,13 +101,13 @@ class ClockWatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of NVML."""
+        """Close NVML."""
         if self._handle is not None and self._nvml is not None:
             self._nvml.nvmlShutdown()
             self._handle = None
 
     def read(self) -> Reading:
-        """Look at every clock once; takes about a millisecond."""
+        """Read every clock once; takes about a millisecond."""
         return replace(
             self._read_gpu(),
             cpu_mhz=cpu_mhz(self._system, self._cpuinfo),
@@ -141,7 +141,7 @@ class ClockWatch:
 
 
 def throttled(spans: Sequence[Span]) -> list[str]:
-    """Say in words what slowed the machine down during the blocks; empty if nothing did."""
+    """Return reasons why the machine was throttled during the blocks; empty if it was not."""
     found = []
     for bit, name in LIMITS.items():
         hit = sum(any((look.limits or 0) & bit for look in span) for span in spans)
@@ -161,7 +161,7 @@ def throttled(spans: Sequence[Span]) -> list[str]:
 
 
 def unsteady(spans: Sequence[Span]) -> list[str]:
-    """Say whether the processor's clock moved more than looking at single moments explains."""
+    """Return a reason if the processor's clock changed by more than `CPU_MARGIN`."""
     moved = _moved(spans, "cpu_mhz")
     if moved is None or moved <= CPU_MARGIN:
         return []
@@ -169,7 +169,7 @@ def unsteady(spans: Sequence[Span]) -> list[str]:
 
 
 def ranges(spans: Sequence[Span]) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value of every clock and sensor that told one."""
+    """Return the lowest and highest value of every clock and sensor."""
     found = {}
     for name in (field.name for field in fields(Reading)):
         if name in ("limits", "energy_mj", "cpu_throttles"):
@@ -181,7 +181,7 @@ def ranges(spans: Sequence[Span]) -> dict[str, tuple[float, float]]:
 
 
 def energy_mj(spans: Sequence[Span], pictures: int, seconds: float) -> float | None:
-    """Millijoules per picture of the whole board, its idle draw included; None if not known."""
+    """Return millijoules per picture of the whole board, idle power included; None if unknown."""
     used = [
         after.energy_mj - before.energy_mj
         for before, after in spans
@@ -193,7 +193,7 @@ def energy_mj(spans: Sequence[Span], pictures: int, seconds: float) -> float | N
 
 
 def cpu_mhz(system: Path, cpuinfo: Path) -> float | None:
-    """Mean clock now of the cores that this process may use; None where nothing tells."""
+    """Return the current mean clock of the cores that this process may use; None if unknown."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     files = [system / f"cpu{core}" / "cpufreq" / "scaling_cur_freq" for core in cores]
     try:
@@ -237,13 +237,13 @@ def _values(spans: Sequence[Span], name: str) -> list[float]:
 
 
 def _moved(spans: Sequence[Span], name: str) -> float | None:
-    """Range of a clock as a share of its highest value, judged at the ends of the blocks."""
+    """Return the range of a clock as a share of its highest value, at the ends of the blocks."""
     values = [getattr(after, name) for _, after in spans if getattr(after, name) is not None]
     return (max(values) - min(values)) / max(values) if values and max(values) else None
 
 
 def describe(readings: Mapping[str, Sequence[float]]) -> str:
-    """`SM 1980 MHz, 61 to 64 C`, for people."""
+    """Format ranges as `SM 1980 MHz, GPU 61 to 64 C`."""
     names = {
         "cpu_mhz": ("processor", "MHz"),
         "sm_mhz": ("SM", "MHz"),

@@ -1,4 +1,4 @@
-"""The machine and the packages that a number was measured with."""
+"""Description of the machine and the installed packages."""
 
 import os
 import platform
@@ -33,7 +33,7 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_i
 
 
 def environment() -> dict[str, JsonValue]:
-    """Describe the machine as JSON; what cannot be found out is null. Loads no heavy package."""
+    """Describe the machine as JSON; unknown values are null. Loads no heavy package."""
     load = load_average()
     return {
         "cpu": _cpu(),
@@ -54,7 +54,7 @@ def environment() -> dict[str, JsonValue]:
 
 
 def load_average() -> list[float] | None:
-    """Runnable processes, mean over 1, 5 and 15 minutes; None where the system has none."""
+    """Return the load average over 1, 5 and 15 minutes; None where the system has none."""
     if not hasattr(os, "getloadavg"):
         return None
     try:
@@ -64,7 +64,7 @@ def load_average() -> list[float] | None:
 
 
 def usable_cores() -> int:
-    """Logical cores that this process may run on."""
+    """Return the number of logical cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -90,7 +90,7 @@ def _cpu() -> dict[str, JsonValue]:
 
 
 def _physical_cores(pairs: list[tuple[str, str]]) -> int | None:
-    """Distinct (socket, core) pairs of /proc/cpuinfo; None where it does not tell (ARM)."""
+    """Count distinct (socket, core) pairs of /proc/cpuinfo; None where it lists none (ARM)."""
     cores, socket = set(), "0"
     for key, value in pairs:
         if key == "physical id":
@@ -127,7 +127,7 @@ def _gpus() -> list[dict[str, str]]:
 
 
 def _git(folder: Path) -> dict[str, JsonValue] | None:
-    """Commit of the checkout that this file lies in; None for an installed package."""
+    """Return the commit of this file's checkout; None for an installed package."""
     root = _run("git", "-C", str(folder), "rev-parse", "--show-toplevel")
     commit = _run("git", "-C", str(folder), "rev-parse", "HEAD")
     if root is None or commit is None or Path(root).resolve() != folder.parent:
@@ -137,7 +137,7 @@ def _git(folder: Path) -> dict[str, JsonValue] | None:
 
 
 def _run(program: str, *arguments: str) -> str | None:
-    """Standard output of a program; None if it is absent, fails or takes over 10 seconds."""
+    """Return a program's standard output; None if it is absent, fails or takes over 10 s."""
     path = shutil.which(program)
     if path is None:
         return None

@@ -1,4 +1,4 @@
-"""Time engines side by side: interleaved blocks, every call kept, doubts said aloud.
+"""Time engines in interleaved blocks; keep every call; flag unreliable timings.
 
 Three scopes. `model` is the model alone, inputs and outputs staying on its device. `engine` adds
 the copies: a ready tensor on the host in, candidate boxes on the host out. On the CPU the two are
@@ -27,15 +27,15 @@ INCLUSIONS = (
     "model: inputs and outputs stay on the device. engine (model with copies): tensor in memory -> "
     "candidate boxes on the host. end_to_end: decoded uint8 photograph -> letterbox, tensor, "
     "model, score threshold, NMS, boxes in photograph pixels. Reading and decoding the file is in "
-    "none. Median over all calls, none left out; interval: 95 % bootstrap over blocks; engines "
+    "none. Median over all calls; interval: 95 % bootstrap over blocks; engines "
     "interleaved block by block, one untimed call before each block; caches are warm, clocks are "
     "not locked."
 )
-SAME_AS_ENGINE = "the same as with copies: on the CPU nothing is copied"
+SAME_AS_ENGINE = "equal to the time with copies: on the CPU nothing is copied"
 BY_EVENTS = "by CUDA events around the pass"
-BY_THE_HOST = "by the host's clock, its waiting included"
-NO_DEVICE_CALL = "not measured: this engine has no call that leaves the copies out"
-BLOCK_SPREAD = 0.20  # of the median block; above it the machine was not steady
+BY_THE_HOST = "by the host's clock, including its waiting time"
+NO_DEVICE_CALL = "not measured: this engine has no call without copies"
+BLOCK_SPREAD = 0.20  # of the median block; above it the timing is noisy
 RELIABLE_P99 = 500  # calls
 PHOTOGRAPH_BYTES = 512 * 2**20  # decoded photographs held in memory at most
 RESAMPLES = 1000
@@ -49,7 +49,7 @@ class BenchmarkConfig(Section):
     repeats: PositiveInt = 3  # fresh processes that each measure all blocks: 600 calls in all
     warmup: PositiveInt = 10  # calls of each scope before the first block
     images: PositiveInt = 32  # distinct photographs in rotation
-    threads: PositiveInt | None = None  # for whoever opens the engines; None: the runtime's own
+    threads: PositiveInt | None = None  # of the engines; None: the runtime's default
     batch: PositiveInt = 1
     time_limit_s: PositiveFloat | None = 60.0  # per engine, over all repeats; fewer calls beyond it
     score_threshold: float = Field(default=0.25, ge=0, le=1)  # end to end
@@ -59,7 +59,7 @@ class BenchmarkConfig(Section):
 
 @dataclass(frozen=True)
 class SpeedRatio:
-    """Median time of one engine over that of another: above 1, the other is faster.
+    """Ratio of the median times of two engines; above 1 the second is faster.
 
     Attributes:
         verdict: `faster`, `slower`, or `no change` when the interval includes 1.
@@ -76,16 +76,16 @@ def measure(
     """Time open engines against each other on the same photographs.
 
     Block b visits the engines in order, block b + 1 in reverse, so a machine that slows down
-    slows all of them. The garbage collector rests inside a block.
+    slows all of them. Garbage collection is off inside a block.
 
     Args:
-        engines: name -> engine, all open (inside their `with`).
+        engines: open engines (inside their `with`) by name.
         images: photographs; the first `config.images` are used.
-        config: how often.
+        config: number of calls and blocks, and the time limit.
 
     Raises:
         DataError: there is no photograph.
-        ExportError: a batch was asked for that a graph cannot take.
+        ExportError: a graph does not take the requested batch.
     """
     photographs = photographs_of(images, config)
     contenders = {
@@ -112,7 +112,7 @@ def measure(
 
 
 def latency(blocks: Sequence[Sequence[float]], *, seed: int = 0) -> Latency:
-    """Summarise milliseconds per call, given block by block."""
+    """Return quantiles and interval of milliseconds per call, given block by block."""
     times = np.concatenate([np.asarray(block, dtype=np.float64) for block in blocks])
     p25, p50, p75, p90, p99 = np.percentile(times, [25, 50, 75, 90, 99]).tolist()
     chosen = np.random.default_rng(seed).integers(0, len(blocks), (RESAMPLES, len(blocks)))
@@ -135,7 +135,7 @@ def latency(blocks: Sequence[Sequence[float]], *, seed: int = 0) -> Latency:
 def ratio_ci(
     a_blocks: Sequence[Sequence[float]], b_blocks: Sequence[Sequence[float]], *, seed: int = 0
 ) -> SpeedRatio:
-    """Median time of `a` over median time of `b`, with a 95 % bootstrap over paired blocks.
+    """Return median time of `a` / median time of `b`, with a 95 % bootstrap over paired blocks.
 
     Block i of both was timed at nearly the same moment, so they are drawn together; blocks that
     only one side has are left out of the interval.
@@ -152,7 +152,7 @@ def ratio_ci(
 def resampled_medians(
     blocks: Sequence[Sequence[float]], chosen: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Median over the calls of the chosen blocks: (resamples, blocks) indices -> (resamples,)."""
+    """Return the median over the calls of the chosen blocks: (N, blocks) indices -> (N,)."""
     arrays = [np.asarray(block, dtype=np.float64) for block in blocks]
     if len({array.size for array in arrays}) == 1:
         drawn = np.stack(arrays)[chosen]  # (resamples, blocks, calls)
@@ -161,7 +161,7 @@ def resampled_medians(
 
 
 def photographs_of(images: ImageSet, config: BenchmarkConfig) -> list[NDArray[np.uint8]]:
-    """Decode the first pictures, as many as the memory set aside for them takes."""
+    """Decode the first pictures, up to `config.images` and `PHOTOGRAPH_BYTES`."""
     photographs: list[NDArray[np.uint8]] = []
     size = 0
     for index in range(min(config.images, len(images))):

@@ -1,4 +1,4 @@
-"""Notice when somebody else was using the machine while a clock ran."""
+"""Detect load from other programs during a measurement."""
 
 import os
 import time
@@ -11,13 +11,13 @@ from benchmarks.timing.environment import load_average, usable_cores
 
 @dataclass
 class LoadWatch:
-    """Load before and after, and how much processor time other programs took in between.
+    """Load average before and after, and the processor time of other programs in between.
 
     Attributes:
         load_before: 1-minute load average at the start; None where the system has none.
-        load_after: likewise, set by `reasons`.
+        load_after: 1-minute load average at the end, set by `reasons`.
         own_used_s: processor seconds that this process used, set by `reasons`.
-        others_share: of the processors, what other programs used; likewise.
+        others_share: share of the processors that other programs used, set by `reasons`.
     """
 
     LOAD_MARGIN: ClassVar[float] = 0.5  # runnable processes above the number of cores
@@ -33,11 +33,11 @@ class LoadWatch:
 
     @classmethod
     def start(cls) -> "LoadWatch":
-        """Begin watching."""
+        """Record load and processor time at the start."""
         return cls(_load(), time.monotonic(), time.process_time(), _busy_s())
 
     def reasons(self) -> list[str]:
-        """Stop watching; say in words why the machine was not quiet, empty if it was."""
+        """Record the end; return reasons why the machine was busy, empty if it was not."""
         self.load_after = _load()
         found = []
         cores = os.cpu_count() or 1
@@ -50,7 +50,7 @@ class LoadWatch:
             others_s = (busy - self.busy_s) - self.own_used_s
             share = others_s / (elapsed * usable_cores())
             self.others_share = round(max(0.0, share), 3)
-            # /proc/stat counts in hundredths of a second: a short window proves nothing.
+            # /proc/stat counts in hundredths of a second: short windows are ignored.
             if share > self.OTHERS_SHARE and others_s > 0.2:
                 found.append(f"other programs used {share:.0%} of the processors")
         return found
@@ -62,7 +62,7 @@ def _load() -> float | None:
 
 
 def _busy_s() -> float | None:
-    """Busy seconds since boot, all programs, of the cores this process may use (Linux only)."""
+    """Return busy seconds since boot of the cores that this process may use (Linux only)."""
     if not hasattr(os, "sched_getaffinity"):
         return None
     wanted = {f"cpu{core}" for core in os.sched_getaffinity(0)}

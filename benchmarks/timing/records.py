@@ -1,4 +1,4 @@
-"""What a benchmark measures of one engine, as `report.json` keeps it. Times are milliseconds."""
+"""Records of one engine's latency and throughput in `report.json`. Times are milliseconds."""
 
 from benchmarks.record import Record
 
@@ -30,7 +30,7 @@ class Latency(Record):
 
 
 class Watch(Record):
-    """What clocks, load and GPU did while the calls were timed.
+    """Clocks, load and GPU while the calls were timed.
 
     Attributes:
         ranges: lowest and highest value by clock or sensor.
@@ -107,7 +107,7 @@ class Throughput(Record):
 
 
 class Timing(Record):
-    """All that was timed of one engine.
+    """Latency and throughput of one engine.
 
     Attributes:
         verdict: `valid`; or `throttled: ` or `noisy: ` and every reason.

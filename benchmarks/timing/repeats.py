@@ -1,4 +1,4 @@
-"""Latency in fresh processes: how much one process's luck with memory and threads is worth."""
+"""Measure latency in several fresh processes and report their spread."""
 
 import multiprocessing
 import os
@@ -33,7 +33,7 @@ Openers = Mapping[str, Callable[[], Engine]]
 
 
 class EngineSettings(Section):
-    """What a benchmark may choose of an engine."""
+    """Settings with which a benchmark opens an engine."""
 
     threads: PositiveInt | None = None  # None: the physical cores this process may use
     device: Device = "cpu"  # of ONNX files; a TensorRT engine runs on its GPU
@@ -57,13 +57,13 @@ def measure_repeatedly(
     """Measure all engines side by side in `config.repeats` processes, one after the other.
 
     Args:
-        openers: name -> what makes an engine; with more than one process each must be picklable.
-        images: as for `measure`.
-        config: as for `measure`; the processes share its time limit.
-        say: told of each process as it begins.
+        openers: factory of an engine by name; picklable if there is more than one process.
+        images: photographs, see `measure`.
+        config: see `measure`; the time limit is divided by the processes.
+        say: called with a line of text as each process begins.
 
     Raises:
-        ToolkitError: what went wrong in a process, of the kind that it was there; or it died.
+        ToolkitError: the error of a process, of the same class; or a process died.
     """
     work = partial(_measure_once, openers, images, share_of_limit(config))
     if config.repeats == 1:
@@ -93,7 +93,7 @@ def _in_a_fresh_process(work: Callable[[], dict[str, Timing]]) -> dict[str, Timi
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(work, sender), daemon=True)
     process.start()
-    sender.close()  # else the end of the process would not end the wait below
+    sender.close()  # otherwise `recv` below would not notice the end of the process
     try:
         answer = receiver.recv()
     except EOFError:
@@ -103,7 +103,7 @@ def _in_a_fresh_process(work: Callable[[], dict[str, Timing]]) -> dict[str, Timi
             "out of memory: measure fewer models at once, or set repeats to 1"
         ) from None
     finally:
-        process.kill()  # it has nothing left to do, or is no longer wanted
+        process.kill()  # it has answered or failed
         process.join()
         receiver.close()
     if isinstance(answer, ToolkitError):
@@ -113,8 +113,8 @@ def _in_a_fresh_process(work: Callable[[], dict[str, Timing]]) -> dict[str, Timi
 
 
 def _answer(work: Callable[[], dict[str, Timing]], sender: Connection) -> None:
-    """Run in the fresh process: send back the timings, or the error that the user should read."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the asking process hears it, and kills this one
+    """Run in the fresh process: send back the timings, or the error for the user."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and kills this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer: dict[str, Timing] | ToolkitError = work()
@@ -124,7 +124,7 @@ def _answer(work: Callable[[], dict[str, Timing]], sender: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Measure for nobody no longer: a killed parent cannot end this process itself."""
+    """End this process when its parent ends; a killed parent cannot do it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -132,11 +132,11 @@ def _end_with_parent() -> None:
 
 
 def merge(timings: Sequence[Timing]) -> Timing:
-    """Make one timing of those of several processes.
+    """Merge the timings of several processes into one.
 
     The median is that of the processes' medians; quantiles, minimum and mean are of all calls. The
-    interval is a bootstrap over blocks within each process: how far the processes lie apart is
-    stated beside it, in `repeats`, and makes a row noisy like blocks that lie apart.
+    interval is a bootstrap over blocks within each process. The spread of the processes' medians is
+    in `repeats`; a large spread makes the verdict noisy.
     """
     blocks = {
         "model": [timing.model_blocks for timing in timings],

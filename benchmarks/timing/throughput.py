@@ -1,4 +1,4 @@
-"""Pictures per second at growing batches: an experiment of its own, apart from latency."""
+"""Throughput in pictures per second at several batches; measured apart from latency."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ LEAST = 5  # calls, however slow
 INCLUSIONS = (
     "Pictures per second with copies: ready tensors in memory -> candidate boxes on the host, one "
     "call after the other; the median over calls. Rows that take one picture per call are measured "
-    "at batch 1 alone."
+    "at batch 1 only."
 )
 
 
@@ -60,7 +60,7 @@ def sweep(
 
 
 def _calls(engine: Engine, tensors: Sequence[NDArray[np.float32]], seconds: float) -> list[float]:
-    """Milliseconds of each call for as long as `seconds` lasts."""
+    """Return the milliseconds of each call, for `seconds` in total or at least `LEAST` calls."""
     for turn in range(WARMUP):
         engine.candidates(tensors[turn % len(tensors)])
     times: list[float] = []

@@ -53,11 +53,11 @@ def test_the_differences_of_shared_rows_are_printed(
 @pytest.mark.parametrize(
     ("limits", "broken"),
     [
-        (["--max-ap-drop", "0.3"], "AP fell by 2.00 to 48.00; allowed are 0.3"),
+        (["--max-ap-drop", "0.3"], "AP fell by 2.00 to 48.00; the limit is 0.3"),
         (["--max-ap-drop", "2"], None),
-        (["--max-p99", "+5%"], "end-to-end p99 is 11 ms; allowed are 10.5 ms"),
+        (["--max-p99", "+5%"], "end-to-end p99 is 11 ms; the limit is 10.5 ms"),
         (["--max-p99", "+10%"], None),
-        (["--max-p50", "5.4"], "end-to-end p50 is 5.5 ms; allowed are 5.4 ms"),
+        (["--max-p50", "5.4"], "end-to-end p50 is 5.5 ms; the limit is 5.4 ms"),
         (["--max-size", "4"], None),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_noisy_timing_keeps_no_latency_limit_unless_allowed(
 ) -> None:
     a, b = write(tmp_path / "a"), write(tmp_path / "b", verdict="noisy: load 9")
     assert main([str(a), str(b), "--max-p99", "+5%"]) == 3
-    assert "cannot be judged, the timing is noisy: load 9" in capsys.readouterr().err
+    assert "cannot be checked: the timing is noisy: load 9" in capsys.readouterr().err
     assert main([str(a), str(b), "--max-p99", "+5%", "--allow-noisy"]) == 0
     assert main([str(a), str(b), "--max-ap-drop", "0"]) == 0
 
@@ -95,11 +95,11 @@ def test_bad_arguments_are_one_message(tmp_path: Path, capsys: pytest.CaptureFix
     assert main([str(a), str(tmp_path / "none")]) == 1
     assert "there is no report here" in capsys.readouterr().err
     assert main([str(a), str(a), "--max-p99", "fast"]) == 2
-    assert "--max-p99: 'fast' is no limit" in capsys.readouterr().err
+    assert "--max-p99: 'fast' is not a limit" in capsys.readouterr().err
 
 
 def test_limits_are_shares_or_absolute() -> None:
     assert parse_limit("+5%") == (0.05, True)
     assert parse_limit("12.5") == parse_limit(12.5) == (12.5, False)
-    with pytest.raises(ValidationError, match="is no limit"):
+    with pytest.raises(ValidationError, match="is not a limit"):
         GatesConfig.model_validate({"max_p99": "-5%"})

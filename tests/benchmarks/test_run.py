@@ -118,7 +118,7 @@ def test_two_models_are_compared_with_the_first_on_a_split_of_a_folder(tmp_path,
         (
             lambda folder: write_model(folder / "m.onnx", classes=("red", "blue")),
             3,
-            "only the model knows ['blue']",
+            "only the model has ['blue']",
         ),
     ],
 )

@@ -54,7 +54,7 @@ def test_categories_follow_the_class_name_when_the_model_orders_them_otherwise()
 
 def test_classes_that_differ_are_refused_by_name():
     engine = BrightEngine(bright_manifest(classes=("red", "blue")))
-    with pytest.raises(DataError, match=r"only the model knows \['blue'\].*\['green'\]"):
+    with pytest.raises(DataError, match=r"only the model has \['blue'\].*\['green'\]"):
         predict(engine, bright_set())
 
 

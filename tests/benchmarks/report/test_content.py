@@ -168,8 +168,8 @@ def test_noisy_timings_and_a_useless_int8_are_warned_of(tmp_path):
         ),
         tmp_path,
     )
-    assert "INT8 is not worth it" in content["warnings"][0]
-    assert "not quiet (1 of 2 rows)" in content["warnings"][1]
+    assert "INT8 is not faster than FP32" in content["warnings"][0]
+    assert "unreliable in 1 of 2 rows" in content["warnings"][1]
 
 
 def test_a_speed_ratio_whose_interval_holds_one_is_no_change(tmp_path):

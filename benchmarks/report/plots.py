@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
 
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "^"}
-FAINTER = {"fp16": 0.75, "int8": 0.5}  # bars of one model, told apart by precision
+FAINTER = {"fp16": 0.75, "int8": 0.5}  # bars of one model, by precision
 NOT_LOSSES = frozenset({*COCO_NAMES, "step", "epoch", "seconds", "images", "learning_rate"})
 MOST_CLASSES = 16  # the classes with the lowest AP are drawn; the table has all
 MOST_BARS = 5  # per class
@@ -227,8 +227,8 @@ def class_bars(per_class: Mapping[str, Mapping[str, float | None]], path: Path) 
     """Draw AP by class, a bar per row of the table; classes in the order of the student's AP."""
     rows = list(per_class)[:MOST_BARS]
     student = next((row for row in rows if row.startswith("student")), rows[-1])
-    told = per_class[student]
-    classes = sorted(told, key=lambda name: (told[name] is not None, told[name] or 0))
+    by_class = per_class[student]
+    classes = sorted(by_class, key=lambda name: (by_class[name] is not None, by_class[name] or 0))
     classes = classes[:MOST_CLASSES]
     legend_lines = -(-len(rows) // 3)
     figure, (axes,) = new_figure(

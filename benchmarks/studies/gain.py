@@ -1,6 +1,6 @@
-"""What each method gains on one data set: `python -m benchmarks.studies.gain RECIPE... [options]`.
+"""AP gain of each method on one data set: `python -m benchmarks.studies.gain RECIPE...`.
 
-Drives `python -m compress.run` in processes of its own. Per base recipe and regime: the teacher and
+It runs `python -m compress.run` in separate processes. Per base recipe and regime: the teacher and
 the plain student of every seed once, then one run per method from the same initial weights, in the
 same data order, for as many steps, under that one teacher; with `--equal-time` also a plain student
 for as many seconds as the method took. Runs that are finished are kept, so the same command goes on
@@ -55,7 +55,7 @@ Methods = dict[str, list[Entry]]
 
 @dataclass(frozen=True)
 class Work:
-    """One base recipe, and what all of its runs share."""
+    """One base recipe and the settings that all of its runs share."""
 
     recipe: Path
     runs: Path
@@ -63,11 +63,11 @@ class Work:
 
     @property
     def name(self) -> str:
-        """Of the recipe's file, without its ending."""
+        """Name of the recipe's file without its suffix."""
         return self.recipe.stem
 
     def run(self, name: str, *overrides: str) -> Path:
-        """Carry out one run, or what is left of it; return its folder.
+        """Start or resume one run; return its folder.
 
         Raises:
             RunError: with the message and exit code of the run.
@@ -88,7 +88,7 @@ class Work:
 
 
 def _same_path_as_here() -> str:
-    """Code that does what `-m compress.run` does, but looks for modules where this process does.
+    """Return code that runs compress.run with the module path of this process.
 
     With `-m` Python looks in the current folder first, where a `compress.py` may lie.
     """
@@ -128,7 +128,7 @@ def read_methods(given: Sequence[str]) -> Methods:
     """Return name -> entries of `distill`, from YAML files, `name=[...]`, and names of our file.
 
     Raises:
-        RecipeError: one of them is neither.
+        RecipeError: one of them is none of these.
     """
     ours = _read(METHODS)
     found: Methods = {}
@@ -162,7 +162,7 @@ def _checked(entries: object, where: str) -> list[Entry]:
 
 
 def _recipe(recipe: Path, methods: Methods, options: argparse.Namespace) -> list[bool]:
-    """Every table of one base recipe; return whether anything in it failed."""
+    """Fill every table of one base recipe; return whether a method failed, by table."""
     seeds = () if options.seeds is None else (f"seeds={options.seeds}",)
     work = Work(recipe, options.runs, (*options.set, *seeds))
     all_labels = work.run("all-plain", *PLAIN)  # trains the teacher of every regime
@@ -194,7 +194,7 @@ def _data_name(recipe: Settings) -> str:
 
 
 class _Table:
-    """One base recipe in one regime: a plain student, and what each method makes of it."""
+    """One base recipe in one regime: a plain student, and a student of each method."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The settings of every method that `benchmarks.studies.kd_step` measures on a pair."""
+"""Settings of every method that `benchmarks.studies.kd_step` measures on a pair."""
 
 from collections.abc import Sequence
 
@@ -15,14 +15,14 @@ LOSSES: TypeAdapter[LossSection] = TypeAdapter(LossConfig)
 
 
 def method_names() -> tuple[str, ...]:
-    """The `type` of every member of the union of losses."""
+    """Return the `type` of every member of the union of losses."""
     return tuple(members(LossConfig))
 
 
 def fitting(
     names: Sequence[str], student: Detector, teacher: Detector
 ) -> tuple[dict[str, LossSection], dict[str, str]]:
-    """Tell methods that work on a pair from those that do not: rows of settings, and reasons.
+    """Return settings of the methods that fit a pair, and reasons for those that do not.
 
     A method that compares proposals has a second row, `<method>, roi_source: student`: there the
     student's proposals are scored by both, not the teacher's.

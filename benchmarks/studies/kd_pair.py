@@ -15,7 +15,7 @@ STUDENT, TEACHER = "resnet18", "resnet50"
 
 
 class Setting(NamedTuple):
-    """What is measured: a detector family, and how large its pictures and batches are."""
+    """A detector family with the size of its pictures and batches."""
 
     pair: str
     size: int
@@ -24,7 +24,7 @@ class Setting(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two detectors, what they see, and the optimiser that all steps share."""
+    """Two detectors, a batch, and the optimiser that all steps share."""
 
     student: Detector
     teacher: Detector

@@ -1,9 +1,9 @@
-"""The same imitation of pyramid maps in other frameworks, for `benchmarks.studies.kd_step --peers`.
+"""Distillation of pyramid maps in other frameworks, for `benchmarks.studies.kd_step --peers`.
 
-Each is driven as its documentation says, on the very student and teacher that our own step has, so
-that the difference is the framework. Traps for their users are avoided here: torchdistill leaves
-the teacher in train mode, Model Optimizer wants balancer weights that sum to less than 1.
-Both run the whole teacher, and see those levels of the pyramid that are a module's output.
+Each is used as its documentation says, on the student and teacher of our own step, so that only the
+framework differs. torchdistill leaves the teacher in train mode, so eval mode is set here; Model
+Optimizer requires balancer weights that sum to less than 1. Both run the whole teacher, and compare
+those levels of the pyramid that are a module's output.
 """
 
 import copy
@@ -24,10 +24,10 @@ LEARNING_RATE, MOMENTUM = 1e-6, 0.9
 
 
 def require_peers() -> None:
-    """Import both.
+    """Import both frameworks.
 
     Raises:
-        MissingDependencyError: with the pip command.
+        MissingDependencyError: one of them is not installed.
     """
     try:
         with warnings.catch_warnings():

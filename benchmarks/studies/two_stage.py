@@ -1,4 +1,4 @@
-"""The contenders of `benchmarks.studies.roi_align`: a Faster R-CNN as graphs and in torchvision."""
+"""Faster R-CNN as graphs and in torchvision, for `benchmarks.studies.roi_align`."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ LOW_SCORE = 0.01  # to select with, where differences count from 0.05
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished Faster R-CNN: what it was built of, and its weights."""
+    """A trained Faster R-CNN: its recipe, settings and weights."""
 
     name: str
     recipe: Recipe
@@ -42,7 +42,7 @@ class Trained:
     weights: Path
 
     def build(self, images: ImageSet, proposals: int, form: RoiAlignForm) -> FasterRcnn:
-        """Build it with so many proposals and a form of RoIAlign."""
+        """Build the detector with this number of proposals and this form of RoIAlign."""
         changes = {"proposals": proposals, "roi_align": form}
         config = self.config.model_copy(update=changes)
         detector = config.build(len(images.classes), self.recipe.data.input_size)
@@ -50,7 +50,7 @@ class Trained:
         return detector.eval()
 
     def manifest(self, images: ImageSet, detector: FasterRcnn) -> Manifest:
-        """The sidecar of its graphs, which take one picture at a time."""
+        """Return the sidecar of the graphs, which take one picture at a time."""
         height, width = self.recipe.data.input_size
         export = self.recipe.export
         return Manifest(
@@ -73,7 +73,7 @@ class Trained:
         canvas: NDArray[np.uint8],
         folder: Path,
     ) -> Path:
-        """Write its graph into `folder`, traced with a picture."""
+        """Write the graph into `folder`, traced with a picture."""
         detector = self.build(images, proposals, form)
         manifest = self.manifest(images, detector)
         return export_onnx(
@@ -103,7 +103,7 @@ class EagerEngine:
     """Torchvision's GeneralizedRCNN around a detector's trained modules; its boxes need no NMS.
 
     Attributes:
-        kept: proposals of each picture that it has seen.
+        kept: number of proposals of each picture so far.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class EagerEngine:
         self.kept.extend(len(boxes) for boxes in found[0])
 
     def candidates(self, images: NDArray[np.float32]) -> Candidates:
-        """Detections of (B, 3, H, W) pictures, padded with scores of -1."""
+        """Return detections of (B, 3, H, W) pictures, padded with scores of -1."""
         with torch.inference_mode():
             found = self.model(list(torch.from_numpy(images)))
         shape = (len(found), self.manifest.nms.max_detections)
@@ -157,7 +157,7 @@ class EagerEngine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give torch its threads back; the modules are the caller's."""
+        """Restore torch's threads; the modules belong to the caller."""
         torch.set_num_threads(self._before)
 
 
@@ -165,7 +165,7 @@ def open_trained(path: Path) -> Trained:
     """Find the recipe and the weights of a run, of a folder in its `models/`, or of a file there.
 
     Raises:
-        RecipeError: there is no run, or its model is no finished Faster R-CNN.
+        RecipeError: there is no run, or its model is not a finished Faster R-CNN.
     """
     home = next((p for p in (path, *path.parents) if (p / "recipe.lock.json").is_file()), None)
     if home is None:

@@ -189,8 +189,8 @@ def _spread(medians: Sequence[float]) -> float:
 
 def _verdict(verdicts: Sequence[str], spread: dict[str, float]) -> str:
     kinds = [verdict.partition(": ")[0] for verdict in verdicts]
-    told = [verdict.partition(": ")[2] for verdict in verdicts]
-    reasons = [reason for one in told for reason in one.split("; ") if reason]
+    listed = [verdict.partition(": ")[2] for verdict in verdicts]
+    reasons = [reason for one in listed for reason in one.split("; ") if reason]
     reasons += [
         f"{name.replace('_', '-')} medians of the processes spread {share:.0%}"
         for name, share in spread.items()

@@ -1,4 +1,4 @@
-"""Export, measure and tell: from finished models to the rows of the report."""
+"""Export finished models, evaluate and time them, and build the rows of the report."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ TIMINGS = TypeAdapter(dict[str, Timing])  # by key of the row
 
 @dataclass(frozen=True)
 class Contestant:
-    """A finished model that the report will speak of.
+    """A finished model to export and measure.
 
     Attributes:
         name: its name and role.
@@ -67,7 +67,7 @@ class Row:
 
     @property
     def key(self) -> str:
-        """Its name in the report's files."""
+        """Return the row's name in files of the report."""
         return self.name.key(self.manifest.backend, self.manifest.precision)
 
 

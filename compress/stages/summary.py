@@ -132,7 +132,7 @@ def _predictions(run: Run, key: str) -> list[CocoResult]:
 
 
 def _speed(recipe: Recipe, latency: Mapping[str, Timing]) -> list[Speed]:
-    """How much faster the student's artifacts are than the last teacher's fp32 one, if any."""
+    """Compare the student's artifacts with the last teacher's fp32 one, if there is a teacher."""
     if not recipe.teachers:
         return []
     teacher = ModelName.of_teacher(len(recipe.teachers) - 1)
@@ -140,7 +140,7 @@ def _speed(recipe: Recipe, latency: Mapping[str, Timing]) -> list[Speed]:
     found = []
     for precision in recipe.export.precisions:
         key = ModelName(recipe.seed, "student").key("onnxruntime", precision)
-        # Refused, made for another runtime, or computed in fp32 by the CPU behind casts.
+        # Refused, made for another runtime, or fp16, which the CPU computes in fp32.
         if key not in latency or precision == "fp16":
             continue
         titles = f"student onnxruntime {precision}", f"{teacher} onnxruntime fp32"
@@ -153,7 +153,7 @@ def _speed(recipe: Recipe, latency: Mapping[str, Timing]) -> list[Speed]:
 
 
 def _pictures(run: Run, out: Path) -> list[Picture]:
-    """Validation pictures spread over the split, with what each exported model sees on them."""
+    """Draw pictures spread over the split with the detections of each exported model."""
     recipe, images = run.recipe, run.data.val
     count = min(PICTURES, len(images))
     indices = [round(i * (len(images) - 1) / max(1, count - 1)) for i in range(count)]
@@ -168,8 +168,8 @@ def _pictures(run: Run, out: Path) -> list[Picture]:
     threshold = recipe.export.score_threshold
     path = sample_grid(images, indices, columns, threshold, out / "pictures.jpg")
     caption = (
-        f"Validation pictures; boxes scored from {threshold:g}, found by the ONNX files: fp32 "
-        "where nothing else is said."
+        f"Validation pictures with boxes that score {threshold:g} or higher, detected by the ONNX "
+        "files in fp32 unless stated otherwise."
     )
     return [Picture(path=path.name, caption=caption)]
 
@@ -177,32 +177,34 @@ def _pictures(run: Run, out: Path) -> list[Picture]:
 def _notes(run: Run, rooms: Rooms) -> list[str]:
     recipe = run.recipe
     notes = [
-        "AP is COCO's, by pycocotools, on letterboxed pictures and from the artifact of the row; "
-        "figures in papers are measured otherwise.",
-        f"The weights shipped are those of the {recipe.train.keep} evaluation of each training.",
+        "AP is COCO's, by pycocotools, on letterboxed pictures and from the artifact of the row. "
+        "It is not comparable with figures in papers.",
+        f"The exported weights are those of the {recipe.train.keep} evaluation of each training.",
         "Paths in report.json are relative to the report's folder.",
     ]
     if not recipe.teachers:
-        notes.append("One detector was trained, without a teacher: there is no gain to tell.")
+        notes.append("One detector was trained without a teacher, so there is no gain to report.")
     for index in range(len(recipe.teachers)):
         name = ModelName.of_teacher(index)
         if _record(rooms[name]).get("loaded"):
-            notes.append(f"The {name} was loaded, not trained here; its cost is not in the table.")
+            notes.append(
+                f"The {name} was loaded, not trained; the table does not include its training."
+            )
     if len(recipe.teachers) > 1:
         notes.append(
-            f"The student learnt from {len(recipe.teachers)} teachers, one after the other, each "
-            "for a full schedule; the baseline went through as many schedules without a teacher."
+            f"The student was distilled from {len(recipe.teachers)} teachers in turn, each for a "
+            "full schedule; the baseline was trained for as many schedules without a teacher."
         )
     classifier = run.home / "models" / CLASSIFIER
     if classifier.exists():
         said = describe_accuracy(_record(classifier)["accuracy"])
-        notes.append(f"A classifier of object crops taught the student too: {said}.")
+        notes.append(f"The student was also distilled from a classifier of object crops: {said}.")
     for name, room in rooms.items():
         record = _record(room)
         weights = record.get("auto_weights") or {}
         if weights:
             chosen = ", ".join(f"{loss} {value:.3g}" for loss, value in weights.items())
-            notes.append(f"Weights that {name} arrived at by `weight: auto`: {chosen}.")
+            notes.append(f"Loss weights chosen by `weight: auto` for {name}: {chosen}.")
         measured = record.get("terms") or []
         if measured:
             step = measured[-1]["step"]
@@ -212,29 +214,29 @@ def _notes(run: Run, rooms: Rooms) -> list[str]:
                 if term["step"] == step
             )
             notes.append(
-                f"Terms of {name} when last compared, after {step} steps, in parts of the task "
-                f"loss (of its gradient at the shared features): {sizes}."
+                f"Distillation terms of {name} relative to the task loss (and their gradients "
+                f"relative to its gradient at the shared features) after {step} steps: {sizes}."
             )
     if "fp16" in recipe.export.precisions:
         notes.append(
             "ONNX Runtime's CPU kernels compute FP16 files in FP32 and convert before and after; "
-            "the latency of those rows is no GPU's."
+            "the latency of those rows does not apply to a GPU."
         )
     if "int8-trt" in recipe.export.precisions:
         notes.append(
-            "int8-trt is the symmetric form that TensorRT builds engines of: its AP is measured in "
-            "ONNX Runtime, its speed only on a device with TensorRT."
+            "int8-trt is the symmetric quantisation that TensorRT builds engines from: AP is "
+            "measured in ONNX Runtime, latency only on a device with TensorRT."
         )
     if "fp8" in recipe.export.precisions:
         notes.append(
-            "fp8 is for TensorRT on SM 8.9 and later: its AP is measured in ONNX Runtime, which "
-            "rounds to E4M3 as the graph says and computes in FP32; its speed only on such a GPU."
+            "fp8 is for TensorRT on SM 8.9 and later: AP is measured in ONNX Runtime, which rounds "
+            "to E4M3 and computes in FP32; latency only on such a GPU."
         )
     return notes
 
 
 def _refused(home: Path) -> list[str]:
-    """Why an artifact that was asked for is not in the table."""
+    """Return why requested artifacts are not in the table."""
     found = sorted((home / "export").glob(f"*/{REFUSED}"))
     return [json.loads(path.read_text(encoding="utf-8"))["reason"] for path in found]
 

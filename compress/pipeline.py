@@ -33,6 +33,8 @@ from compress.stages.ship import (
 from compress.stages.students import Rooms, StudentTraining
 from compress.stages.summary import summarize
 from compress.stages.teachers import load_teacher, measure_teacher, teacher_room
+from compress.stages.track import run_trackers, track_report
+from compress.tracking.open import check_trackers
 from compress.training.optim import TrainConfig
 from export.atomic import write_json
 from export.errors import DataError, RecipeError
@@ -59,7 +61,7 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
     if session.rank != 0:
         train_models(opened)
         return session.home / "report"
-    with owned(session.home):
+    with owned(session.home), run_trackers(session, recipe) as session.trackers:
         if opened.data.division is not None:
             keep_division(opened.data.division, session.home / "split.json")
         write_json(health.to_dict(), session.home / "data.json")
@@ -76,6 +78,7 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
             summarize(opened, rooms, table, accuracy, latency, out)
 
         room = once(session.home / "report", report)
+        track_report(session.trackers, room)
         hold_gates(recipe, room)
         return room
 
@@ -129,7 +132,7 @@ def check_training(run: Run) -> None:
         RecipeError: arithmetic that the device lacks, a batch that cannot be shared by the
             processes, a weights file that is not there.
         DataError: a batch larger than its set, labelled or not.
-        MissingDependencyError: what makes FP8 graphs is not installed.
+        MissingDependencyError: what makes FP8 graphs, or a tracker's package, is not installed.
     """
     session, recipe, data, source = run.session, run.recipe, run.data, run.source
     trainings: list[tuple[TrainConfig, Data, Key]] = [(recipe.train, data, ("train",))]
@@ -140,6 +143,7 @@ def check_training(run: Run) -> None:
     ]
     if recipe.gates is not None and recipe.gates.reference is not None:
         load_report(recipe.gates.reference)
+    check_trackers(recipe.track)
     if "fp8" in recipe.export.precisions:
         require_model_optimizer()
     wanted = wanted_classifier(recipe, source)

@@ -27,6 +27,7 @@ from compress.data.config import DataConfig
 from compress.detectors import DetectorConfig
 from compress.losses import LossConfig
 from compress.recipe_file import load_model, read_model
+from compress.tracking.open import TrackerName
 from compress.training.optim import TrainConfig
 from export.config import Section
 from export.errors import RecipeError
@@ -148,6 +149,7 @@ class Recipe(Section):
     export: ExportConfig = ExportConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
     gates: GatesConfig | None = None  # limits against another run's report, held at the end
+    track: tuple[TrackerName, ...] = ("tensorboard",)  # where figures go beside the run folder
 
     @property
     def teachers(self) -> tuple[TeacherConfig, ...]:
@@ -197,12 +199,19 @@ class Recipe(Section):
             raise ValueError("gates: give reference, the report or run to compare with")
         return self
 
+    @field_validator("track")
+    @classmethod
+    def _each_once(cls, names: tuple[TrackerName, ...]) -> tuple[TrackerName, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"track names each logger once; found {list(names)}")
+        return names
+
     def resolved(self) -> dict[str, Any]:
         """Every setting of what is made, defaults included, as JSON.
 
-        Gates only judge it: they may change under an old name.
+        Gates only judge it and trackers only watch it: they may change under an old name.
         """
-        unused = {"gates"} if self.teachers else {"gates", "baseline"}
+        unused = {"gates", "track"} | (set() if self.teachers else {"baseline"})
         found: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude=unused)
         return found
 

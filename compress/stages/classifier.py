@@ -97,6 +97,7 @@ def classifier_room(run: Run, config: ClassifierConfig) -> Path:
             fabric=session.fabric("32-true"),
             seed=seed,
             console=session.console,
+            trackers=session.trackers,
         )
     )
     record = {

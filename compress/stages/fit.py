@@ -90,6 +90,7 @@ def fit(
             fabric=session.fabric(precision),
             seed=seed,
             console=session.console,
+            trackers=session.trackers,
         )
     )
     after = weights_hash(objective.teacher) if objective.teacher is not None else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from compress.console import Console
+from compress.tracking.tracker import Trackers
 from compress.training.precision import Precision
 from export.errors import MissingDependencyError, RecipeError
 from export.optional import require
@@ -29,6 +30,7 @@ class Session:
     home: Path
     device: str  # auto, cpu, cuda, cuda:1
     console: Console
+    trackers: Trackers = field(default_factory=Trackers)  # none but in the first process of a run
     _fabrics: dict[str, "Fabric"] = field(default_factory=dict)
 
     @property

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compress.batch import Batch
 from compress.console import Console
+from compress.tracking.tracker import Log, Trackers
 from compress.training.checkpoint import load_checkpoint, save_checkpoint
 from compress.training.ema import Ema
 from compress.training.interrupt import interruptible
@@ -26,7 +27,7 @@ from compress.training.optim import (
     learning_rate_factor,
     set_learning_rate,
 )
-from compress.training.records import events, table
+from compress.training.records import table
 from export.atomic import write_text
 from export.errors import DivergedError
 
@@ -57,6 +58,7 @@ class TrainJob:
         fabric: device, precision and processes.
         seed: of all randomness in the steps.
         console: where messages and progress go.
+        trackers: loggers of the figures of every evaluation; none by default.
     """
 
     name: str
@@ -69,6 +71,7 @@ class TrainJob:
     fabric: "Fabric"
     seed: int
     console: Console
+    trackers: Trackers = field(default_factory=Trackers)
 
 
 @dataclass(frozen=True)
@@ -189,13 +192,14 @@ class _Loop:
     def run(self, interrupted: list[int]) -> Trained:
         """Train from where the state stands to the end."""
         accumulate = self.config.accumulate
-        looks = {round(self.job.total * k / self.config.evaluations) for k in _upto(self.config)}
+        evaluations, total = self.config.evaluations, self.job.total
+        looks = {round(total * k / evaluations) for k in range(1, evaluations + 1)}
         stream = self.job.batches(self.step * accumulate, (self.job.total - self.step) * accumulate)
         saved = time.monotonic()
         stopped = self._reason_to_stop(self._budget_spent()) if self.step else ""
         with (
             contextlib.closing(_closable(stream)) as feed,
-            events(self.job.live, self.step, self.fabric.global_rank) as writer,
+            self.job.trackers.training(self.job.name, self.step) as log,
             self.job.console.progress(self.job.name, self.job.total, self.step) as progress,
         ):
             while self.step < self.job.total and not stopped:
@@ -205,7 +209,7 @@ class _Loop:
                 late = self._agree(time.monotonic() - saved > self.config.checkpoint_every_s)
                 leaving = self._agree(bool(interrupted))
                 if self.step in looks or spent:
-                    self._look(writer)
+                    self._look(log)
                     stopped = self._reason_to_stop(spent)
                 if self.step in looks or spent or late or leaving:
                     self._save()
@@ -309,7 +313,7 @@ class _Loop:
 
     # -- looking -------------------------------------------------------------------------------
 
-    def _look(self, writer: Any) -> None:
+    def _look(self, log: Log) -> None:
         model = self.ema.model if self.ema is not None else self.student
         was_training = model.training
         metrics = self.job.evaluate(model)
@@ -339,14 +343,12 @@ class _Loop:
             write_text(table(self.rows), self.job.live / "results.csv")
             if self.terms:
                 write_text(table(self.terms), self.job.live / "terms.csv")
-            for name, value in row.items():
-                if name != "step" and value is not None:
-                    writer.add_scalar(name, value, self.step)
-            before = self.rows[-2]["step"] if len(self.rows) > 1 else 0
-            for term in self.terms:
-                if term["step"] >= (before or 0):
-                    for figure in ("ratio", "gradient_ratio"):
-                        writer.add_scalar(f"{figure}/{term['name']}", term[figure], term["step"])
+        log({n: v for n, v in row.items() if n != "step" and v is not None}, self.step)
+        before = self.rows[-2]["step"] if len(self.rows) > 1 else 0
+        for term in self.terms:
+            if term["step"] >= (before or 0):
+                figures = ("ratio", "gradient_ratio")
+                log({f"{figure}/{term['name']}": term[figure] for figure in figures}, term["step"])
 
     def _reason_to_stop(self, spent: bool) -> str:
         if self.config.patience and self.stale >= self.config.patience:
@@ -376,10 +378,6 @@ class _Loop:
         if self.best is not None and (self.config.keep == "best" or self.config.patience):
             return self.best
         return _cpu((self.ema.model if self.ema is not None else self.student).state_dict())
-
-
-def _upto(config: TrainConfig) -> range:
-    return range(1, config.evaluations + 1)
 
 
 def _cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -46,7 +46,7 @@ FLOORS = [
     ["benchmarks/compare", "benchmarks/run"],
     ["compress/batch", "compress/console"],
     ["compress/detector"],
-    ["compress/parts"],
+    ["compress/parts", "compress/tracking"],
     ["compress/data", "compress/training"],
     ["compress/losses/parts", "compress/detectors/parts"],
     ["compress/losses", "compress/detectors"],

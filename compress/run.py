@@ -92,9 +92,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m compress
     return _run(command_line(prog).parse_intermixed_args(arguments))
 
 
+def check_command_line(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command that checks alone."""
+    return command_line(prog, check=True)
+
+
 def check(arguments: Sequence[str] | None = None, prog: str = "slimdet check") -> int:
     """Do what `main` does with `--check`."""
-    return _run(command_line(prog, check=True).parse_intermixed_args(arguments))
+    return _run(check_command_line(prog).parse_intermixed_args(arguments))
 
 
 def _run(options: argparse.Namespace) -> int:

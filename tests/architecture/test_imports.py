@@ -62,7 +62,8 @@ FLOORS = [
     ["slimdet/model"],
     ["slimdet/loading"],
     ["slimdet/running"],
-    ["slimdet/__main__"],
+    ["slimdet/commands"],
+    ["slimdet/__main__", "slimdet/completion"],
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -4,7 +4,7 @@ import difflib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import AfterValidator, Discriminator, PositiveInt, Tag
@@ -57,7 +57,7 @@ def _known_name(value: str) -> str:
     )
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "name" if isinstance(value, str) else "slim_resnet"
 
 

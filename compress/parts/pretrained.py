@@ -1,9 +1,9 @@
-"""Weights for a backbone: from a local file, or fetched when the recipe asks for it."""
+"""Load the weights that a training starts from: a local file, or ImageNet weights to fetch."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,32 @@ from export.optional import require
 PREFIXES = ("", "features.", "backbone.body.", "backbone.", "model.", "encoder.")
 
 
+class StartingWeights(Protocol):
+    """Settings of a detector that name the weights it starts from."""
+
+    @property
+    def type(self) -> str:
+        """The detector's family."""
+
+    @property
+    def backbone(self) -> str | SlimResNetConfig:
+        """Name or settings of the backbone."""
+
+    @property
+    def backbone_weights(self) -> str | None:
+        """A local file, "torchvision" or "timm"; None: random weights."""
+
+    @property
+    def weights(self) -> Path | None:
+        """A local file of the whole detector; None: random weights."""
+
+
 def load_starting_weights(
-    console: Console, config: Any, detector: nn.Module, *, strict: bool = True
+    console: Console, config: StartingWeights, detector: nn.Module, *, strict: bool = True
 ) -> list[WeightsReport]:
     """Load what a detector's settings name: the backbone's weights, then the whole detector's.
 
-    Without `strict` a file that holds the whole detector in part only is taken, and said loudly.
+    Without `strict` a file that holds only a part of the detector is loaded with a warning.
     """
     reports = []
     if config.backbone_weights is not None:

@@ -1,4 +1,4 @@
-"""Weights in and out: tensors only, counted, and refused when they match only in part."""
+"""Read and write weights: tensors alone, counted, refused where they match only in part."""
 
 import hashlib
 import json
@@ -23,10 +23,10 @@ IGNORED = ".num_batches_tracked"
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """Which tensors of a file and of a module found each other.
+    """Which tensors of a file match those of a module.
 
     Attributes:
-        source: the file, or whose weights they are.
+        source: the file, or the model that the weights come from.
         loaded: names in the module that were filled.
         missing: names of the module that the file lacks.
         unexpected: names of the file that the module lacks.
@@ -45,7 +45,7 @@ class WeightsReport:
         return not (self.missing or self.unexpected or self.mismatched)
 
     def summary(self) -> str:
-        """Return the counts and, where something is amiss, the first names."""
+        """Return the counts, and the first names of each kind that does not match."""
         parts = [f"{len(self.loaded)} tensors loaded"]
         kinds = {
             "missing": self.missing,
@@ -58,7 +58,7 @@ class WeightsReport:
 
 @dataclass(frozen=True)
 class InheritReport:
-    """What a student took over from its teacher; `skipped` had no equal in name and shape."""
+    """Names of the tensors copied from a teacher, and of those without an equal there."""
 
     copied: tuple[str, ...]
     skipped: tuple[str, ...]
@@ -80,7 +80,7 @@ def load_weights(module: nn.Module, path: Path, *, strict: bool, what: str) -> W
         module: filled in place, or left alone when an error is raised.
         path: the file; a `state_dict` or `model` inside it is unwrapped.
         strict: refuse a file that matches only in part.
-        what: whose weights they are, for messages.
+        what: name of the model, for messages.
 
     Raises:
         RecipeError: no such file, a file that is more than tensors, or tensors that don't match.

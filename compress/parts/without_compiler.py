@@ -8,7 +8,6 @@ function, to be fetched when it is called; for anything else the real module com
 import importlib.util
 import sys
 from types import ModuleType
-from typing import Any
 
 PACKAGE, MODULE = "torch._dynamo", "torch._dynamo.utils"
 LATER = "is_compile_supported"
@@ -17,7 +16,7 @@ LATER = "is_compile_supported"
 class _StandIn(ModuleType):
     """Lasts for one import."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name == LATER:
             return _is_compile_supported
         if name.startswith("__"):
@@ -26,8 +25,9 @@ class _StandIn(ModuleType):
         return getattr(importlib.import_module(self.__name__), name)
 
 
-def _is_compile_supported(device_type: Any) -> Any:
-    return getattr(importlib.import_module(MODULE), LATER)(device_type)
+def _is_compile_supported(device_type: str) -> bool:
+    supported: bool = getattr(importlib.import_module(MODULE), LATER)(device_type)
+    return supported
 
 
 def remove_stand_ins() -> None:
@@ -38,7 +38,7 @@ def remove_stand_ins() -> None:
 
 
 def import_torchvision() -> None:
-    """Import it, if it is there and somebody has not done so already; leaves no trace."""
+    """Import torchvision unless missing or already imported; restore what was replaced."""
     if any(importlib.util.find_spec(name) is None for name in ("torch", "torchvision")):
         return
     importlib.import_module("torch")

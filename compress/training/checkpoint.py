@@ -1,15 +1,58 @@
-"""Checkpoints of a run in progress: atomic, and nothing but tensors, numbers and text."""
+"""Checkpoints of a training: written whole or not at all, tensors, numbers and text alone."""
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
+from torch import Tensor
 
 from export.errors import ToolkitError
 
 
-def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+class Checkpoint(TypedDict):
+    """The state of a training between two steps; lists and records are kept as JSON.
+
+    Attributes:
+        objective: the objective's tensors, the student's among them.
+        optimizer: state of the optimiser.
+        separate: states of the optimisers of modules with a schedule of their own.
+        scaler: state of the gradient scaler of 16-bit training; empty for other precisions.
+        ema: tensors of the averaged model; None without averaging.
+        ema_updates: number of updates of the averaged model.
+        step: number of optimiser steps taken.
+        seconds: time spent in steps.
+        rows: one record per evaluation.
+        sums: sum of every loss term since the last evaluation.
+        terms: comparisons of distillation terms with the task loss.
+        idle: number of steps in a row in which a term was exactly 0.
+        summed: number of batches in `sums`.
+        best: tensors of the best evaluation; None where they are not kept.
+        best_ap: AP of the best evaluation, 0..1.
+        stale: number of evaluations since the best one.
+        rng: state of torch's generator on the CPU.
+    """
+
+    objective: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    separate: list[dict[str, Any]]
+    scaler: dict[str, Any]
+    ema: dict[str, Tensor] | None
+    ema_updates: int
+    step: int
+    seconds: float
+    rows: str
+    sums: str
+    terms: str
+    idle: str
+    summed: int
+    best: dict[str, Tensor] | None
+    best_ap: float
+    stale: int
+    rng: Tensor
+
+
+def save_checkpoint(state: Checkpoint, path: Path) -> None:
     """Write `state` to `path`, whole or not at all; the last good file stays until then."""
     partial = path.with_name(path.name + ".partial")
     try:
@@ -26,7 +69,7 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
         ) from error
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
+def load_checkpoint(path: Path, device: torch.device) -> Checkpoint | None:
     """Read what `save_checkpoint` wrote; None if there is none. Only tensors are loaded.
 
     Raises:
@@ -35,7 +78,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        state: Checkpoint = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise ToolkitError(
             f"{path}: the checkpoint is damaged ({type(error).__name__}); delete it to begin this "

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compress.batch import Batch
 from compress.console import Console
 from compress.tracking.tracker import Log, Trackers
-from compress.training.checkpoint import load_checkpoint, save_checkpoint
+from compress.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from compress.training.ema import Ema
 from compress.training.interrupt import interruptible
 from compress.training.objective import Objective
@@ -152,7 +152,7 @@ class _Loop:
         for optimizer, saved in zip(self.apart, state["separate"], strict=True):
             optimizer.load_state_dict(saved)
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        if self.ema is not None:
+        if self.ema is not None and state["ema"] is not None:
             self.ema.model.load_state_dict(state["ema"])
             self.ema.updates = state["ema_updates"]
         self.step, self.seconds = state["step"], state["seconds"]
@@ -165,7 +165,7 @@ class _Loop:
 
     def _save(self) -> None:
         if self.fabric.global_rank == 0:
-            state: dict[str, Any] = {
+            state: Checkpoint = {
                 "objective": self.raw.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "separate": [optimizer.state_dict() for optimizer in self.apart],
@@ -394,5 +394,5 @@ def _channels_last(batch: Batch) -> Batch:
     return Batch(images, batch.targets, batch.sizes, batch.image_ids, batch.labeled)
 
 
-def _closable(stream: Iterator[Batch]) -> Any:
-    return stream if hasattr(stream, "close") else (batch for batch in stream)
+def _closable(stream: Iterator[Batch]) -> Generator[Batch, None, None]:
+    return stream if isinstance(stream, Generator) else (batch for batch in stream)

@@ -14,8 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
+from export.config import Section
+
 if TYPE_CHECKING:
     from compress.detector import Detector
+    from compress.detectors.parts.settings import DetectorSettings
+    from compress.losses.parts.loss import LossSection
+
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- methods -->\n).*?(<!-- /methods -->)", re.DOTALL)
@@ -62,54 +67,58 @@ class Method:
     problems: dict[str, tuple[str, ...]]
 
 
-def members(union: Any) -> dict[str, Any]:
-    """Return `type` -> settings class of a union of sections, such as `LossConfig`."""
-    inner = get_args(union)[0]
-    classes = get_args(inner) or (inner,)
-    return {get_args(one.model_fields["type"].annotation)[0]: one for one in classes}
+def loss_settings() -> dict[str, "type[LossSection]"]:
+    """Return `type` -> settings class of every distillation method."""
+    from compress.losses import LossConfig
+    from compress.losses.parts.loss import LossSection
+
+    return {tag: one for tag, one in _by_type(LossConfig) if issubclass(one, LossSection)}
+
+
+def detector_settings() -> dict[str, "type[DetectorSettings]"]:
+    """Return `type` -> settings class of every detector family."""
+    from compress.detectors import DetectorConfig
+    from compress.detectors.parts.settings import DetectorSettings
+
+    found = _by_type(DetectorConfig)
+    return {tag: one for tag, one in found if issubclass(one, DetectorSettings)}
+
+
+def _by_type(union: object) -> list[tuple[str, type[Section]]]:
+    classes: tuple[type[Section], ...] = get_args(get_args(union)[0])  # of Annotated[A | B, ...]
+    return [(get_args(one.model_fields["type"].annotation)[0], one) for one in classes]
 
 
 def families() -> tuple[str, ...]:
-    """The detector families of the recipe."""
-    from compress.detectors import DetectorConfig
-
-    return tuple(members(DetectorConfig))
+    """Return the names of the detector families."""
+    return tuple(detector_settings())
 
 
 def small_pair(family: str) -> SmallPair:
     """Build a small student and teacher of a family, with random weights."""
-    from compress.detectors import DetectorConfig
-
-    settings_class = members(DetectorConfig)[family]
+    settings_class = detector_settings()[family]
     known = {key: value for key, value in SMALL.items() if key in settings_class.model_fields}
 
     def build(widths: tuple[int, ...]) -> "Detector":
         backbone = {"type": "slim_resnet", "widths": widths}
         config = settings_class.model_validate({"type": family, **known, "backbone": backbone})
-        detector: Detector = config.build(CLASSES, SIZE)
-        return detector
+        return config.build(CLASSES, SIZE)
 
     return SmallPair(build(STUDENT_WIDTHS), build(TEACHER_WIDTHS))
 
 
-def example(name: str) -> Any:
-    """Settings of a method: its defaults, with what they lack."""
-    from pydantic import TypeAdapter
-
-    from compress.losses import LossConfig
-
-    adapter: TypeAdapter[Any] = TypeAdapter(LossConfig)
-    return adapter.validate_python({"type": name, **EXAMPLES.get(name, {})})
+def example(name: str) -> "LossSection":
+    """Return a method's default settings, completed by `EXAMPLES` where some are required."""
+    return loss_settings()[name].model_validate({"type": name, **EXAMPLES.get(name, {})})
 
 
 def support() -> list[Method]:
     """Match every method with every family; ordered by name."""
     from compress.distillation.pairing import check_pair
-    from compress.losses import LossConfig
 
     pairs = {family: small_pair(family) for family in families()}
     rows = []
-    for name, settings in sorted(members(LossConfig).items()):
+    for name, settings in sorted(loss_settings().items()):
         config, problems = example(name), {}
         needs: dict[str, tuple[str, ...]] = {}
         for family, (student, teacher) in pairs.items():
@@ -122,7 +131,7 @@ def support() -> list[Method]:
     return rows
 
 
-def _source(name: str, settings: Any) -> str:
+def _source(name: str, settings: "type[LossSection]") -> str:
     vectors = any((ROOT / "tests" / "golden").glob(f"{name}_*.npz"))
     return f"{settings.written_from}{', golden vectors' if vectors else ''}"
 

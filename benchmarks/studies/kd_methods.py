@@ -2,21 +2,18 @@
 
 from collections.abc import Sequence
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import JsonValue
 
 from compress.detector import Detector
 from compress.distillation.pairing import check_pair
-from compress.losses import LossConfig
 from compress.losses.parts.classifier import Classifier
 from compress.losses.parts.loss import LossSection
-from compress.methods import OF_STUDENT, example, members
-
-LOSSES: TypeAdapter[LossSection] = TypeAdapter(LossConfig)
+from compress.methods import OF_STUDENT, example, loss_settings
 
 
 def method_names() -> tuple[str, ...]:
     """Return the `type` of every member of the union of losses."""
-    return tuple(members(LossConfig))
+    return tuple(loss_settings())
 
 
 def fitting(

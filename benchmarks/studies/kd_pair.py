@@ -1,13 +1,12 @@
 """The inputs of `benchmarks.studies.kd_step`: two detectors of random weights, a batch of noise."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import TypeAdapter
 
 from compress.batch import Batch, Targets, full_size
 from compress.detector import Detector
-from compress.detectors import DetectorConfig
+from compress.methods import detector_settings
 
 NUM_CLASSES = 20
 BOXES_PER_PICTURE = 6
@@ -34,11 +33,9 @@ class Pair(NamedTuple):
 
 def build(backbone: str, setting: Setting) -> Detector:
     """Build a detector with random weights."""
-    config: Any = TypeAdapter(DetectorConfig).validate_python(
-        {"type": setting.pair, "backbone": backbone}
-    )
-    detector: Detector = config.build(NUM_CLASSES, (setting.size, setting.size))
-    return detector.to(setting.device)
+    settings = {"type": setting.pair, "backbone": backbone}
+    config = detector_settings()[setting.pair].model_validate(settings)
+    return config.build(NUM_CLASSES, (setting.size, setting.size)).to(setting.device)
 
 
 def make_pair(setting: Setting) -> Pair:

@@ -27,7 +27,7 @@ import torch
 from pydantic import JsonValue
 from typing_extensions import TypedDict
 
-from benchmarks.studies.kd_methods import LOSSES, fitting, method_names, random_classifier, stated
+from benchmarks.studies.kd_methods import fitting, method_names, random_classifier, stated
 from benchmarks.studies.kd_pair import STUDENT, TEACHER, Pair, Setting, make_pair
 from benchmarks.studies.kd_peers import PEERS, peer_step, require_peers
 from benchmarks.timing.environment import environment
@@ -253,10 +253,8 @@ def make_step(kind: str, pair: Pair, config: LossSection | None = None) -> Calla
     """Return a whole training step of a kind: `plain`, `floor` or `distilled`."""
     student, batch, optimizers = pair.student, pair.batch, [pair.optimizer]
     forward: Callable[[], dict[str, torch.Tensor]]
-    if kind == "plain":
+    if config is None:
         forward = partial(make_distiller(pair, None), batch)
-    elif config is None:
-        raise ValueError(f"a step of kind {kind!r} needs a method; give its settings")
     elif kind == "floor":
         forward = make_floor(pair, config)
     else:
@@ -322,11 +320,10 @@ def peak_memory_mib(name: str, setting: Setting, config: LossSection | None = No
     On a GPU it is what torch has allocated there, else the resident memory with all libraries.
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        settings = None if config is None else config.model_dump(mode="json")
-        return pool.apply(_peak_of_one, (name, setting, settings))
+        return pool.apply(_peak_of_one, (name, setting, config))
 
 
-def _peak_of_one(name: str, setting: Setting, settings: Mapping[str, JsonValue] | None) -> float:
+def _peak_of_one(name: str, setting: Setting, config: LossSection | None) -> float:
     pair = make_pair(setting)
     if name == "plain":
         step = make_step("plain", pair._replace(teacher=pair.student))
@@ -334,7 +331,7 @@ def _peak_of_one(name: str, setting: Setting, settings: Mapping[str, JsonValue] 
         step = peer_step(name.removeprefix("peer "), *pair[:3])
     else:
         kind = "floor" if name.startswith("floor of ") else "distilled"
-        step = make_step(kind, pair, LOSSES.validate_python(settings))
+        step = make_step(kind, pair, config)
     for _ in range(2):
         step()
     if setting.device.startswith("cuda"):

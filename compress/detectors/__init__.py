@@ -10,7 +10,12 @@ from compress.detectors.gfl import GflConfig
 from compress.detectors.retinanet import RetinaNetConfig
 from compress.detectors.ssd import SsdConfig
 
-DetectorConfig = Annotated[
-    FasterRcnnConfig | RetinaNetConfig | FcosConfig | GflConfig | SsdConfig,
-    Field(discriminator="type"),
-]
+Family = (
+    FasterRcnnConfig
+    | RetinaNetConfig
+    | FcosConfig
+    | GflConfig
+    | SsdConfig
+)  # fmt: skip
+
+DetectorConfig = Annotated[Family, Field(discriminator="type")]

@@ -11,21 +11,20 @@ import torch
 
 from compress.distillation.distiller import Distiller
 from compress.distillation.pairing import check_pair
-from compress.losses import LossConfig
 from compress.losses.defeat import DeFeatConfig
 from compress.methods import (
     Method,
     SmallPair,
     example,
     families,
+    loss_settings,
     main,
     markdown,
-    members,
     small_pair,
 )
 from tests.compress.detectors.small import CLASSES, small_batch, spread
 
-METHODS = members(LossConfig)
+METHODS = loss_settings()
 
 
 @cache

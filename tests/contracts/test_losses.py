@@ -2,22 +2,17 @@
 
 import copy
 from dataclasses import replace
-from typing import get_args
 
 import pytest
 import torch
 
 from compress.detector import Outputs
-from compress.losses import LossConfig
 from compress.losses.parts.classifier import ClassifierConfig
+from compress.methods import example, loss_settings
 from tests.compress.losses.scene import leaves, make_batch, make_outputs, make_spec
 
-MEMBERS = get_args(get_args(LossConfig)[0]) or (get_args(LossConfig)[0],)
-TAGS = [get_args(member.model_fields["type"].annotation)[0] for member in MEMBERS]
 STUDENT = make_spec(channels=(3, 3, 3), backbone_channels=(2, 2, 3, 4))
 TEACHER = make_spec()
-# what a settings class cannot do without, besides its type
-REQUIRED = {"ikd": {"base": {"type": "defeat"}}}
 CLASSIFIER = ClassifierConfig.model_validate(
     {"backbone": {"type": "slim_resnet", "widths": (16, 16, 16, 16)}, "crop": 32}
 )
@@ -27,10 +22,9 @@ OF_EVERY_SIZE = [*SOME[:2], [[0.0, 0.0, 150.0, 150.0], [0.0, 0.0, 300.0, 300.0]]
 NONE: list[list[list[float]]] = [[], [], []]
 
 
-@pytest.fixture(params=MEMBERS, ids=TAGS)
+@pytest.fixture(params=loss_settings())
 def loss(request):
-    tag = get_args(request.param.model_fields["type"].annotation)[0]
-    config = request.param.model_validate({"type": tag, **REQUIRED.get(tag, {})})
+    config = example(request.param)
     assert config.check(STUDENT, TEACHER) == []
     torch.manual_seed(0)
     return built(config)

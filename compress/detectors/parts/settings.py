@@ -1,6 +1,7 @@
 """Settings that every detector family shares, and how they follow the input size."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from torch import Tensor
 from typing_extensions import Self
 
+from compress.detector import Detector
 from compress.parts.backbones import Backbone, BackboneConfig, build_backbone
 from compress.parts.neck import Extra, Neck
 from compress.parts.norm import Norm
@@ -19,9 +21,13 @@ from export.errors import RecipeError
 COARSEST_STAGE = 32  # stride of the backbone's last stage
 
 
-class DetectorSettings(Section):
-    """What a recipe may say of any detector; `None` means that it follows the input size."""
+class DetectorSettings(Section, ABC):
+    """The base of a family's settings; `None` means that a value follows the input size.
 
+    A subclass narrows `type` to a literal, adds its own fields and defines `build`.
+    """
+
+    type: str
     backbone: BackboneConfig
     width: PositiveInt = 256  # channels of the pyramid
     # batch: a BatchNorm per level in heads that levels share; frozen: the backbone keeps its
@@ -32,6 +38,10 @@ class DetectorSettings(Section):
     weights: Path | None = None  # a whole detector: local .safetensors, .pt or .pth
     backbone_weights: str | None = None  # a local file, or "torchvision" / "timm": fetch them
     pre_nms: int = Field(default=1000, ge=1, le=3840)  # candidates kept per level
+
+    @abstractmethod
+    def build(self, num_classes: int, input_size: tuple[int, int]) -> Detector:
+        """Build a detector with random weights for inputs of (height, width) pixels."""
 
     @field_validator("strides")
     @classmethod

@@ -9,9 +9,10 @@ from pydantic import TypeAdapter
 from compress.batch import Batch, Targets, full_size
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
+from compress.methods import SMALL, detector_settings, families
 from compress.parts.backbones import SlimResNetConfig
 
-FAMILIES = ("faster_rcnn", "retinanet", "fcos", "gfl", "ssd")
+FAMILIES = families()
 SIZE = (64, 96)
 CLASSES = 3
 CONFIG: TypeAdapter[DetectorConfig] = TypeAdapter(DetectorConfig)
@@ -21,17 +22,15 @@ def small_detector(
     family: str, size: tuple[int, int] = SIZE, classes: int = CLASSES, **changes: Any
 ) -> Detector:
     """Build a detector of a family, seeded."""
+    section = detector_settings()[family]
     settings: dict[str, Any] = {
         "type": family,
         "backbone": SlimResNetConfig(widths=(16, 16, 16, 16)),
-        "width": 16,
-        **({} if family == "ssd" else {"head_width": 16, "head_depth": 1}),
-        "strides": (8, 16, 32),
-        **({"proposals": 20, "rois_per_image": 32} if family == "faster_rcnn" else {}),
+        **{key: value for key, value in SMALL.items() if key in section.model_fields},
         **changes,
     }
     torch.manual_seed(0)
-    return CONFIG.validate_python(settings).build(classes, size)
+    return section.model_validate(settings).build(classes, size)
 
 
 def small_batch(

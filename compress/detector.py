@@ -16,7 +16,8 @@ from compress.batch import Batch
 #   anchors   anchor boxes per level                       towers  the dense head's layers
 #   rois      class logits and deltas on shared proposals  task    task losses, also in eval mode
 Knowledge = Literal["features", "backbone", "anchors", "dense", "dfl", "towers", "rois", "task"]
-FEATURES: frozenset[Knowledge] = frozenset({"features"})
+Wanted = frozenset[Knowledge]
+FEATURES: Wanted = frozenset({"features"})
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ class Detector(nn.Module, ABC):
     def forward(
         self,
         batch: Batch,
-        wanted: frozenset[Knowledge] = FEATURES,
+        wanted: Wanted = FEATURES,
         rois: Rois | None = None,
     ) -> Outputs:
         """Pass a batch and return what is `wanted`.

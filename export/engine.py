@@ -1,7 +1,6 @@
 """One contract for everything that turns pictures into candidate boxes."""
 
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, cast
 
 import numpy as np
@@ -30,12 +29,7 @@ class Engine(Protocol):
     def __enter__(self) -> Self:
         """Load the model."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Free it."""
 
 

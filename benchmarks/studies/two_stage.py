@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import get_args
 
 import numpy as np
@@ -151,12 +150,7 @@ class EagerEngine:
         torch.set_num_threads(self._threads or self._before)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Restore torch's threads; the modules belong to the caller."""
         torch.set_num_threads(self._before)
 

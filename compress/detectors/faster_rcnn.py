@@ -19,26 +19,17 @@ from compress.detector import (
     Dense,
     Detector,
     DetectorSpec,
-    Knowledge,
     Outputs,
     Rois,
+    Wanted,
     deltas_of,
 )
-from compress.detectors.parts.assignment import (
-    as_torchvision,
-    decode_at,
-    match_all,
-    overlap_mask,
-)
+from compress.detectors.parts.assignment import as_torchvision, decode_at, match_all, overlap_mask
 from compress.detectors.parts.nms_op import onnx_translations
 from compress.detectors.parts.proposals import propose, roi_candidates
 from compress.detectors.parts.roi_head import RPN_FOREGROUND_IOU, TwoStageHead
 from compress.detectors.parts.roi_pool import RoiAlignForm
-from compress.detectors.parts.settings import (
-    DetectorSettings,
-    build_trunk,
-    check_maps,
-)
+from compress.detectors.parts.settings import DetectorSettings, build_trunk, check_maps
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
 
@@ -121,9 +112,7 @@ class FasterRcnn(Detector):
         """How the exporter writes operators of ours that the candidates' graph contains."""
         return onnx_translations()
 
-    def forward(
-        self, batch: Batch, wanted: frozenset[Knowledge] = FEATURES, rois: Rois | None = None
-    ) -> Outputs:
+    def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:
         """Pass a batch; see `Detector.forward`."""
         stages = self.backbone(batch.images)
         features = self.neck(stages)

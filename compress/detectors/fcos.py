@@ -4,31 +4,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torchvision.models.detection import fcos as tv
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from compress.batch import Batch, Targets, boxes_per_image
-from compress.detector import (
-    FEATURES,
-    Candidates,
-    Dense,
-    Detector,
-    DetectorSpec,
-    Knowledge,
-    Outputs,
-    Rois,
-    Towers,
-)
+from compress.detector import FEATURES, Candidates, Dense, Detector, Outputs, Rois, Wanted
 from compress.detectors.parts.assignment import as_torchvision, joined_matches, own_share
-from compress.detectors.parts.dense import Raw, dense_outputs, predict_by_towers
+from compress.detectors.parts.dense import Raw, TowerSettings, tower_outputs, tower_spec
 from compress.detectors.parts.selection import dense_candidates
-from compress.detectors.parts.settings import (
-    DetectorSettings,
-    build_trunk,
-    check_maps,
-)
+from compress.detectors.parts.settings import build_trunk, check_maps
 from compress.detectors.parts.towers import Tower
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
@@ -37,7 +22,7 @@ from compress.parts.norm import Norm
 CENTRE_RADIUS = 1.5  # of centre sampling, in strides
 
 
-class FcosConfig(DetectorSettings):
+class FcosConfig(TowerSettings):
     """Settings of an FCOS.
 
     A level takes the boxes whose longest distance from a point to an edge is between
@@ -45,8 +30,6 @@ class FcosConfig(DetectorSettings):
     """
 
     type: Literal["fcos"]
-    head_width: PositiveInt | None = None  # channels of the towers; None: as the pyramid
-    head_depth: int = Field(default=4, ge=0, le=8)
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "Fcos":
         """Build one with random weights for inputs of (height, width) pixels."""
@@ -107,37 +90,22 @@ class Fcos(Detector):
         upper[-self.level_counts[-1] :] = float("inf")
         self.register_buffer("lower", lower, persistent=False)
         self.register_buffer("upper", upper, persistent=False)
-        self.spec = DetectorSpec(
-            family="fcos",
-            num_classes=num_classes,
-            channels=(config.width,) * len(strides),
-            strides=strides,
-            backbone_channels=self.backbone.channels,
-            backbone_strides=self.backbone.strides,
-            provides=frozenset({"features", "backbone", "anchors", "dense", "towers", "task"}),
+        self.spec = tower_spec(
+            config,
+            trunk,
+            num_classes,
             locations=(
                 f"top left point of each cell of strides {list(strides)}, "
                 f"input {input_size[0]}x{input_size[1]}, distances to the edges in strides"
             ),
-            tower_depth=config.head_depth,
-            tower_channels=config.head_width or config.width,
         )
 
-    def forward(
-        self,
-        batch: Batch,
-        wanted: frozenset[Knowledge] = FEATURES,
-        rois: Rois | None = None,  # noqa: ARG002 - for two-stage families
-    ) -> Outputs:
+    def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:  # noqa: ARG002 - for two-stage families
         """Pass a batch; see `Detector.forward`."""
-        return dense_outputs(self, batch, wanted)
-
-    def predict(self, features: Sequence[Tensor]) -> tuple[Raw, Towers]:
-        """Run the head; see `OneStage`."""
-        return predict_by_towers(self.head, features, self.dense)
+        return tower_outputs(self, batch, wanted)
 
     def dense(self, raw: Raw) -> Dense:
-        """Decode the predictions; see `OneStage`."""
+        """Return distances and boxes at every point."""
         deltas = raw["bbox_regression"]
         boxes = self.head.predictor.box_coder.decode(deltas, self.anchors)
         return Dense(

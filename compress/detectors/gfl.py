@@ -5,29 +5,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from compress.batch import Batch, Targets, boxes_per_image
-from compress.detector import (
-    FEATURES,
-    Candidates,
-    Dense,
-    Detector,
-    DetectorSpec,
-    Knowledge,
-    Outputs,
-    Rois,
-    Towers,
-)
-from compress.detectors.parts.dense import Raw, dense_outputs, predict_by_towers
+from compress.detector import FEATURES, Candidates, Dense, Detector, Outputs, Rois, Wanted
+from compress.detectors.parts.dense import Raw, TowerSettings, tower_outputs, tower_spec
 from compress.detectors.parts.gfl_losses import distances_to_boxes, expected_distances, gfl_losses
 from compress.detectors.parts.selection import dense_candidates
-from compress.detectors.parts.settings import (
-    DetectorSettings,
-    build_trunk,
-    check_maps,
-)
+from compress.detectors.parts.settings import build_trunk, check_maps
 from compress.detectors.parts.towers import Tower, flatten_cells
 from compress.parts.atss import atss_match
 from compress.parts.backbones import Backbone
@@ -37,12 +23,10 @@ from compress.parts.norm import Norm
 PRIOR_LOGIT = -math.log(99)  # every class starts at a score of 0.01
 
 
-class GflConfig(DetectorSettings):
+class GflConfig(TowerSettings):
     """Settings of a GFL; each cell has one square anchor of anchor_scale strides."""
 
     type: Literal["gfl"]
-    head_width: PositiveInt | None = None  # channels of the towers; None: as the pyramid
-    head_depth: int = Field(default=4, ge=0, le=8)
     reg_max: int = Field(default=16, ge=2, le=64)  # the farthest edge, in strides
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "Gfl":
@@ -110,40 +94,23 @@ class Gfl(Detector):
         self.register_buffer("strides", steps, persistent=False)
         anchors = torch.cat((centres - half, centres + half), dim=1)
         self.register_buffer("anchors", anchors, persistent=False)
-        self.spec = DetectorSpec(
-            family="gfl",
-            num_classes=num_classes,
-            channels=(config.width,) * len(strides),
-            strides=strides,
-            backbone_channels=self.backbone.channels,
-            backbone_strides=self.backbone.strides,
-            provides=frozenset(
-                {"features", "backbone", "anchors", "dense", "dfl", "towers", "task"}
-            ),
+        self.spec = tower_spec(
+            config,
+            trunk,
+            num_classes,
             locations=(
                 f"centre of each cell of strides {list(strides)}, "
                 f"input {input_size[0]}x{input_size[1]}, distances to the edges in strides"
             ),
             dfl_bins=config.reg_max + 1,
-            tower_depth=config.head_depth,
-            tower_channels=config.head_width or config.width,
         )
 
-    def forward(
-        self,
-        batch: Batch,
-        wanted: frozenset[Knowledge] = FEATURES,
-        rois: Rois | None = None,  # noqa: ARG002 - for two-stage families
-    ) -> Outputs:
+    def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:  # noqa: ARG002 - for two-stage families
         """Pass a batch; see `Detector.forward`."""
-        return dense_outputs(self, batch, wanted)
-
-    def predict(self, features: Sequence[Tensor]) -> tuple[Raw, Towers]:
-        """Run the head; see `OneStage`."""
-        return predict_by_towers(self.head, features, self.dense)
+        return tower_outputs(self, batch, wanted)
 
     def dense(self, raw: Raw) -> Dense:
-        """Decode the predictions; see `OneStage`."""
+        """Return the distributions of the edges, and what they amount to."""
         distances = expected_distances(raw["dfl_logits"])
         boxes = distances_to_boxes(distances, self.centres, self.strides)
         return Dense(

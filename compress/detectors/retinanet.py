@@ -5,24 +5,13 @@ from functools import partial
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torchvision.models.detection import retinanet as tv
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from compress.batch import Batch, Targets
-from compress.detector import (
-    FEATURES,
-    Candidates,
-    Dense,
-    Detector,
-    DetectorSpec,
-    Knowledge,
-    Outputs,
-    Rois,
-    Towers,
-)
+from compress.detector import FEATURES, Candidates, Dense, Detector, Outputs, Rois, Wanted
 from compress.detectors.parts.assignment import (
     as_torchvision,
     decode_at,
@@ -30,13 +19,9 @@ from compress.detectors.parts.assignment import (
     match_overlaps,
     overlap_mask,
 )
-from compress.detectors.parts.dense import Raw, dense_outputs, predict_by_towers
+from compress.detectors.parts.dense import Raw, TowerSettings, tower_outputs, tower_spec
 from compress.detectors.parts.selection import dense_candidates
-from compress.detectors.parts.settings import (
-    DetectorSettings,
-    build_trunk,
-    check_maps,
-)
+from compress.detectors.parts.settings import build_trunk, check_maps
 from compress.detectors.parts.towers import Tower
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
@@ -46,12 +31,10 @@ ASPECT_RATIOS = (0.5, 1.0, 2.0)
 OCTAVES = tuple(2 ** (third / 3) for third in range(3))
 
 
-class RetinaNetConfig(DetectorSettings):
+class RetinaNetConfig(TowerSettings):
     """Settings of a RetinaNet; its smallest anchor has a side of anchor_scale / 2 strides."""
 
     type: Literal["retinanet"]
-    head_width: PositiveInt | None = None  # channels of the towers; None: as the pyramid
-    head_depth: int = Field(default=4, ge=0, le=8)
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "RetinaNet":
         """Build one with random weights for inputs of (height, width) pixels."""
@@ -115,37 +98,22 @@ class RetinaNet(Detector):
         self.register_buffer("anchors", torch.cat(anchors), persistent=False)
         self.coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
         self.matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
-        self.spec = DetectorSpec(
-            family="retinanet",
-            num_classes=num_classes,
-            channels=(config.width,) * len(strides),
-            strides=strides,
-            backbone_channels=self.backbone.channels,
-            backbone_strides=self.backbone.strides,
-            provides=frozenset({"features", "backbone", "anchors", "dense", "towers", "task"}),
+        self.spec = tower_spec(
+            config,
+            trunk,
+            num_classes,
             locations=(
                 f"9 anchors per cell of strides {list(strides)}, smallest side {scale / 2:g} "
                 f"strides, input {input_size[0]}x{input_size[1]}, centre and log size deltas"
             ),
-            tower_depth=config.head_depth,
-            tower_channels=config.head_width or config.width,
         )
 
-    def forward(
-        self,
-        batch: Batch,
-        wanted: frozenset[Knowledge] = FEATURES,
-        rois: Rois | None = None,  # noqa: ARG002 - for two-stage families
-    ) -> Outputs:
+    def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:  # noqa: ARG002 - for two-stage families
         """Pass a batch; see `Detector.forward`."""
-        return dense_outputs(self, batch, wanted)
-
-    def predict(self, features: Sequence[Tensor]) -> tuple[Raw, Towers]:
-        """Run the head; see `OneStage`."""
-        return predict_by_towers(self.head, features, self.dense)
+        return tower_outputs(self, batch, wanted)
 
     def dense(self, raw: Raw) -> Dense:
-        """Decode the predictions; see `OneStage`."""
+        """Return deltas and boxes at every anchor."""
         deltas = raw["bbox_regression"]
         everywhere = torch.arange(len(self.anchors), device=deltas.device).expand(len(deltas), -1)
         boxes = self._decode(deltas, everywhere)

@@ -26,9 +26,9 @@ from compress.detector import (
     Dense,
     Detector,
     DetectorSpec,
-    Knowledge,
     Outputs,
     Rois,
+    Wanted,
 )
 from compress.detectors.parts.assignment import (
     as_torchvision,
@@ -166,22 +166,16 @@ class Ssd(Detector):
             ),
         )
 
-    def forward(
-        self,
-        batch: Batch,
-        wanted: frozenset[Knowledge] = FEATURES,
-        rois: Rois | None = None,  # noqa: ARG002 - for two-stage families
-    ) -> Outputs:
+    def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:  # noqa: ARG002 - for two-stage families
         """Pass a batch; see `Detector.forward`."""
-        return dense_outputs(self, batch, wanted)
+        return dense_outputs(self, batch, wanted, self._predict)
 
-    def predict(self, features: Sequence[Tensor]) -> tuple[Raw, None]:
-        """Run the head; see `OneStage`."""
+    def _predict(self, features: Sequence[Tensor]) -> tuple[Raw, None]:
         raw = self.head(list(features))
         return {name: value.float() for name, value in raw.items()}, None
 
     def dense(self, raw: Raw) -> Dense:
-        """Decode the predictions; see `OneStage`."""
+        """Return log-odds, deltas and boxes at every default box."""
         deltas = raw["bbox_regression"]
         everywhere = torch.arange(len(self.anchors), device=deltas.device).expand(len(deltas), -1)
         return Dense(

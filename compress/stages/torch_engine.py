@@ -1,7 +1,5 @@
 """A detector in torch, seen as an engine: the yardstick for every exported artifact."""
 
-from types import TracebackType
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -84,12 +82,7 @@ class TorchEngine:
             torch.set_num_threads(self._threads)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Put it back into the mode and onto the device it was in."""
         self._detector.to(self._was_on).train(self._was_training)
         self._resident = None

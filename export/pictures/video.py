@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -80,16 +79,11 @@ class VideoWriter:
         """Begin."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Finish the file, or remove it where something went wrong."""
         if self._writer is not None:
             self._writer.release()
-        if error is None and self._partial.exists():
+        if kind is None and self._partial.exists():
             self._partial.replace(self.path)
         else:
             self._partial.unlink(missing_ok=True)

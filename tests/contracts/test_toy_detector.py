@@ -67,9 +67,9 @@ class Toy(Detector):
         )
 
     def forward(self, batch, wanted=FEATURES, rois=None):
-        return dense_outputs(self, batch, wanted)
+        return dense_outputs(self, batch, wanted, self._predict)
 
-    def predict(self, features):
+    def _predict(self, features):
         flat = flatten_cells([self.head(one) for one in features], self.num_classes + 4).float()
         return {"scores": flat[..., :-4], "distances": flat[..., -4:].exp()}, None
 
@@ -112,7 +112,7 @@ class Toy(Detector):
     def candidates(self, images: Tensor) -> Candidates:
         features = self.maps(images)
         check_maps(features, self.map_sizes)
-        raw, _ = self.predict(features)
+        raw, _ = self._predict(features)
         scores = raw["scores"].sigmoid()
         return dense_candidates(
             scores, raw["distances"], self.level_counts, self.pre_nms, self._decode, self.input_size

@@ -2,13 +2,19 @@
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from compress.batch import Batch, Targets
+from export.config import Section
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 LOSS_LIMIT = 1e-5  # relative
 TENSOR_LIMIT = 1e-5  # of the largest entry
@@ -67,6 +73,23 @@ class Case:
         names = [name for name, _ in module.named_parameters()]
         found = {name: self.tensor(f"{prefix}_{name.replace('.', '_')}") for name in names}
         module.load_state_dict(dict(module.named_buffers()) | found)
+
+    def settings(self, kind: type[SectionT], fixed: Mapping[str, Any], **names: str) -> SectionT:
+        """Return a loss's settings: `fixed`, and each other field from the named hyperparameter."""
+        hyper = self.meta["hyper"]
+        found = {field: hyper[theirs] for field, theirs in names.items()}
+        return kind.model_validate({**fixed, **found})
+
+    def batch(self, boxes: Sequence[Tensor]) -> Batch:
+        """Return a batch of blank images of the vector's size, with one (n, 4) tensor each."""
+        height, width = torch.tensor(self.meta["img_hw"]).reshape(-1, 2).amax(dim=0).tolist()
+        return Batch(
+            images=torch.zeros(len(boxes), 3, height, width),
+            targets=tuple(Targets(b, torch.zeros(len(b), dtype=torch.int64)) for b in boxes),
+            sizes=torch.tensor([[height, width]] * len(boxes)),
+            image_ids=tuple(range(len(boxes))),
+            labeled=len(boxes),
+        )
 
     def boxes(self, images: int) -> list[Tensor]:
         """`in_boxes` by image."""

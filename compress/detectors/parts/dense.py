@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from compress.batch import Batch, Targets
-from compress.detector import Dense, Knowledge, Outputs, Towers
-from compress.detectors.parts.settings import check_maps
+from compress.detector import Dense, DetectorSpec, Outputs, Towers, Wanted
+from compress.detectors.parts.settings import DetectorSettings, Trunk, check_maps
 from compress.detectors.parts.towers import TwoTowers, finish_towers, run_towers
 
 # What a head predicts: float32 tensors (B, P, ...) by the names that torchvision's losses use.
@@ -31,9 +32,6 @@ class OneStage(Protocol):
     def neck(self) -> Callable[[Sequence[Tensor]], tuple[Tensor, ...]]:
         """Stages to the pyramid's maps."""
 
-    def predict(self, features: Sequence[Tensor]) -> tuple[Raw, Towers | None]:
-        """Run the head on L maps; also return its towers, if it has any."""
-
     def dense(self, raw: Raw) -> Dense:
         """Return the predictions as a loss takes them."""
 
@@ -48,10 +46,56 @@ class TowerHead(TwoTowers, Protocol):
         """Return the predictions from the towers' outputs."""
 
 
-def dense_outputs(detector: OneStage, batch: Batch, wanted: frozenset[Knowledge]) -> Outputs:
+class Towered(OneStage, Protocol):
+    """What `tower_outputs` uses of a detector."""
+
+    @property
+    def head(self) -> TowerHead:
+        """The head."""
+
+
+class TowerSettings(DetectorSettings):
+    """The base of the settings of families with a head of two towers."""
+
+    head_width: PositiveInt | None = None  # channels of the towers; None: as the pyramid
+    head_depth: int = Field(default=4, ge=0, le=8)
+
+
+def tower_spec(
+    config: TowerSettings, trunk: Trunk, num_classes: int, *, locations: str, dfl_bins: int = 0
+) -> DetectorSpec:
+    """Describe a detector of two towers; see `DetectorSpec`."""
+    provides: Wanted = frozenset({"features", "backbone", "anchors", "dense", "towers", "task"})
+    return DetectorSpec(
+        family=config.type,
+        num_classes=num_classes,
+        channels=(config.width,) * len(trunk.strides),
+        strides=trunk.strides,
+        backbone_channels=trunk.backbone.channels,
+        backbone_strides=trunk.backbone.strides,
+        provides=provides | {"dfl"} if dfl_bins else provides,
+        locations=locations,
+        dfl_bins=dfl_bins,
+        tower_depth=config.head_depth,
+        tower_channels=config.head_width or config.width,
+    )
+
+
+def dense_outputs(
+    detector: OneStage,
+    batch: Batch,
+    wanted: Wanted,
+    predict: Callable[[Sequence[Tensor]], tuple[Raw, Towers | None]],
+) -> Outputs:
     """Pass a batch through a one-stage detector; see `Detector.forward`.
 
     The head runs on the labelled images alone where only the task losses need it.
+
+    Args:
+        detector: in train or eval mode.
+        batch: B images.
+        wanted: what to return.
+        predict: runs the head on L maps; also returns its towers, if it has any.
     """
     stages = tuple(detector.backbone(batch.images))
     features = detector.neck(stages)
@@ -63,7 +107,7 @@ def dense_outputs(detector: OneStage, batch: Batch, wanted: frozenset[Knowledge]
     if learns or whole:
         # torchvision's heads cannot reshape the output of no image, so without labels all pass
         count = len(batch.images) if whole or not batch.labeled else batch.labeled
-        raw, towers = detector.predict([feature[:count] for feature in features])
+        raw, towers = predict([feature[:count] for feature in features])
         with torch.autocast(batch.images.device.type, enabled=False):
             dense = detector.dense(raw) if asked else None
             if learns:
@@ -80,13 +124,15 @@ def dense_outputs(detector: OneStage, batch: Batch, wanted: frozenset[Knowledge]
     )
 
 
-def predict_by_towers(
-    head: TowerHead, features: Sequence[Tensor], dense: Callable[[Raw], Dense]
-) -> tuple[Raw, Towers]:
-    """Run a head of two towers; `dense` turns its predictions into those that a loss takes."""
+def tower_outputs(detector: Towered, batch: Batch, wanted: Wanted) -> Outputs:
+    """Pass a batch through a detector of two towers; see `Detector.forward`."""
+    head = detector.head
 
     def resume(index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Dense:
-        return dense(head.predict(*finish_towers(head, index, in_class, in_box)))
+        return detector.dense(head.predict(*finish_towers(head, index, in_class, in_box)))
 
-    traced = run_towers(head, features)
-    return head.predict(*traced.ends), traced.as_towers(resume)
+    def predict(features: Sequence[Tensor]) -> tuple[Raw, Towers]:
+        traced = run_towers(head, features)
+        return head.predict(*traced.ends), traced.as_towers(resume)
+
+    return dense_outputs(detector, batch, wanted, predict)

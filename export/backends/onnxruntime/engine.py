@@ -1,7 +1,6 @@
 """ONNX Runtime as an engine, on the CPU, CUDA or TensorRT."""
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -162,12 +161,7 @@ class OnnxRuntimeEngine:
         self._session, self._runtime = session, runtime
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Free it."""
         self._bindings, self._bound, self._session = {}, None, None
 

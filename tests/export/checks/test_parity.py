@@ -116,7 +116,7 @@ class Moody:
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, *_):
         pass
 
 

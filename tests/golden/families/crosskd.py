@@ -77,15 +77,9 @@ def _as_map(flat: Tensor, like: Tensor) -> Tensor:
 
 def _build(case: Case, depth: int) -> CrossKd:
     hyper = case.meta["hyper"]
-    config = CrossKdConfig(
-        type="crosskd",
-        index=hyper["reuse_index"],
-        class_weight=hyper["cls_weight"],
-        beta=hyper["beta"],
-        box="dfl",
-        box_weight=hyper["reg_weight"],
-        temperature=hyper["T"],
-    )
+    weights = {"class_weight": "cls_weight", "box_weight": "reg_weight", "beta": "beta"}
+    fixed = {"type": "crosskd", "box": "dfl"}
+    config = case.settings(CrossKdConfig, fixed, index="reuse_index", temperature="T", **weights)
     channels = case.tensor("in_stu_cls_feat").shape[1]
     spec = DetectorSpec(
         family="golden",

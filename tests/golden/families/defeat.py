@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-from compress.batch import Batch, Targets
 from compress.detector import DetectorSpec, Outputs, Rois
 from compress.losses.defeat import DeFeat, DeFeatConfig
 from compress.losses.parts.masks import box_levels, level_masks, stack_boxes, union_mask
@@ -25,7 +24,7 @@ def compare(case: Case) -> list[Deviation]:
     stages_s, stages_t = case.leaves("in_bb_s"), case.series("in_bb_t")
     images = neck_s[0].shape[0]
     boxes = case.boxes(images)
-    batch = _batch(case, boxes)
+    batch = case.batch(boxes)
     rois_s, rois_t = (_rois(case, side, images) for side in ("s", "t"))
 
     module = _build(case)
@@ -94,17 +93,6 @@ def _spec(case: Case, side: str) -> DetectorSpec:
         # Only to pair the stages in order: masks are resampled by size, not by stride.
         backbone_strides=tuple(2 ** (stage + 2) for stage in range(len(stages))),
         provides=frozenset({"features", "backbone", "rois"}),
-    )
-
-
-def _batch(case: Case, boxes: list[torch.Tensor]) -> Batch:
-    height, width = torch.tensor(case.meta["img_hw"]).reshape(-1, 2).amax(dim=0).tolist()
-    return Batch(
-        images=torch.zeros(len(boxes), 3, height, width),
-        targets=tuple(Targets(b, torch.zeros(len(b), dtype=torch.int64)) for b in boxes),
-        sizes=torch.tensor([[height, width]] * len(boxes)),
-        image_ids=tuple(range(len(boxes))),
-        labeled=len(boxes),
     )
 
 

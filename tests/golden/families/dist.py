@@ -1,22 +1,11 @@
 """DIST on rows of logits."""
 
 from compress.losses.dist import DistConfig
-from tests.golden.case import Case, Deviation, gradient, loss
-from tests.golden.families.rows import BATCH, outputs, specs
+from tests.golden.case import Case, Deviation
+from tests.golden.families.rows import compare_rows
 
 
 def compare(case: Case) -> list[Deviation]:
-    hyper = case.meta["hyper"]
-    config = DistConfig(
-        type="dist",
-        temperature=hyper["tau"],
-        inter_weight=hyper["inter"],
-        intra_weight=hyper["intra"],
-        weight=hyper["loss_weight"],
-    )
-    student = case.leaf("in_student")
-    module = config.build(*specs(student))
-    terms = module(outputs(student), outputs(case.tensor("in_teacher")), BATCH)
-    total = sum(terms.values(), student.new_zeros(()))
-    total.backward()
-    return [loss(case, "out_total", total), gradient(case, "grad_student", student)]
+    weights = {"inter_weight": "inter", "intra_weight": "intra", "weight": "loss_weight"}
+    config = case.settings(DistConfig, {"type": "dist"}, temperature="tau", **weights)
+    return compare_rows(case, config, case.leaf("in_student"))

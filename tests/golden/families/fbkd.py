@@ -12,20 +12,17 @@ STUDENT = {
     "spatial": ("in_s_spatial_pool_adapted", "grad_s_spatial_pool"),
     "relation": ("in_s_relation_adapted", "grad_s_relation"),
 }
+WEIGHTS = {
+    "feature_weight": "feat",
+    "channel_weight": "channel",
+    "spatial_weight": "spatial",
+    "relation_weight": "nonlocal_",
+}
 
 
 def compare(case: Case) -> list[Deviation]:
-    hyper = case.meta["hyper"]
-    config = FbkdConfig(
-        type="fbkd",
-        feature_weight=hyper["feat"],
-        channel_weight=hyper["channel"],
-        spatial_weight=hyper["spatial"],
-        relation_weight=hyper["nonlocal_"],
-        levels=1,
-        reductions=(1,),
-        pools=(1,),
-    )
+    one_level = {"type": "fbkd", "levels": 1, "reductions": (1,), "pools": (1,)}
+    config = case.settings(FbkdConfig, one_level, **WEIGHTS)
     features = case.tensor("in_t_feat")
     teacher = {
         "feature": features,

@@ -1,7 +1,5 @@
 """FGD on one level: masks, attentions, the four terms and the student's gradient."""
 
-from typing import Any
-
 import torch
 
 from compress.detector import DetectorSpec
@@ -52,15 +50,8 @@ def compare(case: Case) -> list[Deviation]:
 
 
 def _build(case: Case, student: int, teacher: int) -> Fgd:
-    hyper: dict[str, Any] = case.meta["hyper"]
-    config = FgdConfig(
-        type="fgd",
-        alpha=hyper["alpha"],
-        beta=hyper["beta"],
-        gamma=hyper["gamma"],
-        lam=hyper["lam"],
-        temperature=hyper["temp"],
-    )
+    weights = {name: name for name in ("alpha", "beta", "gamma", "lam")}
+    config = case.settings(FgdConfig, {"type": "fgd"}, temperature="temp", **weights)
     specs = [_spec(channels) for channels in (student, teacher)]
     problems = config.check(*specs)
     if problems:

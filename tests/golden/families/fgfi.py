@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-from compress.batch import Batch, Targets
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.fgfi import Fgfi, FgfiConfig
 from tests.golden.case import Case, Deviation, UnreadableCaseError, exact, gradient, loss
@@ -15,7 +14,7 @@ def compare(case: Case) -> list[Deviation]:
     boxes = case.boxes(neck_s[0].shape[0])
     student = Outputs(tuple(neck_s), anchors=tuple(case.series("in_anchors")))
     module = _build(case)
-    terms = module(student, Outputs(tuple(neck_t)), _batch(case, boxes))
+    terms = module(student, Outputs(tuple(neck_t)), case.batch(boxes))
     total = torch.stack(list(terms.values())).sum()
     total.backward()
 
@@ -50,15 +49,4 @@ def _spec(case: Case, side: str) -> DetectorSpec:
         backbone_channels=(),
         backbone_strides=(),
         provides=frozenset({"features", "anchors"}),
-    )
-
-
-def _batch(case: Case, boxes: list[torch.Tensor]) -> Batch:
-    height, width = torch.tensor(case.meta["img_hw"]).reshape(-1, 2).amax(dim=0).tolist()
-    return Batch(
-        images=torch.zeros(len(boxes), 3, height, width),
-        targets=tuple(Targets(b, torch.zeros(len(b), dtype=torch.int64)) for b in boxes),
-        sizes=torch.tensor([[height, width]] * len(boxes)),
-        image_ids=tuple(range(len(boxes))),
-        labeled=len(boxes),
     )

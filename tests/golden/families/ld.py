@@ -12,15 +12,10 @@ def compare(case: Case) -> list[Deviation]:
     hyper = case.meta["hyper"]
     if hyper["region"] not in {"main", "vlr"}:
         raise UnreadableCaseError(f"{case.name}: LD has no region {hyper['region']!r}")
-    config = LdConfig(
-        type="ld",
-        temperature=hyper["T"],
-        main_weight=hyper["loss_weight"],
-        main_divisor=hyper["avg_factor"],
-        region_weight=hyper["loss_weight"],
-        region_divisor=hyper["avg_factor"],
-        normalize="none",
-    )
+    weights = dict.fromkeys(("main_weight", "region_weight"), "loss_weight")
+    divisors = dict.fromkeys(("main_divisor", "region_divisor"), "avg_factor")
+    fixed = {"type": "ld", "normalize": "none"}
+    config = case.settings(LdConfig, fixed, temperature="T", **weights, **divisors)
     main = hyper["region"] == "main"
     weight = config.main_weight if main else config.region_weight
     divisor = config.main_divisor if main else config.region_divisor

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs, Rois
+from compress.losses.parts.rows import RowSection
+from tests.golden.case import Case, Deviation, gradient, loss
 
 BATCH = Batch(torch.zeros(0, 3, 1, 1), (), torch.zeros(0, 2, dtype=torch.int64), (), 0)
 
@@ -20,6 +22,17 @@ def specs(logits: Tensor) -> tuple[DetectorSpec, DetectorSpec]:
         provides=frozenset({"features", "rois"}),
     )
     return spec, spec
+
+
+def compare_rows(
+    case: Case, config: RowSection, student: Tensor, labels: Tensor | None = None
+) -> list[Deviation]:
+    """Compare the sum of a loss's terms and the gradient of the student's logits (R, C)."""
+    module = config.build(*specs(student))
+    terms = module(outputs(student, labels), outputs(case.tensor("in_teacher"), labels), BATCH)
+    total = sum(terms.values(), student.new_zeros(()))
+    total.backward()
+    return [loss(case, "out_total", total), gradient(case, "grad_student", student)]
 
 
 def outputs(logits: Tensor, labels: Tensor | None = None) -> Outputs:

@@ -14,10 +14,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 
+from benchmarks.data.division import keep_division
+from compress.data.config import FolderConfig
 from compress.recipe import load_recipe
 from slimdet.__main__ import main as slimdet
 from tests.benchmarks.data.tiny import coco, picture, write_coco, write_coco_root
@@ -56,17 +59,28 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         archive.extractall(here, filter="data")
     for file in (here / "bundle" / "models" / "seed0-student-fp32").iterdir():
         shutil.copy(file, here)
-    document = coco(ids=(1, 2))
+    document = coco(8, ids=(1, 2))
     document["categories"] = [
         {"id": number, "name": name}
         for number, name in enumerate((here / "bundle" / "labels.txt").read_text().split(), 1)
     ]
     write_coco(here, "val", document)
+    write_divided(here / "pictures", here / "runs" / "cells" / "split.json", document)
     report = ROOT / "benchmarks" / "results" / "run_aquarium_retinanet_few.json"
     for name in ("before", "after", "runs/before", "runs/after"):
         (here / name).mkdir(parents=True)
         shutil.copy(report, here / name / "report.json")
     return here
+
+
+def write_divided(root: Path, record: Path, document: dict[str, Any]) -> None:
+    """One COCO file without splits, and the record of how a run divided it."""
+    write_coco(root, "all", document)
+    settings = {"root": root, "image_size": 64, "split": {"val": 0.5}}
+    division = FolderConfig.model_validate(settings).open().division
+    assert division is not None
+    record.parent.mkdir(parents=True)
+    keep_division(division, record)
 
 
 def module_main(name: str) -> Main:

@@ -24,6 +24,7 @@ from compress.data.config import FolderConfig
 from compress.recipe import load_recipe
 from slimdet.__main__ import main as slimdet
 from tests.benchmarks.data.tiny import coco, picture, write_coco, write_coco_root
+from tests.compress.smoke import write_smoke
 from tests.documents.blocks import Command, blocks, documented
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +72,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (here / name).mkdir(parents=True)
         shutil.copy(report, here / name / "report.json")
     return here
+
+
+@pytest.fixture(scope="module")
+def finished(prepared: Path) -> Path:
+    """A finished run of the smoke recipe, which also stands for the documents' `recipe.yaml`."""
+    write_smoke(prepared)
+    run = prepared / "smoke"
+    assert slimdet(["run", str(prepared / "recipe.yaml"), "--runs", str(prepared)]) == 0
+    return run
 
 
 def write_divided(root: Path, record: Path, document: dict[str, Any]) -> None:
@@ -180,6 +190,24 @@ def test_a_documented_command_works(
         return capsys.readouterr().out
 
     assert outcome(command.words, shown) == 0
+
+
+PYTHON = [
+    pytest.param(block.text, id=f"{path.name}-{number}")
+    for path in DOCUMENTS
+    if path.suffix == ".md" and path.name != "CONTRIBUTING.md"  # its classes are sketches
+    for number, block in enumerate(blocks(path.read_text(encoding="utf-8")))
+    if block.language == "python"
+]
+
+
+@pytest.mark.parametrize("text", PYTHON)
+def test_a_documented_piece_of_python_works(
+    text: str, prepared: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(prepared)
+    shutil.copytree(finished, prepared / "runs" / "quickstart", dirs_exist_ok=True)
+    exec(compile(text, "document", "exec"), {"__name__": "__main__"})
 
 
 def test_the_documents_show_commands() -> None:

@@ -23,8 +23,10 @@ from benchmarks.report.text import row_title
 from benchmarks.timing.environment import environment
 from benchmarks.timing.latency import BenchmarkConfig, ratio_ci
 from benchmarks.timing.records import Timing
-from benchmarks.timing.repeats import EngineSettings, measure_repeatedly
+from benchmarks.timing.repeats import measure_repeatedly
 from benchmarks.timing.throughput import sweep
+from export.backends.interface import EngineSettings
+from export.engine import open_engine
 
 
 def measure(
@@ -50,7 +52,13 @@ def measure(
     config = BenchmarkConfig(threads=settings.threads, repeats=repeats or BenchmarkConfig().repeats)
     images = read_measured(data, split, images_folder, division)
     truth = coco_ground_truth(images)
-    openers = {_name(path, models): partial(settings.open, path) for path in models}
+    opener = partial(
+        open_engine,
+        threads=settings.threads,
+        device=settings.device,
+        cuda_graph=settings.cuda_graph,
+    )
+    openers = {_name(path, models): partial(opener, path) for path in models}
     engines = {name: make() for name, make in openers.items()}
     for engine in engines.values():
         category_of_label(

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.arguments import DEVICES, positive
+from export.arguments import positive
+from export.backends import device_choices
 from export.errors import ToolkitError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmar
     options = command_line(prog).parse_args(arguments)
     from benchmarks.measure import measure
     from benchmarks.report.content import complete
-    from benchmarks.timing.repeats import EngineSettings
+    from export.backends.interface import EngineSettings
 
     try:
         settings = EngineSettings(
@@ -105,7 +106,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--device",
-        choices=DEVICES,
+        choices=device_choices(),
         default="cpu",
         help="of ONNX files, through ONNX Runtime; an engine runs on its GPU (default: cpu)",
     )

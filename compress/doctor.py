@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from export.errors import DataError, MissingDependencyError, ToolkitError
 
@@ -140,7 +140,8 @@ def onnxruntime_tensorrt() -> Finding:
 
 
 def _provider(device: Literal["cuda", "tensorrt"], advice: str) -> Finding:
-    from export.backends.onnxruntime.providers import PROVIDERS, why_unusable
+    from export.backends.onnxruntime.devices import PROVIDERS
+    from export.backends.onnxruntime.providers import why_unusable
 
     what = f"onnxruntime {device}"
     try:
@@ -269,13 +270,13 @@ def bundle(path: Path) -> list[Finding]:
     from export.verify import BundleError, read_bundle
 
     try:
-        content: dict[str, Any] = read_bundle(path)
+        content = read_bundle(path)
     except BundleError as error:
         return [Finding(str(path), "bad", str(error), 6)]
     count = len(content["files"])
     found = [Finding(str(path), "ok", f"bundle of {count} files, all whole")]
     for artifact in content["artifacts"]:
-        if artifact["backend"] == "tensorrt":
+        if artifact["built_on"] is not None:  # it depends on the machine
             found += named(path / artifact["file"])
     return found
 

@@ -2,8 +2,6 @@
 
 import argparse
 
-DEVICES = ("cpu", "cuda", "tensorrt")  # the `Device`s of ONNX Runtime, whose module is slow to load
-
 
 def positive(text: str) -> int:
     """Read a whole number of at least 1."""

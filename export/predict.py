@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.arguments import DEVICES, positive, score
+from export.arguments import positive, score
+from export.backends import device_choices
 from export.errors import ToolkitError
 
 
@@ -60,7 +61,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--artifact", metavar="NAME", help="of the bundle (default: its first)")
     parser.add_argument("--score", type=score, help="lowest score to keep (default: the model's)")
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help="of ONNX Runtime")
+    parser.add_argument("--device", choices=device_choices(), default="cpu", help="of ONNX Runtime")
     parser.add_argument("--threads", type=positive, help="of the CPU (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead")
     return parser

@@ -16,18 +16,12 @@ from PIL import Image
 from export.artifact.manifest import Manifest
 from export.atomic import write_bytes, write_text
 from export.bundles.packing import bundle_artifact
-from export.detections import Detections, select_detections, to_photograph
+from export.detections import Detections
 from export.draw import draw_boxes
-from export.engine import Engine, open_engine
+from export.engine import Engine, detect, detect_placed, open_engine, place_file
 from export.errors import DataError, ExportError, MissingDependencyError, ToolkitError
 from export.pictures.calibration import picture_files
-from export.pictures.images import (
-    letterbox,
-    open_photograph,
-    photograph_size,
-    read_canvas,
-    to_input,
-)
+from export.pictures.images import open_photograph, photograph_size
 from export.pictures.video import SUFFIXES, VideoWriter, open_video
 
 
@@ -37,21 +31,8 @@ def predict(engine: Engine, path: Path, score_threshold: float) -> Detections:
     Raises:
         DataError: the file is missing, or no picture that can be read.
     """
-    spec = engine.manifest.input
-    width, height = photograph_size(path)
-    canvas, place = read_canvas(path, spec.height, spec.width, spec.fill)
-    candidates = engine.candidates(to_input([canvas], spec))
-    found = select_detections(candidates, engine.manifest.nms, score_threshold)[0]
-    return to_photograph(found, place, width, height)
-
-
-def predict_pixels(engine: Engine, pixels: NDArray[np.uint8], score_threshold: float) -> Detections:
-    """Return the detections on one (H, W, 3) RGB picture, in its pixels."""
-    spec = engine.manifest.input
-    canvas, place = letterbox(pixels, spec.height, spec.width, spec.fill)
-    candidates = engine.candidates(to_input([canvas], spec))
-    found = select_detections(candidates, engine.manifest.nms, score_threshold)[0]
-    return to_photograph(found, place, pixels.shape[1], pixels.shape[0])
+    (found,) = detect_placed(engine, [place_file(path, engine.manifest.input)], score_threshold)
+    return found
 
 
 def write_predictions(options: argparse.Namespace) -> int:
@@ -167,7 +148,7 @@ def _do_video(
     with open_video(file) as video:
         with _writing(drawn, video.frames_per_second) as writer:
             for pixels in video.frames():
-                found = predict_pixels(engine, pixels, threshold)
+                (found,) = detect(engine, [pixels], threshold)
                 frames.append(_listed(found, manifest))
                 size = (pixels.shape[1], pixels.shape[0])
                 if writer is not None:

@@ -6,10 +6,8 @@ import tempfile
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from typing import cast
 
-from export.arguments import DEVICES
-from export.backends.onnxruntime.providers import Device
+from export.backends import device_choices
 from export.bundles.packing import bundle_artifact
 from export.engine import Engine, open_engine
 from export.errors import ExportError
@@ -119,10 +117,10 @@ def _unpack(archive: Path, stack: ExitStack) -> Path:
     return found[0]
 
 
-def _device(name: str) -> Device:
-    if name not in DEVICES:
-        raise ExportError(f"device {name!r}: expected one of {', '.join(DEVICES)}")
-    return cast(Device, name)
+def _device(name: str) -> str:
+    if name not in device_choices():
+        raise ExportError(f"device {name!r}: expected one of {', '.join(device_choices())}")
+    return name
 
 
 def _torch_engine(file: Path, device: str, threads: int | None) -> Engine:

@@ -20,11 +20,10 @@ from benchmarks.data.folder import read_measured
 from benchmarks.data.image_set import coco_ground_truth
 from export.artifact.manifest import Manifest
 from export.detections import Detections
-from export.engine import Engine
+from export.engine import Engine, detect
 from export.errors import DataError
 from export.pictures.calibration import picture_files
 from export.predictions import predict as predict_file
-from export.predictions import predict_pixels
 from slimdet.result import Result
 
 Picture: TypeAlias = str | PathLike[str] | NDArray[np.uint8] | Image.Image
@@ -148,10 +147,9 @@ class Model:
 
     def _result(self, picture: Path | NDArray[np.uint8], threshold: float) -> Result:
         if isinstance(picture, Path):
-            found, path, pixels = predict_file(self._engine, picture, threshold), picture, None
-        else:
-            found, path, pixels = predict_pixels(self._engine, picture, threshold), None, picture
-        return self._named(found, path, pixels)
+            return self._named(predict_file(self._engine, picture, threshold), picture, None)
+        (found,) = detect(self._engine, [picture], threshold)
+        return self._named(found, None, picture)
 
     def _named(
         self, found: Detections, path: Path | None, pixels: NDArray[np.uint8] | None

@@ -14,10 +14,10 @@ from benchmarks.accuracy.metric import CocoResult, MetricValues
 from benchmarks.data.image_set import GroundTruth, ImageSet, read_canvas
 from export.artifact.manifest import InputSpec, Manifest
 from export.atomic import write_json
-from export.detections import Detections, select_detections, to_photograph
-from export.engine import Engine
+from export.detections import Detections
+from export.engine import Engine, Placed, in_photographs
 from export.errors import DataError, ExportError
-from export.pictures.images import Letterbox, to_input
+from export.pictures.images import Images, to_input
 
 # Decimals of boxes (pixels) and scores. Rounding comes before scoring, so that AP from the saved
 # file equals AP from memory.
@@ -55,14 +55,12 @@ def predict(
     chosen = range(len(images)) if indices is None else indices
     size = batch if manifest.input.dynamic_batch else 1
     results: list[CocoResult] = []
-    for members, tensor, letterboxes in _batches(images, chosen, size, manifest.input):
+    for members, placed, tensor in _batches(images, chosen, size, manifest.input):
         found = engine.candidates(tensor)
         _check_finite(found.scores, found.boxes, manifest, images, members)
-        selected = select_detections(found, manifest.nms, manifest.evaluation_score_threshold)
-        for index, detections, letterbox in zip(members, selected, letterboxes, strict=True):
-            image = images.images[index]
-            placed = to_photograph(detections, letterbox, image.width, image.height)
-            results.extend(coco_results(placed, image.id, categories))
+        detected = in_photographs(found, placed, manifest.nms, manifest.evaluation_score_threshold)
+        for index, detections in zip(members, detected, strict=True):
+            results.extend(coco_results(detections, images.images[index].id, categories))
     return results
 
 
@@ -142,15 +140,17 @@ def category_of_label(
 
 def _batches(
     images: ImageSet, indices: Sequence[int], batch: int, spec: InputSpec
-) -> Iterator[tuple[list[int], NDArray[np.float32], list[Letterbox]]]:
-    """Yield picture indices, (B, 3, H, W) tensor and letterboxes; decode ahead in threads."""
+) -> Iterator[tuple[list[int], list[Placed], Images]]:
+    """Yield picture indices, letterboxed pictures and their tensor; decode ahead in threads."""
 
-    def decode(index: int) -> tuple[NDArray[np.uint8], Letterbox]:
-        return read_canvas(images, index, spec.height, spec.width, spec.fill)
+    def decode(index: int) -> Placed:
+        canvas, frame = read_canvas(images, index, spec.height, spec.width, spec.fill)
+        image = images.images[index]
+        return Placed(canvas, frame, image.width, image.height)
 
     groups = deque(list(indices[start : start + batch]) for start in range(0, len(indices), batch))
     workers = min(4, os.cpu_count() or 1)
-    pending: deque[tuple[list[int], list[Future[tuple[NDArray[np.uint8], Letterbox]]]]] = deque()
+    pending: deque[tuple[list[int], list[Future[Placed]]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:
             while groups or pending:
@@ -158,12 +158,8 @@ def _batches(
                     members = groups.popleft()
                     pending.append((members, [pool.submit(decode, index) for index in members]))
                 members, futures = pending.popleft()
-                decoded = [future.result() for future in futures]
-                yield (
-                    members,
-                    to_input([canvas for canvas, _ in decoded], spec),
-                    [letterbox for _, letterbox in decoded],
-                )
+                placed = [future.result() for future in futures]
+                yield members, placed, to_input([one.canvas for one in placed], spec)
         finally:  # do not wait for pictures that are no longer needed
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -10,6 +10,7 @@ from benchmarks.report.text import (
     row_title,
     signed_points,
 )
+from export.backends import BACKENDS
 
 COMPARABLE = 0.01  # AP by which the artifact to ship may be below the best one
 ORDER = ("fp32", "fp16", "fp8", "int8", "int8-trt")
@@ -106,7 +107,7 @@ def waterfall(rows: Sequence[ReportRow]) -> tuple[Stage, ...]:
     exported = sorted(
         (row for row in rows if row.model == "student" and row.backend != "torch"),
         key=lambda row: (
-            row.backend != "onnxruntime",
+            not _runs_graphs(row),
             ORDER.index(row.precision) if row.precision in ORDER else len(ORDER),
         ),
     )
@@ -114,7 +115,7 @@ def waterfall(rows: Sequence[ReportRow]) -> tuple[Stage, ...]:
     for row in exported:
         title = f"student, {row.backend} {row.precision}"
         added = add(title, "student", row.ap["AP"], reference)
-        if row.precision == "fp32" and row.backend == "onnxruntime":
+        if row.precision == "fp32" and _runs_graphs(row):
             reference = added  # the other precisions are made of this file
     for row in exported:
         if row.deployed:
@@ -122,6 +123,12 @@ def waterfall(rows: Sequence[ReportRow]) -> tuple[Stage, ...]:
             threshold = row.deployed.score_threshold
             add(f"{title}, scores from {threshold:g}", "student", row.deployed.ap["AP"], title)
     return tuple(stages)
+
+
+def _runs_graphs(row: ReportRow) -> bool:
+    """Return whether the row's artifact is an ONNX file."""
+    backend = BACKENDS.get(row.backend)
+    return backend is not None and backend.runs_graphs
 
 
 def _gain(gain: Gain) -> str:

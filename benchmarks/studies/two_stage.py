@@ -24,7 +24,7 @@ from export.artifact.manifest import InputSpec, Manifest, NmsSpec
 from export.detections import Candidates
 from export.errors import RecipeError
 from export.graph.to_onnx import export_onnx
-from export.pictures.images import to_input
+from export.pictures.images import Images, to_tensor
 
 EAGER = "eager"
 FORMS: tuple[RoiAlignForm, ...] = get_args(RoiAlignForm)
@@ -79,7 +79,7 @@ class Trained:
             detector,
             manifest,
             folder,
-            to_input([canvas], manifest.input),
+            to_tensor([canvas]),
             opset=self.recipe.export.opset,
             translations=detector.onnx_translations,
         )
@@ -109,6 +109,7 @@ class EagerEngine:
         self, detector: FasterRcnn, manifest: Manifest, score: float, threads: int | None = None
     ) -> None:
         nms, size = manifest.nms, (manifest.input.height, manifest.input.width)
+        self.device = "cpu"
         self.manifest = manifest.model_copy(
             update={"backend": "torch", "nms": nms.model_copy(update={"mode": "none"})}
         )
@@ -130,7 +131,7 @@ class EagerEngine:
     def _count(self, _: nn.Module, __: object, found: tuple[list[Tensor], object]) -> None:
         self.kept.extend(len(boxes) for boxes in found[0])
 
-    def candidates(self, images: NDArray[np.float32]) -> Candidates:
+    def candidates(self, images: Images) -> Candidates:
         """Return detections of (B, 3, H, W) pictures, padded with scores of -1."""
         with torch.inference_mode():
             found = self.model(list(torch.from_numpy(images)))

@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.timing.clocks import ClockWatch, Span
-from export.detections import Detections, select_detections, to_photograph
-from export.engine import Engine
+from export.backends.interface import DeviceEngine, EventTimed
+from export.engine import Engine, detect, place
 from export.errors import ExportError
-from export.pictures.images import letterbox, to_input
+from export.pictures.images import Images, to_input
 
 # An engine on a device of its own is warmed up and measured for longer: clocks rise, kernels are
 # chosen at first use, and calls are short.
@@ -24,42 +23,12 @@ DEVICE_WARMUP_CALLS, DEVICE_WARMUP_S = 20, 0.2
 DEVICE_CALLS, DEVICE_S = 300, 3.0  # of each scope
 
 
-@runtime_checkable
-class DeviceEngine(Protocol):
-    """An engine that can be called on what lies on its device already."""
-
-    def upload(self, images: NDArray[Any]) -> None:
-        """Bring a batch to the device."""
-
-    def enqueue(self) -> None:
-        """Queue one pass over it; outputs stay on the device."""
-
-    def synchronize(self) -> None:
-        """Wait for all that was queued."""
-
-
-@runtime_checkable
-class EventTimed(DeviceEngine, Protocol):
-    """A device engine whose device has a clock of its own."""
-
-    def pass_ms(self) -> float:
-        """Run one pass over what was uploaded last; return the device's milliseconds for it."""
-
-
-def device_of(engine: Engine) -> str:
-    """Where an engine computes: cpu, or the name it gives its device."""
-    if engine.manifest.backend == "tensorrt":
-        return "cuda"
-    own = getattr(engine, "device", None)
-    return str(own or getattr(getattr(engine, "config", None), "device", "cpu"))
-
-
 @dataclass
 class Contender:
     """One open engine and what has been timed of it so far.
 
     Attributes:
-        tensors: inputs of the scopes without pre-processing, (B, 3, H, W) each.
+        tensors: inputs of the scopes without pre-processing, a batch each.
         photographs: inputs of the end-to-end scope, B decoded pictures each.
         calls: per block and scope, set by `warm_up`.
         spent_s: seconds inside timed calls, warm-up included.
@@ -71,7 +40,7 @@ class Contender:
     """
 
     engine: Engine
-    tensors: list[NDArray[np.float32]]
+    tensors: list[Images]
     photographs: list[list[NDArray[np.uint8]]]
     score_threshold: float
     calls: int = 0
@@ -106,17 +75,15 @@ class Contender:
             [photographs[(start + offset) % count] for offset in range(batch)]
             for start in range(0, count, batch)
         ]
-
-        def canvas(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-            return letterbox(pixels, spec.height, spec.width, spec.fill)[0]
-
-        tensors = [to_input([canvas(pixels) for pixels in group], spec) for group in groups]
+        tensors = [
+            to_input([place(pixels, spec).canvas for pixels in group], spec) for group in groups
+        ]
         return cls(engine, tensors, groups, score_threshold)
 
     @property
     def device(self) -> str:
         """Where the engine computes."""
-        return device_of(self.engine)
+        return self.engine.device
 
     @property
     def resident(self) -> DeviceEngine | None:
@@ -224,25 +191,6 @@ class Contender:
                 times.append(timed_ms())
         self.spent_s += sum(times) / 1e3
         return tuple(times)
-
-
-def detect(
-    engine: Engine, photographs: Sequence[NDArray[np.uint8]], score_threshold: float
-) -> list[Detections]:
-    """Decoded photographs (H, W, 3) to detections in their own pixels: the end-to-end scope."""
-    manifest = engine.manifest
-    spec = manifest.input
-    placed = [letterbox(pixels, spec.height, spec.width, spec.fill) for pixels in photographs]
-    found = engine.candidates(to_input([canvas for canvas, _ in placed], spec))
-    return [
-        to_photograph(detections, frame, pixels.shape[1], pixels.shape[0])
-        for detections, (_, frame), pixels in zip(
-            select_detections(found, manifest.nms, score_threshold),
-            placed,
-            photographs,
-            strict=True,
-        )
-    ]
 
 
 def _timed_ms(call: Callable[[], None]) -> float:

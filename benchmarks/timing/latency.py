@@ -16,9 +16,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from benchmarks.data.image_set import ImageSet, read_photograph
 from benchmarks.timing.clocks import ClockWatch, Span, energy_mj, ranges, throttled, unsteady
-from benchmarks.timing.contender import Contender, EventTimed
+from benchmarks.timing.contender import Contender
 from benchmarks.timing.load import LoadWatch
 from benchmarks.timing.records import Latencies, Latency, Timing, Watch
+from export.backends.interface import EventTimed
 from export.config import Section
 from export.engine import Engine
 from export.errors import DataError
@@ -32,7 +33,7 @@ INCLUSIONS = (
     "not locked."
 )
 SAME_AS_ENGINE = "equal to the time with copies: on the CPU nothing is copied"
-BY_EVENTS = "by CUDA events around the pass"
+BY_EVENTS = "by {clock} around the pass"  # the clock of an `EventTimed` engine
 BY_THE_HOST = "by the host's clock, including its waiting time"
 NO_DEVICE_CALL = "not measured: this engine has no call without copies"
 BLOCK_SPREAD = 0.20  # of the median block; above it the timing is noisy
@@ -194,7 +195,9 @@ def _timing(
             spread = (max(medians) - min(medians)) / float(np.median(medians))
             reasons.append(f"{scope} block medians spread {spread:.0%}")
     kind = "throttled" if limited else "noisy"
-    clock = BY_EVENTS if isinstance(contender.engine, EventTimed) else BY_THE_HOST
+    clock = BY_THE_HOST
+    if isinstance(contender.engine, EventTimed):
+        clock = BY_EVENTS.format(clock=contender.engine.clock)
     model_scope = clock if contender.model_blocks else NO_DEVICE_CALL
     latencies = Latencies(
         model=latency(contender.model_blocks) if contender.model_blocks else None,

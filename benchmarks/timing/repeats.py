@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import numpy as np
-from pydantic import PositiveInt
 
 from benchmarks.data.image_set import ImageSet
 from benchmarks.timing.latency import (
@@ -23,29 +21,11 @@ from benchmarks.timing.latency import (
     resampled_medians,
 )
 from benchmarks.timing.records import Latency, Repeats, Timing, Watch
-from export.backends.onnxruntime.providers import Device
-from export.config import Section
-from export.engine import Engine, open_engine
+from export.engine import Engine
 from export.errors import ToolkitError
 
 Blocks = Sequence[Sequence[float]]
 Openers = Mapping[str, Callable[[], Engine]]
-
-
-class EngineSettings(Section):
-    """Settings with which a benchmark opens an engine."""
-
-    threads: PositiveInt | None = None  # None: the physical cores this process may use
-    device: Device = "cpu"  # of ONNX files; a TensorRT engine runs on its GPU
-    cuda_graph: bool = False  # whether ONNX Runtime replays a CUDA graph
-
-    def open(self, path: Path) -> Engine:
-        """Return the engine of the artifact at `path`; it loads on enter.
-
-        Raises:
-            ExportError: the artifact or its sidecar is missing or broken, or nothing opens it.
-        """
-        return open_engine(path, self.threads, self.device, cuda_graph=self.cuda_graph)
 
 
 def measure_repeatedly(

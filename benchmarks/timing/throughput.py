@@ -4,13 +4,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.data.image_set import ImageSet
 from benchmarks.timing.contender import Contender
 from benchmarks.timing.latency import BenchmarkConfig, photographs_of
 from benchmarks.timing.records import Throughput
 from export.engine import Engine
+from export.pictures.images import Images
 
 WARMUP = 2  # calls
 LEAST = 5  # calls, however slow
@@ -59,7 +59,7 @@ def sweep(
     return found
 
 
-def _calls(engine: Engine, tensors: Sequence[NDArray[np.float32]], seconds: float) -> list[float]:
+def _calls(engine: Engine, tensors: Sequence[Images], seconds: float) -> list[float]:
     """Return the milliseconds of each call, for `seconds` in total or at least `LEAST` calls."""
     for turn in range(WARMUP):
         engine.candidates(tensors[turn % len(tensors)])

@@ -23,13 +23,13 @@ from export.artifact.manifest import Manifest, read_manifest, write_manifest
 from export.atomic import write_json
 from export.checks.certificate import certify
 from export.checks.parity import Gate, compare_detections, draw_difference, unstable
-from export.detections import Detections, select_detections
-from export.engine import Engine, open_engine
+from export.detections import Detections
+from export.engine import Engine, detect_on_canvases, open_engine
 from export.errors import ExportError
 from export.graph.nms import put_nms_inside
 from export.graph.to_onnx import export_onnx
 from export.graph.uint8_input import take_uint8
-from export.pictures.images import to_input, to_tensor
+from export.pictures.images import to_tensor
 from export.precision.fp8 import NOTHING_FOR_FP8, open_fp8_quantizer
 from export.precision.fp16 import cast_half
 from export.precision.int8 import Flavour, open_quantizer
@@ -246,11 +246,8 @@ def _amend(path: Path, **changes: Any) -> None:
 
 
 def _detect(engine: Engine, canvases: Sequence[NDArray[np.uint8]]) -> list[Detections]:
-    spec, nms = engine.manifest.input, engine.manifest.nms
-    return [
-        select_detections(engine.candidates(to_input([canvas], spec)), nms, _LOW_SCORE)[0]
-        for canvas in canvases
-    ]
+    """Pass each canvas alone, since a graph's batch may be fixed to one."""
+    return [detect_on_canvases(engine, [canvas], _LOW_SCORE)[0] for canvas in canvases]
 
 
 def _ap_on(images: ImageSet) -> MeasureAp:

@@ -1,14 +1,13 @@
 """A detector in torch, seen as an engine: the yardstick for every exported artifact."""
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from typing_extensions import Self
 
 from compress.detector import Detector
 from export.artifact.manifest import Manifest
 from export.detections import Candidates
 from export.errors import ExportError
+from export.pictures.images import Images
 
 
 class TorchEngine:
@@ -32,7 +31,7 @@ class TorchEngine:
         """Input size, classes and NMS settings."""
         return self._manifest
 
-    def candidates(self, images: NDArray[np.float32]) -> Candidates:
+    def candidates(self, images: Images) -> Candidates:
         """Boxes for (B, 3, H, W) RGB in 0..1; returns once they are on the host."""
         with torch.inference_mode():
             boxes, scores, labels = self._detector.candidates(
@@ -47,7 +46,7 @@ class TorchEngine:
         """Where it computes: cpu, cuda."""
         return self._device.type
 
-    def upload(self, images: NDArray[np.float32]) -> None:
+    def upload(self, images: Images) -> None:
         """Bring (B, 3, H, W) to the device, for `enqueue`."""
         self._resident = torch.from_numpy(images).to(self._device)
 

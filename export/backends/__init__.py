@@ -1,14 +1,19 @@
-"""Everything that can run an artifact; one file each."""
+"""Every backend under the name that sidecars state; the one place that lists them."""
 
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING
 
-from pydantic import Field
+from export.backends.onnxruntime.backend import OnnxRuntimeBackend
+from export.backends.tensorrt.backend import TensorRTBackend
 
-from export.backends.onnxruntime.engine import OnnxRuntimeConfig
-from export.backends.tensorrt.settings import TensorRTConfig
+if TYPE_CHECKING:
+    from export.backends.interface import Backend
 
-BackendConfig: TypeAlias = Annotated[
-    OnnxRuntimeConfig | TensorRTConfig, Field(discriminator="type")
-]
+BACKENDS: "dict[str, Backend]" = {
+    "onnxruntime": OnnxRuntimeBackend(),
+    "tensorrt": TensorRTBackend(),
+}
 
-__all__ = ["BackendConfig", "OnnxRuntimeConfig", "TensorRTConfig"]
+
+def device_choices() -> tuple[str, ...]:
+    """Return the devices that a user may ask for, of all backends."""
+    return tuple(dict.fromkeys(name for one in BACKENDS.values() for name in one.devices))

@@ -15,15 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-import export
+from export import verify
 from export.artifact.manifest import Manifest, file_sha256, read_manifest
 from export.atomic import write_bytes, write_json, write_text
+from export.backends import BACKENDS
+from export.backends.interface import Backend
 from export.bundles.text import build_script, readme, triton_config
 from export.detections import Candidates, Detections, select_detections
 from export.draw import draw_boxes
-from export.engine import open_engine
+from export.engine import open_engine, place
 from export.errors import ExportError, ToolkitError
-from export.pictures.images import letterbox, open_photograph, to_input
+from export.pictures.images import Images, open_photograph, to_input
 
 MIN_SCORE = 0.05  # detections below are left out of what is expected, where there are better ones
 # What the same file may differ by on another machine: kernels sum in another order, and INT8
@@ -57,7 +59,12 @@ class Packed:
     found: Detections
     min_score: float
     candidates: Candidates
-    images: NDArray[Any]
+    images: Images
+
+    @property
+    def backend(self) -> Backend:
+        """What opened it."""
+        return BACKENDS[self.manifest.backend]
 
 
 def write_bundle(
@@ -132,15 +139,17 @@ def fill_bundle(
         "max_detections": first.nms.max_detections,
     }
     write_json(thresholds, folder / "thresholds.json")
-    source = Path(export.__file__).with_name("verify.py")
-    write_bytes(source.read_bytes(), folder / "verify.py")
+    _write_verification(folder)
     _write_triton(folder / "triton", packed)
-    lines = {one.path.relative_to(folder).as_posix(): one.manifest for one in packed}
+    files = {one.path.relative_to(folder).as_posix(): one.manifest for one in packed}
+    lines = [line for backend in BACKENDS.values() for line in backend.script(files)]
     write_text(build_script(lines), folder / "build_engines.sh")
     (folder / "build_engines.sh").chmod(0o755)
-    write_text(readme(name, [(one.name, one.manifest) for one in packed]), folder / "README.md")
+    machines = [(one.name, one.manifest, one.backend.made_for(one.manifest)) for one in packed]
+    packages = [backend.packages for backend in BACKENDS.values()]
+    write_text(readme(name, machines, packages), folder / "README.md")
     described = [_describe(folder, one) for one in packed]
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    written = sorted(path for path in folder.rglob("*") if path.is_file())
     content = {
         "schema": 1,
         "name": name,
@@ -148,7 +157,7 @@ def fill_bundle(
         "classes": first.classes,
         "golden": {"input": "golden/input.npy", "drawn": "golden/expected.png"},
         "artifacts": described,
-        "files": {path.relative_to(folder).as_posix(): file_sha256(path) for path in files},
+        "files": {path.relative_to(folder).as_posix(): file_sha256(path) for path in written},
     }
     write_json(content, folder / "bundle.json")
 
@@ -215,9 +224,7 @@ def _pack_artifact(
     for file in (source, source.with_suffix(".json")):
         shutil.copyfile(file, room / file.name)
     path = room / source.name
-    spec = manifest.input
-    canvas, _ = letterbox(pixels, spec.height, spec.width, spec.fill)
-    images = to_input([canvas], spec)
+    images = to_input([place(pixels, manifest.input).canvas], manifest.input)
     with open_engine(path, threads) as engine:
         candidates = engine.candidates(images)
     # A model that is hardly trained has low scores alone, and its bundle must check them too.
@@ -246,8 +253,7 @@ def _require_one_model(packed: Sequence[Packed]) -> None:
 
 
 def _write_golden(folder: Path, pixels: NDArray[np.uint8], first: Packed) -> None:
-    spec = first.manifest.input
-    canvas, _ = letterbox(pixels, spec.height, spec.width, spec.fill)
+    canvas = place(pixels, first.manifest.input).canvas
     content = io.BytesIO()
     np.save(content, canvas, allow_pickle=False)
     write_bytes(content.getvalue(), folder / "golden" / "input.npy")
@@ -293,19 +299,32 @@ def _describe(folder: Path, one: Packed) -> dict[str, Any]:
     }
 
 
+def _write_verification(folder: Path) -> None:
+    """Write `verify.py` and each backend's part of it."""
+    source = Path(verify.__file__)
+    write_bytes(source.read_bytes(), folder / source.name)
+    for name, backend in BACKENDS.items():
+        write_bytes(backend.session.read_bytes(), folder / f"{verify.SESSION}{name}.py")
+
+
 def _write_triton(folder: Path, packed: Sequence[Packed]) -> None:
+    """Write a Triton model repository of the artifacts that Triton can run."""
     for one in packed:
-        file = "model.plan" if one.manifest.backend == "tensorrt" else "model.onnx"
+        triton = one.backend.triton(one.manifest)
+        if triton is None:
+            continue
         room = folder / one.name
         (room / "1").mkdir(parents=True)
         try:
-            os.link(one.path, room / "1" / file)  # the same bytes need no second place
+            os.link(one.path, room / "1" / triton.file)  # the same bytes need no second place
         except OSError:
-            shutil.copyfile(one.path, room / "1" / file)
+            shutil.copyfile(one.path, room / "1" / triton.file)
         outputs = {
             "boxes": one.candidates.boxes,
             "scores": one.candidates.scores,
             "labels": one.candidates.labels,
         }
-        config = triton_config(one.name, one.manifest, one.images, outputs)
+        config = triton_config(
+            one.name, one.manifest, one.images, outputs, triton.backend, triton.options
+        )
         write_text(config, room / "config.pbtxt")

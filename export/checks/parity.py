@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.detections import Detections, select_detections
+from export.detections import Detections
 from export.draw import draw_boxes
-from export.engine import Engine
+from export.engine import Engine, detect_on_canvases
 from export.pictures.images import to_input
 
 _MIN_IOU = 0.5
@@ -164,7 +164,7 @@ def unstable(engine: Engine, canvases: Sequence[NDArray[np.uint8]]) -> list[str]
     The same call twice must give the same bytes. Where the batch is dynamic, each picture must
     give the same detections at every place in a batch.
     """
-    spec, nms = engine.manifest.input, engine.manifest.nms
+    spec = engine.manifest.input
     problems = []
     first = engine.candidates(to_input(canvases[:1], spec))
     again = engine.candidates(to_input(canvases[:1], spec))
@@ -176,13 +176,10 @@ def unstable(engine: Engine, canvases: Sequence[NDArray[np.uint8]]) -> list[str]
         problems.append("the same picture gives other boxes when it is passed again")
     if spec.dynamic_batch and len(canvases) > 1:
         part = list(canvases[:3])
-        alone = [
-            select_detections(engine.candidates(to_input([canvas], spec)), nms, _LOW_SCORE)[0]
-            for canvas in part
-        ]
+        alone = [detect_on_canvases(engine, [canvas], _LOW_SCORE)[0] for canvas in part]
         for shift in range(len(part)):
             turned = part[shift:] + part[:shift]
-            found = select_detections(engine.candidates(to_input(turned, spec)), nms, _LOW_SCORE)
+            found = detect_on_canvases(engine, turned, _LOW_SCORE)
             parity = compare_detections(alone[shift:] + alone[:shift], found)
             if not parity.ok(Gate()):
                 problems.append(

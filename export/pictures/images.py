@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from export.artifact.manifest import InputSpec
 from export.errors import DataError
+
+# A batch, as `InputSpec` says: (B, 3, H, W) float32 in 0..1 or (B, H, W, 3) uint8.
+Images: TypeAlias = NDArray[np.float32 | np.uint8]
 
 # What Pillow's readers raise on files that are broken in one way or another.
 _BROKEN = (
@@ -169,7 +172,7 @@ def to_tensor(canvases: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     return tensor
 
 
-def to_input(canvases: Sequence[NDArray[np.uint8]], spec: InputSpec) -> NDArray[Any]:
+def to_input(canvases: Sequence[NDArray[np.uint8]], spec: InputSpec) -> Images:
     """Stack (H, W, 3) canvases to the tensor that an artifact takes, contiguous."""
     return np.stack(canvases) if spec.format == "uint8" else to_tensor(canvases)
 

@@ -10,6 +10,7 @@ from typing_extensions import Self
 from benchmarks.data.image_set import ImageSet, LabeledImage
 from export.artifact.manifest import InputSpec, Manifest
 from export.detections import Candidates
+from export.pictures.images import Images
 
 CLASSES = ("red", "green")
 CATEGORY_IDS = (7, 3)  # neither in order nor from 0
@@ -55,7 +56,11 @@ class BrightEngine:
     def manifest(self) -> Manifest:
         return self._manifest
 
-    def candidates(self, images: NDArray[np.float32]) -> Candidates:
+    @property
+    def device(self) -> str:
+        return "cpu"
+
+    def candidates(self, images: Images) -> Candidates:
         assert images.dtype == np.float32
         self.batches.append(len(images))
         self.sleep(self.delay_ms / 1e3)
@@ -66,7 +71,7 @@ class BrightEngine:
             np.array([[label] for _, _, label in found], dtype=np.int32),
         )
 
-    def _one(self, image: NDArray[np.float32]) -> tuple[list[float], float, int]:
+    def _one(self, image: Images) -> tuple[list[float], float, int]:
         bright = image > 0.5  # (3, H, W)
         if not bright.any():
             return [0.0, 0.0, 0.0, 0.0], -1.0, 0

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from compress.doctor import main
-from export.backends import TensorRTConfig
+from export.backends.tensorrt.build import build_engine
+from export.backends.tensorrt.settings import TensorRTConfig
 from tests.export.backends.tensorrt import fake_tensorrt
 from tests.export.backends.tensorrt.fake_cuda import FakeCuda
 from tests.export.backends.tensorrt.test_build import source
@@ -21,7 +22,7 @@ def installed(monkeypatch):
     trt = fake_tensorrt.make("11.4.0.106", cuda)
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
-    return lambda model, folder: TensorRTConfig().build(model, folder, trt=trt, cuda=cuda)
+    return lambda model, folder: build_engine(model, folder, TensorRTConfig(), trt=trt, cuda=cuda)
 
 
 def findings(capsys, *arguments):

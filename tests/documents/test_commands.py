@@ -225,12 +225,14 @@ def test_a_command_without_a_rule_fails(prepared: Path, monkeypatch: pytest.Monk
 def test_the_commands_of_a_bundle_work(prepared: Path, tmp_path: Path) -> None:
     """The bundle's own README: verify.py as it stands, the script as far as a shell reads it."""
     from export.artifact.manifest import read_manifest
+    from export.backends import BACKENDS
     from export.bundles.text import readme
 
     bundle = tmp_path / "bundle"
     shutil.copytree(prepared / "bundle", bundle)
     manifest = read_manifest(bundle / "models" / "seed0-student-fp32" / "model.json")
-    text = readme("smoke", [("seed0-student-fp32", manifest)])
+    packages = [backend.packages for backend in BACKENDS.values()]
+    text = readme("smoke", [("seed0-student-fp32", manifest, "any machine")], packages)
     lines = [c for b in blocks(text) if b.language == "sh" for c in b.text.splitlines()]
     shown = {re.split(r"\s+#", line)[0].strip() for line in lines}
     verify = subprocess.run([sys.executable, "verify.py"], cwd=bundle, capture_output=True)

@@ -14,9 +14,9 @@ from PIL import Image
 from export import verify
 from export.artifact.manifest import NmsSpec, read_manifest, write_manifest
 from export.backends.onnxruntime.engine import OnnxRuntimeEngine
+from export.backends.tensorrt.trtexec import trtexec_line
 from export.bundle import main
 from export.bundles.packing import TOLERANCES, bundle_artifact, pack, write_bundle
-from export.bundles.text import trtexec_line
 from export.detections import Candidates, select_detections
 from export.errors import ExportError, MissingDependencyError, ToolkitError
 from export.precision.int8 import quantize_cpu_int8
@@ -77,6 +77,8 @@ def test_a_bundle_holds_what_a_device_needs_and_lists_every_file(made):
         "labels.txt",
         "thresholds.json",
         "verify.py",
+        "verify_onnxruntime.py",
+        "verify_tensorrt.py",
         "build_engines.sh",
         "golden/input.npy",
         "golden/expected.png",
@@ -112,12 +114,19 @@ def test_a_bundle_checks_itself_with_numpy_and_the_runtime_alone(bundle):
 
 def test_what_is_expected_is_what_the_export_package_finds(made):
     picture = np.load(made / "golden" / "input.npy")
-    run, _, _ = verify.open_onnxruntime(made / content(made)["artifacts"][0]["file"], "cpu")
-    outputs = run(verify._input([picture], "float32"))
+    artifact = content(made)["artifacts"][0]
+    session = verify.open_session(made / artifact["file"], artifact, "cpu", verify.load_sessions())
+    outputs = session.run(verify._input([picture], "float32"))
     nms = NmsSpec(iou=0.3)
-    ours = verify.select(outputs, 0, nms.model_dump(), 0.1)
+    ours = verify.select(outputs, 0, {"mode": "host", "iou": 0.3, "max_detections": 100}, 0.1)
     theirs = select_detections(
-        Candidates(outputs["boxes"], outputs["scores"], outputs["labels"]), nms, 0.1
+        Candidates(
+            outputs["boxes"].astype(np.float32),
+            outputs["scores"].astype(np.float32),
+            outputs["labels"].astype(np.int32),
+        ),
+        nms,
+        0.1,
     )[0]
     assert [label for label, _, _ in ours] == theirs.labels.tolist()
     assert [score for _, score, _ in ours] == theirs.scores.tolist()

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from export.artifact.manifest import file_sha256, read_manifest, write_manifest
-from export.backends import OnnxRuntimeConfig
+from export.backends.onnxruntime.engine import OnnxRuntimeEngine
+from export.backends.onnxruntime.settings import OnnxRuntimeConfig
 from export.engine import open_engine
 from export.errors import ExportError
 from export.pictures.images import to_tensor
@@ -31,8 +32,8 @@ def test_an_engine_gives_candidates_of_the_promised_types(dynamic_model):
 
 def test_threads_default_to_the_cores_and_can_be_set(static_model):
     config = OnnxRuntimeConfig()
-    assert config.open(static_model).threads >= 1
-    assert OnnxRuntimeConfig(threads=3).open(static_model).threads == 3
+    assert OnnxRuntimeEngine(static_model, config).threads >= 1
+    assert OnnxRuntimeEngine(static_model, OnnxRuntimeConfig(threads=3)).threads == 3
 
 
 def test_a_file_that_is_not_the_described_one_is_refused(static_model, tmp_path):
@@ -93,14 +94,16 @@ def test_missing_files_are_named(tmp_path):
 def test_an_artifact_for_another_backend_is_refused(static_model, tmp_path):
     path = copied(static_model, tmp_path)
     manifest = read_manifest(path.with_suffix(".json"))
-    write_manifest(manifest.model_copy(update={"backend": "tensorrt"}), path.with_suffix(".json"))
-    with pytest.raises(ExportError, match="made for tensorrt fp32"):
+    write_manifest(manifest.model_copy(update={"backend": "openvino"}), path.with_suffix(".json"))
+    with pytest.raises(
+        ExportError, match="made for openvino fp32; this version opens onnxruntime, tensorrt"
+    ):
         open_engine(path)
 
 
 def test_a_precision_the_artifact_does_not_have_is_refused(static_model):
     with pytest.raises(ExportError, match="open it with precision: fp32"):
-        OnnxRuntimeConfig(precision="int8").open(static_model)
+        OnnxRuntimeEngine(static_model, OnnxRuntimeConfig(precision="int8"))
 
 
 def test_cuda_never_falls_back_to_the_cpu(static_model):

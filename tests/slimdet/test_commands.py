@@ -9,8 +9,8 @@ import pytest
 
 import slimdet
 from benchmarks.timing.latency import BenchmarkConfig
-from export.arguments import DEVICES
-from export.backends.onnxruntime.providers import Device
+from export.backends import device_choices
+from export.backends.onnxruntime.devices import Device
 from slimdet.__main__ import main
 from slimdet.commands import COMMANDS
 
@@ -85,7 +85,7 @@ def test_check_is_run_with_check(tmp_path: Path, capsys) -> None:
 
 
 def test_what_help_says_of_other_modules_is_so() -> None:
-    assert get_args(Device) == DEVICES
+    assert get_args(Device) == device_choices()
     from benchmarks.run import command_line
 
     (repeats,) = (a for a in command_line("x")._actions if a.dest == "repeats")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact.manifest import Manifest
-from export.backends.onnxruntime.providers import PROVIDERS, Device
+from export.backends.onnxruntime.devices import PROVIDERS, Device
 from export.errors import ExportError
 
 _NUMPY = {

@@ -1,11 +1,10 @@
 """ONNX Runtime as an engine, on the CPU, CUDA or TensorRT."""
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PositiveInt
 from typing_extensions import Self
 
 from export.artifact.manifest import Manifest
@@ -13,7 +12,6 @@ from export.artifact.sidecar import read_artifact, verify_artifact
 from export.backends.onnxruntime.binding import Binding, require_graph
 from export.backends.onnxruntime.cpu import usable_cores
 from export.backends.onnxruntime.providers import (
-    Device,
     blank_input,
     open_session,
     placement,
@@ -21,33 +19,13 @@ from export.backends.onnxruntime.providers import (
     require_placement,
     require_provider,
 )
-from export.config import Section
+from export.backends.onnxruntime.settings import OnnxRuntimeConfig
 from export.detections import Candidates
 from export.errors import ExportError
 from export.optional import require
+from export.pictures.images import Images
 
-# int8-trt and fp8 are made for TensorRT: what they compute can be checked here, their speed cannot.
-Precision = Literal["fp32", "fp16", "int8", "int8-trt", "fp8"]
-PRECISIONS = get_args(Precision)
 _LOG_ERRORS = 3  # ONNX Runtime's scale: 2 warns of missing GPUs on every CPU machine
-
-
-class OnnxRuntimeConfig(Section):
-    """Settings of the ONNX Runtime backend."""
-
-    type: Literal["onnxruntime"] = "onnxruntime"
-    device: Device = "cpu"
-    threads: PositiveInt | None = None  # None: the physical cores this process may use
-    precision: Precision = "fp32"
-    max_batch: PositiveInt = 16  # that the TensorRT provider builds for, where the batch is open
-    cpu_nodes: bool = True  # False refuses a GPU session that leaves any node to the CPU
-    cuda_graph: bool = (
-        False  # record a pass and replay it: device cuda, fixed batch, all on the GPU
-    )
-
-    def open(self, path: Path) -> "OnnxRuntimeEngine":
-        """Return the engine for the artifact at `path`; it loads on enter."""
-        return OnnxRuntimeEngine(path, self)
 
 
 class OnnxRuntimeEngine:
@@ -83,7 +61,12 @@ class OnnxRuntimeEngine:
         """Input size, classes and NMS settings of the artifact."""
         return self._manifest
 
-    def candidates(self, images: NDArray[np.float32]) -> Candidates:
+    @property
+    def device(self) -> str:
+        """Where it computes: cpu, or the device of its provider."""
+        return self.config.device
+
+    def candidates(self, images: Images) -> Candidates:
         """Return boxes for (B, 3, H, W) RGB in 0..1, or what else the manifest's input says.
 
         Raises:
@@ -100,7 +83,7 @@ class OnnxRuntimeEngine:
         boxes, scores, labels = session.run(["boxes", "scores", "labels"], inputs)
         return Candidates(boxes, scores, labels)
 
-    def upload(self, images: NDArray[Any]) -> None:
+    def upload(self, images: Images) -> None:
         """Copy a batch to the device.
 
         Raises:
@@ -219,7 +202,7 @@ class OnnxRuntimeEngine:
             )
         return shape[0] if isinstance(shape[0], int) else None
 
-    def _check(self, images: NDArray[np.float32]) -> None:
+    def _check(self, images: Images) -> None:
         wanted = self._manifest.input
         if (
             images.ndim == 4

@@ -10,19 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from export.backends.onnxruntime.devices import PROVIDERS, Device
 from export.errors import ExportError
 
-Device = Literal["cpu", "cuda", "tensorrt"]
-
-PROVIDERS: dict[Device, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 # Operators whose place decides the speed; shapes, index arithmetic and NMS may stay on the CPU.
 _HEAVY = frozenset({"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul"})
 _ADVICE = {

@@ -11,6 +11,7 @@ from export.artifact.manifest import Manifest, manifest_bytes, read_manifest
 from export.artifact.sidecar import verify_artifact
 from export.atomic import write_together
 from export.backends.tensorrt.cuda import CudaDevice, describe_machine, load_cuda
+from export.backends.tensorrt.graphs import SOURCES
 from export.backends.tensorrt.library import (
     STRONG_TYPING_PROVEN,
     listen,
@@ -25,8 +26,6 @@ from export.errors import ExportError
 if TYPE_CHECKING:
     import tensorrt
 
-# Precision of an engine -> precision that the sidecar of its graph states.
-SOURCES = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-trt", "fp8": "fp8"}
 ENGINE = "model.engine"
 LAYERS = "model.layers.json"  # TensorRT's own account of what it built
 _FP8 = (8, 9)  # the first compute capability with FP8

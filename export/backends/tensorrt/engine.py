@@ -17,6 +17,7 @@ from export.backends.tensorrt.plan import Plan
 from export.backends.tensorrt.settings import TensorRTConfig
 from export.detections import Candidates
 from export.errors import ExportError
+from export.pictures.images import Images
 
 
 class TensorRTEngine:
@@ -53,6 +54,16 @@ class TensorRTEngine:
         return self._manifest
 
     @property
+    def device(self) -> str:
+        """Where it computes: a GPU, by CUDA."""
+        return "cuda"
+
+    @property
+    def clock(self) -> str:
+        """What measures `pass_ms`."""
+        return "CUDA events"
+
+    @property
     def uses_graph(self) -> bool:
         """Whether the next call with the same batch replays a CUDA graph."""
         return self._plan is not None and self._plan.uses_graph
@@ -62,7 +73,7 @@ class TensorRTEngine:
         """Why no CUDA graph could be recorded; None where one could, or none was tried."""
         return None if self._plan is None else self._plan.graph_refused
 
-    def candidates(self, images: NDArray[Any]) -> Candidates:
+    def candidates(self, images: Images) -> Candidates:
         """Return boxes for a batch of the plan's input shape and type.
 
         Raises:
@@ -77,7 +88,7 @@ class TensorRTEngine:
             found["labels"].astype(np.int32, copy=False),
         )
 
-    def upload(self, images: NDArray[Any]) -> None:
+    def upload(self, images: Images) -> None:
         """Set the batch and queue its copy to the GPU."""
         self._open().upload(images)
 

@@ -1,16 +1,13 @@
 """TensorRT's settings: how an engine is built and run. Importing this loads no library."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from typing_extensions import Self
 
 from export.artifact.machine import BatchProfile, Portable
 from export.config import Section
-
-if TYPE_CHECKING:
-    from export.backends.tensorrt.engine import TensorRTEngine
 
 TensorRTPrecision = Literal["fp32", "fp16", "int8", "fp8"]
 
@@ -23,7 +20,6 @@ class TensorRTConfig(Section):
     graph: the old builder flags then allow the precision, and TensorRT chooses per layer.
     """
 
-    type: Literal["tensorrt"] = "tensorrt"
     precision: TensorRTPrecision = "fp16"
     device: NonNegativeInt = 0  # which GPU
     workspace_mib: PositiveInt | None = None  # None: as much as the GPU has
@@ -46,21 +42,3 @@ class TensorRTConfig(Section):
                 f"{self.profile.max}; expected min <= opt <= max"
             )
         return self
-
-    def check_machine(self, purpose: str, *, trt: Any = None, cuda: Any = None) -> None:
-        """Refuse what the GPU or TensorRT here cannot build; see `export.build`."""
-        from export.backends.tensorrt.build import check_machine
-
-        check_machine(purpose, self, trt=trt, cuda=cuda)
-
-    def build(self, onnx_path: Path, folder: Path, *, trt: Any = None, cuda: Any = None) -> Path:
-        """Build `folder/model.engine` with its sidecar; see `build_engine`."""
-        from export.backends.tensorrt.build import build_engine
-
-        return build_engine(onnx_path, folder, self, trt=trt, cuda=cuda)
-
-    def open(self, path: Path, *, trt: Any = None, cuda: Any = None) -> "TensorRTEngine":
-        """Return the engine at `path`; it loads on enter. `trt` and `cuda` are for tests."""
-        from export.backends.tensorrt.engine import TensorRTEngine
-
-        return TensorRTEngine(path, self, trt=trt, cuda=cuda)

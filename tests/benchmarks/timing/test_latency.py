@@ -4,9 +4,9 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from benchmarks.timing.contender import detect
 from benchmarks.timing.latency import BenchmarkConfig, latency, measure, ratio_ci
 from benchmarks.timing.load import LoadWatch
+from export.engine import detect
 from export.errors import DataError, ExportError
 from tests.benchmarks.bright_boxes import BrightEngine, bright_manifest, bright_set
 
@@ -220,6 +220,8 @@ def test_a_device_is_timed_with_and_without_copies_and_for_longer(clock):
 
 def test_a_device_with_a_clock_of_its_own_is_asked_for_its_time(clock):
     class Clocked(DeviceBrightEngine):
+        clock = "a sundial"
+
         def pass_ms(self) -> float:
             self.enqueue()
             return 0.25
@@ -229,7 +231,7 @@ def test_a_device_with_a_clock_of_its_own_is_asked_for_its_time(clock):
     assert timing.latency_ms.model is not None
     assert timing.latency_ms.model.min == timing.latency_ms.model.p99 == 0.25
     assert timing.latency_ms.engine.min == 4  # of that the host's clock counts all
-    assert timing.latency_ms.model_scope == "by CUDA events around the pass"
+    assert timing.latency_ms.model_scope == "by a sundial around the pass"
 
 
 def test_a_device_that_cannot_leave_the_copies_out_says_so(clock):

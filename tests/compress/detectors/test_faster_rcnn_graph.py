@@ -13,7 +13,7 @@ from export.checks.parity import Gate, compare_detections
 from export.detections import select_detections
 from export.engine import open_engine
 from export.graph.to_onnx import export_onnx
-from export.pictures.images import to_input
+from export.pictures.images import to_input, to_tensor
 from export.precision.fp16 import cast_half
 from export.precision.int8 import Flavour, quantize_int8
 from tests.compress.detectors.small import small_detector, spread
@@ -40,7 +40,7 @@ def exported(tmp_path_factory):
         classes=("a", "b", "c"),
         category_ids=(1, 2, 3),
     )
-    sample = to_input(CANVASES[:2], manifest.input)
+    sample = to_tensor(CANVASES[:2])
     folder = tmp_path_factory.mktemp("fp32")
     path = export_onnx(detector, manifest, folder, sample, translations=onnx_translations())
     return detector, path

@@ -105,6 +105,7 @@ class Moody:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.manifest, self.calls = engine, engine.manifest, 0
+        self.device = engine.device
 
     def candidates(self, images):
         self.calls += 1

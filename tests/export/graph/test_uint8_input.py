@@ -3,7 +3,8 @@ import onnx
 import pytest
 
 from export.artifact.manifest import read_manifest
-from export.backends import OnnxRuntimeConfig
+from export.backends.onnxruntime.engine import OnnxRuntimeEngine
+from export.backends.onnxruntime.settings import OnnxRuntimeConfig
 from export.engine import open_engine
 from export.errors import ExportError
 from export.graph.nms import put_nms_inside
@@ -42,7 +43,7 @@ def test_uint8_pictures_give_the_very_same_boxes(dynamic_model, uint8_model):
 
 
 def test_tensorrt_in_onnx_runtime_is_given_the_shapes_of_bytes(uint8_model):
-    engine = OnnxRuntimeConfig(device="tensorrt", max_batch=4).open(uint8_model)
+    engine = OnnxRuntimeEngine(uint8_model, OnnxRuntimeConfig(device="tensorrt", max_batch=4))
     assert engine._profile() == ("images:1x32x32x3", "images:1x32x32x3", "images:4x32x32x3")
 
 

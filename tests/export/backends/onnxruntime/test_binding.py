@@ -7,11 +7,12 @@ which runs by itself where there is one.
 import numpy as np
 import pytest
 
-from benchmarks.timing.contender import DeviceEngine
 from export.artifact.manifest import read_manifest
-from export.backends import OnnxRuntimeConfig
+from export.backends.interface import DeviceEngine
 from export.backends.onnxruntime.binding import require_graph
+from export.backends.onnxruntime.engine import OnnxRuntimeEngine
 from export.backends.onnxruntime.providers import provider_settings
+from export.backends.onnxruntime.settings import OnnxRuntimeConfig
 from export.engine import open_engine
 from export.errors import ExportError
 from export.graph.nms import put_nms_inside
@@ -32,7 +33,7 @@ def passed(engine, images):
 
 
 def test_a_bound_pass_gives_what_a_plain_one_gives_at_every_batch(dynamic_model):
-    with CPU_ALONE.open(dynamic_model) as engine:
+    with OnnxRuntimeEngine(dynamic_model, CPU_ALONE) as engine:
         assert isinstance(engine, DeviceEngine)
         for batch in (2, 1, 2, 3):
             images = to_tensor(canvases(batch))
@@ -45,7 +46,7 @@ def test_a_bound_pass_gives_what_a_plain_one_gives_at_every_batch(dynamic_model)
 
 def test_addresses_stay_and_later_passes_do_not_touch_earlier_results(dynamic_model):
     first, second = (to_tensor([canvas]) for canvas in canvases(2))
-    with CPU_ALONE.open(dynamic_model) as engine:
+    with OnnxRuntimeEngine(dynamic_model, CPU_ALONE) as engine:
         found = passed(engine, first)
         kept = {name: array.copy() for name, array in found.items()}
         addresses = engine._bound.addresses
@@ -65,7 +66,7 @@ def test_bytes_are_bound_as_bytes_and_nms_in_the_graph_gives_its_count(dynamic_m
     path = copied(dynamic_model, tmp_path)
     take_uint8(path)
     put_nms_inside(path, "matrix", canvases(2))
-    with CPU_ALONE.open(path) as engine:
+    with OnnxRuntimeEngine(path, CPU_ALONE) as engine:
         images = to_input(canvases(2), engine.manifest.input)
         expected, found = engine.candidates(images), passed(engine, images)
         with pytest.raises(ExportError, match=r"expected \(B, 32, 32, 3\) uint8"):
@@ -75,7 +76,7 @@ def test_bytes_are_bound_as_bytes_and_nms_in_the_graph_gives_its_count(dynamic_m
 
 
 def test_nothing_runs_before_an_upload_or_after_the_end(static_model):
-    engine = CPU_ALONE.open(static_model)
+    engine = OnnxRuntimeEngine(static_model, CPU_ALONE)
     with engine:
         with pytest.raises(ExportError, match="nothing was uploaded yet"):
             engine.enqueue()
@@ -91,7 +92,7 @@ def test_a_cuda_graph_is_asked_of_the_cuda_provider_alone(static_model, tmp_path
     assert (name, settings["enable_cuda_graph"]) == (CUDA, "1")
     (_, plain), *_ = provider_settings("cuda", tmp_path, None)
     assert "enable_cuda_graph" not in plain
-    engine = OnnxRuntimeConfig(cuda_graph=True, threads=1).open(static_model)
+    engine = OnnxRuntimeEngine(static_model, OnnxRuntimeConfig(cuda_graph=True, threads=1))
     with pytest.raises(ExportError, match="and the device is cpu"), engine:
         pass
 

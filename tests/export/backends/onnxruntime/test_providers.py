@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from export.backends import OnnxRuntimeConfig
 from export.backends.onnxruntime.engine import OnnxRuntimeEngine
 from export.backends.onnxruntime.providers import (
     open_session,
@@ -15,6 +14,7 @@ from export.backends.onnxruntime.providers import (
     require_placement,
     why_unusable,
 )
+from export.backends.onnxruntime.settings import OnnxRuntimeConfig
 from export.errors import ExportError
 from export.pictures.images import to_tensor
 from tests.export.tiny import canvases

@@ -101,6 +101,17 @@ def test_the_fake_has_no_name_that_the_real_one_lacks(api):
     assert claimed - api.names.keys() == set()
 
 
+def test_the_fake_itself_is_strict():
+    module = fake_tensorrt.make("11.4.0", FakeCuda())
+    with pytest.raises(AssertionError):
+        module.Builder(SimpleNamespace())
+    with pytest.raises(AttributeError):
+        _ = module.BuilderFlag.FP16
+    config = fake_tensorrt.BuilderConfig(module)
+    with pytest.raises(AttributeError, match="int8_calibrator"):
+        config.int8_calibrator = None
+
+
 def test_what_is_used_is_found_in_the_sources():
     """The extraction sees module names, methods of annotated objects, and their arguments."""
     uses = {(dotted(use), use.arguments) for use in tensorrt_uses()}

@@ -10,7 +10,11 @@ import pytest
 from export import verify
 from export.artifact.machine import BatchProfile
 from export.artifact.manifest import read_manifest
-from export.backends import OnnxRuntimeConfig, TensorRTConfig
+from export.backends.onnxruntime.engine import OnnxRuntimeEngine
+from export.backends.onnxruntime.settings import OnnxRuntimeConfig
+from export.backends.tensorrt.build import build_engine
+from export.backends.tensorrt.engine import TensorRTEngine
+from export.backends.tensorrt.settings import TensorRTConfig
 from export.bundles.packing import write_bundle
 from export.checks.parity import compare_detections
 from export.detections import select_detections
@@ -33,11 +37,21 @@ def engine(dynamic_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     config = TensorRTConfig(
         precision="fp32", profile=PROFILE, timing_cache=folder / "timing.cache", workspace_mib=256
     )
-    return config.build(dynamic_model, folder / "fp32")
+    return build_engine(dynamic_model, folder / "fp32", config)
 
 
-def found(config: Any, path: Path, images: Any) -> Any:
-    with config.open(path) as opened:
+def opened_by(config: OnnxRuntimeConfig | TensorRTConfig, path: Path) -> Any:
+    if isinstance(config, TensorRTConfig):
+        return TensorRTEngine(path, config)
+    return OnnxRuntimeEngine(path, config)
+
+
+def opened_fp32(path: Path) -> TensorRTEngine:
+    return TensorRTEngine(path, fp32())
+
+
+def found(config: OnnxRuntimeConfig | TensorRTConfig, path: Path, images: Any) -> Any:
+    with opened_by(config, path) as opened:
         candidates = opened.candidates(images)
         return select_detections(candidates, opened.manifest.nms, 0.02)
 
@@ -56,7 +70,7 @@ def fp32(**settings: Any) -> TensorRTConfig:
 
 def test_a_picture_is_seen_alike_alone_again_and_at_every_place_of_a_batch(engine):
     pictures = to_tensor(canvases(4))
-    with fp32().open(engine) as opened:
+    with opened_fp32(engine) as opened:
         whole = opened.candidates(pictures)
         again = opened.candidates(pictures)
         alone = [opened.candidates(pictures[index : index + 1]) for index in range(4)]
@@ -68,7 +82,7 @@ def test_a_picture_is_seen_alike_alone_again_and_at_every_place_of_a_batch(engin
 
 def test_a_cuda_graph_is_recorded_and_changes_nothing(engine):
     images = to_tensor(canvases(2))
-    with fp32().open(engine) as opened:
+    with opened_fp32(engine) as opened:
         plain = opened.candidates(images)
         for _ in range(4):
             replayed = opened.candidates(images)
@@ -79,7 +93,7 @@ def test_a_cuda_graph_is_recorded_and_changes_nothing(engine):
 
 
 def test_events_time_no_more_than_the_host_does(engine):
-    with fp32().open(engine) as opened:
+    with opened_fp32(engine) as opened:
         opened.upload(to_tensor(canvases(1)))
         for _ in range(4):  # before the graph is recorded, and after
             start = time.perf_counter_ns()
@@ -106,7 +120,7 @@ def test_the_sidecar_tells_the_machine_and_the_layers(engine):
 def test_the_timing_cache_makes_a_second_build_the_same_layers(dynamic_model, engine, tmp_path):
     cache = engine.parents[1] / "timing.cache"
     config = fp32(profile=PROFILE, timing_cache=cache, workspace_mib=256)
-    again = config.build(dynamic_model, tmp_path / "again")
+    again = build_engine(dynamic_model, tmp_path / "again", config)
     first, second = (read_manifest(path.with_suffix(".json")) for path in (engine, again))
     assert first.engine.layers == second.engine.layers
     assert first.certificate.nodes == second.certificate.nodes
@@ -120,7 +134,7 @@ def test_a_narrow_engine_is_certified_by_its_own_layers(dynamic_model, tmp_path,
         model = quantize_int8(dynamic_model, canvases(4), tmp_path / "graph", flavour="tensorrt")
     config = TensorRTConfig(precision=precision, profile=PROFILE)
     certificate = read_manifest(
-        config.build(model, tmp_path / "engine").with_suffix(".json")
+        build_engine(model, tmp_path / "engine", config).with_suffix(".json")
     ).certificate
     assert certificate is not None
     assert certificate.problem is None, certificate
@@ -128,7 +142,9 @@ def test_a_narrow_engine_is_certified_by_its_own_layers(dynamic_model, tmp_path,
 
 
 def test_three_builds_are_timed_and_the_fastest_is_kept(dynamic_model, tmp_path):
-    path = fp32(profile=PROFILE, workspace_mib=256, builds=3).build(dynamic_model, tmp_path / "x")
+    path = build_engine(
+        dynamic_model, tmp_path / "x", fp32(profile=PROFILE, workspace_mib=256, builds=3)
+    )
     builds = read_manifest(path.with_suffix(".json")).engine.builds
     assert len(builds.p50_ms) == 3
     assert builds.p50_ms[builds.kept] == min(builds.p50_ms)
@@ -139,7 +155,7 @@ def test_an_engine_of_bytes_sees_what_the_float_one_sees(dynamic_model, engine, 
     folder.mkdir()
     model = copied(dynamic_model, folder)
     take_uint8(model)
-    path = fp32(profile=PROFILE).build(model, tmp_path / "engine")
+    path = build_engine(model, tmp_path / "engine", fp32(profile=PROFILE))
     spec = read_manifest(model.with_suffix(".json")).input
     pictures = canvases(2)
     reference = found(fp32(), engine, to_tensor(pictures))
@@ -148,15 +164,15 @@ def test_an_engine_of_bytes_sees_what_the_float_one_sees(dynamic_model, engine, 
 
 def test_a_version_compatible_engine_loads(dynamic_model, tmp_path):
     config = fp32(profile=PROFILE, version_compatible=True)
-    path = config.build(dynamic_model, tmp_path / "compatible")
+    path = build_engine(dynamic_model, tmp_path / "compatible", config)
     images = to_tensor(canvases(1))
     reference = found(OnnxRuntimeConfig(threads=1), dynamic_model, images)
     assert compare_detections(reference, found(config, path, images)).ok()
 
 
 def test_a_static_engine_takes_its_batch_alone(static_model, tmp_path):
-    path = fp32().build(static_model, tmp_path / "static")
-    with fp32().open(path) as opened:
+    path = build_engine(static_model, tmp_path / "static", fp32())
+    with opened_fp32(path) as opened:
         assert opened.candidates(to_tensor(canvases(1))).scores.shape[0] == 1
         with pytest.raises(ExportError, match="expected \\(1, 3, 32, 32\\)"):
             opened.candidates(to_tensor(canvases(2)))
@@ -173,6 +189,6 @@ def test_onnx_runtimes_gpu_providers_take_the_convolutions(dynamic_model):
     reference = found(OnnxRuntimeConfig(threads=1), dynamic_model, images)
     for device in ("cuda", "tensorrt"):
         config = OnnxRuntimeConfig(device=device)
-        with config.open(dynamic_model) as opened:
+        with opened_by(config, dynamic_model) as opened:
             assert sum(opened.placement.values()) > 0
         assert compare_detections(reference, found(config, dynamic_model, images)).ok()

@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from export.errors import ToolkitError
 
@@ -52,6 +51,6 @@ def write_text(content: str, path: Path) -> Path:
     return write_bytes(content.encode(), path)
 
 
-def write_json(content: Any, path: Path, *, indent: int | None = 2) -> Path:
+def write_json(content: object, path: Path, *, indent: int | None = 2) -> Path:
     """Write JSON that any parser takes (no NaN); floats read back as the same floats."""
     return write_text(json.dumps(content, indent=indent, allow_nan=False) + "\n", path)

@@ -9,7 +9,6 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -268,7 +267,7 @@ def _write_golden(folder: Path, pixels: NDArray[np.uint8], first: Packed) -> Non
         write_bytes(content.getvalue(), folder / "golden" / name)
 
 
-def _describe(folder: Path, one: Packed) -> dict[str, Any]:
+def _describe(folder: Path, one: Packed) -> dict[str, object]:
     found, record, nms = one.found, one.manifest.engine, one.manifest.nms
     tolerance = TOLERANCES[one.manifest.precision]
     extra_above = one.min_score + tolerance["score"]

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +25,8 @@ def build_script(lines: Sequence[str]) -> str:
 def triton_config(
     name: str,
     manifest: Manifest,
-    images: NDArray[Any],
-    outputs: Mapping[str, NDArray[Any]],
+    images: NDArray[np.generic],
+    outputs: Mapping[str, NDArray[np.generic]],
     backend: str,
     options: Sequence[str] = (),
 ) -> str:
@@ -60,7 +59,7 @@ def triton_config(
     return "\n".join([*lines, *options]) + "\n"
 
 
-def _tensor(name: str, values: NDArray[Any], batched: bool) -> str:
+def _tensor(name: str, values: NDArray[np.generic], batched: bool) -> str:
     shape = values.shape[1:] if batched else values.shape
     kind = _TRITON_TYPES[np.dtype(values.dtype).name]
     dims = ", ".join(map(str, shape))

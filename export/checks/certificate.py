@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,10 @@ from export.artifact.manifest import Certificate, read_manifest
 from export.errors import ExportError
 from export.graph.edit import WEIGHTED, decoding_nodes
 from export.optional import require
-from export.pictures.images import to_input
+from export.pictures.images import Images, to_input
+
+if TYPE_CHECKING:
+    import onnx
 
 _PROFILED_CALLS = 5
 _WANTED = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int8-trt": "int8", "fp8": "fp8"}
@@ -49,7 +52,7 @@ def certify(path: Path, canvas: NDArray[np.uint8] | None = None) -> Certificate:
     return Certificate(nodes=nodes, time=time, measured_on=runtime)
 
 
-def node_types(model: Any) -> dict[str, int]:
+def node_types(model: "onnx.ModelProto") -> dict[str, int]:
     """Count the weighted nodes that compute features or predictions, by data type.
 
     A node counts as int8 or fp8 when both its data and its weights come out of DequantizeLinear,
@@ -110,11 +113,11 @@ def contradiction(
     return None
 
 
-def _dequantizes(node: Any) -> bool:
+def _dequantizes(node: "onnx.NodeProto") -> bool:
     return str(node.op_type) == "DequantizeLinear"
 
 
-def _profile(path: Path, images: NDArray[Any], name: str) -> tuple[dict[str, float], str]:
+def _profile(path: Path, images: Images, name: str) -> tuple[dict[str, float], str]:
     """Return the share of time per data type over some calls, and the runtime's name."""
     runtime = require("onnxruntime", extra="onnxruntime", purpose="Profiling an artifact")
     with tempfile.TemporaryDirectory(prefix="profile") as scratch:

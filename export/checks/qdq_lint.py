@@ -1,18 +1,24 @@
 """What TensorRT demands of explicit quantisation, checked on the graph before it gets there."""
 
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.graph.edit import HALF_PAIRS_OPSET, opset_of
 from export.optional import require
+
+if TYPE_CHECKING:
+    import onnx
+    from onnx import NodeProto
 
 E4M3 = "float8_e4m3fn"
 _SHOWN = 3  # names per problem
 
 
-def lint_qdq(model: Any) -> list[str]:
+def lint_qdq(model: "onnx.ModelProto") -> list[str]:
     """Return what TensorRT would refuse in an `onnx.ModelProto`, in words; empty if nothing.
 
     TensorRT wants symmetric INT8 or FP8 of the form E4M3 (zero points 0, scales above 0), not both
@@ -33,7 +39,7 @@ def lint_qdq(model: Any) -> list[str]:
     def blame(problem: str, name: str) -> None:
         found.setdefault(problem, []).append(name)
 
-    readers: dict[str, list[Any]] = {}
+    readers: dict[str, list[NodeProto]] = {}
     types: set[str] = set()
     for node in graph.node:
         for name in node.input:
@@ -80,13 +86,13 @@ def lint_qdq(model: Any) -> list[str]:
     return problems
 
 
-def _parameters(node: Any, stored: dict[str, Any]) -> list[str]:
+def _parameters(node: "onnx.NodeProto", stored: Mapping[str, NDArray[np.generic]]) -> list[str]:
     """What is wrong with the scale, zero point and stored data of a Q or DQ node."""
     problems = []
     scale = stored.get(node.input[1])
     if scale is None:
         problems.append("scale that is not stored in the file")
-    elif not (np.isfinite(scale).all() and (scale > 0).all()):
+    elif not (np.isfinite(scale).all() and (scale.astype(np.float64) > 0).all()):
         problems.append("scale that is not above 0")
     if len(node.input) < 3 or not node.input[2]:
         if node.op_type == "QuantizeLinear":
@@ -108,7 +114,7 @@ def _parameters(node: Any, stored: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _op(node: Any) -> str | None:
+def _op(node: "onnx.NodeProto | None") -> str | None:
     return None if node is None else str(node.op_type)
 
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from export.atomic import write_bytes
 from export.errors import ExportError
 from export.optional import require
+
+if TYPE_CHECKING:
+    import onnx
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 _PREDICTING = frozenset({"Conv", "Gemm"})  # a MatMul there decodes: the integral of box bins
@@ -50,7 +53,7 @@ _FEATURE_OPS = WEIGHTED | {
 }
 
 
-def prediction_nodes(model: Any) -> frozenset[str]:
+def prediction_nodes(model: "onnx.ModelProto") -> frozenset[str]:
     """Return the names of the weighted nodes that predict, and of all that come after them.
 
     A Conv or Gemm predicts when some graph output can be reached from it without passing another
@@ -71,7 +74,7 @@ def prediction_nodes(model: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def prediction_outputs(model: Any) -> list[str]:
+def prediction_outputs(model: "onnx.ModelProto") -> list[str]:
     """Return the names of the tensors that the Convs and Gemms which predict put out."""
     predicting = prediction_nodes(model)
     return [
@@ -81,7 +84,7 @@ def prediction_outputs(model: Any) -> list[str]:
     ]
 
 
-def after_topk(model: Any) -> dict[str, str]:
+def after_topk(model: "onnx.ModelProto") -> dict[str, str]:
     """Return each node behind a TopK, by name, and each of their tensors: name -> TopK's name."""
     behind: dict[str, str] = {}
     for node in model.graph.node:  # makers come first in a valid graph
@@ -93,7 +96,7 @@ def after_topk(model: Any) -> dict[str, str]:
     return behind
 
 
-def decoding_nodes(model: Any) -> frozenset[str]:
+def decoding_nodes(model: "onnx.ModelProto") -> frozenset[str]:
     """Return the names of MatMuls after the predictions: they integrate bins or compare boxes."""
     after = prediction_nodes(model)
     return frozenset(
@@ -101,7 +104,7 @@ def decoding_nodes(model: Any) -> frozenset[str]:
     )
 
 
-def feature_nodes(model: Any) -> frozenset[int]:
+def feature_nodes(model: "onnx.ModelProto") -> frozenset[int]:
     """Return the indices of the nodes that compute features, up to and with the predictions.
 
     These are the Convs, Gemms and MatMuls with stored weights, and what lies between two of them
@@ -136,7 +139,7 @@ def feature_nodes(model: Any) -> frozenset[int]:
     return frozenset(chosen)
 
 
-def stored_tensors(model: Any) -> frozenset[str]:
+def stored_tensors(model: "onnx.ModelProto") -> frozenset[str]:
     """Return the names of the stored tensors, and of what Q/DQ pairs make of them."""
     stored = {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:  # makers come first in a valid graph
@@ -145,7 +148,7 @@ def stored_tensors(model: Any) -> frozenset[str]:
     return frozenset(stored)
 
 
-def raise_opset(model: Any, version: int) -> None:
+def raise_opset(model: "onnx.ModelProto", version: int) -> None:
     """State a later version of ONNX's operators, in place, where the graph has an earlier one.
 
     For 18 to 19 alone: what changed there are more types and attributes that default to what was.
@@ -156,16 +159,16 @@ def raise_opset(model: Any, version: int) -> None:
     model.ir_version = max(model.ir_version, 9)
 
 
-def opset_of(model: Any) -> int:
+def opset_of(model: "onnx.ModelProto") -> int:
     """Return the version of ONNX's operators that the graph states."""
     return max(
         int(opset.version) for opset in model.opset_import if opset.domain in ("", "ai.onnx")
     )
 
 
-def first_nodes(model: Any) -> frozenset[str]:
+def first_nodes(model: "onnx.ModelProto") -> frozenset[str]:
     """Return the names of the Convs that see the picture before any other Conv."""
-    readers: dict[str, list[Any]] = {}
+    readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
@@ -183,7 +186,7 @@ def first_nodes(model: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def nodes_matching(model: Any, parts: Iterable[str]) -> frozenset[str]:
+def nodes_matching(model: "onnx.ModelProto", parts: Iterable[str]) -> frozenset[str]:
     """Return the names of weighted nodes whose name, or a weight's, contains one of `parts`.
 
     Raises:
@@ -206,7 +209,7 @@ def nodes_matching(model: Any, parts: Iterable[str]) -> frozenset[str]:
     return frozenset(matched)
 
 
-def with_constant_weights(model: Any) -> tuple[str, ...]:
+def with_constant_weights(model: "onnx.ModelProto") -> tuple[str, ...]:
     """Return the names of Conv, Gemm and MatMul nodes with stored weights, in graph order."""
     stored = {tensor.name for tensor in model.graph.initializer}
     return tuple(
@@ -216,7 +219,7 @@ def with_constant_weights(model: Any) -> tuple[str, ...]:
     )
 
 
-def tidy(model: Any) -> None:
+def tidy(model: "onnx.ModelProto") -> None:
     """Remove operator sets no node uses, and the traces of where the graph was made."""
     for node in _all_nodes(model.graph):
         node.domain = "" if node.domain == "ai.onnx" else node.domain  # two names of one set
@@ -236,7 +239,7 @@ def tidy(model: Any) -> None:
         value.ClearField("metadata_props")
 
 
-def save_checked(model: Any, path: Path) -> None:
+def save_checked(model: "onnx.ModelProto", path: Path) -> None:
     """Check the model and write it as one file, whole or not at all.
 
     Raises:
@@ -250,7 +253,7 @@ def save_checked(model: Any, path: Path) -> None:
     write_bytes(model.SerializeToString(deterministic=True), path)
 
 
-def _all_nodes(graph: Any) -> list[Any]:
+def _all_nodes(graph: "onnx.GraphProto") -> list["onnx.NodeProto"]:
     nodes = []
     for node in graph.node:
         nodes.append(node)

@@ -9,7 +9,8 @@ No row order is relied on, and no NonZero, Loop or If is used.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from export.errors import ExportError
 from export.graph.edit import save_checked, tidy
 from export.optional import require
 from export.pictures.images import to_input
+
+if TYPE_CHECKING:
+    import onnx
 
 MOST_ROUNDS = 64
 _CANDIDATES = ("boxes", "scores", "labels")
@@ -60,7 +64,7 @@ def put_nms_inside(
     return filled
 
 
-def with_nms(model: Any, spec: NmsSpec, classes: int) -> Any:
+def with_nms(model: "onnx.ModelProto", spec: NmsSpec, classes: int) -> "onnx.ModelProto":
     """Return `model` (`onnx.ModelProto`, candidates out) with NMS behind its outputs."""
     onnx = require("onnx", extra="train", purpose="Putting NMS into a graph")
     named = _rename_outputs(onnx, model)
@@ -90,7 +94,7 @@ def with_nms(model: Any, spec: NmsSpec, classes: int) -> Any:
     return joined
 
 
-def _rename_outputs(onnx: Any, model: Any) -> Any:
+def _rename_outputs(onnx: ModuleType, model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Return a copy whose outputs are called candidate_*."""
     named = onnx.ModelProto()
     named.CopyFrom(model)
@@ -105,7 +109,7 @@ def _rename_outputs(onnx: Any, model: Any) -> Any:
     return named
 
 
-def _shape(value: Any) -> list[int | str]:
+def _shape(value: "onnx.ValueInfoProto") -> list[int | str]:
     return [d.dim_value or d.dim_param for d in value.type.tensor_type.shape.dim]
 
 

@@ -17,6 +17,7 @@ from export.graph.edit import save_checked, tidy
 from export.optional import require
 
 if TYPE_CHECKING:
+    import onnx
     from torch import Tensor, nn
 
 _OUTPUTS = ("boxes", "scores", "labels")
@@ -87,7 +88,7 @@ def _trace(
     opset: int,
     max_batch: int,
     translations: Mapping[Any, Callable[..., Any]] | None,
-) -> Any:
+) -> "onnx.ModelProto":
     """Return the graph as an `onnx.ModelProto`."""
     import torch
 

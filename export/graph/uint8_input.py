@@ -1,12 +1,15 @@
 """Pictures as they are: a graph that takes letterboxed uint8 (B, H, W, 3) and scales by itself."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from export.artifact.manifest import Manifest, file_sha256, read_manifest, write_manifest
 from export.errors import ExportError
 from export.graph.edit import save_checked, tidy
 from export.optional import require
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def take_uint8(path: Path) -> Manifest:
@@ -34,7 +37,7 @@ def take_uint8(path: Path) -> Manifest:
     return filled
 
 
-def with_uint8_input(model: Any, manifest: Manifest) -> Any:
+def with_uint8_input(model: "onnx.ModelProto", manifest: Manifest) -> "onnx.ModelProto":
     """Return `model` (`onnx.ModelProto`) behind a conversion from uint8.
 
     The cast comes first: it is all that TensorRT does with a uint8 input.

@@ -2,21 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact.manifest import InputSpec
 from export.errors import DataError
-from export.pictures.images import read_canvas, to_input
+from export.pictures.images import Images, read_canvas, to_input
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 
 
 def calibration_batches(
     canvases: Sequence[NDArray[np.uint8]], spec: InputSpec, batch: int = 1
-) -> Iterator[dict[str, NDArray[Any]]]:
+) -> Iterator[dict[str, Images]]:
     """Yield named inputs of `batch` letterboxed (H, W, 3) pictures; a short rest is left out."""
     for start in range(0, len(canvases) - batch + 1, batch):
         yield {spec.name: to_input(canvases[start : start + batch], spec)}

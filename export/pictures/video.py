@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from typing_extensions import Self
 
 from export.errors import DataError
 from export.optional import require
+
+if TYPE_CHECKING:
+    import cv2
 
 SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 
@@ -38,7 +42,7 @@ def open_video(path: Path) -> Iterator["Video"]:
 class Video:
     """A video that is being read."""
 
-    def __init__(self, cv2: Any, capture: Any) -> None:
+    def __init__(self, cv2: ModuleType, capture: "cv2.VideoCapture") -> None:
         self._cv2, self._capture = cv2, capture
         self.frames_per_second = float(capture.get(cv2.CAP_PROP_FPS)) or 25.0
 

@@ -7,7 +7,8 @@ pixels. So the cast is made here, and only where features are computed.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from export.optional import require
 from export.pictures.images import to_input
 from export.precision.prepare import made_by, prepare, read_float_manifest
 from export.precision.ranges import Ranges, activation_ranges
+
+if TYPE_CHECKING:
+    import onnx
 
 LARGEST = 65504.0  # of half precision
 # Inputs that stay float32 by ONNX's rules: region and scales.
@@ -69,7 +73,7 @@ def cast_half(onnx_path: Path, canvases: Sequence[NDArray[np.uint8]], folder: Pa
     return path
 
 
-def to_half(model: Any) -> Any:
+def to_half(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Return a copy of `model` whose feature nodes compute in FP16, with casts at the border.
 
     The Q/DQ pairs among them take and give FP16, their scales included, which needs opset 19:
@@ -125,7 +129,7 @@ def to_half(model: Any) -> Any:
     return cast
 
 
-def _float_tensors(onnx: Any, model: Any) -> set[str]:
+def _float_tensors(onnx: ModuleType, model: "onnx.ModelProto") -> set[str]:
     """Names of all float32 tensors of the graph."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     found = {
@@ -136,7 +140,9 @@ def _float_tensors(onnx: Any, model: Any) -> set[str]:
     return found | {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
 
 
-def _float_inputs(node: Any, floats: set[str], chosen: bool) -> tuple[list[int], list[str]]:
+def _float_inputs(
+    node: "onnx.NodeProto", floats: set[str], chosen: bool
+) -> tuple[list[int], list[str]]:
     """Slots that a node takes in half precision, and names of what it takes as it is."""
     excepted = _ALWAYS_FLOAT.get(node.op_type, ())
     slots = [
@@ -147,7 +153,7 @@ def _float_inputs(node: Any, floats: set[str], chosen: bool) -> tuple[list[int],
     return slots, [name for slot, name in enumerate(node.input) if slot not in slots]
 
 
-def _half_tensor(onnx: Any, tensor: Any, name: str) -> Any:
+def _half_tensor(onnx: ModuleType, tensor: "onnx.TensorProto", name: str) -> "onnx.TensorProto":
     values = onnx.numpy_helper.to_array(tensor)
     if np.abs(values).max(initial=0) > LARGEST:
         raise ExportError(
@@ -157,7 +163,7 @@ def _half_tensor(onnx: Any, tensor: Any, name: str) -> Any:
     return onnx.numpy_helper.from_array(values.astype(np.float16), name)
 
 
-def _half_scale(onnx: Any, tensor: Any, name: str) -> Any:
+def _half_scale(onnx: ModuleType, tensor: "onnx.TensorProto", name: str) -> "onnx.TensorProto":
     """Return scales in half precision, rounded up so that nothing saturates, and above 0."""
     values = onnx.numpy_helper.to_array(tensor)
     half = values.astype(np.float16)

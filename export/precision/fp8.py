@@ -8,7 +8,7 @@ so accuracy can be measured there, and speed cannot.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from export.precision.prepare import prepare, read_float_manifest
 from export.precision.quantizer import Quantizer, choose_nodes, copy_graph
 from export.precision.ranges import activation_ranges
 
+if TYPE_CHECKING:
+    import onnx
+
 NOTHING_FOR_FP8 = "nothing to quantise: FP8 kernels want more than 16 channels in and out"
 
 
@@ -34,7 +37,7 @@ class Fp8Quantizer(Quantizer):
         version: of Model Optimizer.
     """
 
-    whole: Any
+    whole: "onnx.ModelProto"
     version: str
 
     @property
@@ -42,7 +45,7 @@ class Fp8Quantizer(Quantizer):
         """The name of what comes out."""
         return "fp8"
 
-    def graph(self, nodes: Sequence[str]) -> Any:
+    def graph(self, nodes: Sequence[str]) -> "onnx.ModelProto":
         """Return a graph (`onnx.ModelProto`) with `nodes` quantised and all others FP32."""
         model = copy_graph(self.whole)
         take_out_pairs(model, keep=nodes)
@@ -127,7 +130,7 @@ def quantize_fp8(
     return quantizer.write(folder, quantizer.nodes, {}, canvases[0])
 
 
-def quantized_nodes(model: Any) -> frozenset[str]:
+def quantized_nodes(model: "onnx.ModelProto") -> frozenset[str]:
     """Return the names of the weighted nodes whose data and weights both come out of a pair."""
     dequantised = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     return frozenset(
@@ -137,7 +140,7 @@ def quantized_nodes(model: Any) -> frozenset[str]:
     )
 
 
-def take_out_pairs(model: Any, keep: Sequence[str]) -> None:
+def take_out_pairs(model: "onnx.ModelProto", keep: Sequence[str]) -> None:
     """Let every node but those named in `keep` read what its Q/DQ pairs read, in place."""
     kept, graph = set(keep), model.graph
     makers = {output: node for node in graph.node for output in node.output}

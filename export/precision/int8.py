@@ -11,7 +11,7 @@ quantised in the type it is stored in.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from export.precision.fp16 import check_half_range
 from export.precision.prepare import prepare, quiet, read_float_manifest
 from export.precision.quantizer import Quantizer, Remainder, choose_nodes, copy_graph
 from export.precision.ranges import Method, Ranges, activation_ranges
+
+if TYPE_CHECKING:
+    import onnx
 
 Flavour = Literal["cpu", "tensorrt"]
 PRECISION_OF: dict[Flavour, str] = {"cpu": "int8", "tensorrt": "int8-trt"}
@@ -51,7 +54,7 @@ class Int8Quantizer(Quantizer):
         """The name of what comes out."""
         return PRECISION_OF[self.flavour]
 
-    def graph(self, nodes: Sequence[str]) -> Any:
+    def graph(self, nodes: Sequence[str]) -> "onnx.ModelProto":
         """Return a graph (`onnx.ModelProto`) with `nodes` quantised and all others FP32."""
         if not nodes:
             return copy_graph(self.model)
@@ -207,7 +210,7 @@ def quantize_cpu_int8(
     )
 
 
-def _options(flavour: Flavour) -> dict[str, Any]:
+def _options(flavour: Flavour) -> dict[str, bool | list[str]]:
     if flavour == "cpu":
         return {"ActivationSymmetric": False, "WeightSymmetric": True}
     return {
@@ -220,13 +223,13 @@ def _options(flavour: Flavour) -> dict[str, Any]:
     }
 
 
-def keep_pools_float(model: Any) -> None:
+def keep_pools_float(model: "onnx.ModelProto") -> None:
     """Let sums read a MaxPool's float output rather than its quantised copy.
 
     ONNX Runtime moves a QuantizeLinear that is a MaxPool's only reader before it, and its 8-bit
     MaxPool is some 20 times slower than the float one: 9 of 70 ms of a ResNet-18 RetinaNet.
     """
-    readers: dict[str, list[Any]] = {}
+    readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)

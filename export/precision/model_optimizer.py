@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,10 @@ from numpy.typing import NDArray
 from export.artifact.manifest import InputSpec
 from export.errors import ExportError, MissingDependencyError
 from export.optional import require
-from export.pictures.images import to_input
+from export.pictures.images import Images, to_input
+
+if TYPE_CHECKING:
+    import onnx
 
 PACKAGE = "nvidia-modelopt"
 _SOURCE, _TARGET, _PICTURES, _REQUEST = "source.onnx", "fp8.onnx", "pictures.npy", "request.json"
@@ -45,8 +48,11 @@ def require_model_optimizer() -> str:
 
 
 def fp8_graph(
-    model: Any, canvases: Sequence[NDArray[np.uint8]], spec: InputSpec, nodes: Sequence[str]
-) -> Any:
+    model: "onnx.ModelProto",
+    canvases: Sequence[NDArray[np.uint8]],
+    spec: InputSpec,
+    nodes: Sequence[str],
+) -> "onnx.ModelProto":
     """Return `model` (`onnx.ModelProto`) with E4M3 Q/DQ pairs at the inputs of `nodes`.
 
     Model Optimizer leaves out, of `nodes`, what FP8 kernels do not take: convolutions of fewer than
@@ -89,10 +95,10 @@ class _Pictures:
     def __init__(self, pictures: NDArray[np.uint8], spec: InputSpec) -> None:
         self._pictures, self._spec, self._next = pictures, spec, 0
 
-    def get_first(self) -> dict[str, NDArray[Any]]:
+    def get_first(self) -> dict[str, Images]:
         return {self._spec.name: to_input([self._pictures[0]], self._spec)}
 
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
+    def get_next(self) -> dict[str, Images] | None:
         if self._next == len(self._pictures):
             return None
         self._next += 1

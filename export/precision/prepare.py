@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from export.artifact.manifest import Manifest, read_manifest
 from export.errors import ExportError
 from export.graph.edit import tidy
 from export.optional import require
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def read_float_manifest(onnx_path: Path, folder: Path) -> Manifest:
@@ -30,7 +33,7 @@ def read_float_manifest(onnx_path: Path, folder: Path) -> Manifest:
     return manifest
 
 
-def prepare(onnx_path: Path) -> Any:
+def prepare(onnx_path: Path) -> "onnx.ModelProto":
     """Return the model (`onnx.ModelProto`) with norms folded into convolutions and shapes inferred.
 
     Raises:

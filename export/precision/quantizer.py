@@ -1,10 +1,10 @@
 """A float model of which any nodes can be quantised, whatever into; what writes the artifact."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from export.optional import require
 from export.precision.fp16 import check_finite, to_half
 from export.precision.prepare import made_by
 
+if TYPE_CHECKING:
+    import onnx
+
 Remainder = Literal["fp16", "fp32"]
 
 
@@ -47,7 +50,7 @@ class Quantizer(ABC):
 
     source: Path
     manifest: Manifest
-    model: Any
+    model: "onnx.ModelProto"
     nodes: tuple[str, ...]
     kept: tuple[str, ...]
     remainder: Remainder
@@ -59,14 +62,14 @@ class Quantizer(ABC):
         """The name of what comes out."""
 
     @abstractmethod
-    def graph(self, nodes: Sequence[str]) -> Any:
+    def graph(self, nodes: Sequence[str]) -> "onnx.ModelProto":
         """Return a graph (`onnx.ModelProto`) with `nodes` quantised and all others FP32."""
 
     def write(
         self,
         folder: Path,
         nodes: Sequence[str],
-        record: dict[str, Any],
+        record: Mapping[str, object],
         canvas: NDArray[np.uint8] | None = None,
     ) -> Path:
         """Write `folder/model.onnx` with `nodes` quantised, and its sidecar.
@@ -121,7 +124,7 @@ class Quantizer(ABC):
         return {}
 
 
-def copy_graph(model: Any) -> Any:
+def copy_graph(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Return a copy of an `onnx.ModelProto`."""
     onnx = require("onnx", extra="train", purpose="Quantising a model")
     copied = onnx.ModelProto()
@@ -129,7 +132,9 @@ def copy_graph(model: Any) -> Any:
     return copied
 
 
-def choose_nodes(model: Any, keep_float: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def choose_nodes(
+    model: "onnx.ModelProto", keep_float: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the nodes to quantise and of the weighted nodes to keep float.
 
     The first Conv, the Convs and Gemms that predict, and all that decodes after them stay float.

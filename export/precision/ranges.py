@@ -5,7 +5,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,11 @@ from export.errors import DataError, ExportError
 from export.graph.edit import WEIGHTED
 from export.optional import require
 from export.pictures.calibration import calibration_batches
+from export.pictures.images import Images
 from export.precision.prepare import quiet
+
+if TYPE_CHECKING:
+    import onnx
 
 Method = Literal["minmax", "entropy", "percentile"]
 Ranges = dict[str, tuple[float, float]]  # tensor -> lowest, highest
@@ -24,7 +28,7 @@ _CHUNK = 8  # pictures whose activations are held at a time
 
 
 def activation_ranges(
-    model: Any,
+    model: "onnx.ModelProto",
     canvases: Sequence[NDArray[np.uint8]],
     spec: InputSpec,
     method: Method,
@@ -60,7 +64,11 @@ def activation_ranges(
 
 
 def calibration_key(
-    model: Any, canvases: Sequence[NDArray[np.uint8]], method: Method, *, symmetric: bool
+    model: "onnx.ModelProto",
+    canvases: Sequence[NDArray[np.uint8]],
+    method: Method,
+    *,
+    symmetric: bool,
 ) -> str:
     """Return the SHA-256 of all that the ranges depend on: graph, weights, pictures, settings."""
     runtime = require("onnxruntime", extra="onnxruntime", purpose="Calibration")
@@ -85,15 +93,15 @@ def _read(path: Path) -> Ranges:
 class _Reader:
     """Calibration inputs, one at a time, as the calibrator asks for them."""
 
-    def __init__(self, batches: Iterator[dict[str, NDArray[Any]]]) -> None:
+    def __init__(self, batches: Iterator[dict[str, Images]]) -> None:
         self._batches = batches
 
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
+    def get_next(self) -> dict[str, Images] | None:
         return next(self._batches, None)
 
 
 def _measure(
-    model: Any,
+    model: "onnx.ModelProto",
     canvases: Sequence[NDArray[np.uint8]],
     spec: InputSpec,
     method: Method,

@@ -17,7 +17,7 @@ from export.backends.onnxruntime.engine import optimization_level
 from export.engine import open_engine
 from export.graph.edit import after_topk, prediction_outputs
 from export.optional import require
-from export.pictures.images import to_input
+from export.pictures.images import Images, to_input
 from export.precision.quantizer import Quantizer
 
 MOST_LAYERS = 40  # measured one by one; a deeper model's neighbours go together
@@ -204,7 +204,7 @@ def _outputs(
     quantizer: Quantizer,
     nodes: Sequence[str],
     names: Sequence[str],
-    inputs: Sequence[NDArray[Any]],
+    inputs: Sequence[Images],
 ) -> dict[str, NDArray[np.float64]]:
     """Return the named tensors over all inputs, with `nodes` quantised."""
     onnx = require("onnx", extra="train", purpose="Measuring layers")
@@ -235,7 +235,7 @@ def _record(
     reference: float | None,
     tried: dict[int, float | None],
     max_drop: float,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     def points(ap: float | None) -> float | None:
         return None if ap is None else round(100 * ap, 3)
 

@@ -5,7 +5,8 @@ does, the copies between two memories and the CUDA graph, they cannot show.
 """
 
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,10 @@ from numpy.typing import NDArray
 from export.artifact.manifest import Manifest
 from export.backends.onnxruntime.devices import PROVIDERS, Device
 from export.errors import ExportError
+from export.pictures.images import Images
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 _NUMPY = {
     "tensor(float)": np.float32,
@@ -26,7 +31,12 @@ class Binding:
     """Input and outputs of one batch size, reserved once where the session computes."""
 
     def __init__(
-        self, runtime: Any, path: Path, session: Any, device: Device, images: NDArray[Any]
+        self,
+        runtime: ModuleType,
+        path: Path,
+        session: "onnxruntime.InferenceSession",
+        device: Device,
+        images: Images,
     ) -> None:
         """Reserve everything for batches like `images`, which is run once to learn the sizes.
 
@@ -64,7 +74,7 @@ class Binding:
         """Of the input and each output, on the device."""
         return tuple(value.data_ptr() for value in (self._input, *self._outputs))
 
-    def upload(self, images: NDArray[Any]) -> None:
+    def upload(self, images: Images) -> None:
         """Copy a batch to the device; returns once it is there."""
         self._input.update_inplace(np.ascontiguousarray(images))
         self._binding.synchronize_inputs()
@@ -81,13 +91,13 @@ class Binding:
         """Wait until the outputs are whole."""
         self._binding.synchronize_outputs()
 
-    def download(self) -> dict[str, NDArray[Any]]:
+    def download(self) -> dict[str, NDArray[np.generic]]:
         """Return copies of the outputs on the host, by name."""
         self.synchronize()
         found = self._binding.copy_outputs_to_cpu()
         return {name: np.array(one) for name, one in zip(self._names, found, strict=True)}
 
-    def _run(self, options: Any) -> None:
+    def _run(self, options: "onnxruntime.RunOptions | None") -> None:
         try:
             self._session.run_with_iobinding(self._binding, options)
         except Exception as error:  # ONNX Runtime's exception classes share no base but this

@@ -1,7 +1,8 @@
 """ONNX Runtime as an engine, on the CPU, CUDA or TensorRT."""
 
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from export.detections import Candidates
 from export.errors import ExportError
 from export.optional import require
 from export.pictures.images import Images
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 _LOG_ERRORS = 3  # ONNX Runtime's scale: 2 warns of missing GPUs on every CPU machine
 
@@ -76,7 +80,11 @@ class OnnxRuntimeEngine:
             self.upload(images)
             self.enqueue()
             found = self.download()
-            return Candidates(found["boxes"], found["scores"], found["labels"])
+            return Candidates(
+                found["boxes"].astype(np.float32, copy=False),
+                found["scores"].astype(np.float32, copy=False),
+                found["labels"].astype(np.int32, copy=False),
+            )
         session = self._open()
         self._check(images)
         inputs = {self._manifest.input.name: np.ascontiguousarray(images)}
@@ -102,7 +110,7 @@ class OnnxRuntimeEngine:
         """Pass over what was uploaded last."""
         self._uploaded().run()
 
-    def download(self) -> dict[str, NDArray[Any]]:
+    def download(self) -> dict[str, NDArray[np.generic]]:
         """Copy every output to the host; return copies by name."""
         return self._uploaded().download()
 
@@ -148,7 +156,7 @@ class OnnxRuntimeEngine:
         """Free it."""
         self._bindings, self._bound, self._session = {}, None, None
 
-    def _open(self) -> Any:
+    def _open(self) -> "onnxruntime.InferenceSession":
         if self._session is None:
             raise ExportError(f"{self.path}: not loaded; use the engine inside a `with` statement")
         return self._session
@@ -159,7 +167,7 @@ class OnnxRuntimeEngine:
             raise ExportError(f"{self.path}: nothing was uploaded yet; upload a batch first")
         return self._bound
 
-    def _options(self, runtime: Any) -> Any:
+    def _options(self, runtime: ModuleType) -> "onnxruntime.SessionOptions":
         options = runtime.SessionOptions()
         options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = optimization_level(runtime, self._manifest.precision)
@@ -180,7 +188,7 @@ class OnnxRuntimeEngine:
         smallest, largest = f"{spec.name}:1x{rest}", f"{spec.name}:{self.config.max_batch}x{rest}"
         return smallest, smallest, largest
 
-    def _check_graph(self, session: Any) -> int | None:
+    def _check_graph(self, session: "onnxruntime.InferenceSession") -> int | None:
         """Return the fixed batch size, None for any; refuse a graph with another interface."""
         wanted, inputs = self._manifest.input, session.get_inputs()
         outputs = {output.name for output in session.get_outputs()}
@@ -218,7 +226,7 @@ class OnnxRuntimeEngine:
         )
 
 
-def optimization_level(runtime: Any, precision: str) -> Any:
+def optimization_level(runtime: ModuleType, precision: str) -> "onnxruntime.GraphOptimizationLevel":
     """Return how much ONNX Runtime may change a graph of this precision.
 
     An FP8 graph runs as it is: the optimiser moves QuantizeLinear before MaxPool and Transpose,

@@ -6,16 +6,24 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from export.backends.onnxruntime.devices import PROVIDERS, Device
 from export.errors import ExportError
+from export.pictures.images import Images
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+# Provider and its options, best first, as a session takes them.
+Providers: TypeAlias = list[tuple[str, dict[str, str]]]
 
 # Operators whose place decides the speed; shapes, index arithmetic and NMS may stay on the CPU.
 _HEAVY = frozenset({"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul"})
@@ -27,7 +35,7 @@ _ADVICE = {
 
 def provider_settings(
     device: Device, folder: Path, profile: tuple[str, str, str] | None, *, graph: bool = False
-) -> Any:
+) -> Providers:
     """Return the `providers` argument of a session on `device`.
 
     TensorRT gets CUDA behind it for what it does not take, and neither gets the CPU: ONNX Runtime
@@ -104,8 +112,13 @@ def overhear() -> Iterator[Overheard]:
 
 
 def open_session(
-    runtime: Any, path: Path, device: Device, model: bytes, options: Any, providers: Any
-) -> Any:
+    runtime: ModuleType,
+    path: Path,
+    device: Device,
+    model: bytes,
+    options: "onnxruntime.SessionOptions",
+    providers: Providers,
+) -> "onnxruntime.InferenceSession":
     """Return a session that has the device's provider.
 
     Raises:
@@ -129,7 +142,12 @@ def open_session(
 
 
 def placement(
-    runtime: Any, path: Path, model: bytes, options: Any, providers: Any, inputs: dict[str, Any]
+    runtime: ModuleType,
+    path: Path,
+    model: bytes,
+    options: "onnxruntime.SessionOptions",
+    providers: Providers,
+    inputs: Mapping[str, Images],
 ) -> dict[str, Counter[str]]:
     """Run once under the profiler and return provider -> operator -> kernels that ran there.
 
@@ -193,7 +211,7 @@ def require_placement(path: Path, device: Device, found: dict[str, Counter[str]]
     return counts
 
 
-def blank_input(session_input: Any, batch: int) -> np.ndarray[Any, Any]:
+def blank_input(session_input: "onnxruntime.NodeArg", batch: int) -> Images:
     """Return zeros of an input's shape and type, `batch` where the shape is open."""
     shape = [size if isinstance(size, int) else batch for size in session_input.shape]
     dtype = np.uint8 if session_input.type == "tensor(uint8)" else np.float32
@@ -207,7 +225,7 @@ _PROBE = (
 )
 
 
-def why_unusable(runtime: Any, device: Device) -> str | None:
+def why_unusable(runtime: ModuleType, device: Device) -> str | None:
     """Run a model of one node on `device`; return None where it runs, else why it does not."""
     wanted = PROVIDERS[device]
     if wanted not in runtime.get_available_providers():

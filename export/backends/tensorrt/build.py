@@ -4,7 +4,8 @@ import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from export.artifact.machine import EngineRecord, Machine, numbers
 from export.artifact.manifest import Manifest, manifest_bytes, read_manifest
@@ -43,7 +44,12 @@ class _Built:
 
 
 def build_engine(
-    onnx_path: Path, folder: Path, config: TensorRTConfig, *, trt: Any = None, cuda: Any = None
+    onnx_path: Path,
+    folder: Path,
+    config: TensorRTConfig,
+    *,
+    trt: ModuleType | None = None,
+    cuda: ModuleType | None = None,
 ) -> Path:
     """Write `folder/model.engine`, its sidecar `model.json` and `model.layers.json`.
 
@@ -97,7 +103,7 @@ def build_engine(
     return _write(path, chosen, trial, manifest, record, config)
 
 
-def _build_once(trt: Any, onnx_path: Path, config: TensorRTConfig) -> _Built:
+def _build_once(trt: ModuleType, onnx_path: Path, config: TensorRTConfig) -> _Built:
     """Build one plan, with nothing left over from the build before but the timing cache's file."""
     logger = listen(trt)
     load_plugins(trt, logger)
@@ -121,8 +127,12 @@ def _build_once(trt: Any, onnx_path: Path, config: TensorRTConfig) -> _Built:
 
 
 def check_machine(
-    purpose: str, config: TensorRTConfig, *, trt: Any = None, cuda: Any = None
-) -> tuple[Any, Any, Machine]:
+    purpose: str,
+    config: TensorRTConfig,
+    *,
+    trt: ModuleType | None = None,
+    cuda: ModuleType | None = None,
+) -> tuple[ModuleType, ModuleType, Machine]:
     """Return TensorRT, CUDA and the machine, once they can build what `config` asks for.
 
     Raises:
@@ -157,7 +167,7 @@ def _check_source(
         raise ExportError(f"{folder}: holds the ONNX file itself; choose another folder")
 
 
-def _check_abilities(trt: Any, machine: Machine, config: TensorRTConfig) -> None:
+def _check_abilities(trt: ModuleType, machine: Machine, config: TensorRTConfig) -> None:
     """Refuse now what this GPU or this TensorRT cannot do."""
     if config.precision == "fp8" and numbers(machine.compute_capability) < _FP8:
         raise ExportError(
@@ -179,7 +189,11 @@ def _check_abilities(trt: Any, machine: Machine, config: TensorRTConfig) -> None
 
 
 def _parse(
-    trt: Any, builder: "tensorrt.Builder", logger: Any, onnx_path: Path, config: TensorRTConfig
+    trt: ModuleType,
+    builder: "tensorrt.Builder",
+    logger: "tensorrt.ILogger",
+    onnx_path: Path,
+    config: TensorRTConfig,
 ) -> tuple["tensorrt.INetworkDefinition", list[str]]:
     """Return the network, and the plugin libraries it uses."""
     strong = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -207,8 +221,8 @@ def _parse(
 
 
 def _options(
-    trt: Any, builder: "tensorrt.Builder", config: TensorRTConfig
-) -> tuple["tensorrt.IBuilderConfig", Any]:
+    trt: ModuleType, builder: "tensorrt.Builder", config: TensorRTConfig
+) -> tuple["tensorrt.IBuilderConfig", "tensorrt.ITimingCache | None"]:
     """Return the builder's options and the timing cache, which must live until the build ends."""
     options: tensorrt.IBuilderConfig = builder.create_builder_config()
     if config.workspace_mib is not None:
@@ -276,13 +290,13 @@ def _add_profile(
     return bool(dynamic)
 
 
-def _flags(trt: Any, options: "tensorrt.IBuilderConfig") -> tuple[str, ...]:
+def _flags(trt: ModuleType, options: "tensorrt.IBuilderConfig") -> tuple[str, ...]:
     """Name the builder flags that are set, TensorRT's own defaults included."""
     members = trt.BuilderFlag.__members__
     return tuple(sorted(name for name, flag in members.items() if options.get_flag(flag)))
 
 
-def _advice(trt: Any, config: TensorRTConfig) -> str:
+def _advice(trt: ModuleType, config: TensorRTConfig) -> str:
     version = numbers(trt.__version__)
     if not config.weakly_typed and version < STRONG_TYPING_PROVEN:
         return (

@@ -8,7 +8,6 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from typing import Any
 
 from export.artifact.manifest import Certificate
 
@@ -89,18 +88,22 @@ def layer_types(inspection: str) -> dict[str, str]:
     return {str(layer.get("Name", index)): _layer_type(layer) for index, layer in enumerate(told)}
 
 
-def _layer_type(layer: Mapping[str, Any]) -> str:
+def _layer_type(layer: Mapping[str, object]) -> str:
     if str(layer.get("LayerType", "")).lower() in _CONVERSIONS:
         return "conversion"
-    read = {_tensor_type(tensor) for tensor in layer.get("Inputs") or ()}
-    found = read or {_tensor_type(tensor) for tensor in layer.get("Outputs") or ()}
+    read = _tensor_types(layer.get("Inputs"))
+    found = read or _tensor_types(layer.get("Outputs"))
     computed = [kind for kind in _COMPUTED if kind in found]
     if computed:
         return computed[0]
     return "index" if "index" in found and OTHER not in found else OTHER
 
 
-def _tensor_type(tensor: Any) -> str:
+def _tensor_types(tensors: object) -> set[str]:
+    return {_tensor_type(one) for one in tensors} if isinstance(tensors, list) else set()
+
+
+def _tensor_type(tensor: object) -> str:
     """Read `Row major linear FP16 format` and `Half`: one key in 10, two in 11."""
     if not isinstance(tensor, Mapping):
         return OTHER

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from export.optional import require
 _NON_BLOCKING = 1  # cudaStreamNonBlocking: does not wait for the default stream
 
 
-def load_cuda() -> Any:
+def load_cuda() -> ModuleType:
     """Return cuda-python's module of the CUDA runtime.
 
     Raises:
@@ -43,11 +44,11 @@ class Buffer:
     host: int
     size: int
 
-    def view(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    def view(self, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
         """Return the host memory's start as an array that shares it."""
         count = int(np.prod(shape, dtype=np.int64))
         raw = (ctypes.c_byte * (count * dtype.itemsize)).from_address(self.host)
-        array: NDArray[Any] = np.frombuffer(memoryview(raw).cast("B"), dtype=dtype)
+        array: NDArray[np.generic] = np.frombuffer(memoryview(raw).cast("B"), dtype=dtype)
         return array.reshape(shape)
 
 
@@ -57,7 +58,7 @@ class CudaDevice:
     Every call raises `ExportError` with CUDA's own words where it fails. One thread at a time.
     """
 
-    def __init__(self, cuda: Any, index: int = 0) -> None:
+    def __init__(self, cuda: ModuleType, index: int = 0) -> None:
         """Choose the device and make its stream; `cuda` is cuda-python's runtime module.
 
         Raises:
@@ -179,7 +180,7 @@ class CudaDevice:
         return checked(self._cuda, doing, answer)
 
 
-def describe_machine(cuda: Any, tensorrt_version: str, index: int = 0) -> Machine:
+def describe_machine(cuda: ModuleType, tensorrt_version: str, index: int = 0) -> Machine:
     """Describe device `index` and the machine around it.
 
     Raises:
@@ -199,7 +200,7 @@ def describe_machine(cuda: Any, tensorrt_version: str, index: int = 0) -> Machin
     )
 
 
-def checked(cuda: Any, doing: str, answer: tuple[Any, ...]) -> tuple[Any, ...]:
+def checked(cuda: ModuleType, doing: str, answer: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the values of a CUDA call's answer, whose first element is its error code.
 
     Raises:

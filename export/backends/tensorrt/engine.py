@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,12 @@ class TensorRTEngine:
     """
 
     def __init__(
-        self, path: Path, config: TensorRTConfig, *, trt: Any = None, cuda: Any = None
+        self,
+        path: Path,
+        config: TensorRTConfig,
+        *,
+        trt: ModuleType | None = None,
+        cuda: ModuleType | None = None,
     ) -> None:
         """Read the sidecar, and no plan yet. `trt` and `cuda` replace the modules in tests.
 
@@ -100,7 +105,7 @@ class TensorRTEngine:
         """Run one pass over what was uploaded last; return its milliseconds by CUDA events."""
         return self._open().pass_ms()
 
-    def download(self) -> dict[str, NDArray[Any]]:
+    def download(self) -> dict[str, NDArray[np.generic]]:
         """Queue the copy of every output to the host, wait, and return copies by name."""
         return self._open().download()
 

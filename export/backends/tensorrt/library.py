@@ -1,5 +1,6 @@
 """Load TensorRT, or say why it cannot be; and hear what it has to say."""
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from export.artifact.machine import numbers
@@ -13,7 +14,7 @@ OLDEST = (10, 3)  # what JetPack 6 ships
 STRONG_TYPING_PROVEN = (10, 12)  # the vendor's migration guide vouches for it from here on
 
 
-def load_tensorrt(purpose: str) -> Any:
+def load_tensorrt(purpose: str) -> ModuleType:
     """Return the module `tensorrt`.
 
     Raises:
@@ -50,7 +51,7 @@ def listen(trt: Any) -> "tensorrt.ILogger":
             self.errors: list[str] = []
             self.warnings: list[str] = []
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: object, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(message)
             elif severity == trt.ILogger.WARNING:
@@ -72,7 +73,7 @@ def layer_clock(trt: Any, spent: dict[str, float]) -> "tensorrt.IProfiler":
     return Clock()
 
 
-def load_plugins(trt: Any, logger: "tensorrt.ILogger") -> None:
+def load_plugins(trt: ModuleType, logger: "tensorrt.ILogger") -> None:
     """Register the plugins that come with TensorRT; RoiAlign is one."""
     trt.init_libnvinfer_plugins(logger, "")
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from export.artifact.manifest import InputSpec
 from export.backends.tensorrt.cuda import Buffer, CudaDevice
 from export.backends.tensorrt.library import layer_clock, listen, load_plugins, said
 from export.errors import ExportError
+from export.pictures.images import Images
 
 if TYPE_CHECKING:
     import tensorrt
@@ -40,7 +42,7 @@ class _Tensor:
 
     name: str
     is_input: bool
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
     shape: Shape
     buffer: Buffer
 
@@ -54,7 +56,7 @@ class Plan:
 
     def __init__(
         self,
-        trt: Any,
+        trt: ModuleType,
         path: Path,
         content: bytes,
         spec: InputSpec,
@@ -165,7 +167,7 @@ class Plan:
             if not context.set_tensor_address(name, self._tensors[name].buffer.device):
                 raise ExportError(f"{self.path}: {name}: {said(self._logger)}")
 
-    def upload(self, images: NDArray[Any]) -> None:
+    def upload(self, images: Images) -> None:
         """Set the batch and queue its copy to the GPU.
 
         Raises:
@@ -188,7 +190,7 @@ class Plan:
         self._begin_pass()
         return self._open().span_ms(self._queue_pass)
 
-    def download(self) -> dict[str, NDArray[Any]]:
+    def download(self) -> dict[str, NDArray[np.generic]]:
         """Queue the copy of every output to the host, wait, and return copies by name."""
         device = self._open()
         outputs = [tensor for tensor in self._tensors.values() if not tensor.is_input]
@@ -239,7 +241,7 @@ class Plan:
         self._runtime = None
         self._device, self._tensors, self._batch = None, {}, 0
 
-    def _dtype(self, engine: "tensorrt.ICudaEngine", name: str) -> np.dtype[Any]:
+    def _dtype(self, engine: "tensorrt.ICudaEngine", name: str) -> np.dtype[np.generic]:
         stated = engine.get_tensor_dtype(name).name
         if stated not in _DTYPES:
             raise ExportError(f"{self.path}: {name} is {stated}, which numpy does not know")
@@ -309,7 +311,7 @@ class Plan:
             return
         self._recorded = True
 
-    def _check(self, images: NDArray[Any], tensor: _Tensor) -> None:
+    def _check(self, images: Images, tensor: _Tensor) -> None:
         low, high = self._batches
         if (
             images.ndim == len(tensor.shape)

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class Trial:
 
 
 def try_out(
-    trt: Any,
+    trt: ModuleType,
     make_device: Callable[[], CudaDevice],
     path: Path,
     plans: Sequence[bytes],
@@ -109,7 +110,9 @@ def try_out(
         )
 
 
-def _load(trt: Any, path: Path, content: bytes, spec: InputSpec, config: TensorRTConfig) -> Plan:
+def _load(
+    trt: ModuleType, path: Path, content: bytes, spec: InputSpec, config: TensorRTConfig
+) -> Plan:
     plan = Plan(
         trt,
         path,

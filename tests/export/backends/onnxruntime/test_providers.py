@@ -1,6 +1,6 @@
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -74,7 +74,8 @@ def test_a_provider_that_fell_back_is_an_error_with_the_loaders_reason(capfd):
         def get_providers(self):
             return [CPU]
 
-    runtime = SimpleNamespace(InferenceSession=Session, __version__="1.31")
+    runtime = ModuleType("onnxruntime")
+    vars(runtime).update(InferenceSession=Session, __version__="1.31")
     with pytest.raises(ExportError) as caught:
         open_session(runtime, MODEL, "cuda", b"", None, [])
     assert "ONNX Runtime offers CPUExecutionProvider (libcudnn.so.9: not found); install" in str(
@@ -87,7 +88,8 @@ def test_what_this_machine_lacks_is_told_by_its_cause():
     import onnxruntime
 
     assert why_unusable(onnxruntime, "cpu") is None
-    absent = SimpleNamespace(get_available_providers=lambda: [CPU])
+    absent = ModuleType("onnxruntime")
+    vars(absent).update(get_available_providers=lambda: [CPU])
     assert why_unusable(absent, "cuda") == f"this onnxruntime is made without {CUDA}"
 
 

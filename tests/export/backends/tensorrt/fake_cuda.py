@@ -6,7 +6,7 @@ Answers like cuda-python: a tuple whose first element is the error.
 import ctypes
 import enum
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ Error = enum.IntEnum(
 _WORDS = {2: b"out of memory", 35: b"CUDA driver version is insufficient", 901: b"invalidated"}
 
 
-class FakeCuda:
+class FakeCuda(ModuleType):
     """The calls that `export.backends.tensorrt.cuda` makes, and no other.
 
     Attributes whose names begin with an underscore are for the fake TensorRT and for tests.
@@ -29,6 +29,7 @@ class FakeCuda:
     def __init__(
         self, sm: str = "8.7", gpu: str = "Orin", devices: int = 1, memory: int = 1 << 24
     ) -> None:
+        super().__init__("cuda.bindings.runtime")
         self._sm, self._gpu, self._devices, self._left = sm, gpu, devices, memory
         self._memory: dict[int, Any] = {}
         self._device_side: set[int] = set()

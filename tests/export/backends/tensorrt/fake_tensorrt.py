@@ -7,7 +7,7 @@ Its plans compute `boxes`, `scores` and `labels` from the batch in the fake devi
 
 import enum
 import json
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,13 @@ from tests.export.backends.tensorrt.fake_tensorrt_engine import (
 _NUMPY = {"FLOAT": np.float32, "INT32": np.int32, "INT64": np.int64, "UINT8": np.uint8}
 
 
-def make(version: str, cuda: Any) -> SimpleNamespace:
+def make(version: str, cuda: Any) -> ModuleType:
     """Return a module like `tensorrt` of that version, beside the fake `cuda`."""
     old = version.startswith("10.")
     flags = "TF32 VERSION_COMPATIBLE" + (" FP16 INT8 FP8" if old else " STRICT_NANS")
     levels = "NONE AMPERE_PLUS" + ("" if old else " SAME_COMPUTE_CAPABILITY")
-    module = SimpleNamespace(
+    module = ModuleType("tensorrt")
+    vars(module).update(
         __version__=version,
         BuilderFlag=enum.IntEnum("BuilderFlag", flags, start=0),
         HardwareCompatibilityLevel=enum.IntEnum("HardwareCompatibilityLevel", levels, start=0),
@@ -48,8 +49,10 @@ def make(version: str, cuda: Any) -> SimpleNamespace:
         OnnxParser=OnnxParser,
         init_libnvinfer_plugins=lambda logger, namespace: logger._plugins(namespace),
     )
-    module.Builder = lambda logger: Builder(logger, module, cuda)
-    module.Runtime = lambda logger: Runtime(logger, module, cuda)
+    vars(module).update(
+        Builder=lambda logger: Builder(logger, module, cuda),
+        Runtime=lambda logger: Runtime(logger, module, cuda),
+    )
     return module
 
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +40,7 @@ def write_predictions(options: argparse.Namespace) -> int:
     files = [file for given in options.images for file in _pictures(given)]
     out: Path = options.out
     _make_folder(out)
-    records: list[dict[str, Any]] = []
+    records: list[dict[str, object]] = []
     broken: list[ToolkitError] = []
     with open_engine(model, options.threads, options.device) as engine:
         manifest = engine.manifest
@@ -118,7 +117,7 @@ def _output_names(files: Sequence[Path]) -> list[str]:
 
 def _do_picture(
     engine: Engine, file: Path, drawn: Path | None, threshold: float
-) -> tuple[dict[str, Any], str]:
+) -> tuple[dict[str, object], str]:
     """Return the record of a photograph, and what to say of it."""
     found = predict(engine, file, threshold)
     manifest = engine.manifest
@@ -128,7 +127,7 @@ def _do_picture(
         pixels = open_photograph(file)
         height, width = pixels.shape[:2]
         _write_picture(draw_boxes(pixels, found, manifest.classes), drawn)
-    record = {
+    record: dict[str, object] = {
         "file": str(file),
         "drawn": drawn.name if drawn else None,
         "width": width,
@@ -140,7 +139,7 @@ def _do_picture(
 
 def _do_video(
     engine: Engine, file: Path, drawn: Path | None, threshold: float
-) -> tuple[dict[str, Any], str]:
+) -> tuple[dict[str, object], str]:
     """Return the record of a video with detections per frame, and what to say of it."""
     manifest = engine.manifest
     frames = []
@@ -156,7 +155,7 @@ def _do_video(
         rate = video.frames_per_second
     if not frames:
         raise DataError(f"{file}: a video without a frame that can be read; convert or remove it")
-    record = {
+    record: dict[str, object] = {
         "file": str(file),
         "drawn": drawn.name if drawn else None,
         "width": size[0],
@@ -176,7 +175,7 @@ def _writing(drawn: Path | None, rate: float) -> Iterator[VideoWriter | None]:
             yield writer
 
 
-def _listed(found: Detections, manifest: Manifest) -> list[dict[str, Any]]:
+def _listed(found: Detections, manifest: Manifest) -> list[dict[str, object]]:
     return [
         {
             "class": manifest.classes[label],

@@ -1,4 +1,4 @@
-"""Import a heavy package when it is needed, or say how to get it."""
+"""Import an optional package, or raise an error with the pip command."""
 
 import importlib
 from types import ModuleType

@@ -80,7 +80,7 @@ def driver_version(supported_cuda: int) -> str:
     """Return the NVIDIA driver's version, or the CUDA version it supports where it hides it.
 
     Args:
-        supported_cuda: as the CUDA runtime states it: 12060 is 12.6.
+        supported_cuda: number from the CUDA runtime; 12060 means 12.6.
     """
     try:
         found = re.search(r"Kernel Module\D*(\d+\.\d+[.\d]*)", _DRIVER.read_text(encoding="utf-8"))

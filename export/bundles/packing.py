@@ -43,11 +43,11 @@ class Packed:
     """One artifact inside the bundle.
 
     Attributes:
-        name: unique in the bundle; of its folder in `models/`.
-        path: of the file in the bundle.
+        name: name of its folder in `models/`, unique in the bundle.
+        path: artifact file in the bundle.
         manifest: its sidecar.
         found: its detections on the golden picture, in input pixels.
-        min_score: of the detections that are expected.
+        min_score: lowest score of the expected detections.
         candidates: its raw outputs there.
         images: the batch it was given.
     """
@@ -79,12 +79,12 @@ def write_bundle(
     A bundle that is there already is replaced once the new one is whole.
 
     Args:
-        folder: of the bundle; not there yet, or a bundle.
+        folder: bundle folder; must not exist yet, or be a bundle.
         artifacts: ONNX files and engines with their sidecars, the first being the one that
             `python -m export.predict` takes. They must run on this machine.
         golden: a photograph, as a file or as (H, W, 3) RGB, with something to find in it.
-        name: of the model, for the README.
-        threads: of CPU engines.
+        name: model name for the README.
+        threads: threads of CPU engines; None takes the physical cores.
 
     Raises:
         DataError: the golden picture cannot be read.

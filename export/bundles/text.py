@@ -78,7 +78,7 @@ def readme(
     Args:
         name: the model's name.
         artifacts: name, sidecar and the machines it runs on, of each.
-        packages: what `verify.py` needs besides numpy, per backend.
+        packages: packages that `verify.py` needs besides numpy, per backend.
     """
     first = artifacts[0][1]
     spec, nms = first.input, first.nms

@@ -29,7 +29,7 @@ def certify(path: Path, canvas: NDArray[np.uint8] | None = None) -> Certificate:
     """Return what data types the ONNX file at `path` computes in.
 
     Args:
-        path: of the artifact, with its sidecar beside it.
+        path: artifact with its sidecar beside it.
         canvas: a letterboxed (H, W, 3) picture to profile ONNX Runtime's CPU kernels on; None
             leaves time out.
 

@@ -1,4 +1,4 @@
-"""Do two engines see the same? Compares detections as sets, never by position."""
+"""Compare the detections of two engines as sets, not by position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ BANDS = (0.05, 0.25, 0.5, 0.75)  # lower ends of the bands that lost and extra b
 
 @dataclass(frozen=True)
 class Gate:
-    """How far an artifact's detections may be from torch's.
+    """Tolerances between an artifact's detections and torch's.
 
     Attributes:
-        score_tolerance: of a pair.
-        box_tolerance_px: of a pair's coordinates.
-        unmatched_share: of detections that may lack a partner within both tolerances: arithmetic
-            in another order turns a suppression that hangs by a hair.
+        score_tolerance: allowed score difference of a pair.
+        box_tolerance_px: allowed difference of a pair's coordinates.
+        unmatched_share: share of detections that may lack a partner within both tolerances:
+            sums in another order can change which of two close boxes is suppressed.
     """
 
     score_tolerance: float = 1e-3
@@ -41,17 +41,17 @@ class Parity:
 
     Attributes:
         matched: pairs of the same class that overlap by an IoU of at least 0.5.
-        missing: of the reference, without a partner.
-        extra: of the other, without a partner.
+        missing: detections of the reference without a partner.
+        extra: detections of the other engine without a partner.
         max_score_difference: over the pairs; 0 without pairs.
         max_box_difference_px: largest difference of a coordinate over the pairs.
         worst_image: index of the picture that differs most; None where all are equal.
-        score_differences: of each pair.
-        box_differences_px: of each pair, its worst coordinate.
+        score_differences: score difference of each pair.
+        box_differences_px: largest coordinate difference of each pair.
         overlaps: IoU of each pair.
         reference_bands: detections of the reference by score, one count per band of `BANDS`.
-        missing_bands: likewise.
-        extra_bands: likewise.
+        missing_bands: missing detections by score, as `reference_bands`.
+        extra_bands: extra detections by score, as `reference_bands`.
     """
 
     matched: int

@@ -39,7 +39,7 @@ def put_nms_inside(
     best first; D is the most detections kept, beyond `num` scores and labels are -1.
 
     Args:
-        path: of an artifact with NMS on the host.
+        path: artifact with NMS on the host.
         mode: the form.
         canvases: real letterboxed pictures, on which the matrix form must have converged.
 

@@ -42,10 +42,10 @@ def export_onnx(
     Args:
         detector: a module with `candidates(images)`: fixed P, no size that depends on the data.
             Its train or eval mode is left as it was, module by module.
-        manifest: of the artifact; file name, hash, opset and versions are filled in here.
-        folder: made if it is not there.
+        manifest: sidecar content; file name, hash, opset and versions are filled in here.
+        folder: output folder, created if missing.
         sample: (B, 3, H, W) real letterboxed pictures to trace with.
-        opset: of the standard operators.
+        opset: version of the standard operators.
         max_batch: the largest B the trace promises to hold for, with a dynamic batch.
         translations: torch operator -> onnxscript function, for operators ONNX does not know.
 

@@ -53,9 +53,9 @@ class Letterbox:
 
     Attributes:
         scale_x: input pixels per photograph pixel.
-        scale_y: likewise; whole pixels make it differ a little from `scale_x`.
-        width: of the scaled picture inside the input, pixels.
-        height: likewise.
+        scale_y: the same for y; rounding to whole pixels makes the two differ slightly.
+        width: width of the scaled picture in input pixels.
+        height: height of the scaled picture in input pixels.
     """
 
     scale_x: float
@@ -103,7 +103,7 @@ def open_photograph(path: Path, at_least: tuple[int, int] | None = None) -> NDAr
     frame. An orientation that EXIF does not state readably counts as upright.
 
     Args:
-        path: of the picture.
+        path: picture file.
         at_least: (height, width) in upright pixels; a JPEG is then decoded at 1/2, 1/4 or 1/8 of
             its size, the smallest that is not smaller than this.
 
@@ -125,8 +125,8 @@ def letterbox(
 
     Args:
         pixels: the picture, perhaps decoded at a fraction of its size.
-        input_height: of the canvas.
-        input_width: of the canvas.
+        input_height: height of the canvas in pixels.
+        input_width: width of the canvas in pixels.
         fill: grey value of what the picture does not cover.
         original: (width, height) of the photograph where `pixels` hold a fraction of it; the
             returned `Letterbox` then refers to the photograph.

@@ -41,7 +41,7 @@ def cast_half(onnx_path: Path, canvases: Sequence[NDArray[np.uint8]], folder: Pa
     Args:
         onnx_path: the float model, with its sidecar beside it.
         canvases: real letterboxed (H, W, 3) pictures of the input's size.
-        folder: made if it is not there; not the float model's own.
+        folder: output folder, created if missing; not the float model's own.
 
     Raises:
         DataError: no pictures.

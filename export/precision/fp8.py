@@ -33,8 +33,8 @@ class Fp8Quantizer(Quantizer):
     """Takes pairs out of a graph in which Model Optimizer has quantised all that may be.
 
     Attributes:
-        whole: that graph (`onnx.ModelProto`), FP32 between the pairs.
-        version: of Model Optimizer.
+        whole: graph with every pair, FP32 between the pairs.
+        version: Model Optimizer's version.
     """
 
     whole: "onnx.ModelProto"
@@ -74,9 +74,9 @@ def open_fp8_quantizer(
     Args:
         onnx_path: the float model, with its sidecar beside it.
         canvases: real letterboxed (H, W, 3) pictures of the input's size.
-        folder: where the artifact will go; not the float model's own.
+        folder: output folder; not the float model's own.
         keep_float: parts of names; nodes whose name or weights' names contain one stay float.
-        seed: that chose the pictures, for the record.
+        seed: seed of the calibration sample; recorded only.
         cache: folder of earlier calibrations.
 
     Raises:

@@ -41,7 +41,7 @@ class Int8Quantizer(Quantizer):
     """Quantises to INT8 with ONNX Runtime's tools.
 
     Attributes:
-        ranges: of the activations.
+        ranges: activation ranges by tensor name.
         reduced: weights in 7 bits.
     """
 
@@ -111,11 +111,11 @@ def open_quantizer(
     Args:
         onnx_path: the float model, with its sidecar beside it.
         canvases: real letterboxed (H, W, 3) pictures of the input's size.
-        folder: where the artifact will go; not the float model's own.
-        flavour: for whom.
+        folder: output folder; not the float model's own.
+        flavour: target runtime, "cpu" or "tensorrt".
         keep_float: parts of names; nodes whose name or weights' names contain one stay float.
         method: how ranges are taken from the activations seen.
-        seed: that chose the pictures, for the record.
+        seed: seed of the calibration sample; recorded only.
         reduce_range: keep weights to 7 bits; None does so on CPUs that need it.
         remainder: type of TensorRT's features that are not quantised; the CPU's are FP32.
         cache: folder of earlier calibrations.

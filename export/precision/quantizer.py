@@ -39,13 +39,13 @@ class Quantizer(ABC):
     """A float model, prepared and calibrated once, of which any nodes can be quantised.
 
     Attributes:
-        source: of the float model.
+        source: path of the float model.
         manifest: its sidecar.
         model: the prepared graph.
         nodes: the names that may be quantised, in graph order.
-        kept: of the weighted nodes that stay float in any case.
+        kept: names of the weighted nodes that always stay float.
         remainder: the type of the features that are not quantised; geometry is always FP32.
-        record: for the sidecar.
+        record: settings to write into the sidecar.
     """
 
     source: Path
@@ -75,8 +75,8 @@ class Quantizer(ABC):
         """Write `folder/model.onnx` with `nodes` quantised, and its sidecar.
 
         Args:
-            folder: made if it is not there.
-            nodes: to quantise, some of `self.nodes`.
+            folder: output folder, created if missing.
+            nodes: nodes to quantise, a subset of `self.nodes`.
             record: added to the sidecar's.
             canvas: a picture to check the outputs and profile the certificate's times on.
 

@@ -41,7 +41,7 @@ def activation_ranges(
     Args:
         model: a prepared float `onnx.ModelProto`.
         canvases: real letterboxed (H, W, 3) pictures of the input's size.
-        spec: of the model's input.
+        spec: input of the model.
         method: how a range is taken from the values seen.
         symmetric: ranges around zero, which only the histogram methods tell apart.
         cache: a folder of earlier results, keyed by pictures, weights and settings.

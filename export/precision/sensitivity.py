@@ -33,8 +33,8 @@ class Layer:
     """Nodes that share one weight, or neighbours in a deep model.
 
     Attributes:
-        name: of its weight.
-        nodes: of the graph.
+        name: name of its weight.
+        nodes: names of its nodes in the graph.
         noise: power of the error at the predictions over the power of the predictions, when this
             layer alone is INT8.
     """
@@ -54,8 +54,8 @@ class Held:
     """The outcome of holding AP.
 
     Attributes:
-        nodes: that may be INT8; None where the drop cannot be held.
-        record: what the sidecar tells: AP before and after, the table of layers, the price.
+        nodes: nodes that may be quantised; None where the drop cannot be held.
+        record: sidecar entry: AP before and after, table of layers, cost in time.
     """
 
     nodes: tuple[str, ...] | None
@@ -74,7 +74,7 @@ def hold_drop(
     the worst to restore is bisected, with AP measured each time.
 
     Args:
-        quantizer: of the float model.
+        quantizer: quantiser of the float model.
         canvases: letterboxed pictures that calibration has not seen.
         measure: AP of an artifact on labelled pictures that calibration has not seen.
         max_drop: AP points (hundredths).

@@ -146,8 +146,8 @@ class Backend(Protocol):
 
         Args:
             graph: ONNX file in the precision that `graphs` states, with its sidecar.
-            folder: made if it is not there.
-            settings: as for `check`.
+            folder: output folder, created if missing.
+            settings: values of the command's options, as for `check`.
 
         Raises:
             ExportError: it cannot be built.

@@ -110,9 +110,9 @@ def require_graph(
     """Refuse a CUDA graph where ONNX Runtime could not record the whole pass as one.
 
     Args:
-        path: of the artifact, for messages.
+        path: artifact, for messages.
         manifest: its sidecar.
-        device: of the session.
+        device: device of the session.
         placement: provider -> kernels of one pass.
 
     Raises:

@@ -42,8 +42,8 @@ def provider_settings(
     adds that itself, and `require_placement` looks what it was given.
 
     Args:
-        device: to run on.
-        folder: of the artifact; TensorRT keeps its engines in `.onnxruntime-tensorrt` there.
+        device: device to run on.
+        folder: artifact's folder; TensorRT keeps its engines in `.onnxruntime-tensorrt` there.
         profile: smallest, best and largest shape of the input, as `images:1x3x320x320`, where the
             batch is open.
         graph: whether the CUDA provider records a pass as a CUDA graph and replays it.

@@ -59,8 +59,8 @@ def build_engine(
 
     Args:
         onnx_path: the graph in the precision wanted, with its sidecar beside it.
-        folder: made if it is not there; not the graph's own.
-        config: of the build.
+        folder: output folder, created if missing; not the graph's own.
+        config: build settings.
         trt: module `tensorrt`; None imports it.
         cuda: cuda-python's runtime module; None imports it.
 

@@ -41,7 +41,7 @@ def engine_certificate(
     Args:
         inspection: the engine inspector's JSON.
         times_ms: layer name -> milliseconds, over any number of passes; empty: not measured.
-        precision: that the engine is named by.
+        precision: precision that the engine claims.
         measured_on: the machine of `times_ms`.
     """
     types = layer_types(inspection)

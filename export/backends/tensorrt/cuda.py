@@ -164,7 +164,7 @@ class CudaDevice:
             self._graph = None
 
     def close(self) -> None:
-        """Give everything back; the first error, if any, has been told already."""
+        """Free buffers, events and stream; errors are not raised again."""
         self.drop_graph()
         for buffer in self._buffers:
             self._cuda.cudaFree(buffer.device)

@@ -1,4 +1,4 @@
-"""Load TensorRT, or say why it cannot be; and hear what it has to say."""
+"""Import TensorRT with a clear error, and collect its log."""
 
 from types import ModuleType
 from typing import TYPE_CHECKING, Any

@@ -36,8 +36,8 @@ class _Tensor:
     """One input or output of the plan.
 
     Attributes:
-        shape: at the largest batch.
-        buffer: that holds it at that batch.
+        shape: shape at the largest batch.
+        buffer: memory for that shape.
     """
 
     name: str
@@ -69,12 +69,12 @@ class Plan:
 
         Args:
             trt: module `tensorrt`.
-            path: of the plan, for messages.
+            path: plan file, for messages.
             content: its bytes.
-            spec: of the input that its sidecar promises.
+            spec: input that the sidecar states.
             host_code: whether the plan may bring code for the host, as version-compatible ones do.
             cuda_graph: whether calls that repeat are recorded and replayed.
-            advice: what to do where TensorRT refuses the plan.
+            advice: text appended to the error where TensorRT refuses the plan.
 
         Raises:
             ExportError: TensorRT refuses it.

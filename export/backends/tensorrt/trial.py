@@ -1,4 +1,4 @@
-"""Try out what was built: load it, time it, and see what it computes in."""
+"""Load and time built engines, and read the data types of their layers."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -31,11 +31,11 @@ class Trial:
 
     Attributes:
         kept: index of the fastest; 0 where they could not be timed.
-        times: of every build; None where they could not be timed.
-        certificate: of the one kept.
-        inspection: TensorRT's account of its layers.
-        layers: how many it has.
-        device_memory_bytes: that it takes besides its tensors.
+        times: times of every build; None where they could not be measured.
+        certificate: certificate of the kept build.
+        inspection: TensorRT's description of its layers.
+        layers: its number of layers.
+        device_memory_bytes: device memory it needs besides its tensors.
         not_timed: why the GPU could not run it; None where it could.
     """
 
@@ -65,10 +65,10 @@ def try_out(
     Args:
         trt: module `tensorrt`.
         make_device: returns a stream of its own on the GPU.
-        path: of the engine to be, for messages.
+        path: path of the engine, for messages.
         plans: one per build.
-        spec: of the input.
-        config: that they were built with.
+        spec: input of the model.
+        config: settings of the builds.
 
     Raises:
         ExportError: a plan does not load, is less portable than asked, or contradicts its name.

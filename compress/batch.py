@@ -1,4 +1,4 @@
-"""What training passes around: pictures in one image space, and what is on them."""
+"""A training batch: images in one image space and their objects."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,13 +26,13 @@ class Targets(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Pictures as a detector takes them: letterboxed RGB in 0..1, padded right and below.
+    """Images as a detector takes them: letterboxed RGB in 0..1, padded right and below.
 
     A tuple, since Lightning Fabric rebuilds its inputs under AMP and cannot rebuild a frozen
     dataclass.
 
-    The first `labeled` pictures carry labels; the rest feed distillation only and have empty
-    targets. Adapters compute task losses on the first `labeled` alone.
+    The first `labeled` images have labels; the others serve distillation only and have empty
+    targets. Detectors compute task losses on the first `labeled` alone.
 
     Attributes:
         images: (B, 3, H, W) float32.
@@ -60,11 +60,11 @@ class Batch(NamedTuple):
 
 
 def full_size(images: Tensor) -> Tensor:
-    """(B, 2) heights and widths of pictures that fill their whole tensor (B, 3, H, W)."""
+    """Return (B, 2) heights and widths of images that fill their whole tensor (B, 3, H, W)."""
     height, width = images.shape[-2:]
     return torch.tensor([[height, width]], device=images.device).repeat(images.shape[0], 1)
 
 
 def boxes_per_image(targets: Sequence[Targets]) -> list[Tensor]:
-    """The boxes alone, a list of (n, 4)."""
+    """Return the boxes alone, a list of (n, 4)."""
     return [target.boxes for target in targets]

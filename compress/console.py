@@ -1,4 +1,4 @@
-"""Talk to the person: rich bars with an ETA on a terminal, plain lines elsewhere."""
+"""Messages and progress: bars with an ETA on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 
 class Console:
-    """Writes to stderr, so that stdout stays free for results."""
+    """Writes to stderr; stdout is reserved for results."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet  # other ranks than the first say nothing
+        self.quiet = quiet  # set on all ranks but the first
 
     def say(self, line: str = "") -> None:
         """Write one line."""
@@ -19,12 +19,12 @@ class Console:
             sys.stderr.flush()
 
     def warn(self, line: str) -> None:
-        """Write one line that should not be missed."""
+        """Write a warning."""
         self.say(f"WARNING: {line}")
 
     @contextmanager
     def progress(self, what: str, total: int, done: int = 0) -> Iterator["Progress"]:
-        """Show the way from `done` to `total` while the body runs."""
+        """Show progress from `done` to `total` while the body runs."""
         if self.quiet or not sys.stderr.isatty():
             yield PlainProgress(self, what, total, done)
             return
@@ -51,15 +51,15 @@ class Console:
 
 
 class Progress:
-    """A place to report progress to."""
+    """The interface of a progress display."""
 
     def update(self, step: int, text: str = "") -> None:
-        """Say that `step` steps are done; `text` is the newest figure."""
+        """Report that `step` steps are done; `text` is the newest figure."""
         raise NotImplementedError
 
 
 class PlainProgress(Progress):
-    """A line every quarter of a minute, for logs and pipes."""
+    """Writes a line every 15 seconds, for logs and pipes."""
 
     every_s = 15.0
 
@@ -69,7 +69,7 @@ class PlainProgress(Progress):
         self.said = self.start
 
     def update(self, step: int, text: str = "") -> None:
-        """Write a line if the last one is old, with the time left at the present rate."""
+        """Write a line if the last one is older than `every_s`, with the estimated time left."""
         now = time.monotonic()
         if now - self.said < self.every_s and step != self.total:
             return

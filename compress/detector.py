@@ -1,4 +1,4 @@
-"""One small interface for every detector family."""
+"""The interface of every detector family: spec, outputs, candidates."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ FEATURES: Wanted = frozenset({"features"})
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """What a detector is, as far as a loss or another detector needs to know.
+    """The properties of a detector that a loss or another detector depends on.
 
     Attributes:
         family: the recipe's `type`.
@@ -30,13 +30,13 @@ class DetectorSpec:
         channels: C_l, one per pyramid level, finest first.
         strides: input pixels per cell, one per level.
         backbone_channels: one per backbone stage that `Outputs.backbone` holds.
-        backbone_strides: likewise.
+        backbone_strides: input pixels per cell of these stages.
         provides: what a loss may ask of this family.
-        locations: says in words what the P dense locations are and how deltas are encoded; two
-            detectors can compare dense outputs only when this is equal. Empty without "dense".
+        locations: description of the P dense locations and the encoding of deltas; dense outputs of
+            two detectors are comparable only where it is equal. Empty without "dense".
         dfl_bins: reg_max + 1 of the box distributions; 0 without "dfl".
         tower_depth: layers of each tower of the dense head; 0 without "towers".
-        tower_channels: of every layer of both towers; 0 without "towers".
+        tower_channels: channels of every layer of both towers; 0 without "towers".
         embedding_channels: D of `Rois.embeddings`; 0 without "rois".
         classes: the K names in order, where a run knows them; empty elsewhere.
     """
@@ -57,8 +57,8 @@ class DetectorSpec:
 
 
 def unmatched(boxes: Sequence[Tensor]) -> Tensor:
-    """Stand for the assigner of predictions that were made up without one."""
-    raise ValueError(f"these predictions come without an assigner for {len(boxes)} pictures")
+    """Raise: the placeholder for the assigner of predictions that have none."""
+    raise ValueError(f"these predictions have no assigner for {len(boxes)} pictures")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Dense:
         assign: given one (n, 4) box tensor per picture, the (B, P) bool mask of the locations
             that this detector's own assigner would make positive if these were ground truth.
         dfl_logits: (B, P, 4 * (reg_max + 1)) edges l, t, r, b, then bin; None without "dfl".
-        match: what the task loss itself does with ground truth: given one (n, 4) box tensor per
+        match: the assignment of the task loss: given one (n, 4) box tensor per
             picture, (B, P) int64, the index of a location's box in the boxes of all pictures laid
             end to end, -1 for a negative, -2 for one that the task loss ignores.
         level_counts: how many of the P locations each level has, finest first.
@@ -94,7 +94,7 @@ class Towers:
     Attributes:
         class_maps: entry i is the class tower after its first i layers, before the ReLU of the
             last of them: L maps (B, C, H_l, W_l). Entry 0 is the pyramid's maps.
-        box_maps: likewise of the box tower.
+        box_maps: the same of the box tower.
         resume: `resume(i, class_maps, box_maps)` runs this detector's own layers i.. and its
             prediction layers on L maps each (after the ReLU, if i > 0), and returns the
             predictions. Weights of a frozen detector take no gradient, the maps do.
@@ -107,18 +107,17 @@ class Towers:
 
 @dataclass(frozen=True)
 class Rois:
-    """Proposals of a two-stage head and what it says of them; R over the whole batch.
+    """Proposals of a two-stage head and its predictions on them; R over the whole batch.
 
     Attributes:
         boxes: one (R_b, 4) xyxy tensor per picture, input pixels.
         labels: (R,) int64; K marks background.
         class_logits: (R, K + 1); the last column is background.
         deltas: (R, K, 4) class-specific regression outputs.
-        target_deltas: (R, 4) what the task wants `deltas` of the row's label to be; 0 for
-            background.
+        target_deltas: (R, 4) regression targets for `deltas` of the row's label; 0 for background.
         embeddings: (R, D) the last hidden layer of the box head.
         predicted: (R, 4) xyxy, input pixels, not clipped: the box moved by `deltas` of the row's
-            label; of no meaning for background.
+            label; undefined for background.
     """
 
     boxes: tuple[Tensor, ...]
@@ -148,14 +147,14 @@ class Rois:
 
 
 def deltas_of(labels: Tensor, deltas: Tensor) -> Tensor:
-    """Return of deltas (R, K, 4) those of each row's label, (R, 4); any for background."""
+    """Select from deltas (R, K, 4) those of each row's label, (R, 4); arbitrary for background."""
     rows = torch.arange(len(labels), device=labels.device)
     return deltas[rows, labels.clamp(max=deltas.shape[1] - 1)]
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """All that one forward pass was asked for.
+    """The outputs of one forward pass; what was not wanted is empty.
 
     Attributes:
         features: L levels of (B, C_l, H_l, W_l), after the neck, finest first.
@@ -178,7 +177,7 @@ class Outputs:
 
 
 class Candidates(NamedTuple):
-    """Boxes before NMS with a fixed P; what ONNX traces. Padding has score -1.
+    """Boxes before NMS with a fixed P, as in the ONNX graph. Padding has score -1.
 
     Shapes: boxes (B, P, 4) xyxy input pixels, clipped to the input; scores (B, P) in 0..1;
     labels (B, P) int32 in 0..K-1.
@@ -190,14 +189,14 @@ class Candidates(NamedTuple):
 
 
 class Detector(nn.Module, ABC):
-    """One detector family behind two calls. Boxes are xyxy pixels of the letterboxed input."""
+    """Base class of the detector families. Boxes are xyxy pixels of the letterboxed input."""
 
     spec: DetectorSpec
     backbone: nn.Module
     neck: nn.Module
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The pyramid's maps of (B, 3, H, W) alone: no head runs, no loss is computed."""
+        """Return the pyramid's maps of (B, 3, H, W); no head runs, no loss is computed."""
         return tuple(self.neck(self.backbone(images)))
 
     @abstractmethod
@@ -218,4 +217,4 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def candidates(self, images: Tensor) -> Candidates:
-        """Boxes before NMS for (B, 3, H, W) RGB in [0, 1]. This is also the ONNX graph."""
+        """Return boxes before NMS for (B, 3, H, W) RGB in [0, 1]; this is also the ONNX graph."""

@@ -1,4 +1,4 @@
-"""Which method works on which detector, and at what price: `python -m compress.methods`.
+"""List which method works on which detector, at what cost: `python -m compress.methods`.
 
 Prints the table of docs/methods.md, from the settings classes' own `needs` and `check` on pairs of
 small real detectors of one family, and from what was measured (`benchmarks/results`). With
@@ -56,9 +56,9 @@ class Method:
 
     Attributes:
         name: the recipe's `type`.
-        source: what it was written from.
-        needs: family that it fits -> what it asks of both detectors.
-        problems: family -> why it does not work there; empty where it does.
+        source: what it was written from, such as released code.
+        needs: family that it fits -> outputs that it needs of both detectors.
+        problems: family -> reasons why it does not work there; empty where it does.
     """
 
     name: str
@@ -137,7 +137,7 @@ def _source(name: str, settings: "type[LossSection]") -> str:
 
 
 def markdown(rows: Sequence[Method], results: Path) -> str:
-    """Write the table, with the columns that something was measured for."""
+    """Write the table, with a column for each measurement in `results`."""
     costs, gains = _costs(results), _gains(results)
     header = ["method", "source", "needs", *families(), *costs, *gains]
     lines = [header, ["---"] * len(header)]
@@ -150,7 +150,7 @@ def markdown(rows: Sequence[Method], results: Path) -> str:
 
 
 def _in_words(needs: Mapping[str, Sequence[str]]) -> str:
-    """What is asked everywhere, then what only some families are asked."""
+    """Return the needs common to all families, then those of some families."""
     asked = dict.fromkeys(one for found in needs.values() for one in found)
     where = {one: [family for family, found in needs.items() if one in found] for one in asked}
     common = [one for one in sorted(asked) if len(where[one]) == len(needs)]
@@ -159,7 +159,7 @@ def _in_words(needs: Mapping[str, Sequence[str]]) -> str:
 
 
 def _costs(results: Path) -> dict[str, dict[str, str]]:
-    """Column -> method -> distilled step / (student step + teacher forward), pair by pair.
+    """Return column -> method -> distilled step / (student step + teacher forward), by pair.
 
     In brackets what it is with the student's proposals, where that was measured too.
     """
@@ -184,7 +184,7 @@ def _costs(results: Path) -> dict[str, dict[str, str]]:
 
 
 def _gains(results: Path) -> dict[str, dict[str, str]]:
-    """Column -> method -> AP points over the plain student, with the interval over seeds."""
+    """Return column -> method -> AP points over the plain student, with the interval over seeds."""
     columns = {}
     for path in sorted(results.glob("gain_*.json")):
         for key, table in json.loads(path.read_text(encoding="utf-8"))["tables"].items():

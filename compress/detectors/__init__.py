@@ -1,4 +1,4 @@
-"""The detector families a recipe may name; a new one is a file and a member of the union."""
+"""The detector families of a recipe; a new one is a file and a member of `Family`."""
 
 from typing import Annotated
 

@@ -1,9 +1,9 @@
 """Faster R-CNN with a pyramid (Ren et al. 2015; Lin et al. 2017) on torchvision's two heads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -25,7 +25,7 @@ from compress.detector import (
     deltas_of,
 )
 from compress.detectors.parts.assignment import as_torchvision, decode_at, match_all, overlap_mask
-from compress.detectors.parts.nms_op import onnx_translations
+from compress.detectors.parts.nms_op import Translations, onnx_translations
 from compress.detectors.parts.proposals import propose, roi_candidates
 from compress.detectors.parts.roi_head import RPN_FOREGROUND_IOU, TwoStageHead
 from compress.detectors.parts.roi_pool import RoiAlignForm
@@ -51,14 +51,14 @@ class FasterRcnnConfig(DetectorSettings):
     roi_align: RoiAlignForm = "atlas"
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "FasterRcnn":
-        """Build one with random weights for inputs of (height, width) pixels."""
+        """Build a detector with random weights for inputs of (height, width) pixels."""
         return FasterRcnn(self, num_classes, input_size)
 
 
 class FasterRcnn(Detector):
     """Backbone, pyramid, proposal network and box head.
 
-    Torchvision counts labels from 1 and has background at 0; that stays in here.
+    Torchvision counts labels from 1 with background at 0; this is converted inside.
     """
 
     backbone: Backbone
@@ -108,8 +108,8 @@ class FasterRcnn(Detector):
         )
 
     @property
-    def onnx_translations(self) -> dict[Callable[..., Any], Callable[..., Any]]:
-        """How the exporter writes operators of ours that the candidates' graph contains."""
+    def onnx_translations(self) -> Translations:
+        """The ONNX translations of our own operators in the candidates' graph."""
         return onnx_translations()
 
     def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:

@@ -32,7 +32,7 @@ class FcosConfig(TowerSettings):
     type: Literal["fcos"]
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "Fcos":
-        """Build one with random weights for inputs of (height, width) pixels."""
+        """Build a detector with random weights for inputs of (height, width) pixels."""
         return Fcos(self, num_classes, input_size)
 
 

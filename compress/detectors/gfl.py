@@ -30,7 +30,7 @@ class GflConfig(TowerSettings):
     reg_max: int = Field(default=16, ge=2, le=64)  # the farthest edge, in strides
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "Gfl":
-        """Build one with random weights for inputs of (height, width) pixels."""
+        """Build a detector with random weights for inputs of (height, width) pixels."""
         return Gfl(self, num_classes, input_size)
 
 
@@ -110,7 +110,7 @@ class Gfl(Detector):
         return tower_outputs(self, batch, wanted)
 
     def dense(self, raw: Raw) -> Dense:
-        """Return the distributions of the edges, and what they amount to."""
+        """Return the distributions of the edges, their expectations and the boxes."""
         distances = expected_distances(raw["dfl_logits"])
         boxes = distances_to_boxes(distances, self.centres, self.strides)
         return Dense(

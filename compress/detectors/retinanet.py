@@ -37,7 +37,7 @@ class RetinaNetConfig(TowerSettings):
     type: Literal["retinanet"]
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "RetinaNet":
-        """Build one with random weights for inputs of (height, width) pixels."""
+        """Build a detector with random weights for inputs of (height, width) pixels."""
         return RetinaNet(self, num_classes, input_size)
 
 

@@ -75,7 +75,7 @@ class SsdConfig(DetectorSettings):
         return self
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "Ssd":
-        """Build one with random weights for inputs of (height, width) pixels."""
+        """Build a detector with random weights for inputs of (height, width) pixels."""
         return Ssd(self, num_classes, input_size)
 
 

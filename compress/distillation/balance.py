@@ -1,4 +1,4 @@
-"""`weight: auto`: hold a loss at a stated ratio of the task loss, measured once, then frozen."""
+"""`weight: auto`: hold a loss at a given ratio of the task loss, measured once, then frozen."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch import distributed as dist
 class Balance(nn.Module):
     """Sums both sides over the first `window` active steps; the factor is their ratio.
 
-    The sums are buffers, so that a run that was cut goes on with the same factor.
+    The sums are buffers, so that a resumed run uses the same factor.
     """
 
     task: Tensor
@@ -36,7 +36,7 @@ class Balance(nn.Module):
 
     @property
     def factor(self) -> float:
-        """What the terms are multiplied by; 1 until a term has had a value."""
+        """The factor of the terms; 1 until a term has had a value."""
         own = float(self.own)
         return self.ratio * float(self.task) / own if own > 0 else 1.0
 

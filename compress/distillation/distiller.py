@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TASK: frozenset[Knowledge] = frozenset({"task"})
 
-# The arithmetic of the teacher's forward pass; `train` is whatever the student is trained in.
+# Precision of the teacher's forward pass; `train` is the precision that the student trains in.
 TeacherPrecision = Literal["train", "fp32", "bf16"]
 
 
@@ -49,15 +49,14 @@ class Method:
 
 
 class Distiller(Objective):
-    """The training objective: a student's task losses, and what a teacher adds to them.
+    """The training objective: a student's task losses and the distillation losses.
 
     The teacher is held outside the module tree, so it is in no `state_dict`, gets no gradient and
     no optimiser; it always runs in eval mode. A loss whose schedule is at 0 costs nothing: neither
-    it nor what it alone asks of the models is computed.
+    it nor the outputs that it alone needs are computed.
 
-    The teacher runs under `no_grad`. `inference_mode` was measured too: it takes the same time, as
-    convolutions are nearly all of it, and autograd may not keep its tensors, so that what losses
-    use would have to be copied.
+    The teacher runs under `no_grad`. `inference_mode` takes the same time, as convolutions
+    dominate, and its tensors cannot be saved for backward, so that the losses would need copies.
     """
 
     student: Detector
@@ -107,17 +106,17 @@ class Distiller(Objective):
 
     @property
     def wanted(self) -> frozenset[Knowledge]:
-        """What the student is asked for at this step."""
+        """The outputs that the student computes at this step."""
         return FEATURES.union(*(method.loss.needs for method, _ in self._active()))
 
     @property
     def wanted_of_teacher(self) -> frozenset[Knowledge]:
-        """What the teacher is asked for at this step; it does not run if that is nothing."""
+        """The outputs that the teacher computes at this step; it does not run for an empty set."""
         nothing: frozenset[Knowledge] = frozenset()
         return nothing.union(*(method.loss.teacher_needs for method, _ in self._active()))
 
     def auto_weights(self) -> dict[str, float]:
-        """The factors that `weight: auto` has arrived at, by loss."""
+        """Return the factor that `weight: auto` has measured, by loss."""
         return {m.name: m.balance.factor for m in self.methods if m.balance is not None}
 
     def at(self, step: int, total: int, *, measure: bool = False) -> None:
@@ -131,7 +130,7 @@ class Distiller(Objective):
         return self._measured
 
     def watched(self) -> frozenset[str]:
-        """The losses that count at this step; see `Objective.watched`."""
+        """Return the names of the losses that are active at this step."""
         return frozenset(method.name for method, _ in self._active())
 
     def separate(self) -> list[SeparateTraining]:
@@ -182,7 +181,7 @@ class Distiller(Objective):
         return self._attach_idle(terms), shared
 
     def _attach_idle(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tie the adapters of losses that rest now to the graph: other processes wait for them."""
+        """Attach the adapters of inactive losses to the graph: other processes wait for them."""
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return terms
         active = {method.name for method, _ in self._active()}
@@ -194,7 +193,7 @@ class Distiller(Objective):
         return terms
 
     def _outputs(self, batch: Batch) -> tuple[Outputs, Outputs]:
-        """Both models on the same batch; with RoIs in play, on the same proposals."""
+        """Run both models on the same batch and, where RoIs are compared, on the same proposals."""
         wanted, of_teacher = self.wanted, self.wanted_of_teacher
         if not of_teacher:
             return self.student(batch, wanted), Outputs(())
@@ -223,7 +222,7 @@ class Distiller(Objective):
     def _teach(
         self, batch: Batch, wanted: frozenset[Knowledge], rois: Rois | None = None
     ) -> Outputs:
-        """What the teacher says of a batch, in the student's classes; no gradient."""
+        """Return the teacher's outputs on a batch, in the student's classes, without gradient."""
         teacher, columns = self._ready_teacher(), self._columns
         with torch.no_grad(), self._arithmetic(batch):
             outputs: Outputs
@@ -238,7 +237,7 @@ class Distiller(Objective):
     def _ready_teacher(self) -> Detector:
         teacher = self.teacher
         assert teacher is not None
-        return teacher.eval()  # whatever the caller did to it in between
+        return teacher.eval()  # the caller may have changed the mode
 
     def _arithmetic(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
         if self.precision == "train":
@@ -247,7 +246,7 @@ class Distiller(Objective):
         return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _task_losses(self, batch: Batch) -> Mapping[str, Tensor]:
-        """The teacher's task losses on a batch with the student's labels; see `TaskLosses`."""
+        """Return the teacher's task losses on a batch with the student's labels."""
         teacher, columns = self._ready_teacher(), self._columns
         with self._arithmetic(batch):
             known = batch if columns is None else in_teachers_classes(batch, columns)
@@ -255,14 +254,14 @@ class Distiller(Objective):
             return losses
 
     def _teach_maps(self, view: Batch) -> Outputs:
-        """The teacher's pyramid of pictures that a loss wants besides the batch."""
+        """Return the teacher's pyramid on the further images of a loss."""
         with torch.no_grad(), self._arithmetic(view):
             return Outputs(self._ready_teacher().maps(view.images))
 
     def measure(self, batch: Batch) -> list[Term]:
-        """Compare each distillation term with the task loss, without leaving a trace.
+        """Compare each distillation term with the task loss, without side effects.
 
-        Weights, buffers (BatchNorm statistics) and random state are put back afterwards.
+        Buffers (BatchNorm statistics) and random state are restored afterwards.
         """
         with _untouched(self):
             return self._compare(*self._terms(batch))
@@ -283,7 +282,7 @@ class Distiller(Objective):
 
     @torch.no_grad()
     def explain(self, batch: Batch) -> str:
-        """Name the pyramid levels whose maps are not finite, or else the largest of each model."""
+        """Name the levels whose maps are not finite, or else the largest value of each model."""
         models: list[tuple[str, Detector]] = [("student", self.student)]
         if self.teacher is not None and self.losses:
             models.append(("teacher", self.teacher))
@@ -308,7 +307,7 @@ class Distiller(Objective):
 
 
 def advice(terms: Sequence[Term], limit: float = 10.0) -> list[str]:
-    """Warn of terms that would drown the task loss, or that do nothing at all."""
+    """Return warnings about terms that dominate the task loss or are negligible."""
     lines = []
     for term in terms:
         worst = max(term.ratio, term.gradient_ratio)

@@ -1,4 +1,4 @@
-"""Whether a student and a teacher fit together, known from their specs alone."""
+"""Check from the specs that a student, a teacher and the losses fit together; map classes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from compress.losses.parts.loss import LossSection
 def check_pair(
     student: DetectorSpec, teacher: DetectorSpec, losses: Sequence[LossSection]
 ) -> list[tuple[int, str]]:
-    """Say what keeps these losses from working on this pair: (index of the loss, problem)."""
+    """Return the problems of these losses with this pair: (index of the loss, message)."""
     teacher = as_seen_by(student, teacher)
     problems = []
     for index, loss in enumerate(losses):
@@ -49,7 +49,7 @@ def as_seen_by(student: DetectorSpec, teacher: DetectorSpec) -> DetectorSpec:
 
 
 def teacher_columns(student: DetectorSpec, teacher: DetectorSpec) -> list[int] | None:
-    """Return where the student's classes stand among the teacher's.
+    """Return the indices of the student's classes among the teacher's.
 
     None when both have the same classes in the same order, when a side does not know its names, or
     when the teacher lacks one: then class scores cannot be compared, and `check_classes` says so.

@@ -1,4 +1,4 @@
-"""One file per distillation method; the union below is all that a recipe can ask for."""
+"""The distillation methods of a recipe, one file each; a new one is a member of `Plain`."""
 
 from typing import Annotated
 

@@ -37,7 +37,7 @@ class BckdConfig(LossSection):
         return frozenset({"dense"})
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = check_classes(student, teacher) + check_locations(student, teacher)
         return problems + check_weights(self.class_weight, self.box_weight)
 

@@ -1,7 +1,7 @@
-"""CrossKD: the teacher's last layers judge the student's maps (Wang et al., CVPR 2024).
+"""CrossKD: pass the student's maps through the teacher's last layers (Wang et al., CVPR 2024).
 
 A map of each student tower is given the teacher's statistics and passed through the rest of the
-teacher's frozen head; what comes out is compared with what the teacher says itself. The student's
+teacher's frozen head; the result is compared with the teacher's own predictions. The student's
 own predictions, which the task loss may pull elsewhere, take no part. Three forms follow the
 released code: that of GFL (distributions of the edges), of RetinaNet (GIoU) and of FCOS (-log IoU,
 divided by centreness targets). ATSS's centreness term has no detector here that needs it.
@@ -36,7 +36,7 @@ LEAST_IOU = 1e-6
 
 
 class CrossKdConfig(LossSection):
-    """Where the student's maps enter the teacher's head, and how its answers are compared.
+    """Where the student's maps enter the teacher's head, and how its predictions are compared.
 
     What is left out takes the value that the authors chose for the family: `index` the last layer
     (FCOS the last but one), `class_weight` 1 (FCOS 0.4), `box` dfl where both have distributions,
@@ -92,7 +92,7 @@ class CrossKdConfig(LossSection):
         )
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = check_classes(student, teacher)
         problems += check_locations(student, teacher) + self._check_towers(student, teacher)
         if self.box == "dfl" and student.dfl_bins != teacher.dfl_bins:
@@ -169,7 +169,7 @@ class CrossKd(DistillationLoss):
         return self.compare(crossed, teacher.dense, (matched != IGNORED).float(), count)
 
     def cross(self, student: Towers, teacher: Towers) -> Dense:
-        """Return what the teacher's layers from `index` on say of the student's maps."""
+        """Return the predictions of the teacher's layers from `index` on for the student's maps."""
         index = self.index
         inputs = []
         for own, other in (
@@ -186,10 +186,10 @@ class CrossKd(DistillationLoss):
         """Return `class` and `box`.
 
         Args:
-            crossed: what the teacher's head says of the student's maps, at P locations.
-            teacher: what it says of its own.
+            crossed: predictions of the teacher's head on the student's maps, at P locations.
+            teacher: its predictions on its own maps.
             counts: (B, P) 0 where a location is ignored, else 1.
-            divisor: of both terms, but for a dfl term.
+            divisor: divisor of both terms, except of a dfl term.
         """
         scores = teacher.class_logits.sigmoid()
         weight = scores.amax(dim=-1).masked_fill(counts == 0, 0.0)  # (B, P)
@@ -243,7 +243,7 @@ def centerness_sum(points: Tensor, matched: Tensor, targets: tuple[Targets, ...]
 
     Args:
         points: (P, 2) x, y.
-        matched: (B, P) index of a box in the boxes of all targets laid end to end; else negative.
+        matched: (B, P) index of a box in the boxes of all targets concatenated; else negative.
         targets: B entries.
     """
     _, location = (matched >= 0).nonzero(as_tuple=True)

@@ -34,7 +34,7 @@ class CwdConfig(MapSection):
         return frozenset({"features"} if self.source == "features" else {"features", "dense"})
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = super().check(student, teacher)
         if self.source == "class_logits":
             problems += check_classes(student, teacher)

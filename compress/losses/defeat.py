@@ -1,6 +1,6 @@
 """DeFeat: imitate object and background apart (Guo et al., CVPR 2021, Eq. 5 to 8).
 
-Departs from the released code in four places: the class terms' labels come from the sampling that
+Differs from the released code in four places: the class terms' labels come from the sampling that
 made the proposals, background is the label K and not the largest label in the batch, object and
 background have a temperature each, and masks are counted with the teacher's channels.
 """
@@ -49,7 +49,7 @@ class DeFeatConfig(LossSection):
     backbone_background_weight: NonNegativeFloat = 0.0
     backbone_stages: tuple[PositiveInt, ...] | None = None  # strides; default 8, 16, 32 if there
     roi_object_weight: NonNegativeFloat | None = None  # beta_obj; default 2 if both have RoIs
-    roi_background_weight: NonNegativeFloat | None = None  # beta_bg; likewise
+    roi_background_weight: NonNegativeFloat | None = None  # beta_bg; default as beta_obj
     temperature_object: PositiveFloat = 1.0
     temperature_background: PositiveFloat = 1.0
     roi_source: RoiSource = "teacher"  # whose proposals both heads score
@@ -64,7 +64,7 @@ class DeFeatConfig(LossSection):
         return frozenset(needs)
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = check_levels(student, teacher)
         if problems:
             return problems

@@ -56,18 +56,18 @@ class DicodConfig(LossSection):
         return self.classifier
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:  # noqa: ARG002 - see above
-        """Say what stands between these settings and this student."""
+        """Return the problems of these settings with this student."""
         if self.class_weight or self.localization_weight:
             return []
         return ["all weights are 0, so nothing is learnt; give one or drop the loss"]
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Dicod":
-        """Return the loss for this student; it wants `use_classifier` before it is used."""
+        """Return the loss for this student; call `use_classifier` before using it."""
         return Dicod(self, student, teacher)
 
 
 class Dicod(DistillationLoss):
-    """Terms `class` and `localization`; both are of positives alone, and 0 without any."""
+    """Terms `class` and `localization` of the positives; 0 without any."""
 
     config: DicodConfig
 

@@ -25,7 +25,7 @@ class DistConfig(RowSection):
     intra_weight: NonNegativeFloat = 2.0
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = super().check(student, teacher)
         return problems + check_weights(self.inter_weight, self.intra_weight)
 

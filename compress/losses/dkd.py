@@ -26,7 +26,7 @@ class DkdConfig(RowSection):
     non_target_weight: NonNegativeFloat = 8.0  # beta
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = super().check(student, teacher)
         if self.rows == "all" and not compares_rois(student, teacher):
             problems.append(

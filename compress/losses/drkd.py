@@ -38,7 +38,7 @@ class DrkdConfig(MapSection):
     roi_size: PositiveInt = 7
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = super().check(student, teacher)
         if problems:
             return problems

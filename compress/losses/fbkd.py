@@ -36,7 +36,7 @@ class FbkdConfig(MapSection):
     pools: tuple[PositiveInt, ...] = (8, 4, 2, 2)  # cells per side that a block looks at as one
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = super().check(student, teacher)
         problems += check_weights(*self.weights.values())
         for name, entries in (("reductions", self.reductions), ("pools", self.pools)):

@@ -54,7 +54,7 @@ class FgdConfig(MapSection):
     levels: PositiveInt | None = None  # the finest; default 4 for faster_rcnn, else all
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = super().check(student, teacher)
         if problems:
             return problems

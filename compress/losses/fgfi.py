@@ -40,7 +40,7 @@ class FgfiConfig(LossSection):
         return frozenset({"features", "anchors"})
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         return check_levels(student, teacher)
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Fgfi":

@@ -71,7 +71,7 @@ class GDetKdConfig(LossSection):
         return frozenset({"features"})
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = check_levels(student, teacher)
         if problems:
             return problems
@@ -205,7 +205,7 @@ class LevelMixture(nn.Module):
 
 
 class Contrast(nn.Module):
-    """InfoNCE: a region's two embeddings belong together, those of other regions do not.
+    """InfoNCE: a region's two embeddings are the positive pair, other regions the negatives.
 
     Regions of earlier steps are remembered in buffers, as the teacher's projection saw them then.
     """
@@ -246,7 +246,7 @@ class Contrast(nn.Module):
 
     @torch.no_grad()
     def remember(self, embeddings: Tensor) -> None:
-        """Put (G, P) embeddings first; what no longer fits is forgotten."""
+        """Put (G, P) embeddings at the front of the queue; drop those that no longer fit."""
         self.queue.copy_(torch.cat([embeddings, self.queue])[: len(self.queue)])
         self.filled.add_(len(embeddings)).clamp_(max=len(self.queue))
 

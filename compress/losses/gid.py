@@ -1,7 +1,7 @@
 """GID: imitate where the two models disagree (Dai et al., CVPR 2021, Eq. 1 to 9).
 
 Selects general instances without ground truth and compares their features, their mutual distances
-and the predictions at their locations. Departs from the released code in three places: its adapter
+and the predictions at their locations. Differs from the released code in three places: its adapter
 exists here and is trained, the score compares class by class as published (`score: max` is the
 code's), and an instance that overlaps no anchor selects none instead of all.
 """
@@ -49,7 +49,7 @@ class GidConfig(LossSection):
         return frozenset({"features", "dense"})
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = check_classes(student, teacher)
         problems += check_weights(
             self.feature_weight,

@@ -71,7 +71,7 @@ class IcdConfig(MapSection):
     delay_steps: NonNegativeInt | None = None
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = super().check(student, teacher)
         if problems:
             return problems
@@ -138,7 +138,7 @@ class Decoder(nn.Module):
 
 
 class Icd(DistillationLoss):
-    """The imitation term, and the two terms that teach the decoder where to look."""
+    """The imitation term, and the two auxiliary terms that train the decoder."""
 
     unweighted = frozenset({"auxiliary_confidence", "auxiliary_box"})
 
@@ -156,7 +156,7 @@ class Icd(DistillationLoss):
         self.student_rests = False
 
     def at(self, step: int, total: int) -> None:
-        """Let the student feel nothing during the first steps of this loss."""
+        """Disable the imitation term during the first steps of this loss."""
         delay = self.config.delay_steps
         if delay is None:
             delay = min(USUAL_DELAY_STEPS, total // 4)

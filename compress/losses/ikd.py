@@ -34,7 +34,7 @@ SHARED = ("ratio", "window", "start", "end", "warmup", "decay")  # of the whole,
 
 
 class IkdConfig(LossSection):
-    """The method that is helped, and how pictures are changed for it."""
+    """The base method, and how images are changed for it."""
 
     type: Literal["ikd"]
     base: "PlainLossConfig"  # any other method; its terms keep their names
@@ -81,7 +81,7 @@ class IkdConfig(LossSection):
         return self.base.wanted_classifier()
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = [f"base: {text}" for text in self.base.check(student, teacher)]
         if self.adversarial_weight:
             if "task" not in teacher.provides:
@@ -118,7 +118,7 @@ class Ikd(DistillationLoss):
         self.step, self.changes = 0, True
 
     def at(self, step: int, total: int) -> None:
-        """Learn which step it is, and tell the base method."""
+        """Receive the current step and pass it to the base method."""
         self.step, self.changes = step, step < self.config.changed_until * total
         self.base.at(step, total)
 
@@ -127,7 +127,7 @@ class Ikd(DistillationLoss):
         return self.base.separate()
 
     def use_classifier(self, classifier: "Classifier") -> None:
-        """Hand it to the base method."""
+        """Pass it to the base method."""
         self.base.use_classifier(classifier)
 
     def compared(self, rois: Rois) -> Tensor | None:

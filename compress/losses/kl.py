@@ -23,7 +23,7 @@ class KlConfig(RowSection):
     scores: Literal["softmax", "sigmoid"] = "softmax"  # of dense heads; RoIs have a softmax
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = check_rows(student, teacher, softmax=self.scores == "softmax")
         if self.scores == "sigmoid" and compares_rois(student, teacher):
             problems.append(

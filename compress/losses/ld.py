@@ -31,7 +31,7 @@ class LdConfig(LossSection):
     main_weight: NonNegativeFloat = 0.25
     main_divisor: PositiveFloat = 4.0  # of the sum over edges
     region_weight: NonNegativeFloat = 0.25
-    region_divisor: PositiveFloat = 16.0  # likewise, in the valuable region
+    region_divisor: PositiveFloat = 16.0  # the same in the valuable region
     region_lower: float = Field(0.25, ge=0, lt=1)  # DIoU where the region begins / where it ends
     normalize: Literal["sum", "none"] = "sum"  # divide each region by the sum of its weights
     class_weight: NonNegativeFloat = 10.0
@@ -43,7 +43,7 @@ class LdConfig(LossSection):
         return anchors | {"dense", "dfl"}
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         problems = check_locations(student, teacher)
         if student.dfl_bins != teacher.dfl_bins:
             problems.append(
@@ -116,7 +116,7 @@ def edge_term(student: Tensor, teacher: Tensor, weight: Tensor, temperature: flo
 
     Args:
         student: logits (R, 4 * bins), edge by edge.
-        teacher: likewise, detached.
+        teacher: logits (R, 4 * bins), detached.
         weight: (R,).
         temperature: of both softmaxes.
     """

@@ -1,6 +1,6 @@
 """MGD: generate the teacher's map from a masked student's (Yang et al., ECCV 2022).
 
-The cells that are hidden are drawn anew in every step. Departs from the released code in how: the
+The cells that are hidden are drawn anew in every step. Differs from the released code in how: the
 draw belongs to the seed, the step and the picture, not to its place in the batch, so that neither
 the order of the pictures nor an interruption changes it.
 """

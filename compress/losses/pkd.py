@@ -2,7 +2,7 @@
 
 The mean squared error of two standardised maps is, up to the factor (n - 1) / n of the unbiased
 deviation, 2 (1 - r) with Pearson's r; so teacher and student may be of different families and
-magnitudes. Departs from the released code in three places: both axes are looked at for a difference
+magnitudes. Differs from the released code in three places: both axes are looked at for a difference
 of size (it looks at the height alone), channels that differ get a 1x1 convolution, and a channel in
 which the student has died is left alone: its gradient would be about 1e6 times any other's.
 """

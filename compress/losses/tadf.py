@@ -41,7 +41,7 @@ class TadfConfig(LossSection):
     decay: Literal["none", "linear", "cosine", "up_down"] = "linear"
     feature_weight: NonNegativeFloat = 1.0
     class_weight: NonNegativeFloat | None = None  # default 1 if both have RoIs
-    box_weight: NonNegativeFloat | None = None  # likewise
+    box_weight: NonNegativeFloat | None = None  # default 1 if both have RoIs
     spread: PositiveFloat = 0.5  # standard deviation of the bell, as a share of the box's side
     average: Literal["elements", "cells"] = "elements"  # elements are cells times channels
     temperature: PositiveFloat = 1.0
@@ -54,7 +54,7 @@ class TadfConfig(LossSection):
         return frozenset({"features"})
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         by_roi = any(self.roi_weights(student, teacher))
         problems = check_classes(student, teacher) if by_roi else []
         if self.feature_weight:

@@ -36,7 +36,7 @@ def atss_match(
         boxes: B tensors (n, 4) xyxy; n may be 0.
 
     Returns:
-        (B, P) int64: the index of the box in the boxes of all pictures laid end to end, or -1.
+        (B, P) int64: the index of the box in the boxes of all pictures concatenated, or -1.
     """
     count = len(centres)
     flat = torch.cat([anchors[:0], *(image_boxes.to(anchors) for image_boxes in boxes)])

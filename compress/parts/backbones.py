@@ -46,7 +46,7 @@ class SlimResNetConfig(Section):
 
 
 def _known_name(value: str) -> str:
-    """Refuse a backbone name that nobody has, offering the nearest."""
+    """Reject an unknown backbone name and suggest the nearest."""
     if value in TORCHVISION_BACKBONES or (value.startswith("timm/") and len(value) > 5):
         return value
     near = difflib.get_close_matches(value, TORCHVISION_BACKBONES, n=2, cutoff=0.4)
@@ -69,11 +69,11 @@ BackboneConfig = Annotated[
 
 
 class Backbone(nn.Module):
-    """A body that gives one map per stage, and normalises the picture itself.
+    """A body that returns one map per stage and normalises the image itself.
 
     Attributes:
         channels: per stage, finest first.
-        strides: likewise.
+        strides: input pixels per cell of each stage, finest first.
     """
 
     mean: Tensor

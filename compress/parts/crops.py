@@ -16,7 +16,7 @@ def crop_boxes(images: Tensor, boxes: Sequence[Tensor], size: int) -> Tensor:
     Args:
         images: (B, 3, H, W).
         boxes: one (n_b, 4) xyxy tensor per picture, input pixels; may be fewer than B.
-        size: of the crops.
+        size: side of the crops in pixels.
     """
     height, width = images.shape[-2:]
     steps = (torch.arange(size, device=images.device, dtype=images.dtype) + 0.5) / size

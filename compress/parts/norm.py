@@ -1,4 +1,4 @@
-"""Which normalisation a detector uses, and what that means in each of its parts."""
+"""The normalisation layers of a detector's parts, by the recipe's `norm`."""
 
 from collections.abc import Callable
 from typing import Literal

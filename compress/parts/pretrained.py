@@ -61,11 +61,11 @@ def load_starting_weights(
 def load_backbone_weights(
     detector: nn.Module, backbone: str | SlimResNetConfig, source: str
 ) -> WeightsReport:
-    """Fill the detector's backbone; whatever else the source holds, as a classifier, is left.
+    """Load the detector's backbone; other tensors of the source, such as a classifier, are ignored.
 
     Args:
-        detector: with a `backbone`.
-        backbone: what the recipe calls it.
+        detector: a module with a `backbone`.
+        backbone: its name in the recipe.
         source: a local file, or "torchvision" or "timm" to fetch its ImageNet weights.
 
     Raises:

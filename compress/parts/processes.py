@@ -1,4 +1,4 @@
-"""Sums and counts that the processes of a distributed run share."""
+"""Averages over the processes of a distributed run."""
 
 from torch import Tensor
 from torch import distributed as dist

@@ -142,7 +142,7 @@ def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
 def fill(
     module: nn.Module, found: Mapping[str, Tensor], source: str, *, rename: Mapping[str, str]
 ) -> WeightsReport:
-    """Fill all of `module` from some of `found`; `rename` says where the names differ.
+    """Fill all of `module` from some of `found`; `rename` maps names that differ.
 
     Raises:
         RecipeError: a tensor of the module is missing or has another shape.
@@ -208,7 +208,7 @@ def read_metadata(path: Path) -> str | None:
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path, metadata: str | None = None) -> None:
-    """Write tensors by name as safetensors, whole or not at all.
+    """Write tensors by name as safetensors, atomically.
 
     Args:
         state: name -> tensor.
@@ -216,7 +216,7 @@ def save_weights(state: Mapping[str, Tensor], path: Path, metadata: str | None =
         metadata: JSON to write beside the tensors; `read_metadata` returns it.
 
     Raises:
-        ToolkitError: the disk takes no more.
+        ToolkitError: the file cannot be written.
     """
     safetensors = require("safetensors.torch", extra="train", purpose="saving weights")
     plain = {
@@ -256,7 +256,7 @@ def _match(
 
 
 def _described(path: Path) -> str:
-    """What a file says of the model in it, for a message; empty where it says nothing."""
+    """Describe the model in a file for a message; empty without metadata."""
     if path.suffix != ".safetensors":
         return ""
     try:

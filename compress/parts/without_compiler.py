@@ -1,8 +1,8 @@
-"""Import torchvision without torch's compiler, for commands that only look.
+"""Import torchvision without torch's compiler, for commands that run no model.
 
-One line of `torchvision.ops.roi_align` asks the compiler for a function that is called on GPUs
-alone, which costs every import of torchvision more than a second. A stand-in gives it that
-function, to be fetched when it is called; for anything else the real module comes at once.
+`torchvision.ops.roi_align` imports one function of the compiler, called on GPUs only, which costs
+every import of torchvision more than a second. A stand-in module provides that function and
+imports it when it is called; any other attribute imports the real module at once.
 """
 
 import importlib.util
@@ -14,13 +14,13 @@ LATER = "is_compile_supported"
 
 
 class _StandIn(ModuleType):
-    """Lasts for one import."""
+    """Replaces a module during one import."""
 
     def __getattr__(self, name: str) -> object:
         if name == LATER:
             return _is_compile_supported
         if name.startswith("__"):
-            raise AttributeError(name)  # the import machinery's own questions
+            raise AttributeError(name)  # attributes that the import machinery looks up
         remove_stand_ins()
         return getattr(importlib.import_module(self.__name__), name)
 
@@ -31,7 +31,7 @@ def _is_compile_supported(device_type: str) -> bool:
 
 
 def remove_stand_ins() -> None:
-    """Let the real modules be imported from here on."""
+    """Remove the stand-ins, so that the real modules are imported from here on."""
     for name in (MODULE, PACKAGE):
         if isinstance(sys.modules.get(name), _StandIn):
             del sys.modules[name]

@@ -16,7 +16,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move a step towards `model`; whole numbers (counters of batches) are copied."""
+        """Update the average from `model`; integers (counters of batches) are copied."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         mine, theirs = self.model.state_dict(), model.state_dict()

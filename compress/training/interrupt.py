@@ -1,4 +1,4 @@
-"""Stop at a step's end when asked, at once when asked twice."""
+"""Handle Ctrl-C: the first signal stops after the current step, the second at once."""
 
 import contextlib
 import signal
@@ -18,13 +18,13 @@ def interruptible(console: Console) -> Iterator[list[int]]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         caught.append(number)
-        console.say("stopping after this step and saving; once more to quit at once")
+        console.say("stopping after this step and saving; press Ctrl-C again to quit at once")
 
     before = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread: signals are somebody else's
+    except ValueError:  # not the main thread, which alone may set handlers
         pass
     try:
         yield caught

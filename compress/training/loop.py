@@ -1,4 +1,4 @@
-"""The training loop: sum named scalars, step, look now and then, and be able to go on."""
+"""Training loop: minimise the summed terms, evaluate periodically, resume exactly."""
 
 import contextlib
 import hashlib
@@ -34,8 +34,8 @@ from export.errors import DivergedError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-AGREE_EVERY = 8  # steps between the processes' questions to each other
-IDLE_STEPS = 50  # a distillation term that is exactly 0 for so long teaches nothing
+AGREE_EVERY = 8  # steps between synchronisations of the stop conditions
+IDLE_STEPS = 50  # steps at exactly 0 after which a distillation term is an error
 
 Row = dict[str, float | int | None]
 Batches = Callable[[int, int], Iterator[Batch]]
@@ -56,7 +56,7 @@ class TrainJob:
         live: folder of checkpoints and logs, from which the training resumes.
         evaluate: returns the metrics of the student; `AP` among them selects the best weights.
         fabric: device, precision and processes.
-        seed: of all randomness in the steps.
+        seed: seed of all randomness in the steps.
         console: where messages and progress go.
         trackers: loggers of the figures of every evaluation; none by default.
     """
@@ -76,7 +76,7 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished training leaves.
+    """The result of a finished training.
 
     Attributes:
         state: the student's weights to ship, on the CPU (the averaged ones under EMA).
@@ -84,8 +84,8 @@ class Trained:
             loss term since the one before.
         terms: one entry per comparison of a distillation term with the task loss.
         steps: optimiser steps taken.
-        seconds: of training itself, evaluations and checkpoints left out.
-        stopped: why it ended before its last step, or "".
+        seconds: training time, without evaluations and checkpoints.
+        stopped: reason of an early end, or "".
     """
 
     state: dict[str, Tensor]
@@ -114,7 +114,7 @@ def train(job: TrainJob) -> Trained:
 
 
 class _Loop:
-    """The state of one training run, and the few things done with it."""
+    """The state of one training run: restore, step, evaluate, save."""
 
     def __init__(self, job: TrainJob) -> None:
         self.job, self.config, self.fabric = job, job.config, job.fabric
@@ -311,7 +311,7 @@ class _Loop:
                 f"losses are; {self._circumstances(batch)}. Lower train.lr, or set train.amp: off"
             )
 
-    # -- looking -------------------------------------------------------------------------------
+    # -- evaluation ----------------------------------------------------------------------------
 
     def _look(self, log: Log) -> None:
         model = self.ema.model if self.ema is not None else self.student
@@ -362,9 +362,9 @@ class _Loop:
         return budget is not None and self.seconds > budget * 60
 
     def _agree(self, mine: bool) -> bool:
-        """Whether the first process thinks so: clocks differ, decisions must not.
+        """Return the first process's decision, since the processes' clocks differ.
 
-        Several processes ask each other at every eighth step only, since asking costs time.
+        With several processes it is broadcast at every eighth step only, as that costs time.
         """
         if self.fabric.world_size == 1:
             return mine

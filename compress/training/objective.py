@@ -1,4 +1,4 @@
-"""What the training loop asks of the thing that it minimises, and nothing else of it."""
+"""The interface between the training loop and the objective."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class SeparateTraining:
 
     Attributes:
         module: its parameters leave the main optimiser.
-        lr: at the first step; falls to 0 along a cosine over the run.
-        weight_decay: of all its parameters.
-        clip: L2 norm of all its gradients; None clips nothing.
+        lr: learning rate of the first step; it falls to 0 along a cosine over the run.
+        weight_decay: decay of all its parameters.
+        clip: largest L2 norm of all its gradients; None clips nothing.
     """
 
     module: nn.Module
@@ -27,11 +27,11 @@ class SeparateTraining:
 
 @dataclass(frozen=True)
 class Term:
-    """How one weighted term stands to the task loss.
+    """One weighted term compared with the task loss.
 
     Attributes:
         name: `<loss>/<term>`.
-        value: of the term, weighted.
+        value: the weighted term.
         ratio: value / task loss.
         gradient_ratio: norm of its gradient at the student's shared features / the task loss's.
     """
@@ -52,24 +52,24 @@ class Objective(nn.Module, ABC):
         """Return named scalars; their sum is to be minimised."""
 
     def at(self, step: int, total: int, *, measure: bool = False) -> None:
-        """Learn where the run is: before `step` (0-based) of `total`.
+        """Receive the current `step` (0-based) of `total`.
 
-        With `measure` the next forward pass also compares its terms; `measured` returns that.
+        With `measure` the next forward pass also compares its terms; see `measured`.
         """
 
     def measured(self) -> list[Term]:
-        """The comparison that `at(..., measure=True)` asked for; empty without one."""
+        """Return the comparison requested by `at(..., measure=True)`; empty without one."""
         return []
 
     def watched(self) -> frozenset[str]:
-        """Terms that should be doing something now: the loop stops when one stays exactly 0."""
+        """Return the losses that are active now; the loop stops when one stays exactly 0."""
         return frozenset()
 
     def separate(self) -> list[SeparateTraining]:
-        """Modules with an optimiser of their own."""
+        """Return the modules that have an optimiser of their own."""
         return []
 
     def explain(self, batch: Batch) -> str:
-        """Say where in the models a value that is not finite, or no value, may come from."""
+        """Describe the models' maps on a batch, to locate a value that is not finite."""
         del batch
         return ""

@@ -1,4 +1,4 @@
-"""How weights move: the training settings, the optimiser and the learning rate's path."""
+"""The training settings, the optimiser and the learning rate schedule."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from export.config import Section
 
 
 class TrainConfig(Section):
-    """One training run. Exactly one of `epochs` and `steps` says how long it is."""
+    """One training run. Exactly one of `epochs` and `steps` sets its length."""
 
     epochs: PositiveInt | None = None
     steps: PositiveInt | None = None
@@ -65,7 +65,7 @@ class TrainConfig(Section):
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimiser steps in all."""
+        """Return the total number of optimiser steps."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
@@ -73,7 +73,7 @@ class TrainConfig(Section):
 
 
 def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
-    """What `lr` is multiplied by at `step` (0-based) of `total`; pure, so resuming is exact.
+    """Return the factor of `lr` at `step` (0-based) of `total`; pure, so resuming is exact.
 
     one_cycle: cosine from 1/20 up to 1, then cosine down to `final_lr` (Smith and Topin 2018, as
     torch's OneCycleLR shapes it); cosine and step: linear warm-up from 1/20, then their decay.
@@ -95,11 +95,10 @@ def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
 def build_optimizer(
     objective: nn.Module, config: TrainConfig, separate: Sequence[SeparateTraining] = ()
 ) -> torch.optim.Optimizer:
-    """An optimiser over every trainable parameter that is not in `separate`.
+    """Return an optimiser over every trainable parameter that is not in `separate`.
 
-    Each group keeps its `scale` of the rate.
-
-    Norms and biases (tensors of one dimension) are not decayed unless `decay_norms`.
+    Each group stores its `scale` of the learning rate. Norms and biases (tensors of one dimension)
+    are not decayed unless `decay_norms`.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     apart = {id(p) for one in separate for p in one.module.parameters()}
@@ -118,7 +117,7 @@ def build_optimizer(
 
 
 def build_separate(one: SeparateTraining) -> torch.optim.Optimizer:
-    """The optimiser of a part that is trained apart."""
+    """Return the optimiser of a separately trained part."""
     parameters = list(one.module.parameters())
     groups = [{"params": parameters, "scale": 1.0}]
     return torch.optim.AdamW(groups, lr=one.lr, weight_decay=one.weight_decay)

@@ -1,4 +1,4 @@
-"""Choose a run's arithmetic: probed on the very model, not assumed from the hardware."""
+"""Choose a run's numeric precision by measuring the model at hand."""
 
 import json
 import time
@@ -21,11 +21,11 @@ def resolve_precision(
     record: Path,
     size: tuple[int, int],
 ) -> tuple[Precision, str]:
-    """Return Fabric's name of the precision, and a sentence on why.
+    """Return Fabric's name of the precision, and the reason in words.
 
     `auto` on a GPU: bf16 where it is native, else fp16. On a CPU both are timed on the backbone
     that `probe` builds, and bf16 must be at least 10 % faster. The answer is written to `record`,
-    because a resumed run must go on in the arithmetic that it began with.
+    because a resumed run must keep the precision that it began with.
     """
     if amp == "off":
         return "32-true", "fp32, as the recipe says"
@@ -49,7 +49,7 @@ def resolve_precision(
 
 
 def _time(probe: Callable[[], nn.Module], size: tuple[int, int]) -> tuple[float, float]:
-    """Fastest of three forward and backward passes in fp32 and in bf16, seconds."""
+    """Return the fastest of three forward and backward passes in fp32 and in bf16, seconds."""
     with torch.random.fork_rng(devices=[]):
         model = probe().train().to(memory_format=torch.channels_last)
         images = torch.rand(2, 3, *size).contiguous(memory_format=torch.channels_last)

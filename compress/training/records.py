@@ -1,4 +1,4 @@
-"""Tables that a training writes as it goes."""
+"""The CSV tables that a training writes."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 
 def table(rows: Sequence[Mapping[str, float | str | None]]) -> str:
-    """CSV with a column for every name that occurs in any row."""
+    """Return CSV with a column for every name that occurs in any row."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Which locations would be positive if given boxes were the ground truth."""
+"""Assignment of ground truth boxes to anchors."""
 
 from collections.abc import Sequence
 
@@ -49,10 +49,10 @@ def match_all(matcher: Matcher, anchors: Tensor, boxes: Sequence[Tensor]) -> Ten
 
 
 def own_share(matches: Sequence[Tensor], anchors: Tensor) -> Tensor:
-    """Return what to multiply a loss by that torchvision divided by this process's positives.
+    """Return the factor that renormalises a loss from this process's positives to all processes'.
 
-    Then it is divided by their mean over the processes, as one process on the whole batch would.
-    Every process has to ask, also one without labelled pictures: the others wait for its count.
+    Torchvision divides by the positives of this process; one process on the whole batch would
+    divide by the mean over processes. Every process must call this: the others wait for its count.
     """
     counts = [anchors.new_zeros(()), *((match >= 0).sum() for match in matches)]
     positives = torch.stack([count.float() for count in counts]).sum()

@@ -50,7 +50,7 @@ def gfl_losses(
     Args:
         class_logits: (B, P, K).
         dfl_logits: (B, P, 4 * bins).
-        matched: (B, P) index of a box in the boxes of all targets laid end to end, or -1.
+        matched: (B, P) index of a box in the boxes of all targets concatenated, or -1.
         targets: B entries.
         centres: (P, 2) pixels.
         strides: (P, 1) pixels.

@@ -1,13 +1,15 @@
 """NMS as one operator with a static shape, so that graphs around it stay static too."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
 from export.optional import require
+
+# Operators to the functions that write them as ONNX, as `torch.onnx.export` takes them.
+Translations = dict[Callable[..., object], Callable[..., object]]
 
 
 @torch.library.custom_op("slimdet::nms_keep", mutates_args=())
@@ -33,14 +35,14 @@ def _(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:  # noqa: ARG001
     return torch.empty_like(scores, dtype=torch.bool)
 
 
-def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+def onnx_translations() -> Translations:
     """Return how `torch.onnx.export` writes the operator: NonMaxSuppression and ScatterND.
 
     The number of kept boxes depends on the data; it stays inside the translation.
     """
     op = require("onnxscript", extra="train", purpose="ONNX export").opset18
 
-    def translate(boxes: Any, scores: Any, iou: float) -> Any:
+    def translate(boxes: object, scores: object, iou: float) -> object:
         shape = op.Shape(scores)
         # a missing score threshold means none, while the default of the output count is 0
         every = op.Slice(shape, [1], [2], [0])

@@ -67,7 +67,7 @@ def roi_candidates(
         proposal_scores: (B, n), -1 for padding.
         class_logits: (B, n, K + 1), background first.
         deltas: (B, n, (K + 1) * 4).
-        coder: of the second stage.
+        coder: box coder of the second stage.
         input_size: height and width to clip to.
     """
     images, count, columns = class_logits.shape

@@ -68,7 +68,7 @@ class TwoStageHead(nn.Module):
 
         Args:
             features: the levels that RoIs are pooled from.
-            boxes: one (R_b, 4) tensor per picture; pictures beyond them are not looked at.
+            boxes: one (R_b, 4) tensor per picture; further pictures are ignored.
             input_size: height and width in pixels.
         """
         maps = OrderedDict(
@@ -82,7 +82,7 @@ class TwoStageHead(nn.Module):
     def score_static(
         self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Do the same for (B, P, 4) boxes without a shape that depends on them; see `roi_pool`."""
+        """Score (B, P, 4) boxes with static shapes; see `score` and `roi_pool`."""
         images, count = boxes.shape[:2]
         pooled = pool(features, boxes, strides, self.roi_align)
         logits, deltas = self.roi.box_predictor(self.roi.box_head(pooled))

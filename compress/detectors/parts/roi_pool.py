@@ -5,8 +5,8 @@ pools every box from every level and keeps its own: bit for bit torchvision's, a
 work. `atlas` stacks the levels into one map and pools every box once, out of its level's rows: the
 same up to rounding, and a single RoiAlign node.
 
-Both take boxes that lie inside the picture (0 <= x1 <= x2 <= width, likewise y), of any size, zero
-included; proposals are clipped to it. Maps are as large as picture size / stride, without rest.
+Both take boxes inside the picture (0 <= x1 <= x2 <= width, the same for y) of any size, zero
+included; proposals are clipped to it. Picture sizes are multiples of every stride.
 """
 
 import math
@@ -32,7 +32,7 @@ def pool(
         features: (B, C, H_l, W_l) levels, finest first.
         boxes: (B, P, 4) xyxy pixels inside the picture.
         strides: of the levels, each twice the one before.
-        form: how.
+        form: the implementation, see above.
     """
     maps = [feature.float() for feature in features]
     return (pool_atlas if form == "atlas" else pool_masked)(maps, boxes, strides)

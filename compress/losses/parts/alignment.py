@@ -1,4 +1,4 @@
-"""What losses on whole maps share: their checks, which levels they compare, equal channels."""
+"""The base of the losses on whole maps: checks, choice of levels, channel alignment."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ class MapSection(LossSection):
         return frozenset({"features"})
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-        """Say what stands between these settings and this pair of detectors."""
+        """Return the problems of these settings with this pair of detectors."""
         return check_levels(student, teacher)
 
 

@@ -1,4 +1,4 @@
-"""How far vectors lie from one another, relative to the others."""
+"""Relative distances between vectors."""
 
 import torch
 from torch import Tensor

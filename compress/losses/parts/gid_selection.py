@@ -59,7 +59,7 @@ def select_instances(
         pre_nms: how many locations enter the suppression.
         min_size_px: input pixels.
         score: see `rank_locations`.
-        box_from: likewise.
+        box_from: see `rank_locations`.
     """
     scores, boxes = rank_locations(
         student.class_logits,

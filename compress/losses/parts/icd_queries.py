@@ -78,8 +78,8 @@ class Questions:
     Attributes:
         labels: (B, k) int64.
         centres: (B, k, 2) x and y of a point near the middle, as a share of the picture.
-        extents: (B, k, 2) width and height, likewise.
-        offsets: (B, k, 4) from that point to the left, upper, right and lower edge, likewise.
+        extents: (B, k, 2) width and height, as shares of the picture.
+        offsets: (B, k, 4) from that point to the left, upper, right and lower edge, as shares.
         pixels: (B, k, 2) width and height in input pixels.
         real: (B, k) bool, an object of the picture.
         present: (B, k) bool, an object of the picture or a made-up one.
@@ -102,7 +102,7 @@ def draw_questions(
 ) -> Questions:
     """Draw the questions of every picture.
 
-    A picture without labels is asked none: nobody knows what is not on it.
+    A picture without labels gets no questions, as its objects are unknown.
 
     Args:
         batch: pictures and their objects.

@@ -1,4 +1,4 @@
-"""Cut equal patches out of feature maps: RoIAlign (He et al. 2017), as two small products.
+"""Cut patches of equal size out of feature maps: RoIAlign (He et al. 2017), as two small products.
 
 Bilinear sampling with clamped borders is separable, so a patch is `rows @ map @ columns` with two
 small matrices per box. That equals torchvision's `roi_align(aligned=True)` to rounding; its

@@ -1,4 +1,4 @@
-"""How two heads' predictions differ: what the losses on responses have in common."""
+"""Divergences between two heads' predictions, shared by the losses on responses."""
 
 import torch
 from torch import Tensor

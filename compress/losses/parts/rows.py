@@ -1,4 +1,4 @@
-"""What the losses on plain logits share: their settings, and which rows of logits they compare.
+"""The base of the losses on plain logits: settings, and the rows of logits that are compared.
 
 One row per proposal, or per location of a dense head.
 """
@@ -95,8 +95,8 @@ def select_rows(student: Outputs, teacher: Outputs, batch: Batch, choice: RowCho
     """Return the logits to compare.
 
     Args:
-        student: holds `rois`, or else `dense`.
-        teacher: likewise.
+        student: outputs with `rois`, or else `dense`.
+        teacher: outputs with the same.
         batch: its targets say which locations are positive; proposals bring their labels along.
         choice: None takes all proposals (K + 1 logits), or the positive locations (K logits), for
             most locations are background, where a softmax over K objects says nothing.

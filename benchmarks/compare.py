@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
-from export.errors import RecipeError, ToolkitError
+from export.arguments import parser_of, run_command
+from export.errors import RecipeError
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -24,22 +25,22 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmarks.compare") -> int:
     """Print the differences; return the exit code: 0 success, 3 a limit is exceeded."""
     options = command_line(prog).parse_args(arguments)
+    return run_command(lambda: _compare(options))
+
+
+def _compare(options: argparse.Namespace) -> int:
     from benchmarks.gates import GateError, broken_gates, load_report
 
-    try:
-        before, after = load_report(options.before), load_report(options.after)
-        gates = _gates(options)
-        changes = differences(before, after)
-        broken = broken_gates(before, after, gates)
-        if options.json:
-            sys.stdout.write(json.dumps({"rows": changes, "broken": broken}) + "\n")
-        else:
-            sys.stdout.write("\n".join([*_table(changes), *_notes(before, after)]) + "\n")
-        if broken:
-            raise GateError("\n".join(broken))
-    except ToolkitError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    before, after = load_report(options.before), load_report(options.after)
+    gates = _gates(options)
+    changes = differences(before, after)
+    broken = broken_gates(before, after, gates)
+    if options.json:
+        sys.stdout.write(json.dumps({"rows": changes, "broken": broken}) + "\n")
+    else:
+        sys.stdout.write("\n".join([*_table(changes), *_notes(before, after)]) + "\n")
+    if broken:
+        raise GateError("\n".join(broken))
     return 0
 
 
@@ -163,11 +164,10 @@ def _model(part: "JsonValue") -> str:
 
 def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Compare two reports; with limits, check whether B exceeds one.",
-        epilog="exit codes: 0 success, 1 a report cannot be read, 2 a limit is not valid, 3 a "
-        "limit is exceeded",
+    parser = parser_of(
+        prog,
+        "Compare two reports; with limits, check whether B exceeds one.",
+        "0 success, 1 a report cannot be read, 2 a limit is not valid, 3 a limit is exceeded",
     )
     parser.add_argument("before", type=Path, metavar="A", help="a run's or report's folder or file")
     parser.add_argument("after", type=Path, metavar="B", help="the one to compare with it")

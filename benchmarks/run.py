@@ -10,28 +10,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.arguments import positive
+from export.arguments import positive, run_command
 from export.backends import device_choices
-from export.errors import ToolkitError
 
 if TYPE_CHECKING:
     from benchmarks.report.schema import ReportData
-
-INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmarks.run") -> int:
     """Measure; return the exit code: 0 success, 1 to 6 as in `export.errors`, 130 interrupted."""
     options = command_line(prog).parse_args(arguments)
+    return run_command(lambda: _measure(options), "interrupted; no report was written")
+
+
+def _measure(options: argparse.Namespace) -> int:
     from benchmarks.measure import measure
     from benchmarks.report.content import complete
     from export.backends.interface import EngineSettings
 
-    try:
-        settings = EngineSettings(
-            threads=options.threads, device=options.device, cuda_graph=options.cuda_graph
-        )
-        content = measure(
+    settings = EngineSettings(
+        threads=options.threads, device=options.device, cuda_graph=options.cuda_graph
+    )
+    content = complete(
+        measure(
             options.models,
             options.data,
             options.images,
@@ -41,13 +42,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmar
             options.split,
             options.division,
         )
-    except ToolkitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; no report was written", file=sys.stderr)
-        return INTERRUPTED
-    content = complete(content)
+    )
     _print_table(content)
     if options.out is not None:
         print(f"report: {options.out / 'report.html'}")

@@ -1,6 +1,12 @@
-"""Types of command-line values that several commands share; imports nothing heavy."""
+"""What the command lines share: types of values, parsers, errors; imports nothing heavy."""
 
 import argparse
+import sys
+from collections.abc import Callable
+
+from export.errors import ToolkitError
+
+INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 def positive(text: str) -> int:
@@ -17,3 +23,27 @@ def score(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not in 0..1")
     return value
+
+
+def parser_of(prog: str, description: str, exit_codes: str) -> argparse.ArgumentParser:
+    """Return a parser without arguments whose help ends with the command's exit codes."""
+    return argparse.ArgumentParser(
+        prog=prog, description=description, epilog=f"exit codes: {exit_codes}"
+    )
+
+
+def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> int:
+    """Run a command and return its exit code; a user's mistake is one line on stderr.
+
+    Args:
+        work: the command; returns its exit code.
+        interrupted: message after Ctrl-C, which exits with 130.
+    """
+    try:
+        return work()
+    except ToolkitError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{interrupted}\n")
+        return INTERRUPTED

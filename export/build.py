@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.arguments import positive
+from export.arguments import parser_of, positive, run_command
 from export.backends import BACKENDS
-from export.errors import ExportError, ToolkitError
+from export.errors import ExportError
 
 if TYPE_CHECKING:
     from export.backends.interface import Backend
@@ -23,14 +23,11 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.build") -> int:
     """Run the command line; return its exit code."""
     options = command_line(prog).parse_args(arguments)
-    try:
-        print(_build(options, options.backend or _default_backend(options)))
-    except ToolkitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return run_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    print(_build(options, options.backend or _default_backend(options)))
     return 0
 
 
@@ -96,11 +93,11 @@ def _make_graph(options: argparse.Namespace, folder: Path, precision: str) -> Pa
 
 def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Build a TensorRT engine for this machine, or quantise for its CPU.",
-        epilog="exit codes: 0 done, 3 pictures, 4 a package is missing, 6 the model cannot be "
-        "built; nothing is half-written",
+    parser = parser_of(
+        prog,
+        "Build a TensorRT engine for this machine, or quantise for its CPU.",
+        "0 done, 3 pictures, 4 a package is missing, 6 the model cannot be built; nothing is "
+        "half-written",
     )
     parser.add_argument("model", type=Path, metavar="model.onnx", help="with its model.json")
     precisions = dict.fromkeys(name for one in BACKENDS.values() for name in one.graphs)

@@ -10,28 +10,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.errors import ToolkitError
+from export.arguments import parser_of, run_command
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.bundle") -> int:
     """Run the command line; return its exit code."""
     options = command_line(prog).parse_args(arguments)
-    try:
-        from export.bundles.packing import write_bundle
+    return run_command(lambda: _bundle(options))
 
-        folder = write_bundle(
-            options.out,
-            options.models,
-            options.golden,
-            name=options.name or options.models[0].resolve().parent.name,
-            threads=options.threads,
-        )
-    except ToolkitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+
+def _bundle(options: argparse.Namespace) -> int:
+    from export.bundles.packing import write_bundle
+
+    folder = write_bundle(
+        options.out,
+        options.models,
+        options.golden,
+        name=options.name or options.models[0].resolve().parent.name,
+        threads=options.threads,
+    )
     size = folder.with_name(folder.name + ".tar.gz").stat().st_size / 1e6
     print(f"{folder}: check it with python {folder / 'verify.py'}; packed: {size:.1f} MB")
     return 0
@@ -39,11 +36,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.b
 
 def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Pack models with all that a device needs to run and to check them.",
-        epilog="exit codes: 0 done, 3 the golden picture, 4 a package is missing, 6 a model "
-        "cannot be used",
+    parser = parser_of(
+        prog,
+        "Pack models with all that a device needs to run and to check them.",
+        "0 done, 3 the golden picture, 4 a package is missing, 6 a model cannot be used",
     )
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help=".onnx or .engine")
     parser.add_argument("--golden", type=Path, required=True, metavar="PHOTO")

@@ -5,19 +5,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.errors import ExportError, ToolkitError
+from export.arguments import run_command
+from export.errors import ExportError
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.lint") -> int:
     """Run the command line; return its exit code: 0 when the file is clean, 6 when it is not."""
     options = command_line(prog).parse_args(arguments)
+    return run_command(lambda: _lint_all(options.models))
+
+
+def _lint_all(paths: Sequence[Path]) -> int:
     code = 0
-    for path in options.models:
-        try:
-            problems = _lint(path)
-        except ToolkitError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_code
+    for path in paths:
+        problems = _lint(path)
         for problem in problems:
             print(f"{path}: {problem}")
             code = ExportError.exit_code

@@ -9,33 +9,29 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.arguments import positive, score
+from export.arguments import parser_of, positive, run_command, score
 from export.backends import device_choices
-from export.errors import ToolkitError
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.predict") -> int:
     """Run the command line; return its exit code."""
     options = command_line(prog).parse_args(arguments)
-    try:
-        from export.predictions import write_predictions
+    return run_command(lambda: _predict(options))
 
-        return write_predictions(options)
-    except ToolkitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+
+def _predict(options: argparse.Namespace) -> int:
+    from export.predictions import write_predictions
+
+    return write_predictions(options)
 
 
 def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Run a detector on photographs and videos; draw and list what it finds.",
-        epilog="Exit codes: 0 all done, 3 a picture is broken or missing, 4 a package is "
-        "missing, 6 the model cannot be used.",
+    parser = parser_of(
+        prog,
+        "Run a detector on photographs and videos; draw and list what it finds.",
+        "0 all done, 3 a picture is broken or missing, 4 a package is missing, 6 the model cannot "
+        "be used",
     )
     parser.add_argument(
         "model",

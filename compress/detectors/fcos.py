@@ -11,10 +11,15 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from compress.batch import Batch, Targets, boxes_per_image
 from compress.detector import FEATURES, Candidates, Dense, Detector, Outputs, Rois, Wanted
 from compress.detectors.parts.assignment import as_torchvision, joined_matches, own_share
-from compress.detectors.parts.dense import Raw, TowerSettings, tower_outputs, tower_spec
+from compress.detectors.parts.dense import (
+    Raw,
+    TowerSettings,
+    build_towers,
+    tower_outputs,
+    tower_spec,
+)
 from compress.detectors.parts.selection import dense_candidates
 from compress.detectors.parts.settings import build_trunk, check_maps
-from compress.detectors.parts.towers import Tower
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
 from compress.parts.norm import Norm
@@ -41,13 +46,10 @@ class FcosHead(nn.Module):
 
     def __init__(self, config: FcosConfig, num_classes: int, levels: int) -> None:
         super().__init__()
-        width = config.head_width or config.width
         # as in the paper, the head has GroupNorm beside a frozen backbone
         norm: Norm = "batch" if config.norm == "batch" else "group"
-        depth = config.head_depth
-        self.class_tower = Tower(config.width, width, depth, levels, norm)
-        self.box_tower = Tower(config.width, width, depth, levels, norm)
-        self.predictor = tv.FCOSHead(width if depth else config.width, 1, num_classes, num_convs=0)
+        self.class_tower, self.box_tower, width = build_towers(config, levels, norm)
+        self.predictor = tv.FCOSHead(width, 1, num_classes, num_convs=0)
 
     def forward(self, features: Sequence[Tensor]) -> Raw:
         """Return torchvision's `cls_logits`, `bbox_regression` and `bbox_ctrness`."""

@@ -10,11 +10,17 @@ from torch import Tensor, nn
 
 from compress.batch import Batch, Targets, boxes_per_image
 from compress.detector import FEATURES, Candidates, Dense, Detector, Outputs, Rois, Wanted
-from compress.detectors.parts.dense import Raw, TowerSettings, tower_outputs, tower_spec
+from compress.detectors.parts.dense import (
+    Raw,
+    TowerSettings,
+    build_towers,
+    tower_outputs,
+    tower_spec,
+)
 from compress.detectors.parts.gfl_losses import distances_to_boxes, expected_distances, gfl_losses
 from compress.detectors.parts.selection import dense_candidates
 from compress.detectors.parts.settings import build_trunk, check_maps
-from compress.detectors.parts.towers import Tower, flatten_cells
+from compress.detectors.parts.towers import flatten_cells
 from compress.parts.atss import atss_match
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
@@ -39,12 +45,9 @@ class GflHead(nn.Module):
 
     def __init__(self, config: GflConfig, num_classes: int, levels: int) -> None:
         super().__init__()
-        width = config.head_width or config.width
         # as in the paper, the head has GroupNorm beside a frozen backbone
         norm: Norm = "batch" if config.norm == "batch" else "group"
-        self.class_tower = Tower(config.width, width, config.head_depth, levels, norm)
-        self.box_tower = Tower(config.width, width, config.head_depth, levels, norm)
-        before = width if config.head_depth else config.width
+        self.class_tower, self.box_tower, before = build_towers(config, levels, norm)
         self.class_logits = nn.Conv2d(before, num_classes, 3, padding=1)
         self.box_logits = nn.Conv2d(before, 4 * (config.reg_max + 1), 3, padding=1)
         self.scales = nn.Parameter(torch.ones(levels))

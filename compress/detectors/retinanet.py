@@ -19,10 +19,15 @@ from compress.detectors.parts.assignment import (
     match_overlaps,
     overlap_mask,
 )
-from compress.detectors.parts.dense import Raw, TowerSettings, tower_outputs, tower_spec
+from compress.detectors.parts.dense import (
+    Raw,
+    TowerSettings,
+    build_towers,
+    tower_outputs,
+    tower_spec,
+)
 from compress.detectors.parts.selection import dense_candidates
 from compress.detectors.parts.settings import build_trunk, check_maps
-from compress.detectors.parts.towers import Tower
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
 from compress.parts.norm import Norm
@@ -48,15 +53,10 @@ class RetinaNetHead(nn.Module):
         self, config: RetinaNetConfig, anchors_per_cell: int, num_classes: int, levels: int
     ) -> None:
         super().__init__()
-        width = config.head_width or config.width
         # as in the paper, no layer of the head is normalised beside a frozen backbone
         norm: Norm | None = None if config.norm == "frozen" else config.norm
-        depth = config.head_depth
-        self.class_tower = Tower(config.width, width, depth, levels, norm)
-        self.box_tower = Tower(config.width, width, depth, levels, norm)
-        predictor = tv.RetinaNetHead(
-            width if depth else config.width, anchors_per_cell, num_classes
-        )
+        self.class_tower, self.box_tower, width = build_towers(config, levels, norm)
+        predictor = tv.RetinaNetHead(width, anchors_per_cell, num_classes)
         predictor.classification_head.conv = nn.Identity()
         predictor.regression_head.conv = nn.Identity()
         self.predictor = predictor

@@ -187,29 +187,6 @@ def quantize_int8(
     return quantizer.write(folder, quantizer.nodes, {}, canvases[0])
 
 
-def quantize_cpu_int8(
-    onnx_path: Path,
-    canvases: Sequence[NDArray[np.uint8]],
-    folder: Path,
-    keep_float: Sequence[str] = (),
-    *,
-    method: Method = "minmax",
-    seed: int = 0,
-    reduce_range: bool | None = None,
-) -> Path:
-    """Write `folder/model.onnx`, quantised for ONNX Runtime on the CPU; see `quantize_int8`."""
-    return quantize_int8(
-        onnx_path,
-        canvases,
-        folder,
-        keep_float,
-        flavour="cpu",
-        method=method,
-        seed=seed,
-        reduce_range=reduce_range,
-    )
-
-
 def _options(flavour: Flavour) -> dict[str, bool | list[str]]:
     if flavour == "cpu":
         return {"ActivationSymmetric": False, "WeightSymmetric": True}

@@ -19,7 +19,7 @@ from export.bundle import main
 from export.bundles.packing import TOLERANCES, bundle_artifact, pack, write_bundle
 from export.detections import Candidates, select_detections
 from export.errors import ExportError, MissingDependencyError, ToolkitError
-from export.precision.int8 import quantize_cpu_int8
+from export.precision.int8 import quantize_int8
 from export.predict import main as predict_main
 from tests.export.backends.tensorrt import fake_tensorrt
 from tests.export.backends.tensorrt.fake_cuda import FakeCuda
@@ -44,7 +44,7 @@ def made(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
-    int8 = quantize_cpu_int8(dynamic_model, canvases(4), folder / "int8")
+    int8 = quantize_int8(dynamic_model, canvases(4), folder / "int8")
     models = [dynamic_model, int8, static_model]
     return write_bundle(folder / "bundle", models, photograph, name="tiny", threads=1)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from compress.batch import Batch, Targets
 from compress.detector import Dense, DetectorSpec, Outputs, Towers, Wanted
 from compress.detectors.parts.settings import DetectorSettings, Trunk, check_maps
-from compress.detectors.parts.towers import TwoTowers, finish_towers, run_towers
+from compress.detectors.parts.towers import Tower, TwoTowers, finish_towers, run_towers
+from compress.parts.norm import Norm
 
 # What a head predicts: float32 tensors (B, P, ...) by the names that torchvision's losses use.
 Raw = dict[str, Tensor]
@@ -59,6 +60,15 @@ class TowerSettings(DetectorSettings):
 
     head_width: PositiveInt | None = None  # channels of the towers; None: as the pyramid
     head_depth: int = Field(default=4, ge=0, le=8)
+
+
+def build_towers(config: TowerSettings, levels: int, norm: Norm | None) -> tuple[Tower, Tower, int]:
+    """Build the class and the box tower; also return the channels of their outputs."""
+    width = config.head_width or config.width
+    class_tower, box_tower = (
+        Tower(config.width, width, config.head_depth, levels, norm) for _ in range(2)
+    )
+    return class_tower, box_tower, width if config.head_depth else config.width
 
 
 def tower_spec(

@@ -23,6 +23,16 @@ def element_types(model):
     return found | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
+def checked_half(graph: onnx.GraphProto, opset: int) -> onnx.ModelProto:
+    """Name a graph's nodes, cast it to fp16 and check the result."""
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    for number, node in enumerate(model.graph.node):
+        node.name = f"n{number}"
+    cast = to_half(model)
+    onnx.checker.check_model(cast, full_check=True)
+    return cast
+
+
 def test_fp16_stays_close_to_float_and_is_not_the_same(dynamic_model, half):
     images = to_tensor(canvases(3))
     with open_engine(dynamic_model, threads=1) as exact, open_engine(half, threads=1) as other:
@@ -103,11 +113,7 @@ def test_the_scales_of_a_resize_stay_single():
         }
         """
     )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
-    for number, node in enumerate(model.graph.node):
-        node.name = f"n{number}"
-    cast = to_half(model)
-    onnx.checker.check_model(cast, full_check=True)
+    cast = checked_half(graph, 18)
     resize = next(node for node in cast.graph.node if node.op_type == "Resize")
     assert list(resize.input) == ["a_half", "", "scales"]
     assert [n.op_type for n in cast.graph.node] == ["Cast", "Conv", "Resize", "Conv", "Cast", "Exp"]
@@ -131,11 +137,7 @@ def test_pairs_are_half_from_the_picture_of_features_on_and_scales_are_rounded_u
         }
         """
     )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)])
-    for number, node in enumerate(model.graph.node):
-        node.name = f"n{number}"
-    cast = to_half(model)
-    onnx.checker.check_model(cast, full_check=True)
+    cast = checked_half(graph, 19)
     types = element_types(cast)
     made = {node.op_type: types[node.output[0]] for node in cast.graph.node}
     assert made["RoiAlign"] == made["Exp"] == onnx.TensorProto.FLOAT

@@ -6,14 +6,14 @@ from export.artifact.manifest import file_sha256, read_manifest
 from export.engine import open_engine
 from export.errors import DataError, ExportError
 from export.pictures.images import to_tensor
-from export.precision.int8 import keep_pools_float, quantize_cpu_int8, quantize_int8
+from export.precision.int8 import keep_pools_float, quantize_int8
 from tests.export.precision.test_fp16 import element_types, loud_model
 from tests.export.tiny import canvases
 
 
 @pytest.fixture(scope="module")
 def quantized(dynamic_model, tmp_path_factory):
-    return quantize_cpu_int8(dynamic_model, canvases(8), tmp_path_factory.mktemp("int8"), seed=3)
+    return quantize_int8(dynamic_model, canvases(8), tmp_path_factory.mktemp("int8"), seed=3)
 
 
 def test_int8_stays_close_to_float(dynamic_model, quantized):
@@ -58,7 +58,7 @@ def test_the_sidecar_records_how_it_was_made(dynamic_model, quantized):
 
 @pytest.mark.parametrize(("reduce_range", "limit"), [(True, 64), (False, 127)])
 def test_weights_keep_to_seven_bits_when_asked_to(dynamic_model, tmp_path, reduce_range, limit):
-    path = quantize_cpu_int8(dynamic_model, canvases(2), tmp_path, reduce_range=reduce_range)
+    path = quantize_int8(dynamic_model, canvases(2), tmp_path, reduce_range=reduce_range)
     stored = {tensor.name: tensor for tensor in onnx.load(str(path)).graph.initializer}
     weight = onnx.numpy_helper.to_array(stored["detector.body.weight_quantized"])
     assert np.abs(weight.astype(int)).max() == limit
@@ -66,36 +66,36 @@ def test_weights_keep_to_seven_bits_when_asked_to(dynamic_model, tmp_path, reduc
 
 @pytest.mark.parametrize("method", ["entropy", "percentile"])
 def test_other_ways_to_find_ranges_work_in_silence(dynamic_model, tmp_path, method, capsys):
-    path = quantize_cpu_int8(dynamic_model, canvases(2), tmp_path, method=method)
+    path = quantize_int8(dynamic_model, canvases(2), tmp_path, method=method)
     assert read_manifest(path.with_suffix(".json")).quantization["method"] == method
     assert capsys.readouterr().out == ""
 
 
 def test_a_fixed_batch_quantises_too(static_model, tmp_path):
-    path = quantize_cpu_int8(static_model, canvases(2), tmp_path)
+    path = quantize_int8(static_model, canvases(2), tmp_path)
     with open_engine(path, threads=1) as engine:
         assert engine.candidates(to_tensor(canvases(1))).boxes.shape == (1, 16, 4)
 
 
 def test_nodes_kept_float_by_name_must_exist_and_leave_something(dynamic_model, tmp_path):
     with pytest.raises(ExportError, match="has 'neck' in its name"):
-        quantize_cpu_int8(dynamic_model, canvases(2), tmp_path, ["neck"])
+        quantize_int8(dynamic_model, canvases(2), tmp_path, ["neck"])
     with pytest.raises(ExportError, match="nothing to quantise: all 4 weighted nodes"):
-        quantize_cpu_int8(dynamic_model, canvases(2), tmp_path, ["body"])
+        quantize_int8(dynamic_model, canvases(2), tmp_path, ["body"])
 
 
 def test_pictures_must_be_there_and_have_the_size_of_the_input(dynamic_model, tmp_path):
     with pytest.raises(DataError, match="got none"):
-        quantize_cpu_int8(dynamic_model, [], tmp_path)
+        quantize_int8(dynamic_model, [], tmp_path)
     with pytest.raises(DataError, match=r"\(32, 32, 3\), got \[\(8, 8, 3\)\]"):
-        quantize_cpu_int8(dynamic_model, [np.zeros((8, 8, 3), dtype=np.uint8)], tmp_path)
+        quantize_int8(dynamic_model, [np.zeros((8, 8, 3), dtype=np.uint8)], tmp_path)
 
 
 def test_neither_the_float_model_nor_an_int8_one_is_overwritten(dynamic_model, quantized, tmp_path):
     with pytest.raises(ExportError, match="holds the fp32 model itself"):
-        quantize_cpu_int8(dynamic_model, canvases(2), dynamic_model.parent)
+        quantize_int8(dynamic_model, canvases(2), dynamic_model.parent)
     with pytest.raises(ExportError, match="is int8; start from the fp32 model instead"):
-        quantize_cpu_int8(quantized, canvases(2), tmp_path)
+        quantize_int8(quantized, canvases(2), tmp_path)
 
 
 def test_a_sum_behind_a_pool_reads_it_in_float():

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from export.config import Section
-
 if TYPE_CHECKING:
     from compress.detector import Detector
     from compress.detectors.parts.settings import DetectorSettings
     from compress.losses.parts.loss import LossSection
-
+    from export.config import Section
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- methods -->\n).*?(<!-- /methods -->)", re.DOTALL)
@@ -84,7 +82,7 @@ def detector_settings() -> dict[str, "type[DetectorSettings]"]:
     return {tag: one for tag, one in found if issubclass(one, DetectorSettings)}
 
 
-def _by_type(union: object) -> list[tuple[str, type[Section]]]:
+def _by_type(union: object) -> "list[tuple[str, type[Section]]]":
     classes: tuple[type[Section], ...] = get_args(get_args(union)[0])  # of Annotated[A | B, ...]
     return [(get_args(one.model_fields["type"].annotation)[0], one) for one in classes]
 

@@ -27,18 +27,34 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.b
 
 
 def _run(options: argparse.Namespace) -> int:
-    print(_build(options, options.backend or _default_backend(options)))
+    print(BACKENDS[backend_of(options)].summary(build(options)))
     return 0
 
 
-def _default_backend(options: argparse.Namespace) -> str:
-    """Return the first backend that runs graphs if pictures are given, else that builds of them."""
+def backend_of(options: argparse.Namespace) -> str:
+    """Return the backend that is asked for.
+
+    By default the first one that runs graphs if pictures are given, else that builds of them.
+    """
+    if options.backend is not None:
+        return str(options.backend)
     wanted = options.images is not None
     return next(name for name, one in BACKENDS.items() if one.runs_graphs == wanted)
 
 
-def _build(options: argparse.Namespace, name: str) -> str:
-    """Build with one backend, after making its graph where pictures are given; describe it."""
+def build(options: argparse.Namespace) -> Path:
+    """Build with one backend, after making its graph where pictures are given.
+
+    Args:
+        options: values of `command_line`.
+
+    Returns:
+        The artifact, with its sidecar beside it.
+
+    Raises:
+        ToolkitError: the model, the pictures, a package or the machine does not allow it.
+    """
+    name = backend_of(options)
     backend, model, settings = BACKENDS[name], options.model, vars(options)
     _check_request(options, name, backend)
     graph = model
@@ -46,7 +62,7 @@ def _build(options: argparse.Namespace, name: str) -> str:
         backend.check(model, settings)  # before minutes of calibration
         folder = options.out if backend.runs_graphs else options.out / "graph"
         graph = _make_graph(options, folder, backend.graphs[options.precision])
-    return backend.summary(backend.build(graph, options.out, settings))
+    return backend.build(graph, options.out, settings)
 
 
 def _check_request(options: argparse.Namespace, name: str, backend: "Backend") -> None:

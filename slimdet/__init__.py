@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from export.errors import MissingDependencyError as MissingDependencyError
     from export.errors import RecipeError as RecipeError
     from export.errors import ToolkitError as ToolkitError
+    from slimdet.building import export as export
     from slimdet.loading import load as load
     from slimdet.model import Evaluation as Evaluation
     from slimdet.model import Model as Model
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "load": "slimdet.loading",
+    "export": "slimdet.building",
     "Model": "slimdet.model",
     "Evaluation": "slimdet.model",
     "Result": "slimdet.result",
@@ -58,6 +60,7 @@ __all__ = [
     "Run",
     "ToolkitError",
     "__version__",
+    "export",
     "load",
     "run",
 ]

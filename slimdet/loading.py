@@ -48,7 +48,7 @@ def load(
         place = given
         if given.name.endswith((".tar.gz", ".tgz")):
             place = _unpack(given, stack)
-        found = _artifact(place, artifact)
+        found = artifact_file(place, artifact)
         if found.suffix == ".safetensors":
             engine = _torch_engine(found, device, threads)
         else:
@@ -57,8 +57,8 @@ def load(
         return Model(engine, found, stack.pop_all())
 
 
-def _artifact(place: Path, name: str | None) -> Path:
-    """Return the file to open.
+def artifact_file(place: Path, name: str | None) -> Path:
+    """Return the file that `load` opens.
 
     Raises:
         ExportError: there is none.
@@ -108,6 +108,10 @@ def _unpack(archive: Path, stack: ExitStack) -> Path:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slimdet-")))
     try:
         with tarfile.open(archive) as content:
+            if not hasattr(tarfile, "data_filter"):
+                raise ExportError(
+                    f"{archive}: this Python cannot unpack it safely; unpack it first"
+                )
             content.extractall(folder, filter="data")  # refuses what would leave the folder
     except (OSError, tarfile.TarError, EOFError) as error:
         raise ExportError(f"{archive}: cannot be unpacked as a bundle ({error})") from None

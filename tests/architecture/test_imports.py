@@ -63,7 +63,7 @@ FLOORS = [
     ["slimdet/result"],
     ["slimdet/model"],
     ["slimdet/loading"],
-    ["slimdet/running"],
+    ["slimdet/building", "slimdet/running"],
     ["slimdet/commands"],
     ["slimdet/__main__", "slimdet/completion"],
 ]

@@ -21,6 +21,7 @@ def test_the_public_names_are_these() -> None:
         "Run",
         "ToolkitError",
         "__version__",
+        "export",
         "load",
         "run",
     }

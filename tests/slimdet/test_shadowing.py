@@ -92,6 +92,7 @@ def test_a_script_of_the_user_s_gets_the_sentence_as_an_import_error(tmp_path: P
     assert executed(folder) == []
 
 
+@pytest.mark.slow
 def test_a_run_of_the_gain_study_finds_what_the_study_has_found(tmp_path: Path) -> None:
     folder = own(tmp_path / "own", *PACKAGES)
     (folder / "recipe.yaml").write_text("schema: 1\nname: x\n")

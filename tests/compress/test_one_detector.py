@@ -115,7 +115,7 @@ def test_one_detector_goes_from_data_to_report(
         ("student", "onnxruntime", "int8"),
     ]
     assert (report["gain"], report["speed"]) == (None, [])
-    assert report["notes"][-1].startswith("One detector was trained, without a teacher")
+    assert report["notes"][-1].startswith("One detector was trained without a teacher")
     told = (home / "report" / "report.md").read_text().replace(report["notes"][-1], "")
     for word in ("baseline", "istillation", "eacher", "gained"):
         assert word not in told, word

@@ -15,7 +15,8 @@ from compress.detectors import DetectorConfig
 from compress.distillation.pairing import check_pair
 from compress.losses.parts.classifier import Classifier, ClassifierConfig
 from compress.recipe import Recipe
-from compress.recipe_file import Key, Source
+from compress.recipe_file import complete_text
+from compress.recipe_source import Key, Source
 from compress.stages.classifier import classifier_room, load_classifier, schedule_of
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run
@@ -55,7 +56,7 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
     check_models(opened)
     check_training(opened)
     if session.rank == 0:
-        open_run(runs, recipe.name, recipe.resolved(), source.whole, Recipe.resolved_anew)
+        open_run(runs, recipe.name, recipe.resolved(), complete_text(source), Recipe.resolved_anew)
     if session.world > 1:
         session.fabric("32-true").barrier()
     if session.rank != 0:

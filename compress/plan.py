@@ -17,7 +17,7 @@ from compress.data.loading import steps_per_epoch
 from compress.detector import Detector
 from compress.pipeline import check_models, check_training, wanted_classifier
 from compress.recipe import Recipe
-from compress.recipe_file import Source
+from compress.recipe_source import Source
 from compress.stages.classifier import schedule_of
 from compress.stages.fit import count_parameters
 from compress.stages.model_name import ModelName

@@ -2,11 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from os import PathLike, fspath
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-import yaml
 from pydantic import (
     Discriminator,
     Field,
@@ -27,10 +25,10 @@ from compress.data.config import DataConfig
 from compress.detectors import DetectorConfig
 from compress.losses import LossConfig
 from compress.recipe_file import load_model, read_model
+from compress.recipe_source import Source, Tree
 from compress.tracking.open import TrackerName
 from compress.training.optim import TrainConfig
 from export.config import Section
-from export.errors import RecipeError
 
 Given = TypeVar("Given")
 
@@ -65,7 +63,7 @@ class TeacherConfig(Section):
         return self
 
 
-def _one_or_several(value: Any) -> str:
+def _one_or_several(value: object) -> str:
     # tags that read like the types they stand for are left out of a mistake's key
     return "tuple[TeacherConfig]" if isinstance(value, list | tuple) else "TeacherConfig"
 
@@ -206,17 +204,17 @@ class Recipe(Section):
             raise ValueError(f"track names each logger once; found {list(names)}")
         return names
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> Tree:
         """Every setting of what is made, defaults included, as JSON.
 
         Gates only judge it and trackers only watch it: they may change under an old name.
         """
         unused = {"gates", "track"} | (set() if self.teachers else {"baseline"})
-        found: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude=unused)
+        found: Tree = self.model_dump(mode="json", by_alias=True, exclude=unused)
         return found
 
     @classmethod
-    def resolved_anew(cls, before: dict[str, Any]) -> dict[str, Any]:
+    def resolved_anew(cls, before: Tree) -> Tree:
         """Settings that an earlier version resolved, with those it did not know at their defaults.
 
         A run that was begun before an upgrade goes on after it. Settings that this version does not
@@ -228,8 +226,8 @@ class Recipe(Section):
             return before
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, str]:
-    """Read a recipe and its text.
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Source]:
+    """Read a recipe's file; also return where its settings come from, for later messages.
 
     Raises:
         RecipeError: all mistakes at once, each as `file:line: key: what is wrong`.
@@ -237,34 +235,12 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, str]
     return load_model(Recipe, path, overrides)
 
 
-def read_recipe(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Recipe, str]:
-    """Read a recipe that is given as nested dicts and lists; return it and its YAML text.
+def read_recipe(
+    settings: Mapping[str, object], overrides: Sequence[str] = ()
+) -> tuple[Recipe, Source]:
+    """Read a recipe that is given as nested dicts and lists; paths become text.
 
     Raises:
         RecipeError: all mistakes at once, each as `key: what is wrong`.
     """
-    text = _yaml(settings)
-    return read_model(Recipe, None, text, overrides), text
-
-
-def _yaml(settings: Mapping[str, Any]) -> str:
-    """Write settings that are given in Python as the YAML of a recipe; paths become text.
-
-    Raises:
-        RecipeError: a value has no form in a recipe.
-    """
-    try:
-        plain = json.loads(json.dumps(dict(settings), allow_nan=False, default=_plain))
-    except (TypeError, ValueError) as error:
-        raise RecipeError(
-            f"recipe: holds a value that is no text, number or list ({error})"
-        ) from None
-    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, PathLike):
-        return fspath(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{value!r} is of type {type(value).__name__}")
+    return read_model(Recipe, settings, overrides)

@@ -143,12 +143,10 @@ def execute(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     for package in ("torch", "torchvision"):
         require(package, extra="train", purpose="Carrying out a recipe")
     from compress.recipe import load_recipe
-    from compress.recipe_file import Source
 
-    recipe, text = load_recipe(options.recipe, options.overrides)
+    recipe, source = load_recipe(options.recipe, options.overrides)
     from compress.pipeline import run
 
-    source = Source(options.recipe, text, options.overrides)
     if checks:
         from compress.plan import plan
 

@@ -85,14 +85,10 @@ def run(
     from compress.console import Console
     from compress.pipeline import run as carry_out
     from compress.recipe import load_recipe, read_recipe
-    from compress.recipe_file import Source
 
     if isinstance(recipe, Mapping):
-        path = None
-        settings, text = read_recipe(recipe, overrides)
+        settings, source = read_recipe(recipe, overrides)
     else:
-        path = Path(recipe)
-        settings, text = load_recipe(path, overrides)
-    source = Source(path, text, overrides)
+        settings, source = load_recipe(Path(recipe), overrides)
     report = carry_out(settings, source, Path(runs), device, Console(quiet=quiet))
     return Run(report.parent)

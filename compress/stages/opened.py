@@ -10,7 +10,7 @@ from compress.data.config import Data
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
 from compress.recipe import Recipe, TeacherConfig
-from compress.recipe_file import Key, Source, dotted
+from compress.recipe_source import Key, Source, dotted
 from compress.stages.model_name import ModelName, Role, stages_of
 from compress.stages.session import Session
 from export.errors import RecipeError

@@ -17,6 +17,7 @@ from benchmarks.timing.environment import environment
 from benchmarks.timing.latency import ratio_ci
 from benchmarks.timing.records import Timing
 from compress.recipe import Recipe
+from compress.recipe_file import complete_text
 from compress.stages.artifacts import REFUSED
 from compress.stages.classifier import NAME as CLASSIFIER
 from compress.stages.classifier import describe_accuracy
@@ -51,7 +52,7 @@ def summarize(
         per_class={_title(row): row.per_class for row in table if row.backend != "torch"},
         pictures=tuple(_pictures(run, out)),
         data=json.loads((run.home / "data.json").read_text(encoding="utf-8")),
-        recipe=run.source.whole,
+        recipe=complete_text(run.source),
         notes=tuple(_notes(run, rooms)),
         warnings=(*_warnings(rooms), *_refused(run.home)),
     )

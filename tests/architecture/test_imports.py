@@ -53,6 +53,7 @@ FLOORS = [
     ["compress/losses/parts", "compress/detectors/parts"],
     ["compress/losses", "compress/detectors"],
     ["compress/distillation"],
+    ["compress/recipe_source"],
     ["compress/recipe_file"],
     ["compress/recipe"],
     ["compress/stages"],

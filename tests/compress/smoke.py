@@ -4,7 +4,6 @@ from pathlib import Path
 
 from compress.console import Console
 from compress.recipe import load_recipe
-from compress.recipe_file import Source
 from compress.stages.opened import Run
 from compress.stages.session import Session
 
@@ -47,6 +46,6 @@ def write_smoke(folder: Path, name: str = "recipe.yaml") -> Path:
 def opened_smoke(folder: Path, *overrides: str, quiet: bool = True) -> Run:
     """Open the recipe, with `folder/run` as the run's folder."""
     path = write_smoke(folder)
-    recipe, text = load_recipe(path, overrides)
+    recipe, source = load_recipe(path, overrides)
     session = Session(folder / "run", "cpu", Console(quiet=quiet))
-    return Run.open(session, recipe, Source(path, text, overrides))
+    return Run.open(session, recipe, source)

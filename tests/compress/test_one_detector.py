@@ -101,7 +101,7 @@ def test_one_detector_goes_from_data_to_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [str(write(tmp_path)), "--runs", str(tmp_path), "--json"]
-    assert main(command) == 0
+    assert main([*command, "train.batch=2"]) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     home = tmp_path / "alone"
     assert (said["ok"], said["gain"]) == (True, None)
@@ -120,6 +120,7 @@ def test_one_detector_goes_from_data_to_report(
     for word in ("baseline", "istillation", "eacher", "gained"):
         assert word not in told, word
 
-    # a second run finds everything; gates compare it with itself
+    # the recipe that it kept goes on with it; gates compare it with itself
+    command[0] = str(home / "recipe.yaml")
     assert main([*command, f"gates={{reference: {home}, max_ap_drop: 0}}"]) == 0
     assert "seed0-student: already trained, kept" in capsys.readouterr().err

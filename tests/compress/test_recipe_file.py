@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from compress.recipe import Recipe, load_recipe
-from compress.recipe_file import Source
 from export.errors import RecipeError
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
@@ -151,7 +150,7 @@ def test_overrides_reach_sections_lists_and_new_keys(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     recipe, _ = load_recipe(path, ["train.epochs=7", "distill.0.object_weight=5", "seeds=3"])
     assert (recipe.train.epochs, recipe.seeds) == (7, 3)
-    assert recipe.resolved()["distill"][0]["object_weight"] == 5
+    assert recipe.distill[0].model_dump()["object_weight"] == 5
     assert load_recipe(path, ["distill=[]"])[0].distill == ()
 
 
@@ -194,8 +193,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_late_mistake_finds_its_line_or_its_override(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
-    assert Source(path, GOOD).at("distill", 0) == f"{path}:9: distill[0]"
-    source = Source(path, GOOD, ["student.backbone=resnet34"])
+    assert load_recipe(path)[1].at("distill", 0) == f"{path}:9: distill[0]"
+    _, source = load_recipe(path, ["student.backbone=resnet34"])
     assert source.at("student", "backbone").startswith("command line: student.")
 
 

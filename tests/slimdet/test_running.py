@@ -18,9 +18,9 @@ def smoke() -> dict[str, Any]:
 
 def test_a_recipe_in_python_is_the_recipe_of_the_file(tmp_path: Path) -> None:
     from_file, _ = load_recipe(write_smoke(tmp_path))
-    from_python, text = read_recipe({**smoke(), "distill": tuple(smoke()["distill"])})
+    from_python, source = read_recipe({**smoke(), "distill": tuple(smoke()["distill"])})
     assert from_python == from_file
-    (tmp_path / "saved.yaml").write_text(text)
+    (tmp_path / "saved.yaml").write_text(source.text)
     assert load_recipe(tmp_path / "saved.yaml")[0] == from_file
 
 
@@ -53,7 +53,7 @@ def test_a_value_that_no_recipe_can_hold_is_refused() -> None:
 def test_a_path_may_stand_in_a_recipe_in_python(tmp_path: Path) -> None:
     settings = {**smoke(), "data": {"type": "folder", "root": tmp_path, "image_size": 64}}
     settings["teacher"] = {**settings["teacher"]}
-    assert str(tmp_path) in read_recipe(settings)[1]
+    assert str(tmp_path) in read_recipe(settings)[1].text
 
 
 @pytest.mark.slow

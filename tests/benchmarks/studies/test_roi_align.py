@@ -15,7 +15,6 @@ from compress.data.loading import training_batches
 from compress.distillation.distiller import Distiller
 from compress.parts.weights import save_weights
 from compress.recipe import load_recipe
-from compress.recipe_file import Source
 from compress.stages.opened import Run
 from compress.stages.session import Session
 from export.errors import RecipeError
@@ -41,8 +40,8 @@ def finished(folder: Path, steps: int) -> Data:
     """Fill a run's folder with a student of so many steps; return its data."""
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     path = folder / "recipe.yaml"
-    recipe, text = load_recipe(path)
-    run = Run.open(Session(folder, "cpu", Console(quiet=True)), recipe, Source(path, text))
+    recipe, source = load_recipe(path)
+    run = Run.open(Session(folder, "cpu", Console(quiet=True)), recipe, source)
     lock = folder / "recipe.lock.json"
     lock.write_text(json.dumps(recipe.resolved()), encoding="utf-8")
     data, student = run.data, run.build_student(seed=0)

@@ -1,5 +1,6 @@
 """The run folder: finished rooms, refusals, atomic files."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_a_run_from_before_an_upgrade_goes_on_when_new_settings_are_at_their_def
     tmp_path: Path,
 ) -> None:
     recipe, _ = load_recipe(Path("recipes/quickstart.yaml"))
-    older = recipe.resolved()
+    older = json.loads(json.dumps(recipe.resolved()))
     del older["export"]["nms"]
     home = open_run(tmp_path, "x", older, "text")
     assert home == open_run(tmp_path, "x", recipe.resolved(), "text", Recipe.resolved_anew)

@@ -152,12 +152,12 @@ def test_a_report_gives_its_figures_by_row() -> None:
 
 def test_trackers_may_change_under_an_old_name(tmp_path: Path) -> None:
     path = write_smoke(tmp_path)
-    before, text = load_recipe(path)
+    before, source = load_recipe(path)
     assert before.track == ("tensorboard",)
     assert "track" not in before.resolved()
     after, _ = load_recipe(path, ["track=[mlflow]"])
-    home = open_run(tmp_path, "smoke", before.resolved(), text, Recipe.resolved_anew)
-    assert open_run(tmp_path, "smoke", after.resolved(), text, Recipe.resolved_anew) == home
+    home = open_run(tmp_path, "smoke", before.resolved(), source.text, Recipe.resolved_anew)
+    assert open_run(tmp_path, "smoke", after.resolved(), source.text, Recipe.resolved_anew) == home
 
 
 @pytest.mark.parametrize("value", ["[mlfow]", "[mlflow, mlflow]", "mlflow"])

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +96,7 @@ class Plan:
             *self.notes,
         ]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The plan as JSON."""
         return asdict(self)
 
@@ -285,7 +284,7 @@ def _memory_bytes(model: Detector, device: torch.device, size: tuple[int, int]) 
     """Bytes of activations that a training step keeps per picture: every layer's output, fp32."""
     kept = [0]
 
-    def add(_module: nn.Module, _inputs: Any, output: Any) -> None:
+    def add(_module: nn.Module, _inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
             kept[0] += output.numel() * 4
 

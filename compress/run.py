@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from compress.console import Console
 from export.errors import ToolkitError
@@ -104,7 +103,7 @@ def check(arguments: Sequence[str] | None = None, prog: str = "slimdet check") -
 
 def _run(options: argparse.Namespace) -> int:
     console = Console(quiet=int(os.environ.get("RANK", "0")) != 0)
-    outcome: dict[str, Any] = {"ok": False}
+    outcome: dict[str, object] = {"ok": False}
     try:
         outcome |= {"ok": True, **execute(options, console)}
         code = 0
@@ -133,7 +132,7 @@ def _run(options: argparse.Namespace) -> int:
     return code
 
 
-def execute(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+def execute(options: argparse.Namespace, console: Console) -> dict[str, object]:
     """Check or run; return what the JSON line says. Heavy imports begin here."""
     checks = options.check or options.estimate
     if checks:

@@ -1,6 +1,6 @@
 """Make the artifacts of one finished model, each judged against torch before it may be timed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -175,7 +175,9 @@ class Maker:
             console.say(_restored(what, record))
         self._judge(quantizer.write(out, nodes, record, seen[0]))
 
-    def _refuse(self, quantizer: Quantizer, reason: str, record: dict[str, Any], out: Path) -> None:
+    def _refuse(
+        self, quantizer: Quantizer, reason: str, record: Mapping[str, object], out: Path
+    ) -> None:
         self.run.session.console.warn(reason)
         write_json({"reason": reason, **quantizer.record, **record}, out / REFUSED)
 
@@ -240,7 +242,7 @@ class Maker:
         )
 
 
-def _amend(path: Path, **changes: Any) -> None:
+def _amend(path: Path, **changes: object) -> None:
     sidecar = path.with_suffix(".json")
     write_manifest(read_manifest(sidecar).model_copy(update=changes), sidecar)
 

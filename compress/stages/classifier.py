@@ -3,7 +3,6 @@
 It trains on the boxes of the same batches, so that it is interrupted and resumed as a detector is.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from compress.parts.pretrained import load_backbone_weights
 from compress.parts.weights import load_weights
 from compress.stages.fit import batches_of, furnish
 from compress.stages.opened import Run
+from compress.stages.rundir import read_record
 from compress.training.loop import TrainJob, train
 from compress.training.objective import Objective
 from compress.training.optim import TrainConfig
@@ -117,8 +117,7 @@ def load_classifier(run: Run, config: ClassifierConfig, room: Path) -> Classifie
     """The finished classifier, frozen, on the device; says how good it is."""
     classifier = config.build(run.data.num_classes)
     load_weights(classifier, room / "model.safetensors", strict=True, what=NAME)
-    record = json.loads((room / "training.json").read_text(encoding="utf-8"))
-    run.say(f"{NAME}: {describe_accuracy(record['accuracy'])}")
+    run.say(f"{NAME}: {describe_accuracy(read_record(room).accuracy)}")
     return classifier.to(run.session.torch_device()).eval().requires_grad_(False)
 
 

@@ -2,17 +2,16 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from benchmarks.accuracy.coco_map import coco_map
 from benchmarks.accuracy.evaluate import predict
-from benchmarks.accuracy.metric import MetricValues
+from benchmarks.accuracy.metric import CocoResult, MetricValues
 from benchmarks.data.image_set import GroundTruth, coco_ground_truth
 from compress.batch import Batch
 from compress.data.config import Data
@@ -28,6 +27,7 @@ from compress.stages.rundir import once
 from compress.stages.session import Session, peak_memory_mb
 from compress.stages.torch_engine import TorchEngine
 from compress.training.loop import Batches, Evaluate, Trained, TrainJob, train
+from compress.training.objective import Term
 from compress.training.optim import TrainConfig
 from compress.training.precision import Precision, resolve_precision
 from export.artifact.manifest import InputSpec, Manifest, NmsSpec
@@ -96,7 +96,7 @@ def fit(
     after = weights_hash(objective.teacher) if objective.teacher is not None else None
     if before != after:
         raise RuntimeError("the teacher's weights moved while it taught: a bug, please report it")
-    record = {
+    record: dict[str, object] = {
         "name": what,
         "seed": seed,
         "precision": precision,
@@ -141,7 +141,7 @@ def _evaluation(run: Run, name: str, data: Data) -> Evaluate:
     return evaluate
 
 
-def _summary(trained: Trained) -> dict[str, Any]:
+def _summary(trained: Trained) -> dict[str, object]:
     return {
         "steps": trained.steps,
         "seconds": trained.seconds,
@@ -165,7 +165,7 @@ def _first_look(
     batches: Batches,
     device: torch.device,
     precision: str,
-) -> Sequence[Any]:
+) -> Sequence[Term]:
     """Compare every distillation term with the task loss on the first batch, and say so."""
     objective.to(device).train()
     if objective.teacher is not None:
@@ -233,7 +233,7 @@ def evaluate_torch(
     with TorchEngine(detector, manifest, session.torch_device()) as engine:
         results = predict(engine, data.val, batch=16, indices=share, other_classes=True)
     if session.world > 1:
-        parts: list[Any] = [None] * session.world
+        parts: list[list[CocoResult]] = [[]] * session.world
         torch.distributed.all_gather_object(parts, results)
         results = [result for part in parts for result in part]
     return coco_map(results, ground_truth)
@@ -266,7 +266,7 @@ def furnish(
     session: Session,
     room: Path,
     trained: Trained,
-    record: dict[str, Any],
+    record: Mapping[str, object],
     precision: Precision,
     metadata: ModelMetadata | None = None,
 ) -> None:

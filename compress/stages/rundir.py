@@ -5,8 +5,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from pydantic import Field, JsonValue
+
+from benchmarks.record import Record
+from compress.recipe_source import Tree
+from compress.training.objective import Term
 from export.atomic import write_json, write_text
 from export.errors import RecipeError, ToolkitError
 
@@ -15,7 +19,53 @@ try:
 except ImportError:  # Windows has no flock; two runs in one folder go unnoticed there
     fcntl = None  # type: ignore[assignment]
 
-Settings = dict[str, Any]
+Difference = tuple[str, str, str]  # dotted key, before, after
+
+
+class MeasuredTerm(Record):
+    """Size of one distillation term after `step` steps; the other fields are those of `Term`."""
+
+    step: int
+    name: str
+    value: float
+    ratio: float
+    gradient_ratio: float
+
+
+class TrainingRecord(Record):
+    """`training.json`: how the weights in a folder of `models/` were made.
+
+    Attributes:
+        rows: one entry per evaluation: step, learning rate, metrics and loss terms by name.
+        terms: sizes of the distillation terms against the task loss, step by step.
+        stopped: reason of an early end, or "".
+        loaded: whether the weights come from a file and were not trained here.
+        loaded_in_part: what a weights file left out, a line each.
+        accuracy: share of crops that a classifier names rightly, 0..1.
+    """
+
+    seed: int = 0
+    steps: int = 0
+    seconds: float | None = None
+    step_ms: float | None = None
+    rows: tuple[dict[str, float | None], ...] = ()
+    terms: tuple[MeasuredTerm, ...] = ()
+    terms_at_first_step: tuple[Term, ...] = ()
+    auto_weights: dict[str, float] = Field(default_factory=dict)
+    stopped: str = ""
+    loaded: bool = False
+    loaded_in_part: tuple[str, ...] = ()
+    accuracy: float | None = None
+
+    @property
+    def last_ap(self) -> float | None:
+        """AP of the last evaluation, 0..1; None if there was none or it had nothing to measure."""
+        return self.rows[-1]["AP"] if self.rows else None
+
+
+def read_record(room: Path) -> TrainingRecord:
+    """Read `training.json` of a finished room."""
+    return TrainingRecord.model_validate_json((room / "training.json").read_text(encoding="utf-8"))
 
 
 def once(room: Path, make: Callable[[Path], None]) -> Path:
@@ -43,9 +93,9 @@ def once(room: Path, make: Callable[[Path], None]) -> Path:
 def open_run(
     runs: Path,
     name: str,
-    resolved: Settings,
+    resolved: Tree,
     recipe_text: str,
-    anew: Callable[[Settings], Settings] = lambda before: before,
+    anew: Callable[[Tree], Tree] = lambda before: before,
 ) -> Path:
     """Make or reopen `runs/name`.
 
@@ -88,13 +138,13 @@ def open_run(
     return home
 
 
-def _and_more(changed: list[tuple[str, Any, Any]]) -> str:
+def _and_more(changed: list[Difference]) -> str:
     names = ", ".join(key for key, _, _ in changed[1:4])
     return f" (also different: {names}{' ...' if len(changed) > 4 else ''})" if names else ""
 
 
-def differences(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """Every leaf that differs between two JSON trees, as (dotted key, before, after)."""
+def differences(before: JsonValue, after: JsonValue, key: str = "") -> list[Difference]:
+    """Return every leaf that differs between two JSON trees, as (dotted key, before, after)."""
     if isinstance(before, dict) and isinstance(after, dict):
         found = []
         for name in sorted({*before, *after}):
@@ -108,7 +158,7 @@ def differences(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, 
     return [] if before == after else [(key, _brief(before), _brief(after))]
 
 
-def _brief(value: Any) -> str:
+def _brief(value: JsonValue) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -1,6 +1,5 @@
 """The students of a run: baseline and distilled, stage by stage, from the same beginning."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from compress.parts.weights import inherit, load_weights
 from compress.stages.fit import fit
 from compress.stages.model_name import ModelName, Role
 from compress.stages.opened import Run, Teacher
+from compress.stages.rundir import read_record
 from compress.stages.teachers import warn_of_a_weak_teacher
 
 Rooms = dict[ModelName, Path]  # finished folders in models/, stages included
@@ -111,7 +111,7 @@ class StudentTraining:
 
 def equal_time_steps(baseline: Path, stages: Sequence[Path]) -> int:
     """How many plain steps take as long as all stages of the distilled student's training."""
-    plain = json.loads((baseline / "training.json").read_text(encoding="utf-8"))
-    taught = [json.loads((s / "training.json").read_text(encoding="utf-8")) for s in stages]
-    seconds = sum(float(record["seconds"]) for record in taught)
-    return max(1, round(seconds / float(plain["step_ms"]) * 1000))
+    seconds = sum(read_record(stage).seconds or 0.0 for stage in stages)
+    step_ms = read_record(baseline).step_ms
+    assert step_ms is not None  # the baseline was trained here
+    return max(1, round(seconds / step_ms * 1000))

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.accuracy import COCO
 from benchmarks.accuracy.deployed import deployed_accuracy
@@ -16,6 +15,7 @@ from benchmarks.report.schema import Gain, Picture, ReportData, ReportRow, Speed
 from benchmarks.timing.environment import environment
 from benchmarks.timing.latency import ratio_ci
 from benchmarks.timing.records import Timing
+from compress.distillation.distiller import advice
 from compress.recipe import Recipe
 from compress.recipe_file import complete_text
 from compress.stages.artifacts import REFUSED
@@ -23,6 +23,7 @@ from compress.stages.classifier import NAME as CLASSIFIER
 from compress.stages.classifier import describe_accuracy
 from compress.stages.model_name import ModelName, Role
 from compress.stages.opened import Run
+from compress.stages.rundir import read_record
 from compress.stages.ship import Evaluated
 from compress.stages.students import Rooms
 
@@ -69,20 +70,9 @@ def _rows(run: Run, table: Sequence[ReportRow]) -> Iterator[ReportRow]:
 
 
 def _training(name: ModelName, room: Path) -> TrainingRun:
-    record = _record(room)
-    return TrainingRun.model_validate(
-        {
-            **record,
-            "model": name.role if name.finished else name.title,
-            "seed": record.get("seed", 0),
-            "curve": record.pop("rows"),
-        }
-    )
-
-
-def _record(room: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((room / "training.json").read_text(encoding="utf-8"))
-    return found
+    record = read_record(room).model_dump(mode="json")
+    rows, title = record.pop("rows"), name.role if name.finished else name.title
+    return TrainingRun.model_validate({**record, "model": title, "curve": rows})
 
 
 def _title(row: ReportRow) -> str:
@@ -187,7 +177,7 @@ def _notes(run: Run, rooms: Rooms) -> list[str]:
         notes.append("One detector was trained without a teacher, so there is no gain to report.")
     for index in range(len(recipe.teachers)):
         name = ModelName.of_teacher(index)
-        if _record(rooms[name]).get("loaded"):
+        if read_record(rooms[name]).loaded:
             notes.append(
                 f"The {name} was loaded, not trained; the table does not include its training."
             )
@@ -198,21 +188,21 @@ def _notes(run: Run, rooms: Rooms) -> list[str]:
         )
     classifier = run.home / "models" / CLASSIFIER
     if classifier.exists():
-        said = describe_accuracy(_record(classifier)["accuracy"])
+        said = describe_accuracy(read_record(classifier).accuracy)
         notes.append(f"The student was also distilled from a classifier of object crops: {said}.")
     for name, room in rooms.items():
-        record = _record(room)
-        weights = record.get("auto_weights") or {}
+        record = read_record(room)
+        weights = record.auto_weights
         if weights:
             chosen = ", ".join(f"{loss} {value:.3g}" for loss, value in weights.items())
             notes.append(f"Loss weights chosen by `weight: auto` for {name}: {chosen}.")
-        measured = record.get("terms") or []
+        measured = record.terms
         if measured:
-            step = measured[-1]["step"]
+            step = measured[-1].step
             sizes = ", ".join(
-                f"{term['name']} {term['ratio']:.2g} ({term['gradient_ratio']:.2g})"
+                f"{term.name} {term.ratio:.2g} ({term.gradient_ratio:.2g})"
                 for term in measured
-                if term["step"] == step
+                if term.step == step
             )
             notes.append(
                 f"Distillation terms of {name} relative to the task loss (and their gradients "
@@ -243,18 +233,14 @@ def _refused(home: Path) -> list[str]:
 
 
 def _warnings(rooms: Rooms) -> list[str]:
-    from compress.distillation.distiller import advice
-    from compress.training.objective import Term
-
     lines = []
     for name, room in rooms.items():
-        record = _record(room)
-        terms = [Term(**term) for term in record.get("terms_at_first_step", [])]
-        lines += [f"{name}: {line}" for line in advice(terms)]
-        if record.get("stopped"):
-            lines.append(f"{name}: stopped early: {record['stopped']}")
+        record = read_record(room)
+        lines += [f"{name}: {line}" for line in advice(record.terms_at_first_step)]
+        if record.stopped:
+            lines.append(f"{name}: stopped early: {record.stopped}")
         lines += [
             f"{name}: its weights file matched only in part: {said}"
-            for said in record.get("loaded_in_part", [])
+            for said in record.loaded_in_part
         ]
     return lines

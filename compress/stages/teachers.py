@@ -1,6 +1,5 @@
 """The teachers of a run: train or load them, and measure them before they teach."""
 
-import json
 from pathlib import Path
 
 from benchmarks.data.image_set import coco_ground_truth
@@ -13,7 +12,7 @@ from compress.stages.fit import evaluate_torch, fit, torch_manifest
 from compress.stages.model_file import describe_model, save_model
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run, Teacher
-from compress.stages.rundir import once
+from compress.stages.rundir import once, read_record
 from export.atomic import write_json
 
 
@@ -79,8 +78,7 @@ def warn_of_a_weak_teacher(
     console: Console, name: ModelName, teacher_ap: float | None, baseline: Path
 ) -> None:
     """Warn of a teacher whose AP is not above that of the student trained without it."""
-    rows = json.loads((baseline / "training.json").read_text(encoding="utf-8"))["rows"]
-    alone = rows[-1]["AP"] if rows else None
+    alone = read_record(baseline).last_ap
     if teacher_ap is not None and alone is not None and teacher_ap <= alone:
         console.warn(
             f"the {name} (AP {100 * teacher_ap:.1f}) is no better than the student alone "

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from compress.recipe import Recipe, load_recipe
 from compress.stages.rundir import differences, once, open_run, owned
@@ -76,8 +77,8 @@ def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_differences_name_every_leaf() -> None:
-    before = {"a": {"b": 1, "c": [1, 2]}, "d": None}
-    after = {"a": {"b": 2, "c": [1, 3]}, "d": None, "e": 5}
+    before: JsonValue = {"a": {"b": 1, "c": [1, 2]}, "d": None}
+    after: JsonValue = {"a": {"b": 2, "c": [1, 3]}, "d": None, "e": 5}
     assert differences(before, after) == [
         ("a.b", "1", "2"),
         ("a.c[1]", "2", "3"),

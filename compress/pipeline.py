@@ -1,4 +1,4 @@
-"""Carry one recipe from data to report; reads top to bottom, in the order the data moves."""
+"""Run one recipe from data to report: check, train, export, measure, report."""
 
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def hold_gates(recipe: Recipe, report: Path) -> None:
     """Compare the finished report with the recipe's reference.
 
     Raises:
-        GateError: a limit is broken; the report is there all the same.
+        GateError: a limit is broken. The report has been written before.
     """
     gates = recipe.gates
     if gates is None or gates.reference is None:
@@ -99,17 +99,17 @@ def hold_gates(recipe: Recipe, report: Path) -> None:
 
 
 def say_data(console: Console, data: Data, health: Health) -> None:
-    """Say what was found and what looks wrong."""
+    """Print the format of the data and the findings of its health check."""
     console.say(f"data: {data.format}")
     for line in health.lines():
         console.say(f"  {line}")
 
 
 def check_models(run: Run) -> tuple[Detector, list[Detector]]:
-    """Build all models without weights and match them; return the student and its teachers.
+    """Build all models with random weights and match them; return the student and its teachers.
 
     Raises:
-        RecipeError: every loss that cannot work on one of these pairs, with its line.
+        RecipeError: a loss cannot work on one of the pairs; a line for each, with its place.
     """
     with torch.random.fork_rng(devices=[]):
         student = run.build_student(run.recipe.seed)
@@ -127,13 +127,13 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
 
 
 def check_training(run: Run) -> None:
-    """Find now what would otherwise stop the run after an hour.
+    """Find mistakes that would otherwise stop the run only when a later stage begins.
 
     Raises:
-        RecipeError: arithmetic that the device lacks, a batch that cannot be shared by the
-            processes, a weights file that is not there.
-        DataError: a batch larger than its set, labelled or not.
-        MissingDependencyError: what makes FP8 graphs, or a tracker's package, is not installed.
+        RecipeError: the device lacks the precision, the processes cannot share a batch evenly, a
+            weights file does not exist, or pictures without labels have no use.
+        DataError: a batch is larger than its set of pictures.
+        MissingDependencyError: a tracker or the package that makes FP8 graphs is not installed.
     """
     session, recipe, data, source = run.session, run.recipe, run.data, run.source
     trainings: list[tuple[TrainConfig, Data, Key]] = [(recipe.train, data, ("train",))]
@@ -193,10 +193,10 @@ def check_training(run: Run) -> None:
 def wanted_classifier(
     recipe: Recipe, source: Source | None = None
 ) -> tuple[ClassifierConfig, Key] | None:
-    """The classifier that a loss learns from, and where its settings stand.
+    """Return the settings of the classifier that a loss needs, and their path in the recipe.
 
     Raises:
-        RecipeError: two losses want different ones.
+        RecipeError: two losses need different classifiers.
     """
     found: tuple[ClassifierConfig, Key] | None = None
     for index, loss in enumerate(recipe.distill):
@@ -214,7 +214,7 @@ def wanted_classifier(
 
 
 def train_models(run: Run) -> Rooms:
-    """Train what the recipe asks for, teachers first; return the rooms by their names."""
+    """Train all models, teachers first; return their folders by name."""
     rooms = {t.name: teacher_room(run, t) for t in run.teachers}
     ready = [(t, load_teacher(run, t, rooms[t.name])) for t in run.teachers]
     classifier: Classifier | None = None

@@ -56,7 +56,7 @@ class Stage:
     minutes: float | None
 
     def line(self) -> str:
-        """The stage in words."""
+        """Return the stage as a line of text."""
         steps = "as many steps as the student's time allows" if self.steps is None else None
         minutes = "" if self.minutes is None else f", about {self.minutes:.1f} min"
         return (
@@ -86,7 +86,7 @@ class Plan:
     notes: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The plan in words."""
+        """Return the plan as lines of text."""
         return [
             f"recipe {self.name}: valid",
             *self.data,
@@ -97,7 +97,7 @@ class Plan:
         ]
 
     def to_dict(self) -> dict[str, object]:
-        """The plan as JSON."""
+        """Return the plan as plain data for JSON."""
         return asdict(self)
 
 
@@ -107,7 +107,7 @@ def plan(
     """Read the data's heads, build and match the models; time a pass of each to `estimate`.
 
     Raises:
-        ToolkitError: whatever would stop the run before its first step.
+        ToolkitError: a mistake that would stop the run before its first training step.
     """
     watch = LoadWatch.start()
     where = torch_device(device)
@@ -281,7 +281,7 @@ def _time_pass(model: Detector, device: torch.device, size: tuple[int, int]) -> 
 
 @torch.inference_mode()
 def _memory_bytes(model: Detector, device: torch.device, size: tuple[int, int]) -> float:
-    """Bytes of activations that a training step keeps per picture: every layer's output, fp32."""
+    """Return the bytes of activations per picture of a training step: all layer outputs, fp32."""
     kept = [0]
 
     def add(_module: nn.Module, _inputs: object, output: object) -> None:

@@ -1,4 +1,4 @@
-"""The recipe: one YAML file, every setting of a run, checked before anything is touched."""
+"""The recipe: all settings of a run, validated as a whole."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -34,14 +34,21 @@ Given = TypeVar("Given")
 
 
 class TeacherConfig(Section):
-    """A detector that is trained here (`train`) or loaded (`detector.weights`)."""
+    """A detector that is trained here (`train`) or loaded (`detector.weights`).
+
+    Attributes:
+        data: training data of the teacher; None for the recipe's own data.
+        classes: class names of a loaded teacher, in the order of its labels; None for the data's.
+        strict: whether a weights file must match completely; false reports what does not match.
+        precision: of the teacher's forward pass; `train` for that of the training.
+    """
 
     detector: DetectorConfig
     train: TrainConfig | None = None
-    data: DataConfig | None = None  # what it is trained on; None: the recipe's own data
-    classes: tuple[str, ...] | None = None  # that a loaded one knows, in order; None: data's
-    strict: bool = True  # false: take a weights file that matches only in part, and say what
-    precision: Literal["train", "fp32", "bf16"] = "train"  # of its forward pass; train: as there
+    data: DataConfig | None = None
+    classes: tuple[str, ...] | None = None
+    strict: bool = True
+    precision: Literal["train", "fp32", "bf16"] = "train"
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -76,41 +83,45 @@ TeachersConfig = Annotated[
 
 
 class BaselineConfig(Section):
-    """The same student without a teacher: without it no gain can be claimed."""
+    """Training of the same student without a teacher, the reference of the gain."""
 
     enabled: bool = True
-    equal_time: bool = False  # one more, trained for as many seconds as the distilled student
+    equal_time: bool = False  # also train for as many seconds as the student
 
 
 class CalibrationConfig(Section):
-    """What INT8 and FP8 ranges are measured on: pictures of the training split."""
+    """Choice of the training pictures on which INT8 and FP8 ranges are measured."""
 
     images: PositiveInt = 64
-    method: Literal["minmax", "entropy", "percentile"] = "minmax"  # of INT8; FP8 takes minmax
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"  # INT8 only; FP8 takes minmax
     seed: NonNegativeInt = 0
 
 
 class QuantizationConfig(Section):
-    """What 8 bits may cost. Layers return to float until no more AP is lost than `max_drop`."""
+    """Limit of the AP lost to 8 bits; layers are restored to float until it holds."""
 
-    max_drop: NonNegativeFloat | None = 0.5  # AP points on held-back training pictures; null: any
+    max_drop: NonNegativeFloat | None = (
+        0.5  # AP points on held-back training pictures; null: no limit
+    )
     check_images: PositiveInt = 128  # held back, at most half of the training split
-    keep_float: tuple[str, ...] = ()  # parts of names of layers that stay float in any case
-    remainder: Literal["fp16", "fp32"] = "fp16"  # of int8-trt: its features that are not INT8
+    keep_float: tuple[str, ...] = ()  # parts of layer names; matching layers stay float
+    remainder: Literal["fp16", "fp32"] = "fp16"  # precision of int8-trt's float features
 
 
 class ExportConfig(Section):
-    """The artifacts of the student; teacher and baselines are exported in fp32 alone.
+    """The exported files of the student; teacher and baselines are exported in fp32 only.
 
-    `int8` is for CPUs, `int8-trt` the symmetric form that TensorRT builds engines of, and `fp8`
-    what it takes on SM 8.9 and later: here those two are measured for accuracy, never for speed.
+    `int8` is for CPUs. `int8-trt`, the symmetric form, and `fp8`, for SM 8.9 and later, are for
+    TensorRT: a run measures their accuracy and leaves their latency to the device.
     """
 
     precisions: tuple[Literal["fp32", "fp16", "int8", "int8-trt", "fp8"], ...] = ("fp32", "int8")
     opset: int = Field(default=18, ge=18, le=21)
     dynamic_batch: bool = False
     input: Literal["float32", "uint8"] = "float32"  # uint8: letterboxed pictures, channels last
-    nms: Literal["host", "graph", "matrix"] = "host"  # in the graph: NonMaxSuppression or matrices
+    nms: Literal["host", "graph", "matrix"] = (
+        "host"  # graph, matrix: as operators of the ONNX graph
+    )
     nms_iou: float = Field(default=0.6, gt=0, le=1)
     max_detections: PositiveInt = 100
     score_threshold: float = Field(default=0.25, ge=0, le=1)  # for use on the device
@@ -136,7 +147,7 @@ class Recipe(Section):
     schema_version: Literal[1] = Field(alias="schema")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     seed: NonNegativeInt = 0
-    seeds: PositiveInt = 1  # student and baseline are trained this often: seed, seed + 1, ...
+    seeds: PositiveInt = 1  # trainings of student and baseline, with seed, seed + 1, ...
     data: DataConfig
     teacher: TeachersConfig | None = None  # one, or several that teach one after the other
     student: DetectorConfig  # the detector to train and ship
@@ -146,19 +157,19 @@ class Recipe(Section):
     train: TrainConfig  # of student and baseline
     export: ExportConfig = ExportConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
-    gates: GatesConfig | None = None  # limits against another run's report, held at the end
-    track: tuple[TrackerName, ...] = ("tensorboard",)  # where figures go beside the run folder
+    gates: GatesConfig | None = None  # limits against another run's report, checked at the end
+    track: tuple[TrackerName, ...] = ("tensorboard",)  # loggers beside the run folder
 
     @property
     def teachers(self) -> tuple[TeacherConfig, ...]:
-        """The teachers, in the order in which they teach; empty where one detector is trained."""
+        """Return the teachers in the order in which they teach; empty without a teacher."""
         if self.teacher is None:
             return ()
         return self.teacher if isinstance(self.teacher, tuple) else (self.teacher,)
 
     @property
     def has_baseline(self) -> bool:
-        """Whether the student is also trained without a teacher, to tell the gain by."""
+        """Whether the student is also trained without a teacher, as the reference of the gain."""
         return bool(self.teachers) and self.baseline.enabled
 
     @property
@@ -167,7 +178,7 @@ class Recipe(Section):
         return self.has_baseline and self.baseline.equal_time and bool(self.distill)
 
     def teacher_keys(self, index: int) -> tuple[str | int, ...]:
-        """Where the settings of one teacher stand in the file."""
+        """Return the path of one teacher's settings in the recipe."""
         return ("teacher", index) if isinstance(self.teacher, tuple) else ("teacher",)
 
     @field_validator("distill", "inherit", "baseline")
@@ -205,9 +216,10 @@ class Recipe(Section):
         return names
 
     def resolved(self) -> Tree:
-        """Every setting of what is made, defaults included, as JSON.
+        """Return all settings that determine the models, defaults included, as plain data.
 
-        Gates only judge it and trackers only watch it: they may change under an old name.
+        Gates and trackers are left out: they change no model and may change between runs of one
+        name.
         """
         unused = {"gates", "track"} | (set() if self.teachers else {"baseline"})
         found: Tree = self.model_dump(mode="json", by_alias=True, exclude=unused)
@@ -215,10 +227,10 @@ class Recipe(Section):
 
     @classmethod
     def resolved_anew(cls, before: Tree) -> Tree:
-        """Settings that an earlier version resolved, with those it did not know at their defaults.
+        """Complete settings that an earlier version resolved with the defaults of new ones.
 
-        A run that was begun before an upgrade goes on after it. Settings that this version does not
-        take any more come back as they are, and so differ from any recipe.
+        A run begun before an upgrade can thus continue after it. Settings that this version does
+        not accept are returned unchanged, and so differ from every recipe.
         """
         try:
             return cls.model_validate_json(json.dumps(before)).resolved()

@@ -1,4 +1,4 @@
-"""Read recipes: safe YAML, overrides, and the complete text that a run keeps."""
+"""Read recipes from YAML or plain data, apply overrides, and write the result as YAML."""
 
 import copy
 import io
@@ -89,7 +89,7 @@ def _plain(value: object) -> object:
 
 
 def read_source(path: Path | None, text: str, overrides: Sequence[str] = ()) -> Source:
-    """Parse a recipe's text and put the overrides in place.
+    """Parse a recipe's text and apply the overrides.
 
     Raises:
         RecipeError: the text is no plain YAML mapping, or an override does not fit it.
@@ -107,10 +107,10 @@ def _validated(kind: type[Model], source: Source) -> tuple[Model, Source]:
 
 
 def complete_text(source: Source) -> str:
-    """Return the recipe with its overrides in place: a recipe of its own, for the same run.
+    """Return the text of the recipe with its overrides applied.
 
-    Comments and the order of keys are kept. Where an edited text would not read as the same
-    settings, they are written without comments.
+    Comments and key order are kept. Where the edited text would not read as the same settings, the
+    settings are written without comments.
     """
     if not source.overrides:
         return source.text
@@ -127,7 +127,7 @@ def complete_text(source: Source) -> str:
 
 
 def _edited(source: Source) -> str | None:
-    """Put the overrides into the text by ruamel.yaml, which keeps comments; None if it cannot."""
+    """Apply the overrides to the text with ruamel.yaml, which keeps comments; None if it fails."""
     ruamel = require("ruamel.yaml", extra="train", purpose="Keeping a recipe with overrides")
     editor = ruamel.YAML()
     editor.preserve_quotes, editor.width = True, 4096
@@ -138,15 +138,15 @@ def _edited(source: Source) -> str | None:
         return None
     settings = [_setting(text) for text in source.overrides]
     for keys, _ in settings:
-        _part_aliases(document, keys)
+        _copy_path(document, keys)
     _override(document, [(keys, _quoted(value)) for keys, value in settings], source.overrides)
     written = io.StringIO()
     editor.dump(document, written)
     return written.getvalue()
 
 
-def _part_aliases(document: Container, keys: Key) -> None:
-    """Give every container on the way to `keys` to this place alone, so that edits stay here."""
+def _copy_path(document: Container, keys: Key) -> None:
+    """Copy every container on the path `keys` that an alias may share with another place."""
     parent = document
     for key in keys:
         child = copy.deepcopy(_child(parent, key))
@@ -198,7 +198,7 @@ def _parse(path: Path | str, text: str) -> tuple[yaml.Node, Tree]:
             f"{path}:1: a recipe is a mapping of sections, found {type(tree).__name__}"
         )
     try:
-        tree = json.loads(json.dumps(tree, allow_nan=False))  # also parts what YAML aliases share
+        tree = json.loads(json.dumps(tree, allow_nan=False))  # also copies what YAML aliases share
     except (TypeError, ValueError) as error:
         raise RecipeError(
             f"{path}: holds a value that is no text, number or list ({error})"
@@ -236,7 +236,7 @@ def _setting(text: str) -> tuple[Key, JsonValue]:
         )
     keys = tuple(int(part) if part.isdigit() else part for part in name.split("."))
     try:
-        # through JSON also parts what YAML aliases share
+        # through JSON, which copies what YAML aliases share
         return keys, json.loads(json.dumps(yaml.load(value, Loader=_Loader), allow_nan=False))
     except (yaml.YAMLError, TypeError, ValueError):
         raise RecipeError(f"command line: {text}: the value is not plain YAML") from None
@@ -245,7 +245,7 @@ def _setting(text: str) -> tuple[Key, JsonValue]:
 def _override(
     tree: Tree, settings: Sequence[tuple[Key, JsonValue]], texts: Sequence[str]
 ) -> dict[Key, str]:
-    """Put `settings` into `tree`; return which of `texts` set what, by key path."""
+    """Apply `settings` to `tree`; return key path -> the one of `texts` that set it."""
     changed: dict[Key, str] = {}
     for (keys, value), text in zip(settings, texts, strict=True):
         parent: Container = tree

@@ -1,4 +1,4 @@
-"""Where the settings of a recipe come from, and messages about mistakes that say so."""
+"""Origin of each setting of a recipe, and validation errors described by file, line and key."""
 
 import difflib
 import json
@@ -55,14 +55,14 @@ class Source:
         """Describe all mistakes that `kind` found in the settings, a line each."""
         details, described = error.errors(), _Describer(self, kind)
         lines = [line for one in details for line in described.lines(one)]
-        if not lines:  # each branch of a union left it to another one
+        if not lines:  # every branch of a union left the mistake to another one
             lines = [line for one in details for line in described.lines(one, every=True)]
         return RecipeError("\n".join(dict.fromkeys(lines)))
 
 
 @dataclass(frozen=True)
 class _Describer:
-    """Describes errors of `kind` in the user's words."""
+    """Describes validation errors of `kind` by the keys of the recipe."""
 
     source: Source
     kind: type[BaseModel]
@@ -213,7 +213,7 @@ def _is_branch_name(part: str) -> bool:
 
 
 def _reword(error: "ErrorDetails", value: JsonValue, kinds: Kinds, parents: Kinds) -> str:
-    """Say what is wrong, what is allowed and what was probably meant."""
+    """Describe the mistake, the allowed values and the nearest of them."""
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         allowed = _names(parents)

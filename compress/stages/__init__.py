@@ -1,1 +1,1 @@
-"""The stages of a run, each from finished room to finished room."""
+"""The stages of a run; each reads finished folders and writes one."""

@@ -1,4 +1,4 @@
-"""Make the artifacts of one finished model, each judged against torch before it may be timed."""
+"""Export one finished model in every precision, and compare each file with torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,19 +36,19 @@ from export.precision.int8 import Flavour, open_quantizer
 from export.precision.quantizer import Quantizer
 from export.precision.sensitivity import MeasureAp, hold_drop
 
-REFUSED = "refused.json"  # in the room of an artifact that could not be made as asked
-# INT8 and FP8 are judged by AP: their boxes differ on purpose.
+REFUSED = "refused.json"  # written instead of a file that could not be made as asked
+# INT8 and FP8 are judged by AP, because their boxes differ by design.
 _GATES = {"fp32": Gate(), "fp16": Gate(0.03, 2.0, 0.02)}
-_LOW_SCORE = 0.01  # to select with; differences count from 0.05
+_LOW_SCORE = 0.01  # of detections to match; differences count from 0.05
 
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes the artifacts of one model.
+    """Makes the exported files of one model.
 
     Attributes:
         run: the run.
-        detector: with its final weights.
+        detector: the model, with its final weights.
         name: name of the model.
     """
 
@@ -58,14 +58,14 @@ class Maker:
 
     @property
     def export(self) -> ExportConfig:
-        """The recipe's settings of artifacts."""
+        """The recipe's export settings."""
         return self.run.recipe.export
 
     def fp32(self, out: Path) -> None:
-        """Trace the detector into `out`, with NMS and input as the recipe says.
+        """Export the detector to `out`, with NMS and input as the recipe says.
 
         Raises:
-            ExportError: the file does not see what torch sees.
+            ExportError: the detections of the file differ from torch's.
         """
         export = self.export
         manifest = self._torch_manifest
@@ -96,12 +96,12 @@ class Maker:
         """Cast the float model at `source` to half precision.
 
         Raises:
-            ExportError: it overflows, or does not see what torch sees.
+            ExportError: the model overflows, or its detections differ from torch's.
         """
         self._judge(cast_half(source, self._pictures, out))
 
     def int8(self, source: Path, out: Path, flavour: Flavour) -> None:
-        """Quantise the float model at `source`; leave `refused.json` where AP cannot be held."""
+        """Quantise the float model at `source`; write `refused.json` where AP is lost."""
         config, calibration = self.export.quantization, self.export.calibration
         seen, held = self._calibration()
         quantizer = open_quantizer(
@@ -118,7 +118,7 @@ class Maker:
         self._quantize(quantizer, seen, held, out, "fp32" if flavour == "cpu" else "fp16 or fp32")
 
     def fp8(self, source: Path, out: Path) -> None:
-        """Make the FP8 graph of the float model at `source`, likewise."""
+        """Make the FP8 graph of the model at `source`; write `refused.json` where AP is lost."""
         seen, held = self._calibration()
         quantizer = open_fp8_quantizer(
             source,
@@ -131,7 +131,7 @@ class Maker:
         self._quantize(quantizer, seen, held, out, "fp16 or fp32")
 
     def _calibration(self) -> tuple[list[NDArray[np.uint8]], ImageSet]:
-        """Training pictures to calibrate on, and others to measure the loss of AP on."""
+        """Choose training pictures for calibration, and others to measure the loss of AP on."""
         calibration, train = self.export.calibration, self.run.data.train
         order = np.random.default_rng(calibration.seed).permutation(len(train)).tolist()
         held_back = min(self.export.quantization.check_images, len(order) // 2)
@@ -147,7 +147,7 @@ class Maker:
         out: Path,
         instead: str,
     ) -> None:
-        """Quantise as much as `max_drop` allows; where that is not enough, keep `instead`."""
+        """Quantise as many layers as `max_drop` allows; name `instead` if none may be."""
         console, max_drop = self.run.session.console, self.export.quantization.max_drop
         what = f"{self.name} {quantizer.precision}"
         console.say(
@@ -187,13 +187,13 @@ class Maker:
 
     @cached_property
     def _pictures(self) -> list[NDArray[np.uint8]]:
-        """Validation pictures on which artifacts are held against torch."""
+        """Validation pictures of the comparison with torch."""
         count = min(self.export.parity_images, len(self.run.data.val))
         return [self._canvas(self.run.data.val, index) for index in range(count)]
 
     @cached_property
     def _reference(self) -> list[Detections]:
-        """What torch sees on them."""
+        """Torch's detections on `_pictures`."""
         with TorchEngine(self.detector.cpu(), self._torch_manifest) as engine:
             return _detect(engine, self._pictures)
 
@@ -201,10 +201,11 @@ class Maker:
         return read_canvas(images, index, self.run.data.input_height, self.run.data.input_width)[0]
 
     def _judge(self, path: Path) -> None:
-        """Hold an artifact against torch, record how far it is, and refuse what is too far.
+        """Compare a file with torch and record the differences in its manifest.
 
         Raises:
-            ExportError: its gate does not let it pass, or its boxes depend on more than pictures.
+            ExportError: the differences exceed the limits of its precision, or equal pictures give
+                different detections.
         """
         with open_engine(path) as engine:
             precision = engine.manifest.precision
@@ -224,16 +225,18 @@ class Maker:
             Image.fromarray(drawn).save(path.with_name("worst.png"))
         gate = _GATES.get(precision)
         if gate is not None and not parity.ok(gate):
-            problems.insert(0, f"it does not see what torch sees: {figures} (see worst.png there)")
+            problems.insert(
+                0, f"its detections differ from torch's: {figures} (see worst.png there)"
+            )
         if problems:
             raise ExportError(
                 f"{path}: {self.name} {precision} on {len(self._pictures)} validation pictures: "
-                f"{'; '.join(problems)}. Nothing is timed that is not right"
+                f"{'; '.join(problems)}. Only correct files are timed"
             )
         if not parity.matched and not parity.missing:
             self.run.session.console.warn(
                 f"{self.name} {precision}: torch finds nothing that scores 0.05 on the "
-                f"{len(self._pictures)} pictures of the parity check, so it says nothing"
+                f"{len(self._pictures)} pictures of the comparison, so it proves nothing"
             )
         images = {"images": len(self._pictures), "stable": True}
         _amend(path, parity={**parity.to_dict(), **images})

@@ -1,6 +1,6 @@
-"""Train the crop classifier that teaches `dicod`, in the same loop as a detector.
+"""Train and measure the crop classifier of the `dicod` loss.
 
-It trains on the boxes of the same batches, so that it is interrupted and resumed as a detector is.
+It trains on the boxes of the detector's batches, in the same loop, and so resumes the same way.
 """
 
 from pathlib import Path
@@ -27,11 +27,11 @@ from export.pictures.images import fit as letterbox_fit
 from export.pictures.images import to_tensor
 
 NAME = "classifier"
-PICTURES = 8  # looked at together when accuracy is measured
+PICTURES = 8  # per batch when accuracy is measured
 
 
 def schedule_of(config: ClassifierConfig) -> TrainConfig:
-    """The classifier's training in the loop's terms."""
+    """Return the classifier's settings as those of the training loop."""
     return TrainConfig(
         epochs=config.epochs,
         batch=config.batch,
@@ -44,7 +44,7 @@ def schedule_of(config: ClassifierConfig) -> TrainConfig:
 
 
 class CropClassification(Objective):
-    """The objective: cross entropy over the boxes of a batch."""
+    """Objective: cross entropy over the boxes of a batch."""
 
     student: Classifier
 
@@ -53,7 +53,7 @@ class CropClassification(Objective):
         self.student = classifier
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return `task/class`; 0, and attached, for pictures without boxes."""
+        """Return `task/class`; a zero with a gradient path for a batch without boxes."""
         boxes = boxes_per_image(batch.targets[: batch.labeled])
         if not sum(len(own) for own in boxes):
             zero = torch.stack([p.sum() for p in self.student.parameters()]).sum() * 0
@@ -114,7 +114,7 @@ def classifier_room(run: Run, config: ClassifierConfig) -> Path:
 
 
 def load_classifier(run: Run, config: ClassifierConfig, room: Path) -> Classifier:
-    """The finished classifier, frozen, on the device; says how good it is."""
+    """Load the finished classifier onto the device, frozen, and print its accuracy."""
     classifier = config.build(run.data.num_classes)
     load_weights(classifier, room / "model.safetensors", strict=True, what=NAME)
     run.say(f"{NAME}: {describe_accuracy(read_record(room).accuracy)}")
@@ -122,14 +122,14 @@ def load_classifier(run: Run, config: ClassifierConfig, room: Path) -> Classifie
 
 
 def describe_accuracy(value: float | None) -> str:
-    """Say the accuracy in words."""
-    found = "accuracy n/a" if value is None else f"{100 * value:.1f} % of crops right"
+    """Return the accuracy as text."""
+    found = "accuracy n/a" if value is None else f"{100 * value:.1f} % of crops correct"
     return f"{found} on the objects of the validation pictures"
 
 
 @torch.inference_mode()
 def accuracy(classifier: Classifier, data: Data) -> float | None:
-    """The share of the validation split's boxes, crowds left out, that it names rightly."""
+    """Return the share of validation boxes, without crowds, whose class is predicted correctly."""
     device = next(classifier.parameters()).device
     classifier.eval()
     right = seen = 0
@@ -151,7 +151,7 @@ def accuracy(classifier: Classifier, data: Data) -> float | None:
 
 
 def _objects(images: ImageSet, index: int, data: Data) -> tuple[Tensor, Tensor]:
-    """Boxes (n, 4), input pixels, and labels (n,) of one picture."""
+    """Return the boxes (n, 4) in input pixels and labels (n,) of one picture."""
     image = images.images[index]
     place = letterbox_fit(image.width, image.height, data.input_height, data.input_width)
     boxes = torch.from_numpy(place.to_input(image.boxes[~image.crowd])).float()

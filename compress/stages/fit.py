@@ -1,4 +1,4 @@
-"""Train one detector of a run into a finished room: teacher, baseline or student."""
+"""Train one detector of a run (teacher, baseline or student) and write its folder."""
 
 import copy
 import itertools
@@ -118,7 +118,7 @@ def fit(
 def _precision(
     session: Session, objective: Distiller, config: TrainConfig, size: tuple[int, int]
 ) -> tuple[Precision, str]:
-    """The arithmetic of this training; with several processes, the first one's choice."""
+    """Choose the precision of this training; with several processes, the first one chooses."""
     if session.world > 1 and session.rank != 0:
         chosen: tuple[Precision, str] = session.fabric("32-true").broadcast(("32-true", ""))
         return chosen
@@ -153,7 +153,7 @@ def _summary(trained: Trained) -> dict[str, object]:
 
 
 def _unlabeled(data: Data, config: TrainConfig, objective: Distiller) -> int:
-    """Pictures without labels per step: only a run with distillation terms has a use for them."""
+    """Return the number of pictures without labels per step; 0 without distillation terms."""
     if data.unlabeled is None or not objective.losses:
         return 0
     return config.batch if config.unlabeled_batch is None else config.unlabeled_batch
@@ -166,7 +166,7 @@ def _first_look(
     device: torch.device,
     precision: str,
 ) -> Sequence[Term]:
-    """Compare every distillation term with the task loss on the first batch, and say so."""
+    """Compare every distillation term with the task loss on the first batch, and print it."""
     objective.to(device).train()
     if objective.teacher is not None:
         objective.teacher.to(device)
@@ -185,19 +185,19 @@ def _first_look(
 
 
 def probe(objective: Distiller) -> nn.Module:
-    """A copy of the student's backbone, to time arithmetic on."""
+    """Copy the student's backbone, for timing precisions."""
     backbone = copy.deepcopy(objective.student.backbone)
     assert isinstance(backbone, nn.Module)
     return backbone
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Weights of `model`, frozen ones included."""
+    """Count the parameters of `model`, frozen ones included."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def torch_manifest(detector: Detector, data: Data, export: ExportConfig, model: str) -> Manifest:
-    """The manifest of a detector in torch; what is exported later begins from it."""
+    """Return the manifest of a detector in torch, from which those of exported files are made."""
     classes = detector.spec.classes or data.classes
     return Manifest(
         model=model,
@@ -215,7 +215,7 @@ def torch_manifest(detector: Detector, data: Data, export: ExportConfig, model: 
 
 
 def category_ids(classes: Sequence[str], data: Data) -> tuple[int, ...]:
-    """The data's ids by name; a class that the data lacks gets one that the data has not."""
+    """Return the data's category id of each class; one unknown to the data gets an unused id."""
     known = dict(zip(data.classes, data.category_ids, strict=True))
     free = itertools.count(max(data.category_ids) + 1)
     return tuple(known[name] if name in known else next(free) for name in classes)
@@ -228,7 +228,7 @@ def evaluate_torch(
     data: Data,
     ground_truth: GroundTruth,
 ) -> MetricValues:
-    """COCO metrics on the validation split; the processes share the pictures."""
+    """Compute COCO metrics on the validation split; the processes share the pictures."""
     share = range(session.rank, len(data.val), session.world)
     with TorchEngine(detector, manifest, session.torch_device()) as engine:
         results = predict(engine, data.val, batch=16, indices=share, other_classes=True)
@@ -242,7 +242,7 @@ def evaluate_torch(
 def batches_of(
     session: Session, data: Data, config: TrainConfig, seed: int, *, unlabeled: int = 0
 ) -> Batches:
-    """Return where this process gets its share of batches, `unlabeled` pictures in each."""
+    """Return the source of this process's batches, with `unlabeled` pictures in each."""
 
     def batches(first: int, count: int) -> Iterator[Batch]:
         return training_batches(
@@ -270,7 +270,7 @@ def furnish(
     precision: Precision,
     metadata: ModelMetadata | None = None,
 ) -> None:
-    """Write the room: `model.safetensors` and `training.json`; the first process does it."""
+    """Write `model.safetensors` and `training.json`, in the first process only."""
 
     def write(partial: Path) -> None:
         if metadata is None:

@@ -1,4 +1,4 @@
-"""The run folder: finished rooms, one owner at a time, and a record of what made it."""
+"""The run folder: finished stages, a lock, the recipe, and the records of trainings."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from export.errors import RecipeError, ToolkitError
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock; two runs in one folder go unnoticed there
+except ImportError:  # Windows has no flock; two processes in one folder are not detected there
     fcntl = None  # type: ignore[assignment]
 
 Difference = tuple[str, str, str]  # dotted key, before, after
@@ -69,9 +69,9 @@ def read_record(room: Path) -> TrainingRecord:
 
 
 def once(room: Path, make: Callable[[Path], None]) -> Path:
-    """Let `make` fill a folder and move it to `room` when it is whole; skip if it exists.
+    """Fill a temporary folder with `make` and move it to `room`; skip if `room` exists.
 
-    A room that exists is therefore finished, and a run that was cut goes on from there.
+    A `room` that exists is therefore complete, and an interrupted run continues after it.
     """
     if room.exists():
         return room
@@ -85,7 +85,7 @@ def once(room: Path, make: Callable[[Path], None]) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         raise ToolkitError(
             f"{room}: this stage could not be written ({error}). Finished stages are kept; "
-            "make room or mend the folder, then run the same command again"
+            "free space or correct the folder's rights, then run the same command again"
         ) from error
     return room
 
@@ -97,17 +97,17 @@ def open_run(
     recipe_text: str,
     anew: Callable[[Tree], Tree] = lambda before: before,
 ) -> Path:
-    """Make or reopen `runs/name`.
+    """Create or reopen `runs/name`.
 
     Args:
-        runs: the folder of all runs.
-        name: of this one.
-        resolved: every setting of it.
-        recipe_text: the recipe as it was written.
-        anew: completes the settings of a run that an earlier version made.
+        runs: folder of all runs.
+        name: name of this run.
+        resolved: all settings of this run.
+        recipe_text: text of the recipe, overrides applied.
+        anew: function that completes the settings of a run of an earlier version.
 
     Raises:
-        RecipeError: the folder was made by a recipe with other settings.
+        RecipeError: the folder was made with other settings.
     """
     home = runs / name
     if not home.resolve().is_relative_to(runs.resolve()):
@@ -165,10 +165,10 @@ def _brief(value: JsonValue) -> str:
 
 @contextmanager
 def owned(home: Path) -> Iterator[None]:
-    """Hold the run folder, so that two processes never write into one run.
+    """Lock the run folder against other processes while the body runs.
 
     Raises:
-        RecipeError: another process holds it.
+        RecipeError: another process has locked it.
     """
     if fcntl is None:
         yield

@@ -1,4 +1,4 @@
-"""What a run holds on to from stage to stage: its folder, its processes, its voice."""
+"""Per-process state of a run: folder, device, Fabric, console."""
 
 import os
 import platform
@@ -23,36 +23,41 @@ if TYPE_CHECKING:
 class Session:
     """One process of a run.
 
-    torchrun's environment variables say how many processes there are; Lightning Fabric joins
-    them. All processes train; the first alone writes, exports and measures.
+    torchrun sets rank and world size in the environment; Lightning Fabric connects the processes.
+    All of them train; only the first one writes, exports and measures.
+
+    Attributes:
+        home: folder of the run.
+        device: auto, cpu, cuda or cuda:N.
+        console: output for the user.
     """
 
     home: Path
-    device: str  # auto, cpu, cuda, cuda:1
+    device: str
     console: Console
     trackers: Trackers = field(default_factory=Trackers)  # none but in the first process of a run
     _fabrics: dict[str, "Fabric"] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
-        """This process's number."""
+        """Number of this process, from 0."""
         return int(os.environ.get("RANK", "0"))
 
     @property
     def world(self) -> int:
-        """How many processes."""
+        """Number of processes."""
         return int(os.environ.get("WORLD_SIZE", "1"))
 
     def torch_device(self) -> torch.device:
-        """The device that `device` names.
+        """Return the device that `device` names.
 
         Raises:
-            RecipeError: there is no such device; never a silent step down to the CPU.
+            RecipeError: the machine has no such device. There is no fallback to the CPU.
         """
         return torch_device(self.device)
 
     def fabric(self, precision: Precision) -> "Fabric":
-        """The processes joined, computing in `precision`."""
+        """Return the Fabric of all processes that computes in `precision`."""
         if precision not in self._fabrics:
             lightning_fabric = require(
                 "lightning_fabric", extra="train", purpose="training a detector"
@@ -75,21 +80,23 @@ class Session:
 
 
 def torch_device(name: str) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that is here.
+    """Return the device named `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        RecipeError: there is no such device.
+        RecipeError: the machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise RecipeError(f"--device {name}: is no device; say auto, cpu, cuda or cuda:0") from None
+        raise RecipeError(
+            f"--device {name}: is not a device; use auto, cpu, cuda or cuda:0"
+        ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RecipeError(
             f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-            "devices; say --device cpu, or mend the driver"
+            "devices; use --device cpu, or check the driver"
         )
     if device.type not in {"cpu", "cuda"}:
         raise RecipeError(f"--device {name}: only cpu and cuda are supported")
@@ -97,7 +104,7 @@ def torch_device(name: str) -> torch.device:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Most memory in use so far: of the GPU as torch counts it, or of this process."""
+    """Return the peak memory so far in MiB: torch's count on a GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
@@ -109,9 +116,9 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def deterministic(device: torch.device) -> None:
-    """Make the CPU's sums come in one order; GPUs keep their fast kernels."""
+    """Use deterministic algorithms on the CPU; GPUs keep their fast kernels."""
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if platform.machine() == "x86_64":
-        torch.set_flush_denormal(True)  # fading BatchNorm statistics otherwise cost 10x on CPUs
+        torch.set_flush_denormal(True)  # denormal BatchNorm statistics are 10x slower on CPUs

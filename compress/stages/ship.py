@@ -42,11 +42,11 @@ class Contestant:
     """A finished model to export and measure.
 
     Attributes:
-        name: its name and role.
-        detector: with its final weights.
-        weights: the file they lie in.
-        precisions: the artifacts to make of it.
-        timed_in_torch: whether torch gets a row of its own.
+        name: name of the model.
+        detector: the model, with its final weights.
+        weights: file of the weights.
+        precisions: precisions to export.
+        timed_in_torch: whether the model in torch gets a row.
     """
 
     name: ModelName
@@ -58,7 +58,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Row:
-    """One thing to measure: a model in one backend and precision."""
+    """A row of the report to measure: one model in one backend and precision."""
 
     name: ModelName
     manifest: Manifest
@@ -74,17 +74,17 @@ class Row:
 def load_contestant(
     name: ModelName, room: Path, detector: Detector, precisions: Sequence[str], *, in_torch: bool
 ) -> Contestant:
-    """Put the weights of a finished room into `detector`."""
+    """Load the weights of a finished training into `detector`."""
     weights = room / "model.safetensors"
     load_weights(detector, weights, strict=True, what=name.role)
     return Contestant(name, detector.eval(), weights, precisions, in_torch)
 
 
 def export_all(run: Run, contestants: Sequence[Contestant]) -> list[Row]:
-    """Make every artifact that is not there yet; return the rows to measure, in report order.
+    """Export what is missing; return the rows to measure, in the order of the report.
 
     Raises:
-        ExportError: an artifact does not see what torch sees.
+        ExportError: the detections of a file differ from torch's.
     """
     rows: list[Row] = []
     for contestant in contestants:
@@ -100,7 +100,7 @@ def export_all(run: Run, contestants: Sequence[Contestant]) -> list[Row]:
 
 
 def _artifacts(run: Run, contestant: Contestant) -> Iterator[Path]:
-    """The room of each precision that was asked for, fp32 first: the others are made of it."""
+    """Yield the folder of each precision, fp32 first: the others are made from it."""
     maker = Maker(run, contestant.detector, contestant.name)
 
     def room(precision: str, make: Callable[[Path], None]) -> Path:
@@ -203,7 +203,7 @@ def time_rows(run: Run, rows: Sequence[Row]) -> dict[str, Timing]:
 def bundle_student(run: Run, rows: Sequence[Row]) -> Path:
     """Pack the first seed's exported students for the device; return the archive.
 
-    The picture that the bundle checks itself with is the validation picture with the most boxes.
+    The bundle verifies itself on the validation picture with the most boxes.
     """
     images, recipe = run.data.val, run.recipe
     students = [row for row in rows if row.name.role == "student"]

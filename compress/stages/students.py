@@ -1,4 +1,4 @@
-"""The students of a run: baseline and distilled, stage by stage, from the same beginning."""
+"""Train the students of a run, baseline and distilled, from the same initial weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +19,12 @@ Taught = Callable[[Detector, int], Distiller]
 
 
 class StudentTraining:
-    """Trains the students of a run, once its teachers are finished.
+    """Trains the students of a run with its finished teachers.
 
-    Each teacher has a stage of its own, a full `train` long; the first begins as the recipe says
-    and may inherit, each later one begins from the stage before. The baseline goes through as many
-    stages without a teacher: whatever a restart of the schedule is worth, both have it. Without
-    teachers there is one student and one stage.
+    Each teacher has one stage with the full `train` schedule. The first stage starts from the
+    recipe's weights and may inherit from the teacher; each later one continues the stage before.
+    The baseline has as many stages without a teacher, so that both restart the schedule equally
+    often. Without teachers there is one student with one stage.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class StudentTraining:
         self.run, self.teachers, self.classifier = run, teachers, classifier
 
     def train(self, seed: int, teacher_aps: Mapping[ModelName, float | None]) -> Rooms:
-        """Train what the recipe wants of one seed; return every room, stages included."""
+        """Train all students of one seed; return their folders, stages included."""
         recipe, rooms = self.run.recipe, Rooms()
         plain = ModelName(seed, "baseline")
         if recipe.has_baseline:
@@ -82,7 +82,7 @@ class StudentTraining:
         return detector
 
     def _per_class(self, seed: int) -> frozenset[str]:
-        """Names of the tensors that have rows for classes: their shapes grow with one more."""
+        """Return the names of tensors with a row per class, found by building one class more."""
         data = self.run.data
         size = (data.input_height, data.input_width)
         one = self.run.build_student(seed).state_dict()
@@ -110,7 +110,7 @@ class StudentTraining:
 
 
 def equal_time_steps(baseline: Path, stages: Sequence[Path]) -> int:
-    """How many plain steps take as long as all stages of the distilled student's training."""
+    """Return the number of baseline steps that take as long as all stages of the student."""
     seconds = sum(read_record(stage).seconds or 0.0 for stage in stages)
     step_ms = read_record(baseline).step_ms
     assert step_ms is not None  # the baseline was trained here

@@ -32,7 +32,7 @@ def teacher_room(run: Run, teacher: Teacher) -> Path:
         return fit(run, teacher.name, fresh, teacher.data, config.train, seed=run.recipe.seed)
 
     def keep(out: Path) -> None:
-        """Write a loaded teacher's weights as a trained one's are."""
+        """Write a loaded teacher's weights in the form of a trained one's."""
         detector: Detector = fresh().student
         manifest = torch_manifest(detector, teacher.data, run.recipe.export, str(teacher.name))
         metadata = describe_model(config.detector, manifest, run.recipe.resolved())
@@ -69,7 +69,7 @@ def measure_teacher(run: Run, teacher: Teacher, detector: Detector) -> float | N
     if unknown:
         session.console.warn(
             f"{teacher.name} does not know {', '.join(unknown)}: its AP counts them as missed, and "
-            "it can teach features alone"
+            "only its features can be distilled"
         )
     return ap
 
@@ -82,6 +82,6 @@ def warn_of_a_weak_teacher(
     if teacher_ap is not None and alone is not None and teacher_ap <= alone:
         console.warn(
             f"the {name} (AP {100 * teacher_ap:.1f}) is no better than the student alone "
-            f"({100 * alone:.1f}); distilling from it can hardly help. Train the teacher longer, "
-            "on more data, or take a larger one"
+            f"({100 * alone:.1f}); distillation from it is unlikely to help. Train the "
+            "teacher longer or on more data, or use a larger one"
         )

@@ -1,4 +1,4 @@
-"""A detector in torch, seen as an engine: the yardstick for every exported artifact."""
+"""A detector in torch with the interface of an engine, the reference of exported files."""
 
 import torch
 from typing_extensions import Self
@@ -32,7 +32,7 @@ class TorchEngine:
         return self._manifest
 
     def candidates(self, images: Images) -> Candidates:
-        """Boxes for (B, 3, H, W) RGB in 0..1; returns once they are on the host."""
+        """Return the boxes for (B, 3, H, W) RGB in 0..1, on the host."""
         with torch.inference_mode():
             boxes, scores, labels = self._detector.candidates(
                 torch.from_numpy(images).to(self._device)
@@ -43,22 +43,22 @@ class TorchEngine:
 
     @property
     def device(self) -> str:
-        """Where it computes: cpu, cuda."""
+        """Type of its device: cpu or cuda."""
         return self._device.type
 
     def upload(self, images: Images) -> None:
-        """Bring (B, 3, H, W) to the device, for `enqueue`."""
+        """Copy (B, 3, H, W) to the device, for `enqueue`."""
         self._resident = torch.from_numpy(images).to(self._device)
 
     def enqueue(self) -> None:
-        """Queue one pass over what was uploaded last; its outputs stay on the device."""
+        """Queue one pass over the last upload; its outputs stay on the device."""
         if self._resident is None:
             raise ExportError(f"{self._manifest.model}: upload a batch first")
         with torch.inference_mode():
             self._detector.candidates(self._resident)
 
     def pass_ms(self) -> float:
-        """Run one pass over what was uploaded last; return its milliseconds by CUDA events."""
+        """Run one pass over the last upload; return its time in ms by CUDA events."""
         start, end = (torch.Event(self._device, enable_timing=True) for _ in range(2))
         with torch.cuda.device(self._device):
             start.record()
@@ -68,7 +68,7 @@ class TorchEngine:
         return float(start.elapsed_time(end))
 
     def synchronize(self) -> None:
-        """Wait for all that was queued."""
+        """Wait for the queued passes."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
@@ -82,6 +82,6 @@ class TorchEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Put it back into the mode and onto the device it was in."""
+        """Restore the detector's mode and device."""
         self._detector.to(self._was_on).train(self._was_training)
         self._resident = None

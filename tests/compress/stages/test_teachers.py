@@ -324,5 +324,5 @@ def test_a_classifier_is_trained_once_and_measured_on_the_validation_crops(
     assert classifier_room(run, wanted[0]) == room
     said = capsys.readouterr().err
     assert said.count("classifier: 4 steps on the boxes of 4 of 8 pictures") == 1
-    assert "% of crops right on the objects of the validation pictures" in said
+    assert "% of crops correct on the objects of the validation pictures" in said
     assert "classifier: already trained, kept" in said

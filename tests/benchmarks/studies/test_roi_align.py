@@ -11,8 +11,6 @@ from benchmarks.studies.two_stage import EAGER, FORMS, Trained, open_trained
 from benchmarks.timing.latency import BenchmarkConfig
 from compress.console import Console
 from compress.data.config import Data
-from compress.data.loading import training_batches
-from compress.distillation.distiller import Distiller
 from compress.parts.weights import save_weights
 from compress.recipe import load_recipe
 from compress.stages.opened import Run
@@ -36,38 +34,40 @@ train: {steps: 1, batch: 4}
 """
 
 
-def finished(folder: Path, steps: int) -> Data:
-    """Fill a run's folder with a student of so many steps; return its data."""
+def finished(folder: Path) -> Data:
+    """Fill a run's folder with a student whose scores and boxes vary; return its data.
+
+    Its weights are drawn, not trained: after a short training many proposals overlap by nearly the
+    same amount, and a rounding that differs between processors decides which of them NMS keeps.
+    """
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     path = folder / "recipe.yaml"
     recipe, source = load_recipe(path)
     run = Run.open(Session(folder, "cpu", Console(quiet=True)), recipe, source)
     lock = folder / "recipe.lock.json"
     lock.write_text(json.dumps(recipe.resolved()), encoding="utf-8")
-    data, student = run.data, run.build_student(seed=0)
-    objective = Distiller(student)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=2e-3)
-    student.train()
-    for batch in training_batches(data, batch=4, seed=0, start_step=0, steps=steps):
-        optimizer.zero_grad()
-        torch.stack(list(objective(batch).values())).sum().backward()
-        optimizer.step()
+    weights = run.build_student(seed=0).state_dict()
+    generator = torch.Generator().manual_seed(0)
+    for name, value in weights.items():
+        if name.startswith("head.") and name.endswith(".weight"):
+            inputs = value[0].numel()
+            value.add_(torch.randn(value.shape, generator=generator) * 0.5 * (2 / inputs) ** 0.5)
     room = folder / "models" / "seed0-student"
     room.mkdir(parents=True)
-    save_weights(student.state_dict(), room / "model.safetensors")
-    return data
+    save_weights(weights, room / "model.safetensors")
+    return run.data
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_both_graphs_of_a_trained_model_detect_what_eager_torchvision_does(tmp_path: Path) -> None:
-    data = finished(tmp_path, steps=60)
+def test_both_graphs_detect_what_eager_torchvision_does(tmp_path: Path) -> None:
+    data = finished(tmp_path)
     config = BenchmarkConfig(blocks=2, calls_per_block=1, warmup=1, images=2, threads=1)
     result = run(open_trained(tmp_path), data.val, (50,), config)
     entry = result["proposals"]["50"]
     for form in FORMS:
         parity = entry["against_eager"][form]
-        assert parity["matched"] > 20
+        assert parity["matched"] > 500
         assert parity["missing"] == parity["extra"] == 0
         assert parity["max_score_difference"] < 1e-4
         assert parity["max_box_difference_px"] < 1e-2
@@ -79,7 +79,7 @@ def test_both_graphs_of_a_trained_model_detect_what_eager_torchvision_does(tmp_p
 
 
 def test_a_run_is_found_from_its_folder_its_model_and_its_weights(tmp_path: Path) -> None:
-    finished(tmp_path, steps=0)
+    finished(tmp_path)
     room = tmp_path / "models" / "seed0-student"
     for path in (tmp_path, room, room / "model.safetensors"):
         found = open_trained(path)
@@ -90,7 +90,7 @@ def test_a_run_is_found_from_its_folder_its_model_and_its_weights(tmp_path: Path
 def test_what_is_no_finished_faster_rcnn_is_refused(tmp_path: Path, capsys) -> None:
     with pytest.raises(RecipeError, match=r"recipe\.lock\.json"):
         open_trained(tmp_path)
-    finished(tmp_path, steps=0)
+    finished(tmp_path)
     with pytest.raises(RecipeError, match="name a finished run"):
         open_trained(tmp_path / "models" / "seed1-student")
     teacher = tmp_path / "models" / "teacher"

@@ -55,6 +55,7 @@ def test_an_interrupted_run_is_finished_and_its_finished_models_are_kept(tmp_pat
         torch.testing.assert_close(found[name], weights, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_another_recipe_is_still_refused_for_its_folder(tmp_path: Path) -> None:
     extract("interrupted_run.tar.xz", tmp_path)
     done = run(tmp_path / "recipe.yaml", "train.steps=13", "--runs", tmp_path)

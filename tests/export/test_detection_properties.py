@@ -128,7 +128,7 @@ def test_fewer_detections_are_the_first_of_more(scene: Scene, limit: float, at_m
     assert _same(few, _rows(all_of_them, slice(at_most)))
 
 
-@given(scene=scenes(), limit=LIMIT, threshold=st.floats(0.125, 0.875))
+@given(scene=scenes(), limit=LIMIT, threshold=st.floats(0.125, 0.875, allow_subnormal=False))
 def test_a_threshold_before_nms_is_one_after_it(
     scene: Scene, limit: float, threshold: float
 ) -> None:

@@ -65,7 +65,9 @@ def photographs() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch = sys.modules.get("torch")  # without it there is nothing to seed yet
+def _afresh() -> None:
+    """Begin with the same random numbers, and with the subnormals that a run turns off."""
+    torch = sys.modules.get("torch")  # without it there is nothing to set yet
     if torch is not None:
         torch.manual_seed(0)
+        torch.set_flush_denormal(False)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 
+from compress.stages.model_name import ModelName
 from export.backends import device_choices
 from export.bundles.packing import bundle_artifact
 from export.engine import Engine, open_engine
@@ -88,7 +89,7 @@ def _of_run(run: Path, name: str | None) -> Path:
     if name is None:
         try:
             settings = json.loads((run / "recipe.lock.json").read_text(encoding="utf-8"))
-            name = f"seed{int(settings['seed'])}-student-fp32"
+            name = f"{ModelName(int(settings['seed']), 'student')}-fp32"
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ExportError(f"{run / 'recipe.lock.json'}: cannot be read ({error})") from None
     file = run / "export" / name / "model.onnx"

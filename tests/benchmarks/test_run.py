@@ -56,6 +56,7 @@ def write_model(path: Path, *, classes=("red", "green")) -> Path:
     return path
 
 
+@pytest.mark.slow  # 600 calls in each of several processes
 def test_a_model_is_measured_and_reported(tmp_path, data, capsys):
     model = write_model(tmp_path / "model" / "student.onnx")
     out = tmp_path / "report"

@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+from tests.architecture.sources import tree_of
+
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("compress", "export", "benchmarks", "tests")
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
@@ -15,7 +17,7 @@ def too_much(path: Path, text: str) -> list[str]:
     lines = text.count("\n")
     found = [f"{path}: the name says nothing"] if path.stem in VAGUE else []
     found += [f"{path}: {lines} lines"] if lines > MOST_LINES else []
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree_of(text)):
         if isinstance(node, ast.FunctionDef):
             length = (node.end_lineno or 0) - node.lineno
             found += [f"{path}: {length} lines of {node.name}"] if length > LONGEST else []

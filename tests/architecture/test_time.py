@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.architecture.sources import tree_of
+
 TESTS = Path(__file__).resolve().parents[1]
 CLOCKS = {"perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "time", "time_ns"}
 # a time is held to one that was measured around it, which is longer whatever the machine does
@@ -23,7 +25,7 @@ def names_a_clock(node: ast.AST, read: set[str]) -> bool:
 
 def functions_that_compare_times(text: str) -> Iterator[str]:
     """Yield the functions with an assertion that compares what a real clock said."""
-    for function in ast.walk(ast.parse(text)):
+    for function in ast.walk(tree_of(text)):
         if not isinstance(function, ast.FunctionDef):
             continue
         read: set[str] = set()

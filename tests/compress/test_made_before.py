@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from compress.run import main
 from export.verify import main as verify
 from tests.compress.test_run import run
 
@@ -55,12 +56,12 @@ def test_an_interrupted_run_is_finished_and_its_finished_models_are_kept(tmp_pat
         torch.testing.assert_close(found[name], weights, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_another_recipe_is_still_refused_for_its_folder(tmp_path: Path) -> None:
+def test_another_recipe_is_still_refused_for_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     extract("interrupted_run.tar.xz", tmp_path)
-    done = run(tmp_path / "recipe.yaml", "train.steps=13", "--runs", tmp_path)
-    assert done.returncode == 2
-    assert "train.steps: 12" in done.stderr
+    assert main([str(tmp_path / "recipe.yaml"), "train.steps=13", "--runs", str(tmp_path)]) == 2
+    assert "train.steps: 12" in capsys.readouterr().err
 
 
 def test_a_bundle_is_verified_by_this_version_and_by_its_own_script(tmp_path: Path) -> None:

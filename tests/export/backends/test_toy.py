@@ -101,6 +101,7 @@ def test_without_the_entry_it_is_refused_by_name(artifact, monkeypatch):
         open_engine(artifact)
 
 
+@pytest.mark.slow  # as many calls as a device is measured by
 def test_it_is_benchmarked_on_its_device_by_its_clock(artifact, data, capsys):
     arguments = [str(artifact), "--data", str(data), "--repeats", "1", "--device", "toybox"]
     assert benchmark([*arguments, "--json"]) == 0

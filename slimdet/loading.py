@@ -4,7 +4,7 @@ import json
 import tarfile
 import tempfile
 from contextlib import ExitStack
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 
 from compress.stages.model_name import ModelName
@@ -14,7 +14,7 @@ from export.engine import Engine, open_engine
 from export.errors import ExportError
 from slimdet.model import Model
 
-ARTIFACTS = ("model.onnx", "model.engine")
+ARTIFACTS = ("model.onnx", "model.engine", "model.safetensors")
 EXPECTED = (
     "expected a run's folder, a bundle (folder or .tar.gz), a model.onnx or model.engine with its "
     "model.json, or a model.safetensors"
@@ -33,8 +33,7 @@ def load(
     Args:
         path: the folder of a run, which gives its student's FP32 ONNX file; a bundle, as a folder
             or .tar.gz, which gives its first artifact; a model.onnx or model.engine with its
-            model.json beside it, or the folder that holds them; or a model.safetensors, which needs
-            torch.
+            model.json beside it, or a model.safetensors, which needs torch; or the folder of one.
         artifact: another artifact of a run or bundle, such as `seed0-student-int8`.
         device: cpu, cuda or tensorrt of ONNX Runtime; cpu or cuda for model.safetensors. An engine
             runs on its GPU.
@@ -44,6 +43,10 @@ def load(
         ExportError: nothing at `path` can be opened, or it is damaged.
         MissingDependencyError: the runtime that it needs is not installed.
     """
+    if not isinstance(path, str | PathLike) or not fspath(path):
+        raise ExportError(f"{path!r} is no path; {EXPECTED}")
+    if threads is not None and threads < 1:
+        raise ExportError(f"threads {threads}: expected at least 1")
     given = Path(path)
     with ExitStack() as stack:
         place = given

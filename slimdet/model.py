@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from typing_extensions import Self
 
 from benchmarks.accuracy.coco_map import coco_map
@@ -21,12 +19,10 @@ from benchmarks.data.image_set import coco_ground_truth
 from export.artifact.manifest import Manifest
 from export.detections import Detections
 from export.engine import Engine, detect
-from export.errors import DataError
-from export.pictures.calibration import picture_files
+from export.errors import DataError, ExportError
 from export.predictions import predict as predict_file
+from slimdet.pictures import Picture, listed, read_pictures
 from slimdet.result import Result
-
-Picture: TypeAlias = str | PathLike[str] | NDArray[np.uint8] | Image.Image
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Model:
     def __init__(self, engine: Engine, path: Path, resources: ExitStack) -> None:
         """Take over an engine that is open, and what is to be closed with it."""
         self.path = path
-        self._engine, self._resources = engine, resources
+        self._engine, self._resources, self._closed = engine, resources, False
 
     @property
     def manifest(self) -> Manifest:
@@ -76,7 +72,9 @@ class Model:
 
         Args:
             source: a picture, or several of them: the path of a file, the path of a folder (all its
-                pictures, sorted), a (H, W, 3) uint8 RGB array, or a PIL picture.
+                pictures, sorted), an array, or a PIL picture. Arrays are (H, W, 3) RGB, (H, W)
+                grey or (H, W, 4) RGB with alpha, in uint8, uint16 or floats in 0..1; of OpenCV's
+                BGR give `pixels[..., ::-1]`.
             threshold: lowest score to keep; None takes the model's own.
 
         Raises:
@@ -84,13 +82,14 @@ class Model:
                 another shape or type.
             ExportError: the model is closed.
         """
+        self._require_open()
         least = self.manifest.score_threshold if threshold is None else threshold
-        if not 0 <= least < 1:
-            raise DataError(f"threshold {least}: is not in 0..1; give a score such as 0.25")
+        if not isinstance(least, int | float | np.number) or not 0 <= least <= 1:
+            raise DataError(f"threshold {least!r}: is not in 0..1; give a score such as 0.25")
         return [
-            self._result(picture, least)
-            for given in _listed(source)
-            for picture in _pictures(given)
+            self._result(picture, float(least))
+            for given in listed(source)
+            for picture in read_pictures(given)
         ]
 
     def evaluate(
@@ -111,8 +110,10 @@ class Model:
 
         Raises:
             DataError: the data cannot be read, or has other classes than the model.
+            ExportError: the model is closed.
             MissingDependencyError: pycocotools is not installed.
         """
+        self._require_open()
         labelled = read_measured(
             Path(data),
             split,
@@ -125,7 +126,12 @@ class Model:
 
     def close(self) -> None:
         """Free the runtime and temporary files; the model cannot be used any more."""
+        self._closed = True
         self._resources.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ExportError(f"{self.path}: the model is closed; load it again")
 
     def __enter__(self) -> Self:
         """Return the model, which is open already."""
@@ -156,34 +162,3 @@ class Model:
     ) -> Result:
         ids = self.manifest.category_ids
         return Result(found.boxes, found.scores, found.labels, self.classes, ids, path, pixels)
-
-
-def _listed(source: Picture | Iterable[Picture]) -> Iterable[Picture]:
-    if isinstance(source, str | PathLike | np.ndarray | Image.Image):
-        return [source]
-    return source
-
-
-def _pictures(given: Picture) -> list[Path] | list[NDArray[np.uint8]]:
-    """Return one picture, or those of a folder.
-
-    Raises:
-        DataError: it is nothing that can be read as a picture.
-    """
-    if isinstance(given, Image.Image):
-        upright = ImageOps.exif_transpose(given)
-        return [np.asarray(upright.convert("RGB"))]
-    if isinstance(given, np.ndarray):
-        if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8 or not given.size:
-            raise DataError(
-                f"a picture of shape {given.shape} and type {given.dtype}; expected (H, W, 3) "
-                "uint8 in RGB order (pictures of OpenCV: pixels[..., ::-1])"
-            )
-        return [given]
-    if not isinstance(given, str | PathLike):
-        raise DataError(
-            f"a {type(given).__name__} is no picture; expected a path, an (H, W, 3) uint8 RGB "
-            "array, a PIL picture, or a list of them"
-        )
-    path = Path(given)
-    return picture_files(path) if path.is_dir() else [path]

@@ -1,6 +1,7 @@
 """What a detector finds in one picture."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ class Detection(NamedTuple):
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # arrays have no one truth value
 class Result:
     """The objects that a detector found in one picture, best first; `len` is their number.
 
@@ -75,6 +76,14 @@ class Result:
         rows = zip(self.boxes, self.scores, self.labels, self.names, strict=True)
         for box, score, label, name in rows:
             yield Detection(box, float(score), int(label), name)
+
+    def __repr__(self) -> str:
+        """Name the picture, and count the objects by class."""
+        counts = Counter(self.names)
+        said = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing found"
+        height, width = ("?", "?") if self.image is None else self.image.shape[:2]
+        where = self.path or f"an array of {height} x {width} pixels"
+        return f"<slimdet.Result of {where}: {said}>"
 
     def draw(self, *, scores: bool = True, line_width: int | None = None) -> Image.Image:
         """Return a copy of the picture with boxes and class names.

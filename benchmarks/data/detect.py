@@ -97,7 +97,7 @@ def _hint(root: Path) -> str:
         pictures = {p.stem for p in pictures_in(folder)} if folder.is_dir() else set()
         if pictures & {file.stem for file in labels.glob("*.txt")}:
             return (
-                f" {_name(root, labels)} holds text files named like the pictures: if they are "
+                f" {labels} holds text files named like the pictures: if they are "
                 "YOLO's, write the class names into classes.txt there, one per line, in the order "
                 "of the numbers."
             )

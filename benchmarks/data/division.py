@@ -101,13 +101,14 @@ def divide(pool: ImageSet, root: Path, val: float, test: float, seed: int) -> Di
     for side, share in shares:
         if share:
             rest = {rank: own for rank, own in ranked.items() if sides[rank] == "train"}
-            sides.update(dict.fromkeys(hold_out(rest, share), side))
-    missing = [side for side, share in shares if share and side not in sides.values()]
-    if missing:
-        raise DataError(
-            f"{pool.source}: data.split leaves no picture for {' and '.join(missing)}: of "
-            f"{len(groups)} different pictures no two show the same class. Add pictures"
-        )
+            held = hold_out(rest, share)
+            if not held:
+                left = " that test leaves" if side == "val" and test else ""
+                raise DataError(
+                    f"{pool.source}: data.split leaves no picture for {side}: of {len(rest)} "
+                    f"different pictures{left} no two show the same class. Add pictures"
+                )
+            sides.update(dict.fromkeys(held, side))
     side_of = {index: sides[rank] for rank, key in ranks.items() for index in groups[key]}
     return Division(
         pool,

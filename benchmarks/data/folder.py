@@ -54,7 +54,7 @@ def read_split(
         fmt: format of the split.
         path: annotation file, data.yaml, split list or folder, where it is not in its usual place.
         images: folder of the pictures, for COCO JSON.
-        classes: class names in order, for Pascal VOC, which has no list of them.
+        classes: class names that come first, for Pascal VOC, which has no list of them.
 
     Raises:
         DataError: something is missing, wrong or contradictory.

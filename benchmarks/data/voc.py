@@ -102,8 +102,8 @@ def read_voc(
         root: folder of the data set.
         split: name of the split; None for all pictures of a set that has no splits.
         path: a split list, or a folder with XML files beside the pictures.
-        classes: class names in order; by default the sorted names over *all* splits. Category
-            ids count from 1.
+        classes: class names that come first, in this order; the others of the split follow. By
+            default the sorted names over *all* splits. Category ids count from 1.
 
     Raises:
         DataError: naming the file that is wrong.
@@ -113,12 +113,18 @@ def read_voc(
     if not files:
         raise DataError(f"{root}: the split {split!r} names no picture")
     annotated = [_read_xml(*pair) for pair in files]
-    if classes is None:
+    names = {name for entry in annotated for name, _, _ in entry.objects}
+    if not names & set(classes or ()):
         read = {entry.file for entry in annotated}
         others = (_read_xml(file, file) for file in everything if file not in read)
-        names = {n for entry in (*annotated, *others) for n, _, _ in entry.objects}
-        classes = sorted(names)
-    if not classes:
+        names |= {name for entry in others for name, _, _ in entry.objects}
+        if classes and names and not names & set(classes):
+            raise DataError(
+                f"data.classes: {root} has no object of {', '.join(classes)}. It has: "
+                f"{', '.join(sorted(names))}"
+            )
+    classes = (*(classes or ()), *sorted(names - set(classes or ())))
+    if not names:
         raise DataError(f"{root}: no object in any of the {len(everything)} XML files")
     label_of = {name: label for label, name in enumerate(classes)}
     images = []
@@ -133,7 +139,7 @@ def read_voc(
     return ImageSet(
         name=split or "all",
         source=f"Pascal VOC {root}, {which}, {len(images)} images",
-        classes=tuple(classes),
+        classes=classes,
         category_ids=ids,
         images=tuple(images),
         paths=tuple(entry.picture for entry in annotated),
@@ -146,11 +152,6 @@ def _objects(
     entry: _Annotated, label_of: dict[str, int], notes: ReadingNotes
 ) -> Iterator[RawObject]:
     for number, (name, box, difficult) in enumerate(entry.objects):
-        if name not in label_of:
-            raise DataError(
-                f"{entry.file}: object {number + 1} is a {name!r}, which is not among the classes "
-                f"{', '.join(label_of)}"
-            )
         if difficult:
             notes.add(_DIFFICULT, entry.file.name)
         yield RawObject(box, label_of[name], difficult, where=f"object {number + 1}")

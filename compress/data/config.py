@@ -173,9 +173,9 @@ class FolderConfig(_Common):
                 self._read(root, split, role, formats)
                 for split, role in ((self.train, "train"), (self.val, "val"))
             )
-        same_classes(train, val)
         if self.classes is not None:
             train, val = (select_classes(s, self.classes) for s in (train, val))
+        same_classes(train, val)
         unlabeled = None
         if self.unlabeled is not None:
             unlabeled = self._read_unlabeled(root, self.unlabeled, train, formats, division)

@@ -114,6 +114,20 @@ def open_photograph(path: Path, at_least: tuple[int, int] | None = None) -> NDAr
         return _decode(image, _orientation(image), at_least)
 
 
+def picture_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """Return an open picture as `open_photograph` returns its file.
+
+    Args:
+        image: of any mode; loaded here if it is not yet.
+        name: of the picture, for messages.
+
+    Raises:
+        DataError: its file is broken or closed, or it holds no grey levels or colours.
+    """
+    with _reading(name):
+        return _decode(image, _orientation(image), None)
+
+
 def letterbox(
     pixels: NDArray[np.uint8],
     input_height: int,
@@ -178,7 +192,7 @@ def to_input(canvases: Sequence[NDArray[np.uint8]], spec: InputSpec) -> Images:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Path | str) -> Iterator[None]:
     """Turn whatever a broken file raises into a `DataError` that names it."""
     try:
         yield
@@ -189,7 +203,7 @@ def _reading(path: Path) -> Iterator[None]:
     except IsADirectoryError:
         raise DataError(f"{path}: a folder, where a picture file was expected") from None
     except UnidentifiedImageError:
-        empty = path.is_file() and path.stat().st_size == 0
+        empty = Path(path).is_file() and Path(path).stat().st_size == 0
         found = "an empty file" if empty else "not a picture in any format that Pillow knows"
         raise DataError(f"{path}: {found}; replace or remove it") from None
     except _BROKEN as error:
@@ -237,6 +251,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("it holds floating-point values, not grey levels or colours")
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        if image.mode == "La":  # which Pillow converts to LA alone
+            image = image.convert("LA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")

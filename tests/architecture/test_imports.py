@@ -63,7 +63,7 @@ FLOORS = [
     ["compress/plan", "compress/doctor", "compress/methods"],
     ["compress/run"],
     ["benchmarks/studies"],  # the one folder of benchmarks/ that drives the training side
-    ["slimdet/result"],
+    ["slimdet/result", "slimdet/pictures"],
     ["slimdet/model"],
     ["slimdet/loading"],
     ["slimdet/building", "slimdet/running"],

@@ -12,6 +12,7 @@ from PIL import Image
 import slimdet
 from benchmarks.data.image_set import coco_ground_truth, read_coco
 from export.bundles.packing import write_bundle
+from slimdet.pictures import array_pixels, read_pictures
 from tests.benchmarks.conftest import data as data
 from tests.benchmarks.test_run import BOX, write_model
 
@@ -76,23 +77,108 @@ def test_a_threshold_is_the_lowest_score_that_is_kept(model: Path) -> None:
     detector = slimdet.load(model)
     assert len(detector.predict(pixels(), threshold=0.95)[0]) == 0
     assert len(detector.predict(pixels(), threshold=0.85)[0]) == 1
-    with pytest.raises(slimdet.DataError, match="threshold 25"):
-        detector.predict(pixels(), threshold=25)
+    assert len(detector.predict(pixels(), threshold=1)[0]) == 0
+    for wrong in (25, "0.5", float("nan")):
+        with pytest.raises(slimdet.DataError, match=f"threshold {wrong!r}"):
+            detector.predict(pixels(), threshold=wrong)
 
 
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (np.zeros((8, 8), dtype=np.uint8), "shape"),
-        (np.zeros((8, 8, 3)), "float64"),
+        (np.zeros((3, 8, 8), dtype=np.uint8), "channels last"),
+        (np.zeros((2, 8, 8, 3), dtype=np.uint8), "several pictures as a list"),
+        (np.full((8, 8, 3), 255.0), r"float64 with values in 255..255; expected floats in 0..1"),
+        (np.full((8, 8, 3), np.nan), "nan"),
+        (np.zeros((8, 8, 3), dtype=np.int64), "int64; expected uint8, uint16"),
         (np.zeros((0, 8, 3), dtype=np.uint8), "shape"),
+        (Image.new("F", (8, 8)), "a PIL picture: .*floating-point"),
         ([3], "a int is no picture"),
+        (3, "a int is no picture"),
+        (None, "a NoneType is no picture"),
+        (b"bytes", "a bytes is no picture"),
+        ({"a.png": 1}, "a dict is no picture"),
         ("missing.png", "missing.png"),
+        ("", "an empty path"),
     ],
 )
 def test_what_is_no_picture_is_refused(model: Path, source, said: str) -> None:
     with pytest.raises(slimdet.DataError, match=said):
         slimdet.load(model).predict(source)
+
+
+def test_a_broken_or_closed_picture_of_pil_is_named(picture: Path, model: Path) -> None:
+    closed = Image.open(picture)
+    closed.close()
+    with pytest.raises(slimdet.DataError, match=r"one\.png: a broken picture"):
+        slimdet.load(model).predict(closed)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (pixels()[..., 0], np.repeat(pixels()[..., :1], 3, axis=2)),
+        (pixels()[..., :1], np.repeat(pixels()[..., :1], 3, axis=2)),
+        (pixels().astype(np.uint16) * 256 + 255, pixels()),
+        (pixels() / 255, pixels()),
+        ((pixels() / 255).astype(np.float16), pixels()),
+        (pixels()[..., ::-1], pixels()[..., ::-1]),
+        (np.dstack([pixels(), np.full((64, 64), 255, np.uint8)]), pixels()),
+        (np.dstack([pixels(), np.zeros((64, 64), np.uint8)]), np.zeros((64, 64, 3))),
+    ],
+    ids=["grey", "plane", "uint16", "float64", "float16", "reversed", "opaque", "transparent"],
+)
+def test_an_array_of_any_usual_kind_is_read_as_rgb(given, expected) -> None:
+    found = array_pixels(given)
+    assert found.dtype == np.uint8
+    assert np.abs(found.astype(int) - expected).max() <= 0
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "I;16"]
+)
+def test_a_picture_of_pil_of_any_mode_is_read_as_its_file_is(mode: str) -> None:
+    base = Image.fromarray(pixels())
+    through = {"La": "LA", "RGBa": "RGBA", "PA": "P", "I;16": "L"}
+    image = (base.convert(through[mode]) if mode in through else base).convert(mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(base.convert("L")).astype(np.uint16) * 256)
+    (found,) = read_pictures(image)
+    assert isinstance(found, np.ndarray)
+    assert found.shape == (64, 64, 3)
+    assert np.abs(found.mean() - pixels().mean()) < 3
+
+
+def test_pictures_may_come_from_a_generator_and_may_be_none(model: Path, picture: Path) -> None:
+    detector = slimdet.load(model)
+    assert len(detector.predict(Image.open(p) for p in [picture, picture])) == 2
+    assert detector.predict([]) == []
+
+
+def test_a_closed_model_says_so(model: Path) -> None:
+    with slimdet.load(model) as detector:
+        pass
+    for use in (lambda: detector.predict(pixels()), lambda: detector.evaluate("none")):
+        with pytest.raises(slimdet.ExportError, match="the model is closed; load it again"):
+            use()
+
+
+def test_threads_below_one_are_refused(model: Path) -> None:
+    with pytest.raises(slimdet.ExportError, match="threads 0: expected at least 1"):
+        slimdet.load(model, threads=0)
+
+
+@pytest.mark.parametrize("nothing", [None, 3, ""])
+def test_what_is_no_path_is_refused(nothing) -> None:
+    with pytest.raises(slimdet.ExportError, match="expected a run's folder, a bundle"):
+        slimdet.load(nothing)
+
+
+def test_results_are_compared_by_identity_and_shown_in_a_line(model: Path, picture: Path) -> None:
+    one, other = slimdet.load(model).predict([picture, pixels()])
+    assert one != other
+    assert repr(one) == f"<slimdet.Result of {picture}: 1 red>"
+    assert repr(other) == "<slimdet.Result of an array of 64 x 64 pixels: 1 red>"
 
 
 def test_a_result_gives_one_object_after_another(model: Path) -> None:

@@ -150,6 +150,12 @@ def test_a_crowd_box_makes_no_class(tmp_path: Path) -> None:
         divide(replace(pool, images=(crowd, pool.images[1])), tmp_path, 0.5, 0.0, 0)
 
 
+def test_what_test_leaves_too_little_for_is_said(tmp_path: Path) -> None:
+    pool = _pool(tmp_path, {"a": (b"1", (0,)), "b": (b"2", (1,)), "c": (b"3", (0,))})
+    with pytest.raises(DataError, match="no picture for val: of 2 different pictures that test le"):
+        divide(pool, tmp_path, 0.2, 0.2, 0)
+
+
 def test_the_smallest_share_still_holds_out_one_picture_of_each_class(tmp_path: Path) -> None:
     division = divide(_pool(tmp_path, _many(100)), tmp_path, 0.001, 0.0, 0)
     val = division.of("val")

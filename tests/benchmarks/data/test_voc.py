@@ -46,10 +46,17 @@ def test_difficult_objects_become_crowd_with_a_note(tmp_path: Path) -> None:
     assert images.notes[0].startswith("1 objects marked difficult")
 
 
-def test_given_classes_are_checked(tmp_path: Path) -> None:
+def test_given_classes_come_first_and_the_others_follow(tmp_path: Path) -> None:
     _devkit(tmp_path)
-    assert read_voc(tmp_path, "train", classes=("dog", "cow")).images[0].labels.tolist() == [0]
-    with pytest.raises(DataError, match="object 1 is a 'dog', which is not among the classes cow"):
+    images = read_voc(tmp_path, "train", classes=("cow", "dog"))
+    assert images.images[0].labels.tolist() == [1]
+    assert images.classes[:2] == ("cow", "dog")
+    assert "dog" in read_voc(tmp_path, "train", classes=("cat",)).classes[1:]
+
+
+def test_given_classes_of_which_the_set_has_no_object_are_refused(tmp_path: Path) -> None:
+    _devkit(tmp_path)
+    with pytest.raises(DataError, match=r"has no object of cow\. It has: "):
         read_voc(tmp_path, "train", classes=("cow",))
 
 

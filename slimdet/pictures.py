@@ -1,0 +1,89 @@
+"""Pictures as Python code holds them: paths, folders, arrays and PIL pictures, one or several."""
+
+from collections.abc import Iterable, Mapping
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from export.errors import DataError
+from export.pictures.calibration import picture_files
+from export.pictures.images import picture_pixels
+
+Picture: TypeAlias = str | PathLike[str] | NDArray[Any] | Image.Image
+EXPECTED = "expected a path, an array, a PIL picture, or a list of them"
+SHAPES = "(H, W, 3) RGB, (H, W) grey or (H, W, 4) RGB with alpha, channels last"
+
+
+def listed(source: Picture | Iterable[Picture]) -> Iterable[Picture]:
+    """Return what was given as several pictures, also where it is one.
+
+    Raises:
+        DataError: it is neither a picture nor a list of them.
+    """
+    if isinstance(source, str | PathLike | np.ndarray | Image.Image):
+        return [source]
+    if isinstance(source, Iterable) and not isinstance(source, bytes | bytearray | Mapping):
+        return source
+    raise DataError(f"a {type(source).__name__} is no picture; {EXPECTED}")
+
+
+def read_pictures(given: Picture) -> list[Path] | list[NDArray[np.uint8]]:
+    """Return the files of a path, or one array or PIL picture as upright (H, W, 3) RGB.
+
+    Raises:
+        DataError: it is nothing that can be read as a picture.
+    """
+    if isinstance(given, Image.Image):
+        return [picture_pixels(given, str(getattr(given, "filename", "")) or "a PIL picture")]
+    if isinstance(given, np.ndarray):
+        return [array_pixels(given)]
+    if not isinstance(given, str | PathLike):
+        raise DataError(f"a {type(given).__name__} is no picture; {EXPECTED}")
+    if not fspath(given):
+        raise DataError("an empty path is no picture; name a file or a folder")
+    path = Path(given)
+    return picture_files(path) if path.is_dir() else [path]
+
+
+def array_pixels(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return an array as (H, W, 3) uint8 RGB.
+
+    Args:
+        values: uint8, uint16 (the high byte is kept, as of 16-bit files), or floats in 0..1; grey,
+            RGB, or RGB with alpha, which is laid on black as in files.
+
+    Raises:
+        DataError: the shape or the type is another, or floats are not in 0..1.
+    """
+    shown = f"a picture of shape {values.shape} and type {values.dtype}"
+    planes = values[..., None] if values.ndim == 2 else values
+    if planes.ndim != 3 or planes.shape[2] not in {1, 3, 4} or not planes.size:
+        raise DataError(f"{shown}; expected {SHAPES}; several pictures as a list")
+    pixels = _to_bytes(planes, shown)
+    if pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if pixels.shape[2] == 4:
+        return picture_pixels(Image.fromarray(np.ascontiguousarray(pixels)), shown)
+    return pixels
+
+
+def _to_bytes(planes: NDArray[Any], shown: str) -> NDArray[np.uint8]:
+    if planes.dtype == np.uint8:
+        return planes
+    if planes.dtype == np.uint16:
+        high: NDArray[np.uint8] = (planes >> 8).astype(np.uint8)
+        return high
+    if not np.issubdtype(planes.dtype, np.floating):
+        raise DataError(f"{shown}; expected uint8, uint16, or floats in 0..1")
+    low, high_value = float(planes.min()), float(planes.max())
+    if not 0 <= low <= high_value <= 1:  # false for NaN, too
+        raise DataError(
+            f"{shown} with values in {low:g}..{high_value:g}; expected floats in 0..1 (values in "
+            "0..255: pixels.astype(np.uint8))"
+        )
+    scaled: NDArray[np.uint8] = np.rint(planes * 255).astype(np.uint8)
+    return scaled

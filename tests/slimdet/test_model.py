@@ -3,6 +3,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,8 @@ def test_a_threshold_is_the_lowest_score_that_is_kept(model: Path) -> None:
     assert len(detector.predict(pixels(), threshold=0.95)[0]) == 0
     assert len(detector.predict(pixels(), threshold=0.85)[0]) == 1
     assert len(detector.predict(pixels(), threshold=1)[0]) == 0
-    for wrong in (25, "0.5", float("nan")):
+    wrongs: list[Any] = [25, "0.5", float("nan")]
+    for wrong in wrongs:
         with pytest.raises(slimdet.DataError, match=f"threshold {wrong!r}"):
             detector.predict(pixels(), threshold=wrong)
 

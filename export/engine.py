@@ -15,7 +15,7 @@ from export.backends import BACKENDS
 from export.backends.interface import Engine, EngineSettings
 from export.detections import Candidates, Detections, select_detections, to_photograph
 from export.errors import ExportError
-from export.pictures.images import Letterbox, letterbox, photograph_size, read_canvas, to_input
+from export.pictures.images import Letterbox, letterbox, open_photograph, to_input
 
 __all__ = [
     "Engine",
@@ -96,14 +96,12 @@ def place(pixels: NDArray[np.uint8], spec: InputSpec) -> Placed:
 
 
 def place_file(path: Path, spec: InputSpec) -> Placed:
-    """Letterbox the photograph of a file; a large JPEG is decoded at a fraction of its size.
+    """Letterbox the photograph of a file.
 
     Raises:
         DataError: the file is missing, or no picture that can be read.
     """
-    width, height = photograph_size(path)
-    canvas, frame = read_canvas(path, spec.height, spec.width, spec.fill)
-    return Placed(canvas, frame, width, height)
+    return place(open_photograph(path), spec)
 
 
 def detect_placed(

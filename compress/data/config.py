@@ -54,14 +54,22 @@ class SplitConfig(Section):
 
 
 class _Common(Section):
-    """Settings of drawn and photographed data alike."""
+    """Settings of drawn and photographed data alike.
 
-    image_size: PositiveInt | tuple[PositiveInt, PositiveInt]  # side, or (height, width)
+    Attributes:
+        image_size: side of the letterboxed input, or (height, width).
+        cache_gib: memory for letterboxed training pictures; as many as fit are decoded once.
+        fast_decode: whether training decodes JPEGs at 1/2, 1/4 or 1/8 of their size. Pictures that
+            are measured on or calibrated with are always decoded in full.
+    """
+
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt]
     train: SplitConfig = SplitConfig()
     val: SplitConfig = SplitConfig()
     unlabeled: SplitConfig | None = None
     augment: AugmentConfig = AugmentConfig()
-    cache_gib: NonNegativeFloat = 4.0  # memory for decoded pictures
+    cache_gib: NonNegativeFloat = 4.0
+    fast_decode: bool = False
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -94,6 +102,7 @@ class Data:
         augment: what training does to pictures.
         format: format that was read, for the log.
         cache_bytes: memory that decoded pictures may take.
+        fast_decode: whether training decodes JPEGs at a fraction of their size.
         division: how data.split divided a set without splits; None where it came with splits.
     """
 
@@ -107,6 +116,7 @@ class Data:
     augment: AugmentConfig
     format: str
     cache_bytes: int
+    fast_decode: bool = False
     division: Division | None = None
 
     @property
@@ -350,6 +360,7 @@ def _data(
         augment=config.augment,
         format=found,
         cache_bytes=int(config.cache_gib * 2**30),
+        fast_decode=config.fast_decode,
         division=division,
     )
 

@@ -31,25 +31,33 @@ _FILL = 114
 
 
 class CanvasCache:
-    """Letterboxed pictures of one set, decoded once where all of them fit the budget.
+    """Letterboxed pictures of one set; the first of them, as many as fit, are decoded once.
 
     Processes that are forked from this one fill and read the same memory. An anonymous map is
     used rather than `/dev/shm`, which containers keep small.
+
+    Attributes:
+        bytes: memory of the kept pictures.
     """
 
     def __init__(
-        self, image_set: ImageSet, height: int, width: int, budget_bytes: int, fill: int = _FILL
+        self,
+        image_set: ImageSet,
+        height: int,
+        width: int,
+        budget_bytes: int,
+        fill: int = _FILL,
+        *,
+        fast_decode: bool = False,
     ) -> None:
         self.image_set = image_set
         self.height, self.width, self.fill = height, width, fill
-        self._canvases: Tensor | None = None
-        self._filled: Tensor | None = None
-        self.bytes = len(image_set) * height * width * 3
-        if self.bytes > budget_bytes:
-            self.bytes = 0
-            return
-        memory = _shared_bytes(self.bytes + len(image_set))
-        self._canvases = memory[: self.bytes].view(len(image_set), height, width, 3)
+        self.fast_decode = fast_decode
+        each = height * width * 3
+        self._kept = min(len(image_set), budget_bytes // each)
+        self.bytes = self._kept * each
+        memory = _shared_bytes(self.bytes + self._kept + 1)  # a map of no bytes is an error
+        self._canvases = memory[: self.bytes].view(self._kept, height, width, 3)
         self._filled = memory[self.bytes :]
 
     def place(self, index: int) -> Letterbox:
@@ -63,7 +71,7 @@ class CanvasCache:
         Raises:
             DataError: the picture cannot be read.
         """
-        if self._canvases is None or self._filled is None:
+        if index >= self._kept:
             return self._read(index)
         kept: NDArray[np.uint8] = self._canvases[index].numpy()
         if not self._filled[index]:
@@ -82,7 +90,14 @@ class CanvasCache:
         return Sample(self.canvas(index), boxes, labels, place.height, place.width)
 
     def _read(self, index: int) -> NDArray[np.uint8]:
-        return read_canvas(self.image_set, index, self.height, self.width, self.fill)[0]
+        return read_canvas(
+            self.image_set,
+            index,
+            self.height,
+            self.width,
+            self.fill,
+            fast_decode=self.fast_decode,
+        )[0]
 
 
 def _shared_bytes(count: int) -> Tensor:
@@ -271,10 +286,12 @@ def training_batches(
             f"shared evenly by {world} processes; choose multiples of {world}"
         )
     size = (data.input_height, data.input_width)
-    labeled_cache = CanvasCache(data.train, *size, data.cache_bytes)
+    fast = data.fast_decode
+    labeled_cache = CanvasCache(data.train, *size, data.cache_bytes, fast_decode=fast)
     unlabeled_cache = None
     if unlabeled is not None:
-        unlabeled_cache = CanvasCache(unlabeled, *size, data.cache_bytes - labeled_cache.bytes)
+        rest = data.cache_bytes - labeled_cache.bytes
+        unlabeled_cache = CanvasCache(unlabeled, *size, rest, fast_decode=fast)
     assembler = Assembler(labeled_cache, unlabeled_cache, data.augment, seed)
     schedule = Schedule(
         len(data.train), batch, len(unlabeled or ()), unlabeled_batch, seed, rank, world

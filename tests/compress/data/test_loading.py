@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks.data.image_set import read_coco
+from benchmarks.data.image_set import read_canvas, read_coco
 from compress.batch import Batch
 from compress.data.augment import AugmentConfig
 from compress.data.config import Data, FolderConfig, ShapesConfig, SplitConfig
@@ -126,6 +127,42 @@ def test_a_picture_is_decoded_once_where_the_set_fits(tmp_path: Path) -> None:
     assert small.bytes == 0
     with pytest.raises(DataError, match="no such file"):
         small.canvas(0)
+
+
+def test_as_many_pictures_are_kept_as_fit(tmp_path: Path) -> None:
+    images = read_coco(write_coco(tmp_path, "train", coco(3)))
+    cache = CanvasCache(images, 32, 32, 2 * 32 * 32 * 3 + 1)
+    assert cache.bytes == 2 * 32 * 32 * 3
+    canvases = [cache.canvas(index).copy() for index in range(3)]
+    for path in images.paths:
+        path.unlink()
+    assert all(np.array_equal(cache.canvas(index), canvases[index]) for index in range(2))
+    with pytest.raises(DataError, match="no such file"):
+        cache.canvas(2)
+
+
+def _large_jpegs(root: Path) -> Path:
+    """Two JPEGs of five times the input's size, so that a fraction of them suffices."""
+    for split, start in (("train", 1), ("val", 101)):
+        document = coco(2, start=start)
+        for image in document["images"]:
+            image |= {"width": 160, "height": 120, "file_name": f"{image['id']}.jpg"}
+        write_coco(root, split, document)
+        for image in document["images"]:
+            noise = np.random.default_rng(image["id"]).integers(0, 256, (120, 160, 3), np.uint8)
+            Image.fromarray(noise).save(root / "images" / image["file_name"])
+    return root
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_training_decodes_in_full_unless_told_to_decode_fast(tmp_path: Path, fast: bool) -> None:
+    settings: dict[str, Any] = {"fast_decode": True} if fast else {}
+    root, still = _large_jpegs(tmp_path), AugmentConfig(flip=0.0)
+    data = FolderConfig(root=root, image_size=32, augment=still, **settings).open()
+    (batch,) = _batches(data, steps=1, batch=2, unlabeled_batch=0)
+    order = [image.id for image in data.train.images]
+    whole = [read_canvas(data.train, order.index(number), 32, 32)[0] for number in batch.image_ids]
+    assert np.array_equal(batch.images.numpy(), to_tensor(whole)) is not fast
 
 
 def test_a_cache_changes_no_batch() -> None:

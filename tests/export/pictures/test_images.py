@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from export.errors import DataError
 from export.pictures.images import (
@@ -13,6 +13,7 @@ from export.pictures.images import (
     open_photograph,
     photograph_size,
     read_canvas,
+    read_canvas_fast,
     to_tensor,
 )
 
@@ -100,31 +101,62 @@ def test_a_tensor_is_channels_first_in_zero_to_one():
     assert tensor[1, :, 0, 1].tolist() == [1.0, np.float32(0.2), 0.0]
 
 
-def test_a_jpeg_is_decoded_at_the_smallest_fraction_that_suffices(tmp_path):
+def waves(width: int, height: int) -> Image.Image:
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    planes = np.stack([np.sin(x / 25), np.cos(y / 30), np.sin((x + y) / 40)], axis=-1)
+    return Image.fromarray((planes * 100 + 128).astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", [(641, 479), (1500, 40), (70, 72), (30, 20)])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_canvas_is_pillows_full_decode_and_its_bilinear_resize(tmp_path, size, name):
+    path = save(waves(*size), tmp_path / name)
+    canvas, place = read_canvas(path, 72, 72, fill=9)
+    with Image.open(path) as image:
+        scaled = image.convert("RGB").resize((place.width, place.height), Image.Resampling.BILINEAR)
+    assert (canvas[: place.height, : place.width] == np.asarray(scaled)).all()
+    assert (canvas[place.height :] == 9).all()
+    assert (canvas[:, place.width :] == 9).all()
+
+
+def decoded_size(path: Path, height: int, width: int) -> tuple[int, int]:
+    """Size that Pillow decodes at while the file is read onto a canvas."""
+    sizes = []
+    decode = JpegImagePlugin.JpegImageFile.load
+
+    def load(self):
+        result = decode(self)
+        sizes.append(self.size)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JpegImagePlugin.JpegImageFile, "load", load)
+        read_canvas_fast(path, height, width)
+    return sizes[0]
+
+
+def test_fast_decoding_takes_the_smallest_fraction_that_suffices(tmp_path):
     path = save(quarters(640, 480), tmp_path / "a.jpg")
-    assert open_photograph(path, at_least=(240, 320)).shape == (240, 320, 3)  # 1/2
-    assert open_photograph(path, at_least=(241, 320)).shape == (480, 640, 3)
-    assert open_photograph(path, at_least=(60, 80)).shape == (60, 80, 3)  # 1/8
-    assert open_photograph(path).shape == (480, 640, 3)
+    assert decoded_size(path, 240, 320) == (320, 240)  # 1/2
+    assert decoded_size(path, 241, 321) == (640, 480)
+    assert decoded_size(path, 60, 80) == (80, 60)  # 1/8
 
 
-def test_a_fraction_is_asked_for_in_upright_axes(tmp_path):
+def test_fast_decoding_looks_at_upright_axes(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # stored 640 x 480, to be shown 480 x 640
     path = save(quarters(640, 480), tmp_path / "a.jpg", exif=exif)
-    assert open_photograph(path, at_least=(320, 240)).shape == (320, 240, 3)
-    assert open_photograph(path, at_least=(321, 240)).shape == (640, 480, 3)
+    assert decoded_size(path, 320, 240) == (320, 240)
+    assert decoded_size(path, 321, 241) == (640, 480)
+    assert read_canvas_fast(path, 320, 240)[0].shape == (320, 240, 3)
 
 
-def test_a_fraction_decoded_jpeg_gives_nearly_the_canvas_of_the_whole_one(tmp_path):
-    x, y = np.meshgrid(np.arange(641), np.arange(479))
-    waves = np.stack([np.sin(x / 25), np.cos(y / 30), np.sin((x + y) / 40)], axis=-1)
-    pixels = (waves * 100 + 128).astype(np.uint8)
-    path = save(Image.fromarray(pixels), tmp_path / "a.jpg", quality=95)
-    whole, place = letterbox(open_photograph(path), 72, 72)
-    canvas, drafted_place = read_canvas(path, 72, 72)
-    assert drafted_place == place == fit(641, 479, 72, 72)
-    assert np.abs(canvas.astype(int) - whole).mean() < 1
+def test_fast_decoding_gives_nearly_the_canvas_of_the_whole_picture(tmp_path):
+    path = save(waves(641, 479), tmp_path / "a.jpg", quality=95)
+    whole, place = read_canvas(path, 72, 72)
+    canvas, fast_place = read_canvas_fast(path, 72, 72)
+    assert fast_place == place == fit(641, 479, 72, 72)
+    assert 0 < np.abs(canvas.astype(int) - whole).mean() < 1
 
 
 def test_the_rounded_up_edge_of_a_fraction_is_left_out():

@@ -121,7 +121,7 @@ def test_a_canvas_is_pillows_full_decode_and_its_bilinear_resize(tmp_path, size,
 
 def decoded_size(path: Path, height: int, width: int) -> tuple[int, int]:
     """Size that Pillow decodes at while the file is read onto a canvas."""
-    sizes = []
+    sizes: list[tuple[int, int]] = []
     decode = JpegImagePlugin.JpegImageFile.load
 
     def load(self):

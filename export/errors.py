@@ -2,11 +2,19 @@
 
 from typing import ClassVar
 
+from export.plain_text import printable
+
 
 class ToolkitError(Exception):
-    """A failure that the user can mend; the message says where, what was found and what to do."""
+    """A failure that the user can mend; the message says where, what was found and what to do.
+
+    A message may quote what a file holds; shown, it has no control characters but line breaks.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n")
 
 
 class RecipeError(ToolkitError):

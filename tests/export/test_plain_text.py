@@ -1,0 +1,44 @@
+import pytest
+
+from export.errors import DataError
+from export.plain_text import printable, shown, unsafe_character
+
+
+@pytest.mark.parametrize(
+    ("text", "character"),
+    [
+        ("a\nb", "U+000A"),
+        ("\x1b[31mred", "U+001B"),
+        ("\x9b31m", "U+009B"),
+        ("a\u202eb", "U+202E"),
+        ("a\u2028b", "U+2028"),
+        ("a\ud800", "U+D800"),
+        ("NUL\0", "U+0000"),
+    ],
+)
+def test_a_character_that_changes_what_is_around_it_is_found_and_escaped(text, character):
+    assert unsafe_character(text) == character
+    assert unsafe_character(printable(text)) is None
+    assert printable(text) != text
+
+
+@pytest.mark.parametrize("text", ["cat", "Größe", "猫", "\u0646\u06cc\u0645\u200c\u0641", "👩\u200d🚒", "a b"])
+def test_names_of_every_script_stay_as_they_are(text):
+    assert unsafe_character(text) is None
+    assert printable(text) == text
+
+
+def test_line_breaks_are_kept_where_they_are_wanted():
+    assert printable("one\ntwo\x07", keep="\n") == "one\ntwo\\x07"
+
+
+def test_long_and_endless_values_are_cut():
+    assert len(shown("x" * 1000)) == 80
+    assert shown(10**5000) == "(int)"
+    endless: list[object] = []
+    endless.append(endless)
+    assert shown(endless) == "[[...]]"
+
+
+def test_no_error_carries_an_escape_sequence_to_the_terminal():
+    assert str(DataError("class '\x1b[2Jcat' of\nfile")) == "class '\\x1b[2Jcat' of\nfile"

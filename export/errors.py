@@ -1,8 +1,16 @@
-"""Every error that a user can cause, and the exit code that each one ends the program with."""
+"""Every error that a user can cause, and the exit code that each one ends the program with.
 
+Also how text from outside is shown: without control characters or escape sequences, and cut.
+"""
+
+import unicodedata
 from typing import ClassVar
 
-from export.plain_text import printable
+# Categories of Unicode that change how the text around them is shown, or break the line: control,
+# format (bidirectional overrides among them), lone surrogates, line and paragraph separators.
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Joiners that scripts and emoji need inside a word.
+_JOINERS = frozenset("\u200c\u200d")
 
 
 class ToolkitError(Exception):
@@ -45,3 +53,37 @@ class ExportError(ToolkitError):
     """An artifact could not be made, opened or trusted."""
 
     exit_code = 6
+
+
+def unsafe_character(text: str) -> str | None:
+    """Return the first character of `text` that must not be shown, written as U+XXXX, or None."""
+    return next((f"U+{ord(one):04X}" for one in text if not _is_safe(one)), None)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return `text` with every unsafe character written as an escape of Python.
+
+    Args:
+        text: anything.
+        keep: unsafe characters to leave as they are, such as a line break.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(one if _is_safe(one) or one in keep else _escaped(one) for one in text)
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Return how a value is written in a message: as Python writes it, printable and cut."""
+    try:
+        text = printable(repr(value))
+    except (ValueError, RecursionError):  # a number of over 4,300 digits, a list inside itself
+        text = f"({type(value).__name__})"
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _is_safe(character: str) -> bool:
+    return unicodedata.category(character) not in _UNSAFE or character in _JOINERS
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

@@ -26,7 +26,6 @@ ONE_FILE_EACH = {"compress/losses"}  # a file per method, however many there are
 # a folder; a file directly in a package is a room of its own. Rooms of one line share a floor and
 # do not import each other.
 FLOORS = [
-    ["export/plain_text"],
     ["export/errors", "export/config"],
     ["export/optional", "export/atomic", "export/arguments"],
     ["export/artifact"],

@@ -1,7 +1,6 @@
 import pytest
 
-from export.errors import DataError
-from export.plain_text import printable, shown, unsafe_character
+from export.errors import DataError, printable, shown, unsafe_character
 
 
 @pytest.mark.parametrize(
@@ -22,7 +21,9 @@ def test_a_character_that_changes_what_is_around_it_is_found_and_escaped(text, c
     assert printable(text) != text
 
 
-@pytest.mark.parametrize("text", ["cat", "Größe", "猫", "\u0646\u06cc\u0645\u200c\u0641", "👩\u200d🚒", "a b"])
+@pytest.mark.parametrize(
+    "text", ["cat", "Größe", "猫", "\u0646\u06cc\u0645\u200c\u0641", "👩\u200d🚒", "a b"]
+)
 def test_names_of_every_script_stay_as_they_are(text):
     assert unsafe_character(text) is None
     assert printable(text) == text

@@ -1,7 +1,6 @@
 """Faster R-CNN with a pyramid (Ren et al. 2015; Lin et al. 2017) on torchvision's two heads."""
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import zip_longest
 from typing import Literal
 
@@ -24,7 +23,7 @@ from compress.detector import (
     Wanted,
     deltas_of,
 )
-from compress.detectors.parts.assignment import as_torchvision, decode_at, match_all, overlap_mask
+from compress.detectors.parts.assignment import anchor_dense, as_torchvision, decode_at
 from compress.detectors.parts.nms_op import Translations, onnx_translations
 from compress.detectors.parts.proposals import propose, roi_candidates
 from compress.detectors.parts.roi_head import RPN_FOREGROUND_IOU, TwoStageHead
@@ -159,21 +158,30 @@ class FasterRcnn(Detector):
     def _decode(self, deltas: Tensor, locations: Tensor) -> Tensor:
         return decode_at(self.head.rpn.box_coder, self.anchors, deltas, locations)
 
-    def _dense(self, objectness: Tensor, deltas: Tensor) -> Dense:
-        everywhere = torch.arange(len(self.anchors), device=deltas.device).expand(len(deltas), -1)
-        boxes = self._decode(deltas, everywhere)
-        assign = partial(overlap_mask, self.anchors, threshold=RPN_FOREGROUND_IOU)
-        return Dense(
-            objectness.unsqueeze(-1),
+    def _propose(
+        self, objectness: Tensor, deltas: Tensor, pre_nms: int, post_nms: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return boxes (B, n, 4) and scores (B, n) of the best proposals; see `propose`."""
+        return propose(
+            objectness,
             deltas,
-            boxes,
-            assign,
-            match=self._match,
-            level_counts=tuple(self.level_counts),
+            self.level_counts,
+            self._decode,
+            self.input_size,
+            pre_nms=pre_nms,
+            post_nms=post_nms,
         )
 
-    def _match(self, boxes: Sequence[Tensor]) -> Tensor:
-        return match_all(self.head.rpn.proposal_matcher, self.anchors, boxes)
+    def _dense(self, objectness: Tensor, deltas: Tensor) -> Dense:
+        return anchor_dense(
+            objectness.unsqueeze(-1),
+            deltas,
+            anchors=self.anchors,
+            coder=self.head.rpn.box_coder,
+            matcher=self.head.rpn.proposal_matcher,
+            positive_iou=RPN_FOREGROUND_IOU,
+            level_counts=self.level_counts,
+        )
 
     def _first_losses(self, objectness: Tensor, deltas: Tensor, batch: Batch) -> dict[str, Tensor]:
         count, rpn = batch.labeled, self.head.rpn
@@ -195,14 +203,8 @@ class FasterRcnn(Detector):
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Return per picture the sampled boxes, torchvision's labels and the wanted deltas."""
         config = self.config
-        boxes, scores = propose(
-            objectness,
-            deltas,
-            self.level_counts,
-            self._decode,
-            self.input_size,
-            pre_nms=config.rpn_pre_nms_train,
-            post_nms=config.rpn_post_nms_train,
+        boxes, scores = self._propose(
+            objectness, deltas, config.rpn_pre_nms_train, config.rpn_post_nms_train
         )
         found = [image[kept >= 0] for image, kept in zip(boxes, scores, strict=True)]
         sampled, _, labels, wanted = self.head.roi.select_training_samples(
@@ -313,15 +315,8 @@ class FasterRcnn(Detector):
         """Return the best (proposal, class) pairs; see `Detector.candidates`."""
         features = self.maps(images)
         check_maps(features, self.map_sizes)
-        objectness, deltas = self._first_stage(features)
-        boxes, scores = propose(
-            objectness,
-            deltas,
-            self.level_counts,
-            self._decode,
-            self.input_size,
-            pre_nms=self.config.rpn_pre_nms_test,
-            post_nms=self.config.proposals,
+        boxes, scores = self._propose(
+            *self._first_stage(features), self.config.rpn_pre_nms_test, self.config.proposals
         )
         logits, box_deltas = self.head.score_static(
             features[: self.pooled], boxes, self.backbone.strides

@@ -1,7 +1,6 @@
 """RetinaNet (Lin et al. 2017) on torchvision's head, anchors, box coder and losses."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 import torch
@@ -13,11 +12,10 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from compress.batch import Batch, Targets
 from compress.detector import FEATURES, Candidates, Dense, Detector, Outputs, Rois, Wanted
 from compress.detectors.parts.assignment import (
+    anchor_dense,
     as_torchvision,
     decode_at,
-    match_all,
     match_overlaps,
-    overlap_mask,
 )
 from compress.detectors.parts.dense import (
     Raw,
@@ -33,6 +31,7 @@ from compress.parts.neck import Neck
 from compress.parts.norm import Norm
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
+POSITIVE_IOU = 0.5
 OCTAVES = tuple(2 ** (third / 3) for third in range(3))
 
 
@@ -97,7 +96,7 @@ class RetinaNet(Detector):
         self.head = RetinaNetHead(config, per_cell, num_classes, len(strides))
         self.register_buffer("anchors", torch.cat(anchors), persistent=False)
         self.coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
-        self.matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
+        self.matcher = Matcher(POSITIVE_IOU, 0.4, allow_low_quality_matches=True)
         self.spec = tower_spec(
             config,
             trunk,
@@ -114,21 +113,15 @@ class RetinaNet(Detector):
 
     def dense(self, raw: Raw) -> Dense:
         """Return deltas and boxes at every anchor."""
-        deltas = raw["bbox_regression"]
-        everywhere = torch.arange(len(self.anchors), device=deltas.device).expand(len(deltas), -1)
-        boxes = self._decode(deltas, everywhere)
-        assign = partial(overlap_mask, self.anchors, threshold=0.5)
-        return Dense(
+        return anchor_dense(
             raw["cls_logits"],
-            deltas,
-            boxes,
-            assign,
-            match=self._match,
-            level_counts=tuple(self.level_counts),
+            raw["bbox_regression"],
+            anchors=self.anchors,
+            coder=self.coder,
+            matcher=self.matcher,
+            positive_iou=POSITIVE_IOU,
+            level_counts=self.level_counts,
         )
-
-    def _match(self, boxes: Sequence[Tensor]) -> Tensor:
-        return match_all(self.matcher, self.anchors, boxes)
 
     def _decode(self, deltas: Tensor, locations: Tensor) -> Tensor:
         return decode_at(self.coder, self.anchors, deltas, locations)

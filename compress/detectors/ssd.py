@@ -6,7 +6,6 @@ class's log-odds, whose sigmoid is the softmax's probability, so that losses see
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 import torch
@@ -31,11 +30,10 @@ from compress.detector import (
     Wanted,
 )
 from compress.detectors.parts.assignment import (
+    anchor_dense,
     as_torchvision,
     decode_at,
-    match_all,
     match_overlaps,
-    overlap_mask,
     own_share,
 )
 from compress.detectors.parts.dense import Raw, dense_outputs
@@ -176,22 +174,15 @@ class Ssd(Detector):
 
     def dense(self, raw: Raw) -> Dense:
         """Return log-odds, deltas and boxes at every default box."""
-        deltas = raw["bbox_regression"]
-        everywhere = torch.arange(len(self.anchors), device=deltas.device).expand(len(deltas), -1)
-        return Dense(
+        return anchor_dense(
             log_odds(raw["cls_logits"])[..., 1:],
-            deltas,
-            self._decode(deltas, everywhere),
-            partial(overlap_mask, self.anchors, threshold=MATCH_IOU),
-            match=self._match,
-            level_counts=tuple(self.level_counts),
+            raw["bbox_regression"],
+            anchors=self.anchors,
+            coder=self.box_coder,
+            matcher=self.matcher,
+            positive_iou=MATCH_IOU,
+            level_counts=self.level_counts,
         )
-
-    def _match(self, boxes: Sequence[Tensor]) -> Tensor:
-        return match_all(self.matcher, self.anchors, boxes)
-
-    def _decode(self, deltas: Tensor, locations: Tensor) -> Tensor:
-        return decode_at(self.box_coder, self.anchors, deltas, locations)
 
     def losses(self, raw: Raw, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """Return torchvision's losses; see `OneStage`."""
@@ -227,8 +218,8 @@ class Ssd(Detector):
         scores, pick = top.flatten(1).topk(min(MAX_CANDIDATES, top[0].numel()), dim=1)
         locations = index.flatten(1).gather(1, pick)
         deltas = gather_rows(raw["bbox_regression"].float(), locations)
-        boxes = clip_to(self._decode(deltas, locations), self.input_size)
-        return Candidates(boxes, scores, labels.gather(1, pick))
+        boxes = decode_at(self.box_coder, self.anchors, deltas, locations)
+        return Candidates(clip_to(boxes, self.input_size), scores, labels.gather(1, pick))
 
 
 def log_odds(logits: Tensor) -> Tensor:

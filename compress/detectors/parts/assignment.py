@@ -1,6 +1,7 @@
 """Assignment of ground truth boxes to anchors."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou
 
 from compress.batch import Targets
+from compress.detector import Dense
 from compress.parts.processes import mean_over_processes
 
 
@@ -64,6 +66,38 @@ def decode_at(coder: BoxCoder, anchors: Tensor, deltas: Tensor, locations: Tenso
     own = anchors[locations].reshape(-1, 4)
     boxes: Tensor = coder.decode_single(deltas.reshape(-1, 4), own)
     return boxes.reshape(deltas.shape)
+
+
+def anchor_dense(
+    class_logits: Tensor,
+    deltas: Tensor,
+    *,
+    anchors: Tensor,
+    coder: BoxCoder,
+    matcher: Matcher,
+    positive_iou: float,
+    level_counts: Sequence[int],
+) -> Dense:
+    """Return predictions at anchors as a loss takes them.
+
+    Args:
+        class_logits: (B, P, K).
+        deltas: (B, P, 4).
+        anchors: (P, 4) xyxy.
+        coder: turns deltas into boxes.
+        matcher: assigns boxes to anchors in training.
+        positive_iou: least IoU of an anchor that `Dense.assign` marks.
+        level_counts: how many of the P anchors each level has.
+    """
+    everywhere = torch.arange(len(anchors), device=deltas.device).expand(len(deltas), -1)
+    return Dense(
+        class_logits,
+        deltas,
+        decode_at(coder, anchors, deltas, everywhere),
+        partial(overlap_mask, anchors, threshold=positive_iou),
+        match=partial(match_all, matcher, anchors),
+        level_counts=tuple(level_counts),
+    )
 
 
 def joined_matches(matches: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:

@@ -86,7 +86,7 @@ def _make_graph(options: argparse.Namespace, folder: Path, precision: str) -> Pa
     from export.pictures.calibration import calibration_canvases
     from export.precision.fp8 import quantize_fp8
     from export.precision.fp16 import cast_half
-    from export.precision.int8 import PRECISION_OF, quantize_int8
+    from export.precision.int8 import PRECISION_OF, Int8Settings, quantize_int8
 
     spec = read_manifest(options.model.with_suffix(".json")).input
     canvases = calibration_canvases(options.images, spec, options.count, options.seed)
@@ -95,16 +95,14 @@ def _make_graph(options: argparse.Namespace, folder: Path, precision: str) -> Pa
     if precision == "fp8":
         return quantize_fp8(options.model, canvases, folder, options.keep_float, seed=options.seed)
     (flavour,) = (flavour for flavour, made in PRECISION_OF.items() if made == precision)
-    return quantize_int8(
-        options.model,
-        canvases,
-        folder,
-        options.keep_float,
+    settings = Int8Settings(
         flavour=flavour,
+        keep_float=options.keep_float,
         method=options.method,
         seed=options.seed,
         remainder=options.remainder,
     )
+    return quantize_int8(options.model, canvases, folder, settings)
 
 
 def command_line(prog: str) -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """From candidate boxes to detections: threshold, NMS and the way back to the photograph."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,15 @@ class Candidates:
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int32]
+
+    @classmethod
+    def from_outputs(cls, outputs: Mapping[str, NDArray[np.generic]]) -> "Candidates":
+        """Convert a graph's outputs by name; copy only those of another type."""
+        return cls(
+            outputs["boxes"].astype(np.float32, copy=False),
+            outputs["scores"].astype(np.float32, copy=False),
+            outputs["labels"].astype(np.int32, copy=False),
+        )
 
 
 @dataclass(frozen=True)

@@ -55,16 +55,12 @@ def categories(entries: Sequence[Entry], path: Path) -> dict[int, str]:
     """Return category id -> name, ordered by id."""
     names: dict[int, str] = {}
     for place, entry in enumerate(entries):
-        category_id, name = entry.get("id"), entry.get("name")
-        if not _is_whole(category_id) or not isinstance(name, str) or not name:
-            raise DataError(
-                f"{path}: categories[{place}]: id {category_id!r} and name {name!r}; "
-                "expected a whole number and a text"
-            )
+        where = f"{path}: categories[{place}]"
+        category_id, name = _id_and_text(entry, "name", where)
         if category_id in names:
-            raise DataError(f"{path}: categories[{place}]: id {category_id} is there twice")
+            raise DataError(f"{where}: id {category_id} is there twice")
         if name in names.values():
-            raise DataError(f"{path}: categories[{place}]: the name {name!r} is there twice")
+            raise DataError(f"{where}: the name {name!r} is there twice")
         names[category_id] = name
     if not names:
         raise DataError(f"{path}: `categories` is empty; at least one class is needed")
@@ -75,19 +71,25 @@ def image_entries(entries: Sequence[Entry], path: Path) -> dict[int, ImageEntry]
     """Return image id -> entry, in the file's order."""
     found: dict[int, ImageEntry] = {}
     for place, entry in enumerate(entries):
-        image_id, file_name = entry.get("id"), entry.get("file_name")
-        if not _is_whole(image_id) or not isinstance(file_name, str) or not file_name:
-            raise DataError(
-                f"{path}: images[{place}]: id {image_id!r} and file_name {file_name!r}; "
-                "expected a whole number and a text"
-            )
+        where = f"{path}: images[{place}]"
+        image_id, file_name = _id_and_text(entry, "file_name", where)
         if image_id in found:
             raise DataError(
-                f"{path}: images[{place}]: id {image_id} is there twice "
+                f"{where}: id {image_id} is there twice "
                 f"({found[image_id].file_name} and {file_name}); ids must be unique"
             )
         found[image_id] = ImageEntry(file_name, _stated_size(entry, f"{path}: image {image_id}"))
     return found
+
+
+def _id_and_text(entry: Entry, key: str, where: str) -> tuple[int, str]:
+    """Return the entry's id and its text under `key`."""
+    number, text = entry.get("id"), entry.get(key)
+    if not _is_whole(number) or not isinstance(text, str) or not text:
+        raise DataError(
+            f"{where}: id {number!r} and {key} {text!r}; expected a whole number and a text"
+        )
+    return number, text
 
 
 def _stated_size(entry: Entry, where: str) -> tuple[int, int] | None:

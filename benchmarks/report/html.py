@@ -7,24 +7,9 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from benchmarks.report import tables, text
 from benchmarks.report.plots import Plot
 from benchmarks.report.schema import ReportData
-from benchmarks.report.tables import (
-    Table,
-    accuracy_tables,
-    terms_table,
-    timing_tables,
-    trust_tables,
-)
-from benchmarks.report.text import (
-    HEADER,
-    NUMERIC_COLUMNS,
-    facts,
-    headlines,
-    table_footnotes,
-    table_row,
-    training_table,
-)
 
 MOST_ROWS = 24  # a longer table is folded
 STYLE = """
@@ -100,14 +85,14 @@ def html_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
         _tiles(data),
         "<h2>Results</h2>",
         _table(
-            HEADER,
-            [table_row(row) for row in data.rows],
-            NUMERIC_COLUMNS,
+            text.HEADER,
+            [text.table_row(row) for row in data.rows],
+            text.NUMERIC_COLUMNS,
             [row.model for row in data.rows],
         ),
-        _notes(table_footnotes(data)),
+        _notes(text.table_footnotes(data)),
         _plots([plot for plot in plots if plot.chapter == "results"]),
-        *_chapter("Accuracy", accuracy_tables(data)),
+        *_chapter("Accuracy", tables.accuracy_tables(data)),
         _plots([plot for plot in plots if plot.chapter == "classes"]),
     ]
     if data.pictures:
@@ -115,11 +100,11 @@ def html_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
         for picture in data.pictures:
             body.append(_figure(folder / picture.path, picture.caption, "wide large"))
         body.append("</div>")
-    body += _chapter("Timing", timing_tables(data))
-    body += _chapter("Parity and precision", trust_tables(data))
+    body += _chapter("Timing", tables.timing_tables(data))
+    body += _chapter("Parity and precision", tables.trust_tables(data))
     if data.training:
-        header, cells = training_table(data)
-        terms = terms_table(data)
+        header, cells = text.training_table(data)
+        terms = tables.terms_table(data)
         body += [
             "<h2>Training</h2>",
             _table(header, cells, range(1, len(header))),
@@ -143,14 +128,14 @@ def html_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
     )
 
 
-def _chapter(title: str, tables: Sequence[Table]) -> list[str]:
+def _chapter(title: str, content: Sequence[tables.Table]) -> list[str]:
     """Return a heading and tables with their titles; empty without tables."""
-    if not tables:
+    if not content:
         return []
-    return [f"<h2>{escape(title)}</h2>", *(part for table in tables for part in _titled(table))]
+    return [f"<h2>{escape(title)}</h2>", *(part for table in content for part in _titled(table))]
 
 
-def _titled(table: Table) -> list[str]:
+def _titled(table: tables.Table) -> list[str]:
     """Return a table under its title; a long table is folded."""
     drawn = _table(table.header, table.rows, sorted(table.numeric))
     if len(table.rows) > MOST_ROWS:
@@ -164,7 +149,7 @@ def _tiles(data: ReportData) -> str:
         f'<div class="tile {headline.tone}"><h3>{escape(headline.title)}</h3>'
         f'<div class="figure">{escape(headline.figure)}</div>'
         f"<p>{escape(headline.explanation)}</p></div>"
-        for headline in headlines(data)
+        for headline in text.headlines(data)
     ]
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
 
@@ -177,15 +162,15 @@ def _table(
 ) -> str:
     """Return a table; `kinds` are the CSS classes of its rows."""
 
-    def cell(tag: str, column: int, text: str) -> str:
+    def cell(tag: str, column: int, content: str) -> str:
         kind = "number" if column in numeric else "text"
-        return f'<{tag} class="{kind}">{escape(text)}</{tag}>'
+        return f'<{tag} class="{kind}">{escape(content)}</{tag}>'
 
-    head = "".join(cell("th", column, text) for column, text in enumerate(header))
+    head = "".join(cell("th", column, title) for column, title in enumerate(header))
     lines = []
     for number, row in enumerate(rows):
         kind = f' class="{escape(kinds[number])}"' if kinds else ""
-        cells = "".join(cell("td", column, text) for column, text in enumerate(row))
+        cells = "".join(cell("td", column, value) for column, value in enumerate(row))
         lines.append(f"<tr{kind}>{cells}</tr>")
     return (
         f'<div class="card scroll"><table><thead><tr>{head}</tr></thead>'
@@ -209,16 +194,16 @@ def _plots(plots: Sequence[Plot]) -> str:
 
 def _figure(path: Path, caption: str, kind: str) -> str:
     """Inline a picture, or write a note that its file is missing."""
-    text = escape(caption)
+    title = escape(caption)
     kind_of_file = "jpeg" if path.suffix.lower() in (".jpg", ".jpeg") else "png"
     try:
         content = base64.b64encode(path.read_bytes()).decode("ascii")
     except OSError:
-        return f"<figure><figcaption>{text} (picture not found)</figcaption></figure>"
+        return f"<figure><figcaption>{title} (picture not found)</figcaption></figure>"
     return (
         f'<figure class="{kind}">'
-        f'<img alt="{text}" src="data:image/{kind_of_file};base64,{content}">'
-        f"<figcaption>{text}</figcaption></figure>"
+        f'<img alt="{title}" src="data:image/{kind_of_file};base64,{content}">'
+        f"<figcaption>{title}</figcaption></figure>"
     )
 
 
@@ -226,6 +211,7 @@ def _facts(tree: JsonValue) -> str:
     if isinstance(tree, str):
         return f"<pre>{escape(tree.rstrip())}</pre>"
     rows = "".join(
-        f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in facts(tree)
+        f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>"
+        for key, value in text.facts(tree)
     )
     return f'<div class="card scroll facts"><table><tbody>{rows}</tbody></table></div>'

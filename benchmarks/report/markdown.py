@@ -5,24 +5,9 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from benchmarks.report import tables, text
 from benchmarks.report.plots import Plot
 from benchmarks.report.schema import ReportData
-from benchmarks.report.tables import (
-    Table,
-    accuracy_tables,
-    terms_table,
-    timing_tables,
-    trust_tables,
-)
-from benchmarks.report.text import (
-    HEADER,
-    NUMERIC_COLUMNS,
-    facts,
-    headlines,
-    table_footnotes,
-    table_row,
-    training_table,
-)
 
 
 def markdown_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
@@ -34,23 +19,23 @@ def markdown_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
         lines += [f"> **Warning.** {warning}", ">"]
     if data.warnings:
         lines[-1] = ""
-    for headline in headlines(data):
+    for headline in text.headlines(data):
         lines.append(f"- **{headline.title}: {headline.figure}.** {headline.explanation}")
     lines += ["", "## Results", ""]
-    lines += _table(HEADER, [table_row(row) for row in data.rows], NUMERIC_COLUMNS)
-    lines += ["", *(f"{note}  " for note in table_footnotes(data)), ""]
+    lines += _table(text.HEADER, [text.table_row(row) for row in data.rows], text.NUMERIC_COLUMNS)
+    lines += ["", *(f"{note}  " for note in text.table_footnotes(data)), ""]
     lines += _plots(plots, "results", folder)
-    lines += _chapter("Accuracy", accuracy_tables(data))
+    lines += _chapter("Accuracy", tables.accuracy_tables(data))
     lines += _plots(plots, "classes", folder)
     if data.pictures:
         lines += ["## Photographs", ""]
         for picture in data.pictures:
             lines += [f"![{picture.caption}]({picture.path})", "", picture.caption, ""]
-    lines += _chapter("Timing", timing_tables(data))
-    lines += _chapter("Parity and precision", trust_tables(data))
+    lines += _chapter("Timing", tables.timing_tables(data))
+    lines += _chapter("Parity and precision", tables.trust_tables(data))
     if data.training:
-        header, cells = training_table(data)
-        terms = terms_table(data)
+        header, cells = text.training_table(data)
+        terms = tables.terms_table(data)
         lines += ["## Training", "", *_table(header, cells, range(1, len(header))), ""]
         lines += _plots(plots, "training", folder)
         lines += _titled(terms) if terms else []
@@ -72,13 +57,13 @@ def _plots(plots: Sequence[Plot], chapter: str, folder: Path) -> list[str]:
     return lines
 
 
-def _chapter(title: str, tables: Sequence[Table]) -> list[str]:
-    if not tables:
+def _chapter(title: str, content: Sequence[tables.Table]) -> list[str]:
+    if not content:
         return []
-    return [f"## {title}", "", *(line for table in tables for line in _titled(table))]
+    return [f"## {title}", "", *(line for table in content for line in _titled(table))]
 
 
-def _titled(table: Table) -> list[str]:
+def _titled(table: tables.Table) -> list[str]:
     lines = [f"### {table.title}", "", *_table(table.header, table.rows, sorted(table.numeric)), ""]
     if table.notes:
         lines += [*(f"{note}  " for note in table.notes), ""]
@@ -96,12 +81,12 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
 
 
-def _cell(text: str) -> str:
+def _cell(cell: str) -> str:
     """Escape what would end the cell or start a tag."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _facts(tree: JsonValue) -> list[str]:
     if isinstance(tree, str):
         return ["```text", tree.rstrip(), "```"]
-    return [f"- {key}: {value}" for key, value in facts(tree)]
+    return [f"- {key}: {value}" for key, value in text.facts(tree)]

@@ -32,7 +32,7 @@ from export.graph.uint8_input import take_uint8
 from export.pictures.images import to_tensor
 from export.precision.fp8 import NOTHING_FOR_FP8, open_fp8_quantizer
 from export.precision.fp16 import cast_half
-from export.precision.int8 import Flavour, open_quantizer
+from export.precision.int8 import Flavour, Int8Settings, open_quantizer
 from export.precision.quantizer import Quantizer
 from export.precision.sensitivity import MeasureAp, hold_drop
 
@@ -104,17 +104,15 @@ class Maker:
         """Quantise the float model at `source`; write `refused.json` where AP is lost."""
         config, calibration = self.export.quantization, self.export.calibration
         seen, held = self._calibration()
-        quantizer = open_quantizer(
-            source,
-            seen,
-            out,
+        settings = Int8Settings(
             flavour=flavour,
             keep_float=config.keep_float,
             method=calibration.method,
             seed=calibration.seed,
             remainder=config.remainder,
-            cache=self.run.home / "calibration",
         )
+        cache = self.run.home / "calibration"
+        quantizer = open_quantizer(source, seen, out, settings, cache=cache)
         self._quantize(quantizer, seen, held, out, "fp32" if flavour == "cpu" else "fp16 or fp32")
 
     def fp8(self, source: Path, out: Path) -> None:

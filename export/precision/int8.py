@@ -37,6 +37,30 @@ _SCHEME = {
 
 
 @dataclass(frozen=True)
+class Int8Settings:
+    """How a model is calibrated and quantised to INT8.
+
+    Attributes:
+        flavour: target runtime, "cpu" or "tensorrt".
+        keep_float: parts of names; nodes whose name or weights' names contain one stay float.
+        method: how ranges are taken from the activations seen.
+        seed: seed of the calibration sample; recorded only.
+        reduce_range: keep weights to 7 bits; None does so on CPUs that need it.
+        remainder: type of TensorRT's features that are not quantised; the CPU's are FP32.
+    """
+
+    flavour: Flavour = "cpu"
+    keep_float: Sequence[str] = ()
+    method: Method = "minmax"
+    seed: int = 0
+    reduce_range: bool | None = None
+    remainder: Remainder = "fp16"
+
+
+DEFAULTS = Int8Settings()
+
+
+@dataclass(frozen=True)
 class Int8Quantizer(Quantizer):
     """Quantises to INT8 with ONNX Runtime's tools.
 
@@ -95,13 +119,8 @@ def open_quantizer(
     onnx_path: Path,
     canvases: Sequence[NDArray[np.uint8]],
     folder: Path,
+    settings: Int8Settings = DEFAULTS,
     *,
-    flavour: Flavour = "cpu",
-    keep_float: Sequence[str] = (),
-    method: Method = "minmax",
-    seed: int = 0,
-    reduce_range: bool | None = None,
-    remainder: Remainder = "fp16",
     cache: Path | None = None,
 ) -> Int8Quantizer:
     """Prepare and calibrate the float model at `onnx_path`.
@@ -112,12 +131,7 @@ def open_quantizer(
         onnx_path: the float model, with its sidecar beside it.
         canvases: real letterboxed (H, W, 3) pictures of the input's size.
         folder: output folder; not the float model's own.
-        flavour: target runtime, "cpu" or "tensorrt".
-        keep_float: parts of names; nodes whose name or weights' names contain one stay float.
-        method: how ranges are taken from the activations seen.
-        seed: seed of the calibration sample; recorded only.
-        reduce_range: keep weights to 7 bits; None does so on CPUs that need it.
-        remainder: type of TensorRT's features that are not quantised; the CPU's are FP32.
+        settings: flavour, layers to keep float, and how ranges are measured.
         cache: folder of earlier calibrations.
 
     Raises:
@@ -128,9 +142,10 @@ def open_quantizer(
     """
     manifest = read_float_manifest(onnx_path, folder)
     model = prepare(onnx_path)
-    nodes, kept = choose_nodes(model, keep_float)
+    nodes, kept = choose_nodes(model, settings.keep_float)
+    flavour, method = settings.flavour, settings.method
     cpu = flavour == "cpu"
-    remainder = "fp32" if cpu else remainder
+    remainder: Remainder = "fp32" if cpu else settings.remainder
 
     def measure(how: Method) -> Ranges:
         return activation_ranges(
@@ -140,13 +155,13 @@ def open_quantizer(
     ranges = measure(method)
     if remainder == "fp16":  # other methods cut what overflows off
         check_half_range(onnx_path, ranges if method == "minmax" else measure("minmax"))
-    reduced = cpu and (int8_saturates() if reduce_range is None else reduce_range)
+    reduced = cpu and (int8_saturates() if settings.reduce_range is None else settings.reduce_range)
     record = {
         "flavour": flavour,
         "method": method,
         "scheme": _SCHEME[flavour],
         "images": len(canvases),
-        "seed": seed,
+        "seed": settings.seed,
         "weight_bits": 7 if reduced else 8,
         "float_sha256": file_sha256(onnx_path),
     }
@@ -159,31 +174,13 @@ def quantize_int8(
     onnx_path: Path,
     canvases: Sequence[NDArray[np.uint8]],
     folder: Path,
-    keep_float: Sequence[str] = (),
-    *,
-    flavour: Flavour = "cpu",
-    method: Method = "minmax",
-    seed: int = 0,
-    reduce_range: bool | None = None,
-    remainder: Remainder = "fp16",
-    cache: Path | None = None,
+    settings: Int8Settings = DEFAULTS,
 ) -> Path:
     """Write `folder/model.onnx` and its sidecar with all nodes quantised that may be.
 
     See `open_quantizer`; `export.precision.sensitivity` restores layers to float until AP holds.
     """
-    quantizer = open_quantizer(
-        onnx_path,
-        canvases,
-        folder,
-        flavour=flavour,
-        keep_float=keep_float,
-        method=method,
-        seed=seed,
-        reduce_range=reduce_range,
-        remainder=remainder,
-        cache=cache,
-    )
+    quantizer = open_quantizer(onnx_path, canvases, folder, settings)
     return quantizer.write(folder, quantizer.nodes, {}, canvases[0])
 
 

@@ -1,13 +1,27 @@
 """A recipe that passes through every stage in seconds."""
 
 from pathlib import Path
+from textwrap import indent
+
+import pytest
 
 from compress.console import Console
 from compress.recipe import load_recipe
+from compress.run import main
 from compress.stages.opened import Run
 from compress.stages.session import Session
 
-SMOKE = """\
+TINY = """\
+type: gfl
+backbone: {type: slim_resnet, stem: 16, widths: [16, 16, 16, 16]}
+width: 16
+head_depth: 1
+reg_max: 4
+strides: [8, 16]
+norm: group
+"""
+SMOKE = (
+    """\
 schema: 1
 name: smoke
 data:
@@ -18,13 +32,9 @@ data:
   augment: {flip: 0.5}
 teacher:
   detector: &tiny
-    type: gfl
-    backbone: {type: slim_resnet, stem: 16, widths: [16, 16, 16, 16]}
-    width: 16
-    head_depth: 1
-    reg_max: 4
-    strides: [8, 16]
-    norm: group
+"""
+    + indent(TINY, "    ")
+    + """\
   train: {epochs: 1, batch: 4, evaluations: 1, amp: "off", checkpoint_every_s: 0.001}
 student: *tiny
 distill:
@@ -34,6 +44,7 @@ train: {steps: 4, batch: 4, evaluations: 2, amp: "off", checkpoint_every_s: 0.00
 export: {precisions: [fp32], parity_images: 2, calibration: {images: 4}}
 benchmark: {repeats: 1, blocks: 2, calls_per_block: 2, warmup: 1, images: 2, throughput_batches: []}
 """
+)
 
 
 def write_smoke(folder: Path, name: str = "recipe.yaml") -> Path:
@@ -41,6 +52,16 @@ def write_smoke(folder: Path, name: str = "recipe.yaml") -> Path:
     path = folder / name
     path.write_text(SMOKE, encoding="utf-8")
     return path
+
+
+def assert_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], code: int, said: str
+) -> None:
+    """Run the recipe with overrides; expect the exit code and the words, and no traceback."""
+    assert main([str(write_smoke(folder)), *overrides, "--runs", str(folder / "r")]) == code
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert "Traceback" not in printed
 
 
 def opened_smoke(folder: Path, *overrides: str, quiet: bool = True) -> Run:

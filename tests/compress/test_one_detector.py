@@ -2,30 +2,29 @@
 
 import json
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
 from compress.recipe import Recipe, load_recipe
 from compress.run import main
 from export.errors import RecipeError
-from tests.compress.smoke import SMOKE, write_smoke
+from tests.compress.smoke import SMOKE, TINY, write_smoke
 
-ALONE = """\
+ALONE = (
+    """\
 schema: 1
 name: alone
 data: {type: shapes, image_size: 64, train: {count: 8}, val: {count: 4}}
 student:
-  type: gfl
-  backbone: {type: slim_resnet, stem: 16, widths: [16, 16, 16, 16]}
-  width: 16
-  head_depth: 1
-  reg_max: 4
-  strides: [8, 16]
-  norm: group
+"""
+    + indent(TINY, "  ")
+    + """\
 train: {steps: 4, batch: 4, evaluations: 2, amp: "off", checkpoint_every_s: 0.001}
 export: {precisions: [fp32, int8], parity_images: 2, calibration: {images: 4}}
 benchmark: {repeats: 1, blocks: 2, calls_per_block: 2, warmup: 1, images: 2, throughput_batches: []}
 """
+)
 
 
 def write(folder: Path, text: str = ALONE) -> Path:

@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from safetensors.torch import load_file
 
 from compress.run import main
-from tests.compress.smoke import write_smoke
+from tests.compress.smoke import assert_refused, write_smoke
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERRIDES = (
@@ -260,7 +260,7 @@ def test_check_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("overrides", "code", "said"),
+    "mistake",
     [
         (["train.epochs=x"], 2, "valid integer"),
         (["student.strides=[32]", "student.type=gfl"], 2, "distill[0]"),
@@ -283,16 +283,9 @@ def test_check_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ],
 )
 def test_a_mistake_is_one_message_and_the_right_exit_code(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    overrides: list[str],
-    code: int,
-    said: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mistake: tuple[list[str], int, str]
 ) -> None:
-    assert main([str(write_smoke(tmp_path)), *overrides, "--runs", str(tmp_path / "r")]) == code
-    printed = capsys.readouterr().err
-    assert said in printed
-    assert "Traceback" not in printed
+    assert_refused(tmp_path, capsys, *mistake)
 
 
 def test_a_device_that_is_not_there_is_refused(

@@ -145,6 +145,10 @@ def _only(outputs, needs):
     )
 
 
+def _mapped(record, change, *fields):
+    return replace(record, **{name: change(getattr(record, name)) for name in fields})
+
+
 def _changed(outputs, pictures, rows):
     """Apply one function to tensors by picture, another to tensors by proposal."""
     dense, rois, towers = outputs.dense, outputs.rois, outputs.towers
@@ -152,26 +156,16 @@ def _changed(outputs, pictures, rows):
         features=tuple(pictures(level) for level in outputs.features),
         backbone=tuple(pictures(stage) for stage in outputs.backbone),
         anchors=outputs.anchors,
-        dense=replace(
-            dense,
-            class_logits=pictures(dense.class_logits),
-            deltas=pictures(dense.deltas),
-            boxes=pictures(dense.boxes),
-            dfl_logits=pictures(dense.dfl_logits),
-        ),
+        dense=_mapped(dense, pictures, "class_logits", "deltas", "boxes", "dfl_logits"),
         towers=replace(
             towers,
             class_maps=tuple(tuple(pictures(m) for m in layer) for layer in towers.class_maps),
             box_maps=tuple(tuple(pictures(m) for m in layer) for layer in towers.box_maps),
         ),
-        rois=replace(
+        rois=_mapped(
             rois,
-            labels=rows(rois.labels),
-            class_logits=rows(rois.class_logits),
-            deltas=rows(rois.deltas),
-            target_deltas=rows(rois.target_deltas),
-            embeddings=rows(rois.embeddings),
-            predicted=rows(rois.predicted),
+            rows,
+            *("labels", "class_logits", "deltas", "target_deltas", "embeddings", "predicted"),
         ),
     )
 

@@ -1,13 +1,17 @@
 """A detector of three convolutions, and pictures for it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.artifact.manifest import InputSpec, Manifest
+from export.engine import open_engine
+from export.pictures.images import to_tensor
 
 SIDE = 32
 CELLS = 4  # per side
@@ -65,3 +69,12 @@ def in_torch(detector: TinyDetector, images: NDArray[np.float32]) -> Sequence[ND
     detector.eval()
     with torch.no_grad():
         return [output.numpy() for output in detector.candidates(torch.from_numpy(images))]
+
+
+def assert_scores_are_near(path: Path, source: Path, tolerance: float) -> None:
+    """Expect the scores of an artifact to be about those of its source, but not the same."""
+    images = to_tensor(canvases(3))
+    with open_engine(source, threads=1) as exact, open_engine(path, threads=1) as other:
+        expected, found = exact.candidates(images), other.candidates(images)
+    assert found.scores == pytest.approx(expected.scores, abs=tolerance)
+    assert (found.scores != expected.scores).any()

@@ -103,6 +103,13 @@ def read_case(path: Path) -> Case:
     return Case(path.stem, json.loads(str(arrays.pop("meta_json"))), arrays)
 
 
+def backward(terms: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of the terms, after computing its gradients."""
+    total = torch.stack(list(terms.values())).sum()
+    total.backward()
+    return total
+
+
 def overall_weight(case: Case) -> float:
     """The factor on the whole loss; 1 where the vector names none."""
     hyper = case.meta["hyper"]

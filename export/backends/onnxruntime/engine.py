@@ -79,12 +79,7 @@ class OnnxRuntimeEngine:
         if self.config.device != "cpu":
             self.upload(images)
             self.enqueue()
-            found = self.download()
-            return Candidates(
-                found["boxes"].astype(np.float32, copy=False),
-                found["scores"].astype(np.float32, copy=False),
-                found["labels"].astype(np.int32, copy=False),
-            )
+            return Candidates.from_outputs(self.download())
         session = self._open()
         self._check(images)
         inputs = {self._manifest.input.name: np.ascontiguousarray(images)}

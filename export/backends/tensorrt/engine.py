@@ -86,12 +86,7 @@ class TensorRTEngine:
         """
         self.upload(images)
         self.enqueue()
-        found = self.download()
-        return Candidates(
-            found["boxes"].astype(np.float32, copy=False),
-            found["scores"].astype(np.float32, copy=False),
-            found["labels"].astype(np.int32, copy=False),
-        )
+        return Candidates.from_outputs(self.download())
 
     def upload(self, images: Images) -> None:
         """Set the batch and queue its copy to the GPU."""

@@ -5,9 +5,17 @@ import pytest
 
 from compress.data.augment import AugmentConfig
 from compress.data.config import FolderConfig, ShapesConfig, SplitConfig
-from compress.data.health import data_health
+from compress.data.health import Health, data_health
 from export.errors import DataError
 from tests.benchmarks.data.tiny import coco, picture, write_coco, write_coco_root
+
+
+def health_with_a_copy(root: Path, name: str) -> Health:
+    """Write a data set in which the picture `name` is a copy of 2.png, which is in train."""
+    write_coco_root(root)
+    images = root / "images"
+    (images / name).write_bytes((images / "2.png").read_bytes())
+    return data_health(FolderConfig(root=root, image_size=32).open())
 
 
 def test_counts_balance_and_sizes_are_at_the_input_resolution(tmp_path: Path) -> None:
@@ -38,19 +46,13 @@ def test_boxes_too_small_for_the_input_are_counted_in_a_warning(tmp_path: Path) 
 
 
 def test_a_picture_in_both_splits_is_a_leak_whatever_its_name(tmp_path: Path) -> None:
-    write_coco_root(tmp_path)
-    images = tmp_path / "images"
-    (images / "101.png").write_bytes((images / "2.png").read_bytes())
-    health = data_health(FolderConfig(root=tmp_path, image_size=32).open())
+    health = health_with_a_copy(tmp_path, "101.png")
     assert health.leaks == {"train and val": ("101.png",)}
     assert any("1 pictures are in train and val (101.png)" in w for w in health.warnings)
 
 
 def test_a_picture_twice_in_one_split_is_named_in_a_warning(tmp_path: Path) -> None:
-    write_coco_root(tmp_path)
-    images = tmp_path / "images"
-    (images / "4.png").write_bytes((images / "2.png").read_bytes())
-    health = data_health(FolderConfig(root=tmp_path, image_size=32).open())
+    health = health_with_a_copy(tmp_path, "4.png")
     assert health.repeated == {"train": ("2.png",)}
     assert health.leaks == {}
 

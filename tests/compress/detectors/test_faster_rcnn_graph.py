@@ -15,7 +15,7 @@ from export.engine import open_engine
 from export.graph.to_onnx import export_onnx
 from export.pictures.images import to_input, to_tensor
 from export.precision.fp16 import cast_half
-from export.precision.int8 import Flavour, quantize_int8
+from export.precision.int8 import Flavour, Int8Settings, quantize_int8
 from tests.compress.detectors.small import small_detector, spread
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -81,7 +81,7 @@ def test_the_atlas_and_its_boxes_stay_float32_in_other_precisions(
         path = cast_half(source, CANVASES, tmp_path / "half")
     else:
         flavour: Flavour = "cpu" if precision == "int8" else "tensorrt"
-        path = quantize_int8(source, CANVASES, tmp_path / "int8", flavour=flavour)
+        path = quantize_int8(source, CANVASES, tmp_path / "int8", Int8Settings(flavour=flavour))
     model, pool, made_by = makers(path)
     values = onnx.shape_inference.infer_shapes(model).graph.value_info
     types = {value.name: value.type.tensor_type.elem_type for value in values}

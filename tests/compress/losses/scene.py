@@ -8,6 +8,7 @@ from torch import Tensor
 
 from compress.batch import Batch, Targets
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Rois, Towers
+from compress.losses.parts.loss import LossSection
 
 EVERYTHING: frozenset[Knowledge] = frozenset(
     {"features", "backbone", "anchors", "dense", "dfl", "towers", "rois", "task"}
@@ -45,6 +46,15 @@ def make_spec(
         tower_channels=TOWER_CHANNELS,
         embedding_channels=EMBEDDING,
     )
+
+
+def assert_rois_are_automatic(usual: LossSection, *, off: LossSection, on: LossSection) -> None:
+    """Expect RoIs to be asked for if both detectors have them, or if the settings say so."""
+    whole, without = make_spec(), make_spec(provides=frozenset({"features"}))
+    assert usual.needs(whole, whole) == {"features", "rois"}
+    assert usual.needs(without, whole) == {"features"}
+    assert off.needs(whole, whole) == {"features"}
+    assert on.needs(without, without) == {"features", "rois"}
 
 
 def make_batch(

@@ -11,7 +11,12 @@ from compress.detector import Outputs, Rois
 from compress.losses import LossConfig
 from compress.losses.defeat import DeFeatConfig, tiny_conv
 from compress.losses.parts.responses import divergence
-from tests.compress.losses.scene import make_batch, make_outputs, make_spec
+from tests.compress.losses.scene import (
+    assert_rois_are_automatic,
+    make_batch,
+    make_outputs,
+    make_spec,
+)
 
 ONE_CELL = [[0.0, 0.0, 8.0, 8.0]]
 
@@ -196,14 +201,11 @@ class TestProposals:
         assert found == pytest.approx((2 * self.DIVERGENCE, 0.5 * warm))
 
     def test_they_are_off_unless_both_detectors_have_them(self):
-        without = make_spec(provides=frozenset({"features"}))
-        config = DeFeatConfig(type="defeat")
-        assert config.needs(make_spec(), make_spec()) == {"features", "rois"}
-        assert config.needs(without, make_spec()) == {"features"}
-        off = DeFeatConfig(type="defeat", roi_object_weight=0, roi_background_weight=0)
-        assert off.needs(make_spec(), make_spec()) == {"features"}
-        on = DeFeatConfig(type="defeat", roi_object_weight=1)
-        assert on.needs(without, without) == {"features", "rois"}
+        assert_rois_are_automatic(
+            DeFeatConfig(type="defeat"),
+            off=DeFeatConfig(type="defeat", roi_object_weight=0, roi_background_weight=0),
+            on=DeFeatConfig(type="defeat", roi_object_weight=1),
+        )
 
 
 def test_the_divergence_of_a_row_grows_with_its_own_logits_only():

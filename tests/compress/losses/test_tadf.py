@@ -10,7 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 from compress.detector import Outputs, Rois, deltas_of
 from compress.losses import LossConfig
 from compress.losses.tadf import TadfConfig, gaussian_masks, nearer_distance
-from tests.compress.losses.scene import make_batch, make_outputs, make_spec
+from tests.compress.losses.scene import (
+    assert_rois_are_automatic,
+    make_batch,
+    make_outputs,
+    make_spec,
+)
 
 
 def boxes(*rows):
@@ -176,14 +181,11 @@ class TestProposals:
         assert self.terms([0], temperature=2)["roi_class"] == pytest.approx(warm, rel=1e-4)
 
     def test_they_are_off_unless_both_detectors_have_them(self):
-        without = make_spec(provides=frozenset({"features"}))
-        config = TadfConfig(type="tadf")
-        assert config.needs(make_spec(), make_spec()) == {"features", "rois"}
-        assert config.needs(without, make_spec()) == {"features"}
-        off = TadfConfig(type="tadf", class_weight=0, box_weight=0)
-        assert off.needs(make_spec(), make_spec()) == {"features"}
-        on = TadfConfig(type="tadf", box_weight=1)
-        assert on.needs(without, without) == {"features", "rois"}
+        assert_rois_are_automatic(
+            TadfConfig(type="tadf"),
+            off=TadfConfig(type="tadf", class_weight=0, box_weight=0),
+            on=TadfConfig(type="tadf", box_weight=1),
+        )
 
 
 def test_each_delta_follows_the_nearer_of_teacher_and_target():

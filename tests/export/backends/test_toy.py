@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.run import main as benchmark
 from export import verify
-from export.artifact.manifest import InputSpec, Manifest, file_sha256, write_manifest
+from export.artifact.manifest import file_sha256, write_manifest
 from export.backends import BACKENDS
 from export.backends.interface import Backend
 from export.build import main as build
@@ -18,7 +18,7 @@ from export.bundles.packing import write_bundle
 from export.engine import open_engine
 from export.errors import ExportError
 from export.predict import main as predict
-from tests.benchmarks.bright_boxes import bright_set
+from tests.benchmarks.bright_boxes import CATEGORY_IDS, bright_manifest, bright_set
 from tests.benchmarks.conftest import data
 from tests.export.backends.toy import ToyBackend, ToyEngine
 
@@ -37,18 +37,8 @@ def source(tmp_path: Path) -> Path:
     path = tmp_path / "onnx" / "model.onnx"
     path.parent.mkdir()
     path.write_bytes(b"a graph")
-    manifest = Manifest(
-        model="student",
-        family="bright",
-        backend="onnxruntime",
-        precision="fp32",
-        artifact=path.name,
-        sha256=file_sha256(path),
-        parameters=1,
-        input=InputSpec(height=64, width=64, fill=0, dynamic_batch=True),
-        classes=("red", "green"),
-        category_ids=(7, 3),
-    )
+    of_file = {"backend": "onnxruntime", "artifact": path.name, "sha256": file_sha256(path)}
+    manifest = bright_manifest().model_copy(update={**of_file, "category_ids": CATEGORY_IDS})
     write_manifest(manifest, path.with_suffix(".json"))
     return path
 

@@ -5,7 +5,7 @@ import pytest
 from export.artifact.manifest import file_sha256, read_manifest, write_manifest
 from export.checks.certificate import certify, contradiction
 from export.errors import ExportError
-from export.precision.int8 import quantize_int8
+from export.precision.int8 import Int8Settings, quantize_int8
 from tests.export.tiny import canvases
 
 
@@ -35,7 +35,7 @@ def test_an_int8_graph_has_its_convolution_and_its_time_in_int8(dynamic_model, t
 
 
 def test_no_time_is_measured_for_tensorrt_on_a_cpu(dynamic_model, tmp_path):
-    path = quantize_int8(dynamic_model, canvases(2), tmp_path, flavour="tensorrt")
+    path = quantize_int8(dynamic_model, canvases(2), tmp_path, Int8Settings(flavour="tensorrt"))
     certificate = read_manifest(path.with_suffix(".json")).certificate
     assert certificate.nodes == {"fp16": 3, "int8": 1}
     assert certificate.time == {}

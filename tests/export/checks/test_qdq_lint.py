@@ -3,7 +3,7 @@ import pytest
 
 from export.checks.qdq_lint import lint_qdq
 from export.lint import main
-from export.precision.int8 import quantize_int8
+from export.precision.int8 import Int8Settings, quantize_int8
 from tests.export.precision.fp8_graph import in_fp8
 from tests.export.tiny import canvases
 
@@ -81,7 +81,9 @@ def test_unused_and_foreign_operator_sets_are_named():
 
 def test_the_command_line_tells_the_cpu_flavour_from_tensorrts(dynamic_model, tmp_path, capsys):
     cpu = quantize_int8(dynamic_model, canvases(2), tmp_path / "cpu")
-    tensorrt = quantize_int8(dynamic_model, canvases(2), tmp_path / "trt", flavour="tensorrt")
+    tensorrt = quantize_int8(
+        dynamic_model, canvases(2), tmp_path / "trt", Int8Settings(flavour="tensorrt")
+    )
     assert main([str(tensorrt)]) == 0
     assert main([str(cpu), str(tensorrt)]) == 6
     said = capsys.readouterr().out
@@ -92,7 +94,9 @@ def test_the_command_line_tells_the_cpu_flavour_from_tensorrts(dynamic_model, tm
 
 @pytest.mark.parametrize("flaw", ["", "form", "opset", "both"])
 def test_fp8_is_e4m3_of_opset_19_and_without_int8_beside_it(dynamic_model, tmp_path, flaw):
-    int8 = onnx.load(str(quantize_int8(dynamic_model, canvases(2), tmp_path, flavour="tensorrt")))
+    int8 = onnx.load(
+        str(quantize_int8(dynamic_model, canvases(2), tmp_path, Int8Settings(flavour="tensorrt")))
+    )
     forms = onnx.TensorProto
     model = in_fp8(int8, forms.FLOAT8E5M2 if flaw == "form" else forms.FLOAT8E4M3FN)
     if flaw == "opset":

@@ -6,7 +6,7 @@ from typing import Any
 import onnx
 
 from export.artifact.manifest import file_sha256, read_manifest, write_manifest
-from export.precision.int8 import quantize_int8
+from export.precision.int8 import Int8Settings, quantize_int8
 from tests.export.tiny import canvases
 
 LARGEST = {"int8": 127.0, "fp8": 448.0}
@@ -32,7 +32,7 @@ def in_fp8(model: Any, kind: int = onnx.TensorProto.FLOAT8E4M3FN) -> Any:
 
 def fp8_artifact(float_model: Path, folder: Path, precision: str = "fp8") -> Path:
     """Write `folder/model.onnx`, FP8 with FP16 beside it, and its sidecar that says `precision`."""
-    path = quantize_int8(float_model, canvases(4), folder, flavour="tensorrt")
+    path = quantize_int8(float_model, canvases(4), folder, Int8Settings(flavour="tensorrt"))
     onnx.save(in_fp8(onnx.load(str(path))), str(path))
     sidecar = path.with_suffix(".json")
     changes = {"precision": precision, "sha256": file_sha256(path), "certificate": None}

@@ -7,7 +7,7 @@ import torch
 from compress.detector import DetectorSpec, Outputs, Rois
 from compress.losses.defeat import DeFeat, DeFeatConfig
 from compress.losses.parts.masks import box_levels, level_masks, stack_boxes, union_mask
-from tests.golden.case import Case, Deviation, UnreadableCaseError, exact, gradient, loss
+from tests.golden.case import Case, Deviation, UnreadableCaseError, backward, exact, gradient, loss
 
 TERMS = {  # ours -> the vector's
     "neck_object": "out_neck_obj",
@@ -33,8 +33,7 @@ def compare(case: Case) -> list[Deviation]:
         Outputs(tuple(neck_t), tuple(stages_t), rois=rois_t),
         batch,
     )
-    total = torch.stack(list(terms.values())).sum()
-    total.backward()
+    total = backward(terms)
 
     found = _masks(case, boxes)
     for ours, theirs in TERMS.items():

@@ -1,10 +1,17 @@
 """FGD on one level: masks, attentions, the four terms and the student's gradient."""
 
-import torch
-
 from compress.detector import DetectorSpec
 from compress.losses.fgd import Fgd, FgdConfig, FgdLevel, attention, scale_masks
-from tests.golden.case import Case, Deviation, UnreadableCaseError, gradient, loss, tensor, weights
+from tests.golden.case import (
+    Case,
+    Deviation,
+    UnreadableCaseError,
+    backward,
+    gradient,
+    loss,
+    tensor,
+    weights,
+)
 
 TERMS = {  # ours -> the vector's, which are not weighted
     "foreground": "out_fg",
@@ -21,8 +28,7 @@ def compare(case: Case) -> list[Deviation]:
     level = module.levels[0]
     assert isinstance(level, FgdLevel)
     terms = module.compare([(student, teacher)], boxes, [sizes])
-    total = torch.stack(list(terms.values())).sum()
-    total.backward()
+    total = backward(terms)
 
     masks = scale_masks(boxes, sizes, (teacher.shape[2], teacher.shape[3]))
     found = [

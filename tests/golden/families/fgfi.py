@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import torch
-
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.fgfi import Fgfi, FgfiConfig
-from tests.golden.case import Case, Deviation, UnreadableCaseError, exact, gradient, loss
+from tests.golden.case import Case, Deviation, UnreadableCaseError, backward, exact, gradient, loss
 
 
 def compare(case: Case) -> list[Deviation]:
@@ -15,8 +13,7 @@ def compare(case: Case) -> list[Deviation]:
     student = Outputs(tuple(neck_s), anchors=tuple(case.series("in_anchors")))
     module = _build(case)
     terms = module(student, Outputs(tuple(neck_t)), case.batch(boxes))
-    total = torch.stack(list(terms.values())).sum()
-    total.backward()
+    total = backward(terms)
 
     found = [loss(case, "out_total", total)]
     masks = module.masks(student, boxes)

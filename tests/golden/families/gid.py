@@ -14,7 +14,16 @@ from compress.detectors.parts.assignment import overlap_mask
 from compress.losses.gid import Gid, GidConfig
 from compress.losses.parts.gid_selection import ScoreForm
 from compress.losses.parts.patches import pool_instances
-from tests.golden.case import Case, Deviation, UnreadableCaseError, exact, gradient, loss, tensor
+from tests.golden.case import (
+    Case,
+    Deviation,
+    UnreadableCaseError,
+    backward,
+    exact,
+    gradient,
+    loss,
+    tensor,
+)
 
 TERMS = {
     "feature": "out_feature",
@@ -42,8 +51,7 @@ def compare(case: Case) -> list[Deviation]:
     terms = module(
         Outputs(tuple(features_s), dense=dense_s), Outputs(tuple(features_t), dense=dense_t), batch
     )
-    total = torch.stack(list(terms.values())).sum()
-    total.backward()
+    total = backward(terms)
 
     selected = module.select(dense_s, dense_t, batch.sizes)
     image = torch.arange(len(selected.boxes)).repeat_interleave(torch.tensor(selected.counts))

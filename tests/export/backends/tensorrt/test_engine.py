@@ -22,7 +22,7 @@ from export.errors import ExportError
 from export.graph.uint8_input import take_uint8
 from export.pictures.images import to_input, to_tensor
 from export.precision.fp16 import cast_half
-from export.precision.int8 import quantize_int8
+from export.precision.int8 import Int8Settings, quantize_int8
 from tests.export.test_engine import copied
 from tests.export.tiny import canvases
 
@@ -131,7 +131,9 @@ def test_a_narrow_engine_is_certified_by_its_own_layers(dynamic_model, tmp_path,
     if precision == "fp16":
         model = cast_half(dynamic_model, canvases(2), tmp_path / "graph")
     else:
-        model = quantize_int8(dynamic_model, canvases(4), tmp_path / "graph", flavour="tensorrt")
+        model = quantize_int8(
+            dynamic_model, canvases(4), tmp_path / "graph", Int8Settings(flavour="tensorrt")
+        )
     config = TensorRTConfig(precision=precision, profile=PROFILE)
     certificate = read_manifest(
         build_engine(model, tmp_path / "engine", config).with_suffix(".json")

@@ -25,6 +25,7 @@ from benchmarks.timing.latency import BenchmarkConfig, ratio_ci
 from benchmarks.timing.records import Timing
 from benchmarks.timing.repeats import measure_repeatedly
 from benchmarks.timing.throughput import sweep
+from export.artifact.preprocessing import UNSTATED
 from export.backends.interface import EngineSettings
 from export.engine import open_engine
 
@@ -90,6 +91,11 @@ def measure(
         rows=tuple(rows),
         speed=_speeds(rows, [timings[name] for name in engines]),
         per_class={name: row.per_class for name, row in zip(engines, rows, strict=True)},
+        warnings=tuple(
+            f"{name}: {UNSTATED}"
+            for name, engine in engines.items()
+            if engine.manifest.input.preprocessing is None
+        ),
     )
     if out is not None:
         content = _save(content, images, predictions, out)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.artifact.manifest import Manifest
+from export.artifact.preprocessing import UNSTATED
 from export.atomic import write_bytes, write_text
 from export.bundles.packing import bundle_artifact
 from export.detections import Detections
@@ -44,6 +45,8 @@ def write_predictions(options: argparse.Namespace) -> int:
     broken: list[ToolkitError] = []
     with open_engine(model, options.threads, options.device) as engine:
         manifest = engine.manifest
+        if manifest.input.preprocessing is None:
+            print(f"note: {model}: {UNSTATED}", file=sys.stderr)
         threshold = manifest.score_threshold if options.score is None else options.score
         for file, name in zip(files, _output_names(files), strict=True):
             drawn = out / name if options.draw else None

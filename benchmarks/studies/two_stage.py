@@ -21,6 +21,7 @@ from compress.recipe import Recipe, load_recipe
 from compress.stages.fit import count_parameters
 from compress.stages.model_name import ModelName
 from export.artifact.manifest import InputSpec, Manifest, NmsSpec
+from export.artifact.preprocessing import Preprocessing
 from export.detections import Candidates
 from export.errors import RecipeError
 from export.graph.to_onnx import export_onnx
@@ -58,7 +59,7 @@ class Trained:
             backend="onnxruntime",
             precision="fp32",
             parameters=count_parameters(detector),
-            input=InputSpec(height=height, width=width),
+            input=InputSpec(height=height, width=width, preprocessing=Preprocessing()),
             classes=images.classes,
             category_ids=images.category_ids,
             nms=NmsSpec(iou=export.nms_iou, max_detections=export.max_detections),

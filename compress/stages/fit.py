@@ -31,6 +31,7 @@ from compress.training.objective import Term
 from compress.training.optim import TrainConfig
 from compress.training.precision import Precision, resolve_precision
 from export.artifact.manifest import InputSpec, Manifest, NmsSpec
+from export.artifact.preprocessing import Preprocessing
 from export.atomic import write_json
 
 
@@ -205,7 +206,12 @@ def torch_manifest(detector: Detector, data: Data, export: ExportConfig, model: 
         backend="torch",
         precision="fp32",
         parameters=count_parameters(detector),
-        input=InputSpec(height=data.input_height, width=data.input_width, dynamic_batch=True),
+        input=InputSpec(
+            height=data.input_height,
+            width=data.input_width,
+            dynamic_batch=True,
+            preprocessing=Preprocessing(),
+        ),
         classes=classes,
         category_ids=category_ids(classes, data),
         nms=NmsSpec(iou=export.nms_iou, max_detections=export.max_detections),

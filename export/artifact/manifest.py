@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, PositiveInt, ValidationError, model_vali
 from typing_extensions import Self
 
 from export.artifact.machine import EngineRecord
+from export.artifact.preprocessing import VERSION, Preprocessing
 from export.atomic import write_bytes
 from export.config import Section
 from export.errors import ExportError
@@ -24,6 +25,7 @@ class InputSpec(Section):
     With `format` float32 it is (B, 3, height, width) RGB in 0..1, with uint8 it is
     (B, height, width, 3) RGB in 0..255. A picture is letterboxed into it: scaled to fit, laid at
     the top left, the rest filled with `fill`. Mean and standard deviation are inside the graph.
+    Sidecars made before the preprocessing was stated have none; `UNSTATED` says what that means.
     """
 
     name: str = "images"
@@ -32,6 +34,7 @@ class InputSpec(Section):
     width: PositiveInt
     fill: int = Field(default=114, ge=0, le=255)
     dynamic_batch: bool = False
+    preprocessing: Preprocessing | None = None
 
     @property
     def picture_shape(self) -> tuple[int, int, int]:
@@ -141,7 +144,8 @@ def read_manifest(path: Path) -> Manifest:
             "keep model.json beside the model it was made with"
         ) from None
     try:
-        schema = json.loads(text).get("schema", 1)
+        content = json.loads(text)
+        schema = content.get("schema", 1)
     except (ValueError, AttributeError) as error:
         raise ExportError(f"{path}: not a JSON object ({error}); export the model again") from None
     if schema != 1:
@@ -149,6 +153,7 @@ def read_manifest(path: Path) -> Manifest:
             f"{path}: schema {schema!r}, and this version reads schema 1; "
             "export the model again, or use the version that wrote it"
         )
+    _require_known_preprocessing(content, path)
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -157,6 +162,18 @@ def read_manifest(path: Path) -> Manifest:
             for mistake in error.errors()
         )
         raise ExportError(f"{path}: not a sidecar of a model: {mistakes}") from None
+
+
+def _require_known_preprocessing(content: dict[str, Any], path: Path) -> None:
+    """Refuse a contract of another version by its version, not by the keys that it adds."""
+    tensor = content.get("input")
+    stated = tensor.get("preprocessing") if isinstance(tensor, dict) else None
+    version = stated.get("version", VERSION) if isinstance(stated, dict) else VERSION
+    if version != VERSION:
+        raise ExportError(
+            f"{path}: input.preprocessing is of version {version!r}, and this version of slimdet "
+            f"does {VERSION}, other pixels; use the version that exported the model"
+        )
 
 
 def file_sha256(path: Path) -> str:

@@ -7,8 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact.manifest import Manifest
+from export.bundles.contract import contract
 
 _TRITON_TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int32": "TYPE_INT32"}
+_NMS_IN = {"host": "client", "graph": "graph", "matrix": "graph", "none": "not needed"}
 _MAX_BATCH = 16  # of a graph that takes any
 
 
@@ -66,10 +68,6 @@ def _tensor(name: str, values: NDArray[np.generic], batched: bool) -> str:
     return f'  {{ name: "{name}", data_type: {kind}, dims: [ {dims} ] }}'
 
 
-def _is_uint8(manifest: Manifest) -> bool:
-    return manifest.input.model_dump().get("format") == "uint8"
-
-
 def readme(
     name: str, artifacts: Sequence[tuple[str, Manifest, str]], packages: Sequence[str]
 ) -> str:
@@ -81,20 +79,10 @@ def readme(
         packages: packages that `verify.py` needs besides numpy, per backend.
     """
     first = artifacts[0][1]
-    spec, nms = first.input, first.nms
     rows = "\n".join(
-        f"| `{own}` | {manifest.backend} | {manifest.precision} | {_plain(machines)} |"
+        f"| `{own}` | {manifest.backend} | {manifest.precision} | {manifest.input.format} "
+        f"| {_NMS_IN[manifest.nms.mode]} | {_plain(machines)} |"
         for own, manifest, machines in artifacts
-    )
-    taken = (
-        f"uint8 RGB, (B, {spec.height}, {spec.width}, 3), 0..255"
-        if _is_uint8(first)
-        else f"float32 RGB, (B, 3, {spec.height}, {spec.width}), pixel / 255"
-    )
-    after = (
-        f"Then greedy NMS per class at IoU {nms.iou:g}, at most {nms.max_detections} per picture."
-        if nms.mode == "host"
-        else f"No NMS is needed after it; at most {nms.max_detections} per picture."
     )
     return f"""# {_plain(name)}: detector bundle
 
@@ -121,23 +109,14 @@ slimdet predict . photographs/ --draw --out seen
 
 ## Models
 
-| model | backend | precision | made for |
-|---|---|---|---|
+| model | backend | precision | input | NMS in | made for |
+|---|---|---|---|---|---|
 {rows}
 
 The sidecar `model.json` beside each says all about it. Engines run on the machine they were built
 for; ONNX files run everywhere. `int8` is for CPUs, `int8-trt` and `fp8` are the input of TensorRT.
 
-## Input and output
-
-- Input `{_plain(spec.name)}`: {taken}. Scale the photograph to fit {spec.width} x {spec.height}, \
-keep its aspect, lay it at
-  the top left, fill the rest with grey {spec.fill}. Mean and standard deviation are in the graph.
-- Output `boxes` (B, P, 4) xyxy in input pixels, `scores` (B, P), `labels` (B, P) from 0; a score
-  of -1 is padding. Keep scores above {first.score_threshold:g} (`thresholds.json`; for measuring \
-AP above {first.evaluation_score_threshold:g}).
-  {after} Divide boxes by the scale to return to the photograph.
-
+{contract({own: manifest for own, manifest, _ in artifacts})}
 ## Triton
 
 `triton/` is a model repository: `tritonserver --model-repository=triton`.

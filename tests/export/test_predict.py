@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from export.artifact.manifest import read_manifest, write_manifest
 from export.engine import open_engine
 from export.predict import main
 from export.predictions import predict
@@ -48,6 +50,19 @@ def test_pictures_are_drawn_and_listed(static_model, pictures, tmp_path, capsys)
     assert first["category_id"] == {"cat": 17, "dog": 18}[first["class"]]
     with Image.open(out / "b.jpg") as drawn:
         assert drawn.size == (30, 50)
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_what_is_assumed_of_a_model_made_before_is_said(
+    static_model, pictures, tmp_path, capsys, stated
+):
+    model = Path(shutil.copytree(static_model.parent, tmp_path / "model")) / static_model.name
+    manifest = read_manifest(model.with_suffix(".json"))
+    if not stated:
+        before = manifest.input.model_copy(update={"preprocessing": None})
+        write_manifest(manifest.model_copy(update={"input": before}), model.with_suffix(".json"))
+    assert main([str(model), str(pictures / "a.png"), "--out", str(tmp_path / "out")]) == 0
+    assert ("states no preprocessing" in capsys.readouterr().err) is not stated
 
 
 def test_a_broken_picture_is_named_and_the_others_are_done(

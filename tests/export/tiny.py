@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.artifact.manifest import InputSpec, Manifest
+from export.artifact.preprocessing import Preprocessing
 from export.engine import open_engine
 from export.pictures.images import to_tensor
 
@@ -54,7 +55,12 @@ def tiny_manifest(*, dynamic_batch: bool = False, side: int = SIDE) -> Manifest:
         backend="onnxruntime",
         precision="fp32",
         parameters=1,
-        input=InputSpec(height=side, width=side, dynamic_batch=dynamic_batch),
+        input=InputSpec(
+            height=side,
+            width=side,
+            dynamic_batch=dynamic_batch,
+            preprocessing=Preprocessing(),
+        ),
         classes=("cat", "dog"),
         category_ids=(17, 18),
     )

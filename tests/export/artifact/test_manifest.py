@@ -64,3 +64,16 @@ def test_the_hash_is_that_of_the_bytes(tmp_path):
     content = bytes(range(256)) * 5000  # more than one block
     (tmp_path / "a.bin").write_bytes(content)
     assert file_sha256(tmp_path / "a.bin") == hashlib.sha256(content).hexdigest()
+
+
+def test_another_version_of_the_preprocessing_is_refused_by_its_number(tmp_path):
+    tensor = json.loads(tiny_manifest().model_dump_json())["input"]
+    tensor["preprocessing"] |= {"version": 2, "sharpen": 1}
+    with pytest.raises(ExportError, match=r"version 2, and this version of slimdet does 1"):
+        read_manifest(changed(tmp_path, input=tensor))
+
+
+def test_a_sidecar_made_before_the_preprocessing_was_stated_is_still_read(tmp_path):
+    tensor = json.loads(tiny_manifest().model_dump_json())["input"]
+    del tensor["preprocessing"]
+    assert read_manifest(changed(tmp_path, input=tensor)).input.preprocessing is None

@@ -6,6 +6,7 @@ import torch
 
 from benchmarks.data.division import keep_division
 from benchmarks.gates import GateError, broken_gates, load_report
+from benchmarks.timing.step_ratio import StepRatio
 from compress.console import Console
 from compress.data.config import Data
 from compress.data.health import Health, data_health
@@ -14,7 +15,7 @@ from compress.detector import Detector
 from compress.detectors import DetectorConfig
 from compress.distillation.pairing import check_pair
 from compress.losses.parts.classifier import Classifier, ClassifierConfig
-from compress.recipe import Recipe
+from compress.recipe import Recipe, load_recipe
 from compress.recipe_file import complete_text
 from compress.recipe_source import Key, Source
 from compress.stages.classifier import classifier_room, load_classifier, schedule_of
@@ -215,17 +216,31 @@ def wanted_classifier(
 
 def train_models(run: Run) -> Rooms:
     """Train all models, teachers first; return their folders by name."""
+    rooms, students = train_teachers(run)
+    aps = {t.name: measure_teacher(run, t, detector) for t, detector in students.teachers}
+    for seed in run.seeds:
+        rooms |= students.train(seed, aps)
+    return rooms
+
+
+def train_teachers(run: Run) -> tuple[Rooms, StudentTraining]:
+    """Train or load what teaches; return the teachers' folders and the training that they give."""
     rooms = {t.name: teacher_room(run, t) for t in run.teachers}
     ready = [(t, load_teacher(run, t, rooms[t.name])) for t in run.teachers]
     classifier: Classifier | None = None
     wanted = wanted_classifier(run.recipe)
     if wanted is not None:
         classifier = load_classifier(run, wanted[0], classifier_room(run, wanted[0]))
-    aps = {t.name: measure_teacher(run, t, detector) for t, detector in ready}
-    students = StudentTraining(run, ready, classifier)
-    for seed in run.seeds:
-        rooms |= students.train(seed, aps)
-    return rooms
+    return rooms, StudentTraining(run, ready, classifier)
+
+
+def record_step_ratio(home: Path, device: str = "auto") -> StepRatio:
+    """Measure what a distilled step of a run costs, into its folder; return what is recorded."""
+    session = Session(home, device, Console())
+    deterministic(session.torch_device())
+    run = Run.open(session, *load_recipe(home / "recipe.yaml"))
+    with owned(home):
+        return train_teachers(run)[1].equal_time()
 
 
 def load_models(run: Run, rooms: Rooms) -> list[Contestant]:

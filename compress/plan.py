@@ -21,7 +21,7 @@ from compress.stages.classifier import schedule_of
 from compress.stages.fit import count_parameters
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run
-from compress.stages.rundir import differences
+from compress.stages.rundir import differences, read_step_ratio
 from compress.stages.session import Session, torch_device
 
 # A training step costs about three forward passes: one forward, and a backward of twice its work.
@@ -57,7 +57,7 @@ class Stage:
 
     def line(self) -> str:
         """Return the stage as a line of text."""
-        steps = "as many steps as the student's time allows" if self.steps is None else None
+        steps = "as many steps as cost what the student's do" if self.steps is None else None
         minutes = "" if self.minutes is None else f", about {self.minutes:.1f} min"
         return (
             f"  {self.name}: {steps or f'{self.steps} steps'}, "
@@ -233,6 +233,10 @@ def _student_stages(run: Run, seed: int, student: Detector, costs: Sequence[Cost
         stages.append(_stage(str(name), steps, student, seconds, memory, config.batch))
     if recipe.has_equal_time:
         longer = None if plain is None or taught is None else round(steps * taught / plain)
+        measured = read_step_ratio(run.home)
+        if measured is not None:  # what the run will take; else the estimate of its own measurement
+            longer = measured.plain_steps(steps * len(teachers))
+            taught = None if plain is None else plain * longer / steps
         longest = ModelName(seed, "baseline_equal_time")
         stages.append(_stage(str(longest), longer, student, taught, own.memory, config.batch))
     return stages

@@ -86,7 +86,7 @@ class BaselineConfig(Section):
     """Training of the same student without a teacher, the reference of the gain."""
 
     enabled: bool = True
-    equal_time: bool = False  # also train for as many seconds as the student
+    equal_time: bool = False  # also train for as many steps as cost what the student's do
 
 
 class CalibrationConfig(Section):
@@ -174,7 +174,7 @@ class Recipe(Section):
 
     @property
     def has_equal_time(self) -> bool:
-        """Whether a baseline is trained for as long as the distilled student."""
+        """Whether a baseline is trained at the same cost as the distilled student."""
         return self.has_baseline and self.baseline.equal_time and bool(self.distill)
 
     def teacher_keys(self, index: int) -> tuple[str | int, ...]:

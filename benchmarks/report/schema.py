@@ -10,6 +10,7 @@ from benchmarks.accuracy.gain_statistics import BootstrapGain
 from benchmarks.accuracy.metric import MetricValues
 from benchmarks.record import Record
 from benchmarks.timing.records import Latencies, Throughput
+from benchmarks.timing.step_ratio import StepRatio
 
 
 class ReportRow(Record):
@@ -172,6 +173,7 @@ class ReportData(Record):
         environment: machine and packages.
         training: training runs by name.
         gain: None if there is no baseline.
+        equal_time: cost of a distilled step in plain ones; None if it was not measured.
         per_class: AP by class name, by title of the row.
         data: record of the data check, or text.
         recipe: text of the recipe.
@@ -185,6 +187,7 @@ class ReportData(Record):
     environment: dict[str, JsonValue]
     training: dict[str, TrainingRun] = Field(default_factory=dict)
     gain: Gain | None = None
+    equal_time: StepRatio | None = None
     rows: tuple[ReportRow, ...]
     speed: tuple[Speed, ...] = ()
     per_class: dict[str, dict[str, float | None]] = Field(default_factory=dict)

@@ -3,8 +3,9 @@
 It runs `python -m compress.run` in separate processes. Per base recipe and regime: the teacher and
 the plain student of every seed once, then one run per method from the same initial weights, in the
 same data order, for as many steps, under that one teacher; with `--equal-time` also a plain student
-for as many seconds as the method took. Runs that are finished are kept, so the same command goes on
-where it was cut. Writes `gain_<data>.json` after every method, and draws `gain_<data>.png`.
+for as many steps as cost the same, by a ratio that is timed in turns (see docs/report.md). Runs
+that are finished are kept, so the same command goes on where it was cut. Writes `gain_<data>.json`
+after every method, and draws `gain_<data>.png`.
 
 Regimes: `all` labels, and `few`: a fifth of them, the rest of the pictures without, under the
 teacher that was trained on all.
@@ -26,6 +27,7 @@ from benchmarks.studies.gain_table import (
     Gains,
     MethodGain,
     Settings,
+    StepCost,
     Table,
     compare,
     locked,
@@ -34,6 +36,8 @@ from benchmarks.studies.gain_table import (
     teacher_of,
 )
 from benchmarks.timing.environment import environment
+from benchmarks.timing.step_ratio import StepRatio
+from compress.stages.rundir import read_step_ratio
 from export.atomic import write_json
 from export.errors import RecipeError, ToolkitError
 
@@ -48,6 +52,11 @@ LIGHT = (
     "benchmark={blocks: 2, calls_per_block: 2, warmup: 1, images: 2, throughput_batches: []}",
 )
 INTERRUPTED = 130
+RUN = "import compress.run; sys.exit(compress.run.main())"
+TIME_STEPS = (
+    "from pathlib import Path; from compress.pipeline import record_step_ratio; "
+    "record_step_ratio(Path(sys.argv[1]))"
+)
 
 Entry = dict[str, JsonValue]  # one entry of `distill`
 Methods = dict[str, list[Entry]]
@@ -74,7 +83,7 @@ class Work:
         """
         full = f"{self.name}-{name}"
         sys.stderr.write(f"--- {full}\n")
-        command = [sys.executable, "-c", _same_path_as_here(), str(self.recipe), "--json"]
+        command = [sys.executable, "-c", _same_path_as_here(RUN), str(self.recipe), "--json"]
         command += ["--runs", str(self.runs), f"name={full}", *LIGHT, *self.overrides, *overrides]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
@@ -87,14 +96,28 @@ class Work:
         return self.runs / full
 
 
-def _same_path_as_here() -> str:
-    """Return code that runs compress.run with the module path of this process.
+def measured_step_ratio(home: Path) -> StepRatio:
+    """Return what a distilled step of a finished run costs; measure it if that is not recorded.
+
+    Raises:
+        RunError: it could not be measured.
+    """
+    if read_step_ratio(home) is None:
+        command = [sys.executable, "-c", _same_path_as_here(TIME_STEPS), str(home)]
+        code = subprocess.run(command).returncode
+        if code:
+            raise RunError(code, f"{home}: the cost of a distilled step could not be measured")
+    found = read_step_ratio(home)
+    assert found is not None
+    return found
+
+
+def _same_path_as_here(code: str) -> str:
+    """Return code that runs with the module path of this process.
 
     With `-m` Python looks in the current folder first, where a `compress.py` may lie.
     """
-    return (
-        f"import sys; sys.path[:] = {sys.path}; import compress.run; sys.exit(compress.run.main())"
-    )
+    return f"import sys; sys.path[:] = {sys.path}; {code}"
 
 
 class RunError(Exception):
@@ -246,10 +269,17 @@ class _Table:
             students, gains = students_of(home), compare(self.plain, home)
             method: MethodGain = {"distill": entries, **students, **gains, "equal_time": None}
             if self.options.equal_time:
-                steps = max(1, round(method["steps"] * method["step_ms"] / self._plain_step_ms()))
+                ratio = measured_step_ratio(home)
+                steps = ratio.plain_steps(method["steps"])
                 longer = (f"train.steps={steps}", "train.epochs=null")
-                plain = self.work.run(f"{run}-equal-time", *PLAIN, *self.settings, *longer)
-                method["equal_time"] = {**students_of(plain), **compare(plain, home)}
+                name = f"{run}-equal-time-{steps}"
+                plain = self.work.run(name, *PLAIN, *self.settings, *longer)
+                cost: StepCost = {"ratio": ratio.ratio, "ci95": ratio.ci95, "clock": ratio.clock}
+                method["equal_time"] = {
+                    "step_ratio": cost,
+                    **students_of(plain),
+                    **compare(plain, home),
+                }
             self.content["methods"][name] = method
             self.content["unlabeled"] = split_sizes(home).get("unlabeled", 0)
         except RunError as error:
@@ -258,9 +288,6 @@ class _Table:
             sys.stderr.write(f"{run}: {error}\n")
             self.content["failed"][name] = str(error)
         self._write()
-
-    def _plain_step_ms(self) -> float:
-        return float(self.content["plain"]["step_ms"])
 
     def _write(self) -> None:
         tables: dict[str, Table] = {}
@@ -307,7 +334,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--equal-time",
         action="store_true",
-        help="also train a plain student for as many seconds, per method",
+        help="also train a plain student for steps of the same cost, per method",
     )
     parser.add_argument("--seeds", type=int, help="number of seeds; default: the recipe's")
     parser.add_argument(

@@ -51,8 +51,22 @@ class StudentRecord(Costs):
     ap_torch: list[float]
 
 
+class StepCost(TypedDict):
+    """Cost of a distilled step in plain ones, see `benchmarks/timing/step_ratio.py`."""
+
+    ratio: float
+    ci95: tuple[float, float]
+    clock: str
+
+
 class EqualTime(StudentRecord, Comparison):
-    """A plain student trained for as many seconds as the taught one, and the gain over it."""
+    """A plain student trained at the same cost as the taught one, and the gain over it.
+
+    Results made before the ratio was timed in turns have no `step_ratio`: their number of steps
+    compares wall times of different moments.
+    """
+
+    step_ratio: NotRequired[StepCost]
 
 
 class MethodGain(StudentRecord, Comparison):

@@ -253,6 +253,7 @@ def training_batches(
     unlabeled_batch: int = 0,
     pin: bool = False,
     device: torch.device | None = None,
+    cycle: int | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of `steps` steps from `start_step` on.
 
@@ -268,6 +269,8 @@ def training_batches(
         unlabeled_batch: pictures without labels per step, over all ranks.
         pin: prepare batches in pinned memory, for a GPU.
         device: send pictures there as bytes and convert them there; by default they stay here.
+        cycle: go through the batches of the first `cycle` steps over and over, to time steps with
+            pictures that are decoded already where the cache holds them.
 
     Raises:
         DataError: a set is smaller than its batch, a batch cannot be shared evenly by `world`, or
@@ -296,7 +299,8 @@ def training_batches(
     schedule = Schedule(
         len(data.train), batch, len(unlabeled or ()), unlabeled_batch, seed, rank, world
     )
-    keys = (schedule.keys(step) for step in range(start_step, start_step + steps))
+    numbers = range(start_step, start_step + steps)
+    keys = (schedule.keys(step if cycle is None else step % cycle) for step in numbers)
     pinned = pin and torch.cuda.is_available()
     produce = _by_processes(assembler, keys, workers, pinned) if workers else None
     return _finished(produce or _by_thread(assembler, keys, pinned), device)

@@ -133,6 +133,11 @@ class Distiller(Objective):
         """Return the names of the losses that are active at this step."""
         return frozenset(method.name for method, _ in self._active())
 
+    def phase(self, step: int, total: int) -> object:
+        """Return what tells steps of different cost apart: the active losses and their phases."""
+        self.at(step, total)
+        return tuple((method.name, method.loss.phase()) for method, _ in self._active())
+
     def separate(self) -> list[SeparateTraining]:
         """See `Objective.separate`."""
         found = [method.loss.separate() for method in self.methods]

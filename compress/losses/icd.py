@@ -162,6 +162,10 @@ class Icd(DistillationLoss):
             delay = min(USUAL_DELAY_STEPS, total // 4)
         self.student_rests = step < math.ceil(self.config.start * total) + delay
 
+    def phase(self) -> object:
+        """Return whether the imitation term is left out at this step."""
+        return self.student_rests
+
     def separate(self) -> SeparateTraining:
         """Return the decoder; the student's value projection learns with the student."""
         config = self.config

@@ -122,6 +122,10 @@ class Ikd(DistillationLoss):
         self.step, self.changes = step, step < self.config.changed_until * total
         self.base.at(step, total)
 
+    def phase(self) -> object:
+        """Return whether pictures are disturbed and a view is due, and the base method's phase."""
+        return self.changes, self._due(), self.base.phase()
+
     def separate(self) -> SeparateTraining | None:
         """Return the base method's part that is trained apart."""
         return self.base.separate()

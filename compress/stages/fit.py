@@ -68,11 +68,11 @@ def fit(
     objective = build()
     detector: Detector = objective.student
     size = (data.input_height, data.input_width)
-    precision, why = _precision(session, objective, config, size)
-    unlabeled_batch = _unlabeled(data, config, objective)
-    batches = batches_of(session, data, config, seed, unlabeled=unlabeled_batch)
+    precision, why = choose_precision(session, objective, config, size)
+    also = unlabeled_batch(data, config, objective)
+    batches = batches_of(session, data, config, seed, unlabeled=also)
     total = steps or config.total_steps(steps_per_epoch(data, config.batch))
-    unlabeled = f", {len(data.unlabeled)} unlabelled" if unlabeled_batch and data.unlabeled else ""
+    unlabeled = f", {len(data.unlabeled)} unlabelled" if also and data.unlabeled else ""
     session.console.say(
         f"{name}: {total} steps of {config.batch} of {len(data.train)} pictures{unlabeled}, "
         f"{count_parameters(detector) / 1e6:.3f}M parameters, {why}"
@@ -116,7 +116,7 @@ def fit(
     return room
 
 
-def _precision(
+def choose_precision(
     session: Session, objective: Distiller, config: TrainConfig, size: tuple[int, int]
 ) -> tuple[Precision, str]:
     """Choose the precision of this training; with several processes, the first one chooses."""
@@ -153,7 +153,7 @@ def _summary(trained: Trained) -> dict[str, object]:
     }
 
 
-def _unlabeled(data: Data, config: TrainConfig, objective: Distiller) -> int:
+def unlabeled_batch(data: Data, config: TrainConfig, objective: Distiller) -> int:
     """Return the number of pictures without labels per step; 0 without distillation terms."""
     if data.unlabeled is None or not objective.losses:
         return 0
@@ -246,9 +246,21 @@ def evaluate_torch(
 
 
 def batches_of(
-    session: Session, data: Data, config: TrainConfig, seed: int, *, unlabeled: int = 0
+    session: Session,
+    data: Data,
+    config: TrainConfig,
+    seed: int,
+    *,
+    unlabeled: int = 0,
+    cycle: int | None = None,
 ) -> Batches:
-    """Return the source of this process's batches, with `unlabeled` pictures in each."""
+    """Return the source of this process's batches, with `unlabeled` pictures in each.
+
+    With `cycle` only so many different batches come, prepared in this process on a CPU, whose
+    clock cannot see other processes.
+    """
+    device = session.torch_device()
+    workers = 0 if cycle is not None and device.type == "cpu" else config.workers
 
     def batches(first: int, count: int) -> Iterator[Batch]:
         return training_batches(
@@ -259,10 +271,11 @@ def batches_of(
             steps=count,
             rank=session.rank,
             world=session.world,
-            workers=config.workers,
+            workers=workers,
             unlabeled_batch=unlabeled,
-            pin=session.torch_device().type == "cuda",
-            device=session.torch_device(),
+            pin=device.type == "cuda",
+            device=device,
+            cycle=cycle,
         )
 
     return batches

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import Field, JsonValue
 
 from benchmarks.record import Record
+from benchmarks.timing.step_ratio import StepRatio
 from compress.recipe_source import Tree
 from compress.training.objective import Term
 from export.atomic import write_json, write_text
@@ -19,6 +20,7 @@ try:
 except ImportError:  # Windows has no flock; two processes in one folder are not detected there
     fcntl = None  # type: ignore[assignment]
 
+EQUAL_TIME = "equal_time.json"  # in the run's folder
 Difference = tuple[str, str, str]  # dotted key, before, after
 
 
@@ -66,6 +68,14 @@ class TrainingRecord(Record):
 def read_record(room: Path) -> TrainingRecord:
     """Read `training.json` of a finished room."""
     return TrainingRecord.model_validate_json((room / "training.json").read_text(encoding="utf-8"))
+
+
+def read_step_ratio(home: Path) -> StepRatio | None:
+    """Return what a run has recorded about equal time; None if it has not measured it."""
+    path = home / EQUAL_TIME
+    if not path.exists():
+        return None
+    return StepRatio.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def once(room: Path, make: Callable[[Path], None]) -> Path:

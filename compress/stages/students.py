@@ -1,18 +1,35 @@
 """Train the students of a run, baseline and distilled, from the same initial weights."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from benchmarks.timing.step_ratio import StepRatio
+from compress.console import Console
+from compress.data.loading import steps_per_epoch
 from compress.detector import Detector
 from compress.distillation.distiller import Distiller
 from compress.losses.parts.classifier import Classifier
 from compress.parts.pretrained import load_starting_weights
 from compress.parts.weights import inherit, load_weights
-from compress.stages.fit import fit
+from compress.stages.fit import batches_of, choose_precision, fit, unlabeled_batch
 from compress.stages.model_name import ModelName, Role
 from compress.stages.opened import Run, Teacher
-from compress.stages.rundir import read_record
+from compress.stages.rundir import EQUAL_TIME, read_record, read_step_ratio
 from compress.stages.teachers import warn_of_a_weak_teacher
+from compress.tracking.tracker import Trackers
+from compress.training.loop import TrainJob
+from compress.training.paired_steps import (
+    CYCLE,
+    MOST,
+    Samples,
+    parts_of,
+    step_ratio,
+    time_in_turns,
+)
+from export.atomic import write_json
 
 Rooms = dict[ModelName, Path]  # finished folders in models/, stages included
 Taught = Callable[[Detector, int], Distiller]
@@ -38,7 +55,10 @@ class StudentTraining:
     def train(self, seed: int, teacher_aps: Mapping[ModelName, float | None]) -> Rooms:
         """Train all students of one seed; return their folders, stages included."""
         recipe, rooms = self.run.recipe, Rooms()
-        plain = ModelName(seed, "baseline")
+        plain, longer = ModelName(seed, "baseline"), ModelName(seed, "baseline_equal_time")
+        ratio: StepRatio | None = None
+        if recipe.has_equal_time and not (self.run.home / "models" / str(longer)).exists():
+            ratio = self.equal_time()
         if recipe.has_baseline:
             rooms |= self._stages(seed, "baseline", lambda student, _: Distiller(student))
             for name, ap in teacher_aps.items():
@@ -46,10 +66,69 @@ class StudentTraining:
         taught = self._stages(seed, "student", self._distilled)
         rooms |= taught
         if recipe.has_equal_time:
-            steps = equal_time_steps(rooms[plain], list(taught.values()))
-            name = ModelName(seed, "baseline_equal_time")
-            rooms[name] = self._fit(name, seed, lambda: Distiller(self._first(seed)), steps)
+            taken = sum(read_record(room).steps for room in taught.values())
+            steps = None if ratio is None else ratio.plain_steps(taken)
+            rooms[longer] = self._fit(longer, seed, lambda: Distiller(self._first(seed)), steps)
         return rooms
+
+    def equal_time(self, most: int = MOST) -> StepRatio:
+        """Return the cost of a distilled step in plain ones: as recorded, or measured now.
+
+        It is measured once per run, before the students train, on the recipe's own batches, with
+        students of the first seed that are made for it, in at most so many rounds per part of the
+        schedule. The file `equal_time.json` keeps it.
+        """
+        session = self.run.session
+        path = session.home / EQUAL_TIME
+        found = read_step_ratio(session.home) if session.rank == 0 else None
+        if session.world > 1:
+            found = session.fabric("32-true").broadcast(found)
+        if found is not None:
+            return found
+        session.console.say("equal time: timing distilled and plain steps in turns")
+        quiet = replace(session, console=Console(quiet=True), trackers=Trackers())
+        apart = StudentTraining(replace(self.run, session=quiet), self.teachers, self.classifier)
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=devices):
+            timed = [apart._time_stage(stage, most) for stage in range(len(self.teachers))]
+        samples = [one for stage in timed for one in stage]
+        measured = step_ratio(samples, session.torch_device())
+        if session.world > 1:
+            measured = session.fabric("32-true").broadcast(measured)
+        if session.rank == 0:
+            write_json(measured.model_dump(mode="json"), path)
+        session.console.say(f"equal time: {measured.sentence()}")
+        return measured
+
+    def _time_stage(self, stage: int, most: int) -> list[Samples]:
+        """Time the steps of one stage against plain ones, in every part of its schedule."""
+        run, config, seed = self.run, self.run.recipe.train, self.run.recipe.seed
+        session, data = run.session, run.data
+        total = config.total_steps(steps_per_epoch(data, config.batch))
+        plain = Distiller(self._first(seed))
+        taught = self._distilled(self._first(seed), stage)
+        size = (data.input_height, data.input_width)
+        precision, _ = choose_precision(session, taught, config, size)
+
+        def job(objective: Distiller) -> TrainJob:
+            name = str(run.stages_of(seed, "student")[stage])
+            also = unlabeled_batch(data, config, objective)
+            cycle = CYCLE * config.accumulate
+            return TrainJob(
+                name=name,
+                objective=objective,
+                batches=batches_of(session, data, config, seed, unlabeled=also, cycle=cycle),
+                config=config,
+                total=total,
+                live=session.home / "training" / f"{name}-timed",  # never written
+                evaluate=lambda _: {},
+                fabric=session.fabric(precision),
+                seed=seed,
+                console=session.console,
+            )
+
+        parts = parts_of(total, lambda step: taught.phase(step, total))
+        return time_in_turns(job(plain), job(taught), parts, most=most)
 
     def _stages(self, seed: int, role: Role, objective: Taught) -> Rooms:
         rooms = Rooms()
@@ -107,11 +186,3 @@ class StudentTraining:
             precision=teacher.config.precision,
             classifier=self.classifier,
         )
-
-
-def equal_time_steps(baseline: Path, stages: Sequence[Path]) -> int:
-    """Return the number of baseline steps that take as long as all stages of the student."""
-    seconds = sum(read_record(stage).seconds or 0.0 for stage in stages)
-    step_ms = read_record(baseline).step_ms
-    assert step_ms is not None  # the baseline was trained here
-    return max(1, round(seconds / step_ms * 1000))

@@ -23,7 +23,7 @@ from compress.stages.classifier import NAME as CLASSIFIER
 from compress.stages.classifier import describe_accuracy
 from compress.stages.model_name import ModelName, Role
 from compress.stages.opened import Run
-from compress.stages.rundir import read_record
+from compress.stages.rundir import read_record, read_step_ratio
 from compress.stages.ship import Evaluated
 from compress.stages.students import Rooms
 
@@ -48,6 +48,7 @@ def summarize(
         environment={**environment(), "device": str(run.session.torch_device())},
         training=training,
         gain=_gain(run, accuracy),
+        equal_time=read_step_ratio(run.home) if run.recipe.has_equal_time else None,
         rows=tuple(_rows(run, table)),
         speed=tuple(_speed(run.recipe, latency)),
         per_class={_title(row): row.per_class for row in table if row.backend != "torch"},
@@ -208,6 +209,7 @@ def _notes(run: Run, rooms: Rooms) -> list[str]:
                 f"Distillation terms of {name} relative to the task loss (and their gradients "
                 f"relative to its gradient at the shared features) after {step} steps: {sizes}."
             )
+    notes += _equal_time_notes(run, rooms)
     if "fp16" in recipe.export.precisions:
         notes.append(
             "ONNX Runtime's CPU kernels compute FP16 files in FP32 and convert before and after; "
@@ -224,6 +226,29 @@ def _notes(run: Run, rooms: Rooms) -> list[str]:
             "to E4M3 and computes in FP32; latency only on such a GPU."
         )
     return notes
+
+
+def _equal_time_notes(run: Run, rooms: Rooms) -> list[str]:
+    """Say how many steps of the baseline cost as much as the student's, and how that is known."""
+    ratio = read_step_ratio(run.home)
+    if not run.recipe.has_equal_time:
+        return []
+    if ratio is None:
+        return [
+            "The steps of the equal-time baseline are those of an earlier version, which compared "
+            "wall times of different moments."
+        ]
+    found = []
+    for seed in run.seeds:
+        longer = read_record(rooms[ModelName(seed, "baseline_equal_time")]).steps
+        names = run.stages_of(seed, "student")
+        taken = sum(read_record(rooms[name]).steps for name in names)
+        found.append(f"{longer} plain steps for {taken} distilled ones")
+    counts = "; ".join(dict.fromkeys(found))
+    return [
+        f"Equal time is equal cost of the steps: {counts}, as {ratio.sentence()}. Training of the "
+        "teacher and of a classifier is not counted."
+    ]
 
 
 def _refused(home: Path) -> list[str]:

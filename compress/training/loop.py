@@ -108,12 +108,12 @@ def train(job: TrainJob) -> Trained:
         KeyboardInterrupt: after the first Ctrl-C, once the state is saved; a second quits at once.
     """
     job.live.mkdir(parents=True, exist_ok=True)
-    loop = _Loop(job)
+    loop = Loop(job)
     with interruptible(job.console) as interrupted:
         return loop.run(interrupted)
 
 
-class _Loop:
+class Loop:
     """The state of one training run: restore, step, evaluate, save."""
 
     def __init__(self, job: TrainJob) -> None:
@@ -198,12 +198,12 @@ class _Loop:
         saved = time.monotonic()
         stopped = self._reason_to_stop(self._budget_spent()) if self.step else ""
         with (
-            contextlib.closing(_closable(stream)) as feed,
+            contextlib.closing(closable(stream)) as feed,
             self.job.trackers.training(self.job.name, self.step) as log,
             self.job.console.progress(self.job.name, self.job.total, self.step) as progress,
         ):
             while self.step < self.job.total and not stopped:
-                loss = self._take_step(feed)
+                loss = self.take_step(feed)
                 progress.update(self.step, f"loss {loss:.3f}{self._ap()}")
                 spent = self._agree(self._budget_spent())
                 late = self._agree(time.monotonic() - saved > self.config.checkpoint_every_s)
@@ -220,7 +220,8 @@ class _Loop:
             self.job.console.say(f"{self.job.name}: stopped at step {self.step}: {stopped}")
         return Trained(self._weights(), self.rows, self.terms, self.step, self.seconds, stopped)
 
-    def _take_step(self, feed: Iterator[Batch]) -> float:
+    def take_step(self, feed: Iterator[Batch]) -> float:
+        """Take one optimiser step on the next batches of `feed`; return the loss."""
         start = time.perf_counter()
         # Randomness depends on seed, step and rank alone, so a resumed run draws the same.
         torch.manual_seed(_mix(self.job.seed, self.step, self.fabric.global_rank))
@@ -394,5 +395,6 @@ def _channels_last(batch: Batch) -> Batch:
     return Batch(images, batch.targets, batch.sizes, batch.image_ids, batch.labeled)
 
 
-def _closable(stream: Iterator[Batch]) -> Generator[Batch, None, None]:
+def closable(stream: Iterator[Batch]) -> Generator[Batch, None, None]:
+    """Return `stream` as a generator, which can be closed before its end."""
     return stream if isinstance(stream, Generator) else (batch for batch in stream)

@@ -13,6 +13,7 @@ import torch
 from benchmarks.timing.load import LoadWatch
 from compress.plan import Cost, Pass, Stage, _student_stages, _why_useless
 from compress.run import main
+from export.atomic import write_json
 from tests.compress.smoke import opened_smoke, write_smoke
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,9 +99,25 @@ def test_the_longest_baseline_trains_as_long_as_the_student_and_its_teacher_thin
     assert longer.steps == round(baseline.steps * 5 / 3)
 
 
+def test_the_plan_of_a_begun_run_takes_the_ratio_that_it_has_recorded(tmp_path: Path) -> None:
+    run = opened_smoke(tmp_path, EQUAL_TIME)
+    run.home.mkdir()
+    part = {"name": "seed0-student", "steps": 4, "ratio": 1.6, "ci95": (1.5, 1.7), "rounds": 10}
+    part |= {"plain_ms": 10.0, "distilled_ms": 16.0}
+    record = {"ratio": 1.6, "ci95": (1.5, 1.7), "clock": "", "device": "cpu", "threads": 1}
+    write_json({**record, "parts": [part]}, run.home / "equal_time.json")
+    unknown = [Cost(None, 1e6), Cost(None, 1e6)]
+    longer = _student_stages(run, 0, run.build_student(seed=0), unknown)[-1]
+    assert (longer.steps, longer.minutes) == (6, None)  # 4 steps times 1.6
+    _, _, longer = _student_stages(
+        run, 0, run.build_student(seed=0), [Cost(1.0, 1e6), Cost(9.0, 1e6)]
+    )
+    assert longer.steps == 6
+
+
 def test_a_stage_is_told_with_its_minutes_if_they_are_known() -> None:
     stage = Stage("teacher", 950, 562_000, 0.1, None)
     assert stage.line() == "  teacher: 950 steps, 0.562M parameters, 0.1 GiB"
     timed = Stage("teacher", 950, 562_000, 0.1, 2.54)
     assert timed.line() == "  teacher: 950 steps, 0.562M parameters, 0.1 GiB, about 2.5 min"
-    assert "as many steps as the student's time allows" in Stage("b", None, 1, 0.1, None).line()
+    assert "as many steps as cost what the student's do" in Stage("b", None, 1, 0.1, None).line()

@@ -124,7 +124,7 @@ class DistillationLoss(nn.Module, ABC):
     """Weighted, named terms of one method; owns its adapters, which are trained and then dropped.
 
     A subclass narrows `config` to its own settings class and defines `terms`. It may also override
-    `at`, `separate`, `use_classifier`, `compared`, `disturb`, `view` and `view_terms`.
+    `at`, `phase`, `separate`, `use_classifier`, `compared`, `disturb`, `view` and `view_terms`.
 
     Attributes:
         config: the settings that built it.
@@ -178,6 +178,10 @@ class DistillationLoss(nn.Module, ABC):
 
     def at(self, step: int, total: int) -> None:
         """Receive the current step and the run's length, for a rule that changes with them."""
+
+    def phase(self) -> object:
+        """Return what tells steps of different cost apart; constant for a loss without a rule."""
+        return None
 
     def separate(self) -> SeparateTraining | None:
         """Return the part that is trained by an optimiser of its own, if there is one."""

@@ -13,6 +13,7 @@ from benchmarks.studies.gain_table import (
     EqualTime,
     Gains,
     MethodGain,
+    StepCost,
     StudentRecord,
     Table,
     gain,
@@ -61,7 +62,8 @@ def test_a_picture_is_drawn_with_and_without_intervals(tmp_path: Path) -> None:
     one, three = gain([0.5], [0.4]), gain([0.5, 0.6, 0.4], [0.4, 0.5, 0.5])
     costs: Costs = {"steps": 1, "step_ms": 1.0, "parameters": None}
     plain: StudentRecord = {"ap_onnx": [0.4, 0.5, 0.5], "ap_torch": [0.4, 0.5, 0.5], **costs}
-    longer: EqualTime = {"gain": one, "gain_torch": one, **plain}
+    cost: StepCost = {"ratio": 1.5, "ci95": (1.4, 1.6), "clock": ""}
+    longer: EqualTime = {"gain": one, "gain_torch": one, **plain, "step_ratio": cost}
     pkd: MethodGain = {"distill": [], "gain": one, "gain_torch": one, **plain, "equal_time": None}
     fgd: MethodGain = {**pkd, "gain": three, "equal_time": longer}
     table: Table = {
@@ -95,6 +97,7 @@ def test_a_table_compares_students_of_the_same_labels_seed_by_seed(tmp_path: Pat
     assert "all weights are 0" in found["failed"]["nothing"]
     method = found["methods"]["defeat"]
     assert method["steps"] == found["plain"]["steps"] == 2
-    assert method["equal_time"]["steps"] >= 1
+    longer = method["equal_time"]
+    assert longer["steps"] == round(2 * longer["step_ratio"]["ratio"])
     assert method["gain"]["per_seed"] == [method["ap_onnx"][0] - found["plain"]["ap_onnx"][0]]
     assert path.with_suffix(".png").is_file()

@@ -87,8 +87,9 @@ def test_the_student_learns_from_each_teacher_and_the_baseline_restarts_as_often
     assert [records[name]["steps"] for name in (*stages, *plain)] == [4] * 4
     assert len({records[name]["teacher_sha256"] for name in stages}) == 2
     assert all(records[name]["teacher_sha256"] is None for name in plain)
-    seconds = sum(records[name]["seconds"] for name in stages)
-    assert records[longer]["steps"] == round(1000 * seconds / records[plain[-1]]["step_ms"])
+    ratio = json.loads((home / "equal_time.json").read_text())
+    assert [part["name"] for part in ratio["parts"]] == stages
+    assert records[longer]["steps"] == round(8 * ratio["ratio"])  # 4 steps under each teacher
 
 
 @pytest.mark.slow

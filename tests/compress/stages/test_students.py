@@ -1,0 +1,77 @@
+"""Equal time: what a distilled step costs, measured before the students train."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from compress.parts.weights import weights_hash
+from compress.stages.opened import Run
+from compress.stages.rundir import read_step_ratio
+from compress.stages.students import StudentTraining
+from tests.compress.smoke import opened_smoke
+
+EQUAL_TIME = "baseline.equal_time=true"
+# terms that are at rest in the first half, so that the schedule has two parts
+HALF = "distill=[{type: defeat, start: 0.5}, {type: gid, min_size_px: 2, start: 0.5}]"
+
+
+def students_of(run: Run) -> StudentTraining:
+    return StudentTraining(run, [(teacher, teacher.build(0)) for teacher in run.teachers], None)
+
+
+def test_the_cost_of_a_distilled_step_is_measured_once_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = opened_smoke(tmp_path, EQUAL_TIME, "data.augment.mosaic=0.5", quiet=False)
+    run.home.mkdir()
+    training = students_of(run)
+    torch.manual_seed(5)
+    state, teacher = torch.get_rng_state(), weights_hash(training.teachers[0][1])
+    found = training.equal_time(most=2)
+    assert found.ratio > 1
+    assert found.ci95[0] <= found.ratio <= found.ci95[1]
+    assert [(part.name, part.steps, part.rounds) for part in found.parts] == [
+        ("seed0-student", 4, 2)
+    ]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert weights_hash(training.teachers[0][1]) == teacher
+    assert sorted(path.name for path in run.home.iterdir()) == ["equal_time.json"]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 2
+    assert "a distilled step costs " in said
+
+    kept = json.loads((run.home / "equal_time.json").read_text())
+    (run.home / "equal_time.json").write_text(json.dumps({**kept, "ratio": 7.5}))
+    assert training.equal_time().ratio == 7.5
+    assert students_of(run).equal_time().ratio == 7.5
+
+
+def test_losses_that_rest_for_a_part_of_the_run_cost_nothing_there(tmp_path: Path) -> None:
+    run = opened_smoke(tmp_path, EQUAL_TIME, HALF)
+    run.home.mkdir()
+    found = students_of(run).equal_time(most=2)
+    resting, active = found.parts
+    assert (resting.steps, active.steps) == (2, 2)
+    assert resting.ratio < active.ratio
+    assert found.ratio == pytest.approx((resting.ratio + active.ratio) / 2)
+    assert read_step_ratio(run.home) == found
+
+
+@pytest.mark.slow
+def test_students_are_bit_for_bit_those_of_a_run_that_measured_nothing(tmp_path: Path) -> None:
+    trained = {}
+    for asked in ("true", "false"):
+        folder = tmp_path / asked
+        folder.mkdir()
+        run = opened_smoke(folder, f"baseline.equal_time={asked}", "student.norm=batch")
+        rooms = students_of(run).train(0, {})
+        trained[asked] = {str(name): room / "model.safetensors" for name, room in rooms.items()}
+        assert (read_step_ratio(run.home) is not None) == (asked == "true")
+    assert trained["true"].keys() - trained["false"].keys() == {"seed0-baseline_equal_time"}
+    for name, path in trained["false"].items():
+        alone, measured = load_file(path), load_file(trained["true"][name])
+        assert any("running_var" in key for key in alone)  # BatchNorm's statistics are compared too
+        assert all(torch.equal(alone[key], measured[key]) for key in alone), name

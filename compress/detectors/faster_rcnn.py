@@ -46,7 +46,7 @@ class FasterRcnnConfig(DetectorSettings):
     rpn_pre_nms_test: int = Field(default=1000, ge=1, le=3840)
     proposals: int = Field(default=300, ge=1, le=3840)  # per picture in the shipped model
     rois_per_image: PositiveInt = 512  # sampled for the loss of the second stage
-    # how candidates are pooled, in the shipped model too: both give the same, atlas is faster
+    # RoI pooling of the candidates, also in the exported model: same result, atlas is faster
     roi_align: RoiAlignForm = "atlas"
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "FasterRcnn":
@@ -120,7 +120,7 @@ class FasterRcnn(Detector):
         learns = self.training or "task" in wanted
         dense, scored, losses = None, None, {}
         if learns or samples or "dense" in wanted:
-            # torchvision's head cannot reshape the output of no image, so without labels all pass
+            # torchvision's heads fail on an empty batch, so without labels all images are passed
             whole = samples or "dense" in wanted or not batch.labeled
             count = len(batch.images) if whole else batch.labeled
             objectness, deltas = self._first_stage([feature[:count] for feature in features])
@@ -185,7 +185,7 @@ class FasterRcnn(Detector):
 
     def _first_losses(self, objectness: Tensor, deltas: Tensor, batch: Batch) -> dict[str, Tensor]:
         count, rpn = batch.labeled, self.head.rpn
-        if count == 0:  # of no picture: 0, and attached
+        if count == 0:  # an empty sum: 0, attached to the graph
             return {"rpn_objectness": objectness[:0].sum(), "rpn_box": deltas[:0].sum()}
         anchors = [self.anchors] * count
         labels, boxes = rpn.assign_targets_to_anchors(
@@ -221,12 +221,12 @@ class FasterRcnn(Detector):
         seen: int,
         given: Rois | None,
     ) -> tuple[Rois, dict[str, Tensor]]:
-        """Sample on the first `seen` pictures and score; losses are of the labelled alone.
+        """Sample and score proposals of the first `seen` pictures; losses use the labelled ones.
 
-        Returns the sample, or the `given` proposals, scored in the same pass as the sample is.
+        Return the scored sample, or the `given` proposals scored in the same pass.
         """
         if seen == 0:
-            zero = self.head.unused()  # of no picture: 0, and attached
+            zero = self.head.unused()  # an empty sum: 0, attached to the graph
             rois = self._no_rois(features[0])
             if given is not None:
                 rois = self._score_too(features, [], given)[1]
@@ -267,9 +267,9 @@ class FasterRcnn(Detector):
     def _score_too(
         self, features: Sequence[Tensor], boxes: Sequence[Tensor], given: Rois
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Rois]:
-        """Return what `_score` says of `boxes`, and the `given` proposals scored.
+        """Score `boxes` and the `given` proposals in one pass.
 
-        In one pass: the gradient of the largest layer is then computed once.
+        The gradient of the largest layer is then computed once.
         """
         pairs = list(zip_longest(boxes, given.boxes, fillvalue=given.boxes[0][:0]))
         counts = [len(side) for pair in pairs for side in pair]  # own and given, by picture
@@ -291,7 +291,7 @@ class FasterRcnn(Detector):
         embeddings: Tensor,
         target_deltas: Tensor,
     ) -> Rois:
-        """Move background from the first column to the last, and out of the deltas."""
+        """Convert to `Rois`: background becomes the last logit and has no deltas."""
         logits = torch.cat((logits[:, 1:], logits[:, :1]), dim=1)
         deltas = deltas.view(len(deltas), -1, 4)[:, 1:]
         predicted: Tensor = self.head.roi.box_coder.decode_single(

@@ -30,7 +30,7 @@ CENTRE_RADIUS = 1.5  # of centre sampling, in strides
 class FcosConfig(TowerSettings):
     """Settings of an FCOS.
 
-    A level takes the boxes whose longest distance from a point to an edge is between
+    A level is responsible for boxes whose longest distance from a point to an edge is between
     anchor_scale / 2 and anchor_scale strides (the paper's 4 and 8 at 800 px).
     """
 
@@ -46,7 +46,7 @@ class FcosHead(nn.Module):
 
     def __init__(self, config: FcosConfig, num_classes: int, levels: int) -> None:
         super().__init__()
-        # as in the paper, the head has GroupNorm beside a frozen backbone
+        # GroupNorm in the head, as in the paper, also with a frozen backbone
         norm: Norm = "batch" if config.norm == "batch" else "group"
         self.class_tower, self.box_tower, width = build_towers(config, levels, norm)
         self.predictor = tv.FCOSHead(width, 1, num_classes, num_convs=0)
@@ -56,7 +56,7 @@ class FcosHead(nn.Module):
         return self.predict(self.class_tower(features), self.box_tower(features))
 
     def predict(self, in_class: list[Tensor], in_box: list[Tensor]) -> Raw:
-        """Return the predictions, float32, from what the towers put out."""
+        """Return the predictions, float32, from the towers' outputs."""
         boxes, centerness = self.predictor.regression_head(in_box)
         return {
             "cls_logits": self.predictor.classification_head(in_class).float(),
@@ -126,7 +126,7 @@ class Fcos(Detector):
         return torch.stack([self._match(image_boxes) for image_boxes in boxes]) >= 0
 
     def _match(self, boxes: Tensor) -> Tensor:
-        """Return the (P,) index of the smallest of (n, 4) boxes that takes a point, or -1."""
+        """Return per point (P,) the index of the smallest matching box of (n, 4), or -1."""
         if len(boxes) == 0:
             return torch.full((len(self.anchors),), -1, device=self.anchors.device)
         boxes = boxes.to(self.anchors)
@@ -162,7 +162,7 @@ class Fcos(Detector):
             }
         else:
             losses = {
-                "classification": raw["cls_logits"].sum(),  # of no picture: 0, and attached
+                "classification": raw["cls_logits"].sum(),  # an empty sum: 0, attached to the graph
                 "box": raw["bbox_regression"].sum(),
                 "centerness": raw["bbox_ctrness"].sum(),
             }

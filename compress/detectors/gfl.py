@@ -45,7 +45,7 @@ class GflHead(nn.Module):
 
     def __init__(self, config: GflConfig, num_classes: int, levels: int) -> None:
         super().__init__()
-        # as in the paper, the head has GroupNorm beside a frozen backbone
+        # GroupNorm in the head, as in the paper, also with a frozen backbone
         norm: Norm = "batch" if config.norm == "batch" else "group"
         self.class_tower, self.box_tower, before = build_towers(config, levels, norm)
         self.class_logits = nn.Conv2d(before, num_classes, 3, padding=1)

@@ -52,7 +52,7 @@ class RetinaNetHead(nn.Module):
         self, config: RetinaNetConfig, anchors_per_cell: int, num_classes: int, levels: int
     ) -> None:
         super().__init__()
-        # as in the paper, no layer of the head is normalised beside a frozen backbone
+        # with a frozen backbone the head has no normalisation, as in the paper
         norm: Norm | None = None if config.norm == "frozen" else config.norm
         self.class_tower, self.box_tower, width = build_towers(config, levels, norm)
         predictor = tv.RetinaNetHead(width, anchors_per_cell, num_classes)
@@ -65,7 +65,7 @@ class RetinaNetHead(nn.Module):
         return self.predict(self.class_tower(features), self.box_tower(features))
 
     def predict(self, in_class: list[Tensor], in_box: list[Tensor]) -> Raw:
-        """Return the predictions, float32, from what the towers put out."""
+        """Return the predictions, float32, from the towers' outputs."""
         return {
             "cls_logits": self.predictor.classification_head(in_class).float(),
             "bbox_regression": self.predictor.regression_head(in_box).float(),
@@ -130,7 +130,7 @@ class RetinaNet(Detector):
         """Return torchvision's losses; see `OneStage`."""
         if not targets:
             return {
-                "classification": raw["cls_logits"].sum(),  # of no picture: 0, and attached
+                "classification": raw["cls_logits"].sum(),  # an empty sum: 0, attached to the graph
                 "box": raw["bbox_regression"].sum(),
             }
         matches = [match_overlaps(self.matcher, self.anchors, t.boxes) for t in targets]

@@ -1,8 +1,8 @@
 """SSD (Liu et al. 2016) and SSDLite (Sandler et al. 2018) on torchvision's heads and default boxes.
 
-No pyramid: each level is a map of the backbone, or made from the one before it, so that channels
-differ from level to level. Classes are a softmax with background; `Dense.class_logits` are each
-class's log-odds, whose sigmoid is the softmax's probability, so that losses see what they know.
+There is no pyramid: a level is a map of the backbone or is computed from the level before, so
+levels differ in channels. Classes are a softmax with background; `Dense.class_logits` are the
+log-odds of each class, whose sigmoid is the softmax probability, as losses on dense predictions expect.
 """
 
 from collections.abc import Sequence
@@ -195,7 +195,7 @@ class Ssd(Detector):
             losses = {"classification": found["classification"], "box": found["bbox_regression"]}
         else:
             losses = {
-                "classification": raw["cls_logits"].sum(),  # of no picture: 0, and attached
+                "classification": raw["cls_logits"].sum(),  # an empty sum: 0, attached to the graph
                 "box": raw["bbox_regression"].sum(),
             }
         share = own_share(matches, self.anchors)
@@ -204,8 +204,8 @@ class Ssd(Detector):
     def candidates(self, images: Tensor) -> Candidates:
         """Return the best boxes of each class, then the best of all; see `Detector.candidates`.
 
-        As in torchvision, each class keeps its own `pre_nms` best, so that a common class does not
-        crowd out a rare one.
+        As in torchvision, each class keeps its own `pre_nms` best, so that a frequent class does
+        not displace a rare one.
         """
         features = self.maps(images)
         check_maps(features, self.map_sizes)

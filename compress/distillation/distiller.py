@@ -52,11 +52,11 @@ class Distiller(Objective):
     """The training objective: a student's task losses and the distillation losses.
 
     The teacher is held outside the module tree, so it is in no `state_dict`, gets no gradient and
-    no optimiser; it always runs in eval mode. A loss whose schedule is at 0 costs nothing: neither
-    it nor the outputs that it alone needs are computed.
+    no optimiser; it always runs in eval mode. A loss whose schedule is at 0 is not
+    computed, nor are outputs that only it needs.
 
-    The teacher runs under `no_grad`. `inference_mode` takes the same time, as convolutions
-    dominate, and its tensors cannot be saved for backward, so that the losses would need copies.
+    The teacher runs under `no_grad`, not `inference_mode`: its tensors could not be saved for
+    backward without copies, and the time is the same.
     """
 
     student: Detector
@@ -186,7 +186,7 @@ class Distiller(Objective):
         return self._attach_idle(terms), shared
 
     def _attach_idle(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Attach the adapters of inactive losses to the graph: other processes wait for them."""
+        """Attach the adapters of inactive losses to the graph, as DDP waits for all gradients."""
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return terms
         active = {method.name for method, _ in self._active()}
@@ -198,7 +198,7 @@ class Distiller(Objective):
         return terms
 
     def _outputs(self, batch: Batch) -> tuple[Outputs, Outputs]:
-        """Run both models on the same batch and, where RoIs are compared, on the same proposals."""
+        """Run both models on the same batch and, if RoIs are compared, on the same proposals."""
         wanted, of_teacher = self.wanted, self.wanted_of_teacher
         if not of_teacher:
             return self.student(batch, wanted), Outputs(())

@@ -51,8 +51,8 @@ def as_seen_by(student: DetectorSpec, teacher: DetectorSpec) -> DetectorSpec:
 def teacher_columns(student: DetectorSpec, teacher: DetectorSpec) -> list[int] | None:
     """Return the indices of the student's classes among the teacher's.
 
-    None when both have the same classes in the same order, when a side does not know its names, or
-    when the teacher lacks one: then class scores cannot be compared, and `check_classes` says so.
+    None if both have the same classes in the same order, if a side has no class names, or if the
+    teacher lacks a class: `check_classes` reports the last case.
     """
     if not student.classes or not teacher.classes or student.classes == teacher.classes:
         return None
@@ -62,13 +62,13 @@ def teacher_columns(student: DetectorSpec, teacher: DetectorSpec) -> list[int] |
 
 
 def choose_classes(outputs: Outputs, columns: Sequence[int]) -> Outputs:
-    """Return a teacher's outputs with the student's K classes alone, in the student's order.
+    """Select the student's K classes from a teacher's outputs, in the student's order.
 
     Background stays the last column of RoI logits; a RoI of a class that the student lacks gets
     the label of background. A proposal network's one class, object, stays.
     """
     dense, rois, towers = outputs.dense, outputs.rois, outputs.towers
-    # a proposal network has one column, whatever the classes; RoIs then carry them
+    # a proposal network has one class; the RoIs have the classes
     if dense is not None and rois is None and dense.class_logits.shape[-1] > 1:
         dense = _choose_dense(dense, columns)
     if towers is not None:

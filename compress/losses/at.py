@@ -1,7 +1,8 @@
-"""AT: imitate where the maps are strong (Zagoruyko and Komodakis, ICLR 2017).
+"""AT: imitate spatial attention maps (Zagoruyko and Komodakis, ICLR 2017).
 
-The attention of a map is its mean square over channels, so the two may have any number of them.
-Departs from the paper in the mean over all entries instead of a norm, as the OpenMMLab toolkit has.
+A map's attention is its mean square over channels, so student and teacher may have different
+numbers of channels. Departs from the paper, as the OpenMMLab toolkit does: the squared difference
+is averaged over all entries instead of taking a norm.
 """
 
 from typing import Literal
@@ -18,7 +19,7 @@ from compress.losses.parts.loss import DistillationLoss
 
 
 class AtConfig(MapSection):
-    """Which levels count."""
+    """Settings of AT: the levels in use."""
 
     type: Literal["at"]
     levels: PositiveInt | None = None  # how many of the finest; None: all
@@ -29,7 +30,7 @@ class AtConfig(MapSection):
 
 
 class At(DistillationLoss):
-    """One term, without parameters."""
+    """The attention term; it has no parameters."""
 
     config: AtConfig
 

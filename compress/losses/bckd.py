@@ -1,9 +1,9 @@
-"""BCKD: each class as a question of its own, and boxes by GIoU (Yang et al., ICCV 2023).
+"""BCKD: binary cross entropy per class, and GIoU between boxes (Yang et al., ICCV 2023).
 
-At every location of a dense head that the task loss does not ignore. The classes' cross entropies
-are weighted by the gap between the scores, the boxes by the largest gap of their location. Of two
-two-stage detectors, the dense heads are the proposal networks, with one class. Departs from the
-released code in one place: levels without positives count too.
+Both terms use every location of the dense head that the task loss does not ignore. The cross
+entropy of a class is weighted by the gap between the two scores, the box term by the largest gap
+at its location. With two-stage detectors the dense heads are the proposal networks, with one class.
+Departs from the released code in one place: levels without positives are included.
 """
 
 from typing import Literal
@@ -25,7 +25,7 @@ from compress.losses.parts.responses import (
 
 
 class BckdConfig(LossSection):
-    """What the two terms weigh."""
+    """Weights of the class and the box term."""
 
     type: Literal["bckd"]
     class_weight: NonNegativeFloat = 1.0

@@ -1,10 +1,11 @@
 """CrossKD: pass the student's maps through the teacher's last layers (Wang et al., CVPR 2024).
 
-A map of each student tower is given the teacher's statistics and passed through the rest of the
-teacher's frozen head; the result is compared with the teacher's own predictions. The student's
-own predictions, which the task loss may pull elsewhere, take no part. Three forms follow the
-released code: that of GFL (distributions of the edges), of RetinaNet (GIoU) and of FCOS (-log IoU,
-divided by centreness targets). ATSS's centreness term has no detector here that needs it.
+A map of each student tower is normalised to the teacher's channel statistics and passed through
+the remaining layers of the teacher's frozen head; the result is compared with the teacher's own
+predictions. The student's own predictions, which are trained by the task loss, are not used. Three
+forms follow the released code: GFL (edge distributions), RetinaNet (GIoU) and FCOS (-log IoU,
+divided by the centreness targets). The centreness term for ATSS is left out: no detector here has
+that head.
 """
 
 from typing import Literal
@@ -36,21 +37,21 @@ LEAST_IOU = 1e-6
 
 
 class CrossKdConfig(LossSection):
-    """Where the student's maps enter the teacher's head, and how its predictions are compared.
+    """Entry layer into the teacher's head, and the form and weights of both terms.
 
-    What is left out takes the value that the authors chose for the family: `index` the last layer
-    (FCOS the last but one), `class_weight` 1 (FCOS 0.4), `box` dfl where both have distributions,
-    iou for FCOS, else giou, `box_weight` 4, 0.75 and 1 for these.
+    Defaults are the authors' values for the family: `index` is the last layer (FCOS: the last but
+    one), `class_weight` 1 (FCOS: 0.4), `box` is dfl where both have distributions, iou for FCOS,
+    else giou, and `box_weight` is 4, 0.75 and 1 for these.
     """
 
     type: Literal["crosskd"]
-    index: int | None = Field(None, ge=0)  # layers of the towers that are the student's
+    index: int | None = Field(None, ge=0)  # tower layers taken from the student
     class_weight: NonNegativeFloat | None = None
     beta: NonNegativeFloat = 1.0  # power of the gap between scores in the class term
     box: BoxTerm | None = None
     box_weight: NonNegativeFloat | None = None
     temperature: PositiveFloat = 1.0  # of the dfl term, which is multiplied by its square
-    normalizer: Literal["positives", "centerness"] | None = None  # dfl has its own: its weights
+    normalizer: Literal["positives", "centerness"] | None = None  # dfl divides by its weights
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return what to ask of both detectors."""
@@ -62,7 +63,7 @@ class CrossKdConfig(LossSection):
         return frozenset(needs)
 
     def entry(self, teacher: DetectorSpec) -> int:
-        """Return how many layers of the towers are the student's."""
+        """Return how many tower layers are taken from the student."""
         left = 2 if teacher.family == "fcos" else 1
         return max(0, teacher.tower_depth - left) if self.index is None else self.index
 
@@ -75,7 +76,7 @@ class CrossKdConfig(LossSection):
         return "iou" if teacher.family == "fcos" else "giou"
 
     def divisor(self, teacher: DetectorSpec) -> Literal["positives", "centerness"]:
-        """Return what the class term, and a box term but dfl, is divided by."""
+        """Return the divisor of the class term and of box terms other than dfl."""
         if self.normalizer is not None:
             return self.normalizer
         return "centerness" if teacher.family == "fcos" else "positives"
@@ -221,10 +222,10 @@ class CrossKd(DistillationLoss):
 
 
 def restyle(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the student's map with the mean and the deviation of the teacher's, by channel.
+    """Normalise the student's map to the teacher's mean and standard deviation, per channel.
 
-    Over batch and cells. A channel of a single cell in the whole batch has no deviation: it becomes
-    the teacher's, as a constant channel does.
+    Statistics are taken over batch and cells. A constant channel, or one with a single cell in the
+    whole batch, takes the teacher's mean.
 
     Shapes: (B, C, H, W).
     """

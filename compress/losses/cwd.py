@@ -1,8 +1,8 @@
-"""CWD: imitate where each channel is active (Shu et al., ICCV 2021).
+"""CWD: imitate the spatial distribution of each channel (Shu et al., ICCV 2021).
 
-Every channel becomes a distribution over the cells of its map. The paper is on segmentation; the
-weight and temperature for detectors' maps are those of the OpenMMLab toolkit. For dense class
-logits no published setting is known; there a channel is one class at one of a cell's anchors.
+Each channel is turned into a distribution over the cells of its map by a softmax. The paper is on
+segmentation; weight and temperature for detectors follow the OpenMMLab toolkit. No published
+settings are known for dense class logits; there a channel is one class at one anchor of a cell.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from compress.losses.parts.loss import DistillationLoss
 
 
 class CwdConfig(MapSection):
-    """What is compared and how sharp the distributions are."""
+    """What is compared, and the temperature."""
 
     type: Literal["cwd"]
     weight: PositiveFloat | Literal["auto"] = 10.0
@@ -52,7 +52,7 @@ class CwdConfig(MapSection):
 
 
 class Cwd(DistillationLoss):
-    """One term, on maps or on class logits; a 1x1 convolution where maps' channels differ."""
+    """One term on maps or class logits; maps with other channels pass through a 1x1 convolution."""
 
     config: CwdConfig
 
@@ -85,7 +85,7 @@ class Cwd(DistillationLoss):
 def class_maps(dense: Dense | None, features: Sequence[Tensor]) -> list[Tensor]:
     """Return the class logits as L maps (B, A * K, H_l * W_l).
 
-    A cell's A anchors lie next to one another in (B, P, K), so each level's part is cut by cells.
+    The A anchors of a cell are adjacent in (B, P, K).
     """
     if dense is None or len(dense.level_counts) != len(features):
         raise ValueError("class logits by level are compared; give Dense.level_counts for each map")
@@ -100,7 +100,7 @@ def class_maps(dense: Dense | None, features: Sequence[Tensor]) -> list[Tensor]:
 def channel_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return KL(teacher | student) of the distributions over cells, times temperature squared.
 
-    Shapes: (B, C, H, W) or (B, C, cells). It is the mean over pictures and channels.
+    Shapes: (B, C, H, W) or (B, C, cells). The result is the mean over pictures and channels.
     """
     own = functional.log_softmax(student.flatten(2) / temperature, dim=2)
     other = functional.log_softmax(teacher.flatten(2) / temperature, dim=2)

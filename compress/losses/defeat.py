@@ -1,8 +1,8 @@
-"""DeFeat: imitate object and background apart (Guo et al., CVPR 2021, Eq. 5 to 8).
+"""DeFeat: separate terms for objects and background (Guo et al., CVPR 2021, Eq. 5 to 8).
 
-Differs from the released code in four places: the class terms' labels come from the sampling that
-made the proposals, background is the label K and not the largest label in the batch, object and
-background have a temperature each, and masks are counted with the teacher's channels.
+Departs from the released code in four places: labels of proposals come from the sampler that drew
+them, background is label K instead of the largest label in the batch, object and background have
+separate temperatures, and the mask's size is multiplied by the teacher's channels.
 """
 
 from typing import Literal
@@ -39,7 +39,7 @@ AUTOMATIC_ROI_WEIGHT = 2.0
 
 
 class DeFeatConfig(LossSection):
-    """Weights of the three halves; a half whose two weights are 0 is left out."""
+    """Weights of the neck, backbone and RoI terms; a part whose weights are 0 is not computed."""
 
     type: Literal["defeat"]
     object_weight: NonNegativeFloat = 3.0  # alpha_obj
@@ -55,7 +55,7 @@ class DeFeatConfig(LossSection):
     roi_source: RoiSource = "teacher"  # whose proposals both heads score
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
-        """Return what to ask of both detectors: always the neck's maps, the rest as weighted."""
+        """Return the knowledge needed: the neck's maps, and others whose weight is not 0."""
         needs: set[Knowledge] = {"features"}
         if self.backbone_object_weight or self.backbone_background_weight:
             needs.add("backbone")
@@ -121,7 +121,7 @@ class DeFeatConfig(LossSection):
 
 
 class DeFeat(DistillationLoss):
-    """Neck, backbone and RoI-classification terms, each for objects and background apart."""
+    """Neck, backbone and RoI classification terms, each split into objects and background."""
 
     config: DeFeatConfig
 
@@ -147,7 +147,7 @@ class DeFeat(DistillationLoss):
             )
 
     def compared(self, rois: Rois) -> Tensor | None:
-        """Return the side that alone counts, if one does; see `DistillationLoss.compared`."""
+        """Return the side with a weight, if only one has; see `DistillationLoss.compared`."""
         is_object = rois.labels < self.num_classes
         on, off = self.roi_weights
         return None if on and off else is_object if on else ~is_object
@@ -155,7 +155,7 @@ class DeFeat(DistillationLoss):
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `neck_*`, `backbone_*` and `roi_*` for `object` and `background`.
 
-        A picture without boxes, an unlabelled one too, is background as a whole.
+        A picture without boxes, unlabelled ones included, is all background.
         """
         terms: dict[str, Tensor] = {}
         boxes = boxes_per_image(batch.targets)
@@ -212,7 +212,7 @@ class DeFeat(DistillationLoss):
 
 
 def tiny_conv(student_channels: int, teacher_channels: int) -> nn.Conv2d:
-    """Return a 3x3 convolution whose weights start below 2e-4, so that the loss starts calm."""
+    """Return a 3x3 convolution whose weights start below 2e-4, so that the loss starts small."""
     conv = nn.Conv2d(student_channels, teacher_channels, kernel_size=3, padding=1)
     with torch.no_grad():
         conv.weight.copy_(torch.fmod(torch.randn_like(conv.weight), 2) * 1e-4)

@@ -1,12 +1,11 @@
-"""DICOD: a classifier of object crops teaches the detector (Guo et al. 2021, "DICOD").
+"""DICOD: distil a classifier of object crops into the detector (Guo et al. 2021, "DICOD").
 
-The class term follows the authors' code: the classifier's logits on the crop of an object are what
-every location or proposal assigned to it should say. The localisation term is reconstructed: what
-the predicted and the target box hold should look alike to the classifier. A two-stage student
-predicts the box of a proposal by the deltas of its object's class. We compare the pictures
-themselves and the classifier's last map, each pooled to `pooled` cells, and of each object only the
-`boxes_per_object` best predictions, since each costs a pass of the classifier. The detector that
-the recipe calls teacher is asked for nothing.
+The class term follows the authors' code: the target of every location or proposal assigned to an
+object is the classifier's logits on the object's crop. The localisation term is reconstructed: the
+crops of the predicted and the target box are compared, as pixels and as the classifier's last map,
+each pooled to `pooled` cells. A two-stage student's box is decoded with the deltas of the object's
+class. Only the `boxes_per_object` best predictions of each object are compared, since each costs a
+forward pass of the classifier. The teacher of the recipe is not used.
 """
 
 from typing import ClassVar, Literal, NamedTuple
@@ -29,7 +28,7 @@ EPSILON = 1e-10
 
 
 class DicodConfig(LossSection):
-    """The classifier, and what each of the two comparisons weighs."""
+    """Settings of the classifier, and the weights of both terms."""
 
     written_from: ClassVar[Source] = "reconstructed in part"
 
@@ -37,18 +36,18 @@ class DicodConfig(LossSection):
     classifier: ClassifierConfig = ClassifierConfig()
     class_weight: NonNegativeFloat = 0.4
     temperature: PositiveFloat = 2.0
-    sigmoid: Literal["kl-ce", "kl-bce"] = "kl-ce"  # how dense heads, which have one, are compared
+    sigmoid: Literal["kl-ce", "kl-bce"] = "kl-ce"  # for dense heads
     localization_weight: NonNegativeFloat = 0.15
     boxes_per_object: PositiveInt | None = 1  # None: all predictions assigned to it
     pooled: tuple[PositiveInt, PositiveInt] = (8, 4)  # cells of the pictures, of the last map
-    roi_source: RoiSource = "teacher"  # of other losses; this one has no say
+    roi_source: RoiSource = "teacher"  # read by other losses only
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - the student's alone
         """Return what to ask of the student: proposals if it has them, else dense predictions."""
         return frozenset({"features", "rois" if "rois" in student.provides else "dense"})
 
     def teacher_needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - see above
-        """Return nothing: the classifier teaches."""
+        """Return the empty set: the teacher is the classifier."""
         return frozenset()
 
     def wanted_classifier(self) -> ClassifierConfig:
@@ -85,7 +84,7 @@ class Dicod(DistillationLoss):
         return rois.labels < self.num_classes
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return both terms; unlabelled pictures have no objects and no part in them."""
+        """Return `class` and `localization`; unlabelled pictures add nothing."""
         del teacher
         (classifier,) = self._classifier
         config, boxes = self.config, boxes_per_image(batch.targets)
@@ -118,13 +117,13 @@ class Dicod(DistillationLoss):
     def _localization(
         self, predicted: Tensor, owner: Tensor, batch: Batch, known: "Look"
     ) -> Tensor:
-        """Return the mean absolute difference of what the predicted and target boxes hold.
+        """Return the mean absolute difference between predicted and target crops.
 
         Args:
             predicted: (R, 4) xyxy, of all pictures, one after the other.
-            owner: (R,) their objects, counted over all pictures; negative: none.
-            batch: its pictures are what the boxes are cut out of.
-            known: what the classifier sees in the objects.
+            owner: (R,) index of their object over all pictures; negative for none.
+            batch: images to crop from.
+            known: crops and classifier outputs of the objects.
         """
         targets, picture = stack_boxes(boxes_per_image(batch.targets))
         places = (owner >= 0).nonzero()[:, 0]
@@ -155,15 +154,15 @@ class Dicod(DistillationLoss):
 def class_term(
     student: Tensor, teacher: Tensor, *, variant: Variant, temperature: float, count: Tensor
 ) -> Tensor:
-    """Return temperature squared times the divergence of the rows, over `count`, 1 at least.
+    """Return temperature squared times the rows' divergence, divided by max(`count`, 1).
 
     Args:
         student: logits (R, K), or (R, K + 1) with background last for softmax.
         teacher: logits (R, K) of the classifier.
-        variant: softmax over K + 1 (the classifier knows no background: 0 there); the sigmoids
-            brought to a sum of 1; or class by class, the mean over classes.
-        temperature: divides both logits.
-        count: positives, a scalar.
+        variant: softmax over K + 1 (the classifier's probability of background is 0); sigmoids
+            normalised to a sum of 1; or binary per class, averaged over classes.
+        temperature: divisor of both logits.
+        count: number of positives, a scalar.
     """
     own, other = student / temperature, teacher / temperature
     if variant == "kl-ce softmax":
@@ -183,12 +182,12 @@ def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class Look(NamedTuple):
-    """What the classifier sees in n objects, without gradients.
+    """Crops of n objects and the classifier's outputs on them, without gradients.
 
     Attributes:
         crops: (n, 3, size, size).
-        maps: (n, C, h, w), its last.
-        logits: (n, K).
+        maps: (n, C, h, w), the last feature map.
+        logits: (n, K) class logits.
     """
 
     crops: Tensor
@@ -198,7 +197,7 @@ class Look(NamedTuple):
 
 @torch.no_grad()
 def look_at(classifier: Classifier, crops: Tensor) -> Look:
-    """Pass the crops of objects; no crop, no pass."""
+    """Run the classifier on crops of objects; it is not run on an empty batch."""
     if not len(crops):
         return Look(crops, crops, crops.new_zeros(0, classifier.class_logits.out_features))
     maps = classifier.last_map(crops)
@@ -208,8 +207,8 @@ def look_at(classifier: Classifier, crops: Tensor) -> Look:
 def roi_owners(rois: Rois, batch: Batch) -> Tensor:
     """Return (R,): the object that each positive proposal was assigned to; -1 for background.
 
-    A sample keeps the class of its object alone, so that it is the one of that class and picture
-    that the proposal overlaps most.
+    A sampled proposal keeps only the class of its object, so the owner is the object of that class
+    and picture with the highest IoU.
     """
     boxes, picture = stack_boxes(boxes_per_image(batch.targets))
     proposals, origin = stack_boxes(rois.boxes)

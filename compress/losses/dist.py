@@ -1,7 +1,8 @@
 """DIST: match correlations instead of values (Huang et al., NeurIPS 2022).
 
-Between the class scores of each row (inter) and between the rows' scores of each class (intra). On
-RoIs where both detectors have two stages, else on a dense head, a softmax over its K logits.
+Correlations are taken over the classes of each row (inter) and over the rows of each class (intra).
+Rows are RoIs where both detectors have two stages, else locations of the dense head, with a
+softmax over the K logits.
 """
 
 from typing import Literal
@@ -18,7 +19,7 @@ EPSILON = 1e-8
 
 
 class DistConfig(RowSection):
-    """Weights of the two relations, and at which rows they are compared."""
+    """Weights of both relations, and the choice of rows."""
 
     type: Literal["dist"]
     inter_weight: NonNegativeFloat = 1.0
@@ -40,7 +41,7 @@ class Dist(RowLoss):
     config: DistConfig
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Return `inter` and `intra`; 0 without rows, and `intra` says nothing of a single row."""
+        """Return `inter` and `intra`; both are 0 without rows, `intra` also for a single row."""
         config = self.config
         rows = self.select(student, teacher, batch)
         if len(rows.student) == 0:
@@ -56,7 +57,7 @@ class Dist(RowLoss):
 def uncorrelated(student: Tensor, teacher: Tensor) -> Tensor:
     """Return 1 - Pearson's correlation along each row (R, C), averaged over rows.
 
-    A row of equal entries correlates with nothing: it adds 1, and no gradient.
+    A row of equal entries has no correlation: it counts as 1 and has no gradient.
     """
     own = student - student.mean(dim=1, keepdim=True)
     other = teacher - teacher.mean(dim=1, keepdim=True)

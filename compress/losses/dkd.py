@@ -1,7 +1,7 @@
-"""DKD: imitate the target class and the others apart (Zhao et al., CVPR 2022, Eq. 7).
+"""DKD: decoupled divergence of target and non-target classes (Zhao et al., CVPR 2022, Eq. 7).
 
-On RoIs where both detectors have two stages (background is a class like others), else on the
-positive locations of a dense head, a softmax over its K logits.
+Rows are RoIs where both detectors have two stages (background is one of the classes), else the
+positive locations of the dense head, with a softmax over the K logits.
 """
 
 from typing import Literal
@@ -19,7 +19,7 @@ from compress.losses.parts.rows import RowLoss, RowSection, compares_rois
 
 
 class DkdConfig(RowSection):
-    """Weights of the two parts, and at which rows they are compared."""
+    """Weights of both parts, and the choice of rows."""
 
     type: Literal["dkd"]
     target_weight: NonNegativeFloat = 1.0  # alpha
@@ -49,7 +49,7 @@ class Dkd(RowLoss):
         """Return `target` and `non_target`; 0 without rows."""
         config = self.config
         rows = self.select(student, teacher, batch)
-        assert rows.labels is not None  # `check` has refused rows without
+        assert rows.labels is not None  # `check` refuses rows without labels
         target, others = decoupled(rows.student, rows.teacher, rows.labels, config.temperature)
         count = max(1, len(rows.labels))
         return weigh(
@@ -63,9 +63,9 @@ class Dkd(RowLoss):
 def decoupled(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the divergences (R,) of target against rest, and among the rest, by row.
+    """Return the divergences (R,) of target against rest and among the rest, one per row.
 
-    Both times temperature squared.
+    Both are multiplied by the temperature squared.
 
     Args:
         student: logits (R, C).

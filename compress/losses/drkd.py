@@ -1,10 +1,9 @@
 """DRKD: imitate relations between pixels and between instances (Ni et al., 2023).
 
-Reconstructed from a third party's summary; there is no released code, and we could not check our
-numbers against the authors'. Ours are therefore: all default weights and sizes, the means that
-terms are divided by, the residual around the graph, and the rule that both sides pass through the
-same graph and the same projections, which learn through the student's side alone: a target that
-could learn would learn to vanish.
+Reconstructed from a third party's summary; no code is released, so the results were not compared
+with the authors'. Our own choices are: all default weights and sizes, the normalisation of the
+terms, the residual around the graph, and that both sides use the same graph and projections, which
+are trained through the student's side only (a trainable target would collapse to zero).
 """
 
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from compress.losses.parts.patches import pool_instances
 
 
 class DrkdConfig(MapSection):
-    """The graph's and the relations' sizes, and what each term weighs."""
+    """Sizes of the graph and the relations, and the weights of the terms."""
 
     written_from: ClassVar[Source] = "reconstructed"
 
@@ -78,7 +77,7 @@ class Drkd(DistillationLoss):
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `pixel_relation`, `instance_relation` and `instance`.
 
-        The latter two work on the ground truth; a picture without boxes adds nothing to them.
+        The latter two use ground-truth boxes; a picture without boxes adds nothing to them.
         """
         config = self.config
         maps = [
@@ -111,10 +110,10 @@ class Drkd(DistillationLoss):
 
 
 class PixelGraph(nn.Module):
-    """Gathers a map's cells in nodes, lets these exchange what they hold, and hands it back.
+    """Graph reasoning over a map: project cells to nodes, mix the nodes, project back.
 
-    Each cell belongs to the nodes by a softmax; a node holds the mean of its cells; nodes mix by
-    I - A and a linear layer; each cell gets its nodes' share back, added to what it was.
+    Cells are assigned to nodes by a softmax; a node is the weighted mean of its cells; nodes are
+    mixed by I - A and a linear layer, projected back with the same weights and added to the map.
     """
 
     def __init__(self, channels: int, node_channels: int, nodes: int) -> None:
@@ -138,21 +137,21 @@ class PixelGraph(nn.Module):
 
 
 class InstanceRelation(nn.Module):
-    """Compares how strongly each pair of instances of a picture is related.
+    """Relations between all pairs of instances of a picture, compared by squared difference.
 
-    A relation is the inner product of two projections, filtered by a gate that looks at the pair,
-    then a softmax over all ordered pairs of the picture.
+    A relation is the inner product of two projections, multiplied by a gate computed from the pair,
+    then normalised by a softmax over all ordered pairs of the picture.
     """
 
     def __init__(self, length: int, channels: int) -> None:
         super().__init__()
         self.first, self.second = (nn.Linear(length, channels, bias=False) for _ in range(2))
-        # one layer on both vectors end to end, written as one on each
+        # one linear layer on the concatenated pair, applied to each part
         self.gate_first = nn.Linear(length, 1)
         self.gate_second = nn.Linear(length, 1, bias=False)
 
     def forward(self, own: Tensor, other: Tensor, counts: Sequence[int]) -> Tensor:
-        """Return the squared difference summed over pairs, a mean over pictures with any.
+        """Return the squared difference summed over pairs, averaged over pictures with instances.
 
         Args:
             own: (G, V) the student's instances, picture by picture.
@@ -179,7 +178,7 @@ class InstanceRelation(nn.Module):
             self.gate_first(vectors) + self.gate_second(vectors).transpose(1, 2)
         ).sigmoid()
         strength = (gate * product / scale).flatten(1)
-        # a picture without instances has no pair, and a softmax over none is no number
+        # a softmax over no pair is NaN
         hidden = strength.masked_fill(~pairs, torch.finfo(strength.dtype).min)
         relations: Tensor = hidden.softmax(dim=1) * pairs
         return relations

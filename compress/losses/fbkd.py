@@ -1,9 +1,9 @@
 """FBKD: attention-guided and non-local imitation (Zhang and Ma, ICLR 2021).
 
-As in the OpenMMLab toolkit: roots of sums of squares over the whole batch, not squares, and the
-attention weighs the feature term without being imitated itself. Its channel attention is computed
-and never used, so it is left out here. Departs from it in the non-local blocks, which have no
-normalisation and start from ordinary weights, and in adapters that take any two channel counts.
+Follows the OpenMMLab toolkit: each term is a root of a sum of squares over the whole batch, and
+attention weights the feature term but is not itself imitated. The toolkit's channel attention is
+computed but unused, so it is left out. Departs from the toolkit in two places: non-local blocks
+have no normalisation and the default initialisation, and adapters take any two channel counts.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ Pair = tuple[Tensor, Tensor]  # student's first
 
 
 class FbkdConfig(MapSection):
-    """What each of the four comparisons weighs, and how coarse the non-local blocks are."""
+    """Weights of the four terms, and sizes of the non-local blocks."""
 
     type: Literal["fbkd"]
     feature_weight: NonNegativeFloat = 7e-5
@@ -90,7 +90,7 @@ class Fbkd(DistillationLoss):
         return self.weighed(errors)
 
     def weighed(self, errors: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Sum each term over the levels, and weigh it."""
+        """Sum each term over the levels and multiply it by its weight."""
         return weigh(
             {
                 name: (weight, torch.stack([level[name] for level in errors]).sum())
@@ -101,7 +101,7 @@ class Fbkd(DistillationLoss):
 
 
 class Adapters(nn.Module):
-    """What one level is adapted by; only what a weighted term uses is there."""
+    """Adapters of one level, built for the terms with a weight."""
 
     def __init__(self, config: FbkdConfig, own: int, other: int, level: int) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Adapters(nn.Module):
             self.parts["teacher_relation"] = NonLocal(other, *shape)
 
     def forward(self, own: Tensor, other: Tensor) -> dict[str, Pair]:
-        """Return what each weighted term compares of two maps (B, Cs, H, W) and (B, Ct, H, W)."""
+        """Return the pair that each term compares, of maps (B, Cs, H, W) and (B, Ct, H, W)."""
         parts, pairs = self.parts, {}
         if "feature" in parts:
             pairs["feature"] = parts["feature"](own), other
@@ -135,7 +135,7 @@ class Adapters(nn.Module):
 
 
 class NonLocal(nn.Module):
-    """A non-local block (Wang et al., CVPR 2018) that compares cells by plain dot products."""
+    """A non-local block (Wang et al., CVPR 2018) with dot-product similarity."""
 
     def __init__(self, channels: int, reduction: int, pool: int) -> None:
         super().__init__()
@@ -147,10 +147,10 @@ class NonLocal(nn.Module):
         self.pool = pool
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return (B, C, H, W): each cell and what the cells like it hold.
+        """Return (B, C, H, W): each cell plus the mean of values weighted by similarity.
 
-        Without a softmax, (query x key) x value is query x (key x value): the second never makes
-        a number per pair of cells.
+        Without a softmax, (query x key) x value equals query x (key x value), which needs no
+        matrix of all pairs of cells.
         """
         size = [min(self.pool, side) for side in maps.shape[-2:]]
         key = functional.max_pool2d(self.key(maps), size).flatten(2)  # (B, C', cells')
@@ -161,7 +161,7 @@ class NonLocal(nn.Module):
 
 
 def spatial_attention(maps: Tensor, temperature: float) -> Tensor:
-    """Return (B, 1, H, W): a softmax over cells of the mean size, scaled to the mean 1."""
+    """Return (B, 1, H, W): a softmax over cells of the mean absolute value, scaled to mean 1."""
     strength = maps.abs().mean(dim=1, keepdim=True)
     cells = strength.shape[2] * strength.shape[3]
     return cells * (strength.flatten(1) / temperature).softmax(dim=1).view_as(strength)
@@ -172,7 +172,7 @@ def level_errors(adapted: Mapping[str, Pair], attention: Pair) -> dict[str, Tens
 
     Args:
         adapted: pairs of equal shapes, by term.
-        attention: the two sides' (B, 1, H, W); their mean weighs the squares of `feature`.
+        attention: student's and teacher's (B, 1, H, W); their mean weights `feature`'s squares.
 
     Returns:
         Scalars by term. Where nothing differs, the gradient is 0 and not infinite.

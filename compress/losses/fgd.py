@@ -1,11 +1,11 @@
-"""FGD: imitate where the teacher attends, and how cells relate (Yang et al., CVPR 2022).
+"""FGD: imitate attended regions and global relations (Yang et al., CVPR 2022).
 
-The focal part weighs the squared error by the teacher's spatial and channel attention, for object
-and background cells apart; the global part compares the maps after a context block each. Departs
-from the released code in two places: boxes are scaled by the padded input, which the map covers,
-and not by the unpadded picture; and the convolutions before a softmax over cells have no bias,
-which would cancel there. As in the code, every box is drawn on every level and is about a cell
-larger than the object, and the attention term is a sum over cells, so that large maps prevail.
+The focal part weights the squared error by the teacher's spatial and channel attention, separately
+for object and background cells; the global part compares the outputs of a context block on each
+side. Departs from the released code in two places: boxes are scaled by the padded input, which the
+map covers, instead of the unpadded picture, and the convolutions before a softmax over cells have
+no bias, which would cancel. As in the code, every box is drawn on every level, about one cell
+larger than the object, and the attention term is a sum over cells, so large maps dominate it.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from compress.losses.parts.masks import between, largest_product, pad_boxes
 
 
 class FgdWeights(NamedTuple):
-    """What the terms weigh, and how soft attention is."""
+    """Weights of the terms, and the attention temperature."""
 
     alpha: float  # foreground
     beta: float  # background
@@ -43,7 +43,7 @@ TWO_STAGE_LEVELS = 4  # the fifth is the fourth, pooled for large proposals
 
 
 class FgdConfig(MapSection):
-    """Weights of the four terms; what is left out follows the student's family."""
+    """Weights of the four terms; defaults depend on the student's family."""
 
     type: Literal["fgd"]
     alpha: NonNegativeFloat | None = None  # foreground
@@ -79,7 +79,7 @@ class FgdConfig(MapSection):
         return Fgd(self, student, teacher)
 
     def weights(self, student: DetectorSpec) -> FgdWeights:
-        """Return the settings with those of the student's family where they say nothing."""
+        """Return the weights, with the defaults of the student's family for those not set."""
         usual = BY_FAMILY.get(student.family, ONE_STAGE)._asdict()
         return FgdWeights(
             **{
@@ -114,7 +114,7 @@ class Fgd(DistillationLoss):
         """Return `foreground`, `background`, `attention` and `relation`."""
         maps = self.pairs.select(student.features, teacher.features)
         boxes = boxes_per_image(batch.targets)
-        # what a map covers, padding included, is the same for all pictures of a batch
+        # a map spans the padded input, which is the same for all pictures of a batch
         padded = [
             (other.shape[-2] * stride, other.shape[-1] * stride)
             for (_, other), stride in zip(maps, self.pairs.strides, strict=True)
@@ -226,7 +226,7 @@ class GlobalContext(nn.Module):
 def attention(maps: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return the attention to cells (B, H, W) and to channels (B, C) of maps (B, C, H, W).
 
-    Both are softmaxes of mean sizes, times their number, so that 1 is the average.
+    Both are softmaxes of mean absolute values, scaled to an average of 1.
     """
     pictures, channels, height, width = maps.shape
     size = maps.abs()
@@ -238,10 +238,10 @@ def attention(maps: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 def scale_masks(
     boxes: Sequence[Tensor], sizes: Tensor, grid: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Draw every box with the inverse of its area in cells, and share 1 among the other cells.
+    """Weight object cells by 1 / area of their box in cells; background cells sum to 1.
 
     A box reaches from the cell of its upper left corner to the one after its lower right corner,
-    both included; its area counts before it is clipped. Where boxes overlap the smaller stands.
+    both included; its area is that before clipping. Where boxes overlap, the smaller one counts.
 
     Args:
         boxes: one (n, 4) xyxy tensor per picture.

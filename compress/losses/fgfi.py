@@ -1,10 +1,10 @@
 """FGFI: imitate the cells whose anchors lie near an object (Wang et al., CVPR 2019).
 
-Follows the pyramid form of DeFeat's authors: each box counts on the level of its size alone, the
-adapter is a convolution without activation, and the squared error is a mean over elements. The
-original release has a single map, for which it takes every box (`levels: all`), an adapter that
-ends in a ReLU (`activation: relu`) and a mean over cells, not elements (`average: cells`), with a
-weight of 0.01 after 400 steps at zero (`start`).
+Follows the pyramid form of DeFeat's authors: a box is used only on the level of its size, the
+adapter is a convolution without activation, and the squared error is averaged over elements. The
+original release has a single map with every box (`levels: all`), an adapter that ends in a ReLU
+(`activation: relu`), a mean over cells (`average: cells`) and a weight of 0.01 from step 400 on
+(`start`).
 """
 
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ from compress.losses.parts.loss import DistillationLoss, LossSection
 from compress.losses.parts.masked_error import mean_masked_error
 from compress.losses.parts.masks import box_levels, nearest, stack_boxes
 
-OVERLAPS_AT_ONCE = 2**23  # numbers in one table of boxes by anchors
+OVERLAPS_AT_ONCE = 2**23  # entries of one IoU matrix
 
 
 class FgfiConfig(LossSection):
-    """Which cells count, and how their error is averaged."""
+    """The choice of cells, and how their error is averaged."""
 
     type: Literal["fgfi"]
-    phi: float = Field(default=0.5, ge=0, lt=1)  # share of a box's best overlap that is near
-    levels: Literal["assigned", "all"] = "assigned"  # where a box counts
+    phi: float = Field(default=0.5, ge=0, lt=1)  # share of a box's best IoU
+    levels: Literal["assigned", "all"] = "assigned"  # on which a box is used
     activation: Literal["none", "relu"] = "none"  # after the adapter
     average: Literal["elements", "cells"] = "elements"  # elements are cells times channels
 
@@ -49,7 +49,7 @@ class FgfiConfig(LossSection):
 
 
 class Fgfi(DistillationLoss):
-    """The error of the cells near objects, a mean over levels."""
+    """The error at cells near objects, averaged over levels."""
 
     config: FgfiConfig
 
@@ -125,7 +125,7 @@ def near_cells(
     for some, theirs in zip(
         torch.split(boxes, at_once), torch.split(picture, at_once), strict=True
     ):
-        # the best anchor of each cell decides for all of them
+        # a cell counts by its best anchor
         overlap = box_iou(some, anchors.to(some)).unflatten(1, (cells, -1)).amax(dim=2)
         near = overlap > phi * overlap.amax(dim=1, keepdim=True)
         count.index_add_(0, theirs, near.to(count))

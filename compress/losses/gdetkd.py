@@ -1,9 +1,9 @@
-"""G-DetKD: let the teacher's region choose among the student's levels (Yao et al., ICCV 2021).
+"""G-DetKD: match the teacher's regions to a mix of student levels (Yao et al., ICCV 2021).
 
-Reconstructed from a description of the method; the authors released no code, and we could not
-check our numbers against theirs. Ours are therefore: all default weights, the number and choice of
-regions, the sizes of embeddings and queue, both temperatures' starts, the overlap above which two
-boxes are no contrast, and that a RoI's box error is summed over its four deltas.
+Reconstructed from a description of the method; the authors released no code, so the results were
+not compared with theirs. Our own choices are: all default weights, the number and choice of
+regions, the sizes of embeddings and queue, the initial temperatures, the IoU above which two boxes
+are not negatives of each other, and that a RoI's box error is summed over its four deltas.
 
 Regions are the proposals that both box heads score, where both detectors are two-stage; else the
 ground truth.
@@ -43,7 +43,7 @@ AUTOMATIC_BOX_WEIGHT = 1.0
 
 
 class GDetKdConfig(LossSection):
-    """Which regions are compared, how their levels are mixed, and what each term weighs."""
+    """The choice of regions, the mixture of levels, and the weights of the terms."""
 
     written_from: ClassVar[Source] = "reconstructed"
 
@@ -55,11 +55,11 @@ class GDetKdConfig(LossSection):
     positive_share: float = Field(default=0.25, ge=0, le=1)  # of these, among proposals
     roi_size: PositiveInt = 7
     match_channels: PositiveInt = 64  # of the embedding that compares levels
-    temperature: PositiveFloat | None = None  # its start; default the root of the embedding's size
+    temperature: PositiveFloat | None = None  # initial; default: root of the embedding's size
     contrast_channels: PositiveInt = 128
     contrast_temperature: PositiveFloat = 0.1  # gamma
-    queue: PositiveInt = 1024  # regions of earlier steps that serve as contrast
-    same_iou: float = Field(default=0.5, ge=0, le=1)  # boxes that overlap more are no contrast
+    queue: PositiveInt = 1024  # negatives kept from earlier steps
+    same_iou: float = Field(default=0.5, ge=0, le=1)  # boxes above this IoU are not negatives
     roi_source: RoiSource = "teacher"
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
@@ -111,7 +111,7 @@ class GDetKd(DistillationLoss):
             wide = (student.embedding_channels, teacher.embedding_channels)
         elif "towers" in self.needs:
             wide = (student.tower_channels, teacher.tower_channels)
-        # The mixed levels are needed by the feature term, and by the contrast without a head.
+        # The feature term needs the mixed levels, and so does the contrast term without a head.
         mixes = config.feature_weight or (config.contrast_weight and self.needs == {"features"})
         self.adapters = nn.ModuleList(
             nn.Conv2d(own, other, kernel_size=1) for own, other in channels if mixes
@@ -131,7 +131,7 @@ class GDetKd(DistillationLoss):
         maps = self.levels.select(student.features, teacher.features)
         strides, size = self.levels.strides, config.roi_size
         found: dict[str, tuple[float, Tensor]] = {}
-        own = other = maps[0][0][:0, :, 0, 0]  # no region, and attached
+        own = other = maps[0][0][:0, :, 0, 0]  # no regions, attached to the graph
         if self.mixture is not None:
             adapted = [adapt(own) for adapt, (own, _) in zip(self.adapters, maps, strict=True)]
             other = pool_instances([level for _, level in maps], strides, boxes, size)
@@ -166,7 +166,7 @@ class GDetKd(DistillationLoss):
     def _tower_regions(
         self, student: Outputs, teacher: Outputs, boxes: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Return (G, C) of both sides: the ends of the class towers, a mean over each box."""
+        """Return (G, C) of both sides: outputs of the class towers, averaged over each box."""
         assert student.towers is not None
         assert teacher.towers is not None
         maps = self.levels.select(student.towers.class_maps[-1], teacher.towers.class_maps[-1])
@@ -180,7 +180,7 @@ class GDetKd(DistillationLoss):
 
 
 class LevelMixture(nn.Module):
-    """Mixes the student's levels by how much each one's region resembles the teacher's."""
+    """Mixture of the student's levels, weighted by similarity to the teacher's region."""
 
     def __init__(self, config: GDetKdConfig, channels: int) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class LevelMixture(nn.Module):
 class Contrast(nn.Module):
     """InfoNCE: a region's two embeddings are the positive pair, other regions the negatives.
 
-    Regions of earlier steps are remembered in buffers, as the teacher's projection saw them then.
+    Embeddings of earlier steps are kept in buffers, as the teacher's projection gave them.
     """
 
     queue: Tensor
@@ -222,7 +222,7 @@ class Contrast(nn.Module):
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
     def forward(self, own: Tensor, other: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """Return the mean over G regions, 0 without any; remember them in train mode.
+        """Return the mean over G regions, 0 without any; queue them in train mode.
 
         Args:
             own: (G, D_s) the student's embeddings.
@@ -246,7 +246,7 @@ class Contrast(nn.Module):
 
     @torch.no_grad()
     def remember(self, embeddings: Tensor) -> None:
-        """Put (G, P) embeddings at the front of the queue; drop those that no longer fit."""
+        """Put (G, P) embeddings at the front of the queue; drop the oldest beyond its size."""
         self.queue.copy_(torch.cat([embeddings, self.queue])[: len(self.queue)])
         self.filled.add_(len(embeddings)).clamp_(max=len(self.queue))
 
@@ -254,8 +254,8 @@ class Contrast(nn.Module):
 def box_loss(student: Rois, teacher: Rois) -> Tensor:
     """Return the absolute error of the deltas expected under the teacher's classes.
 
-    Summed over the four deltas, mean over R proposals; a class that the teacher rules out does
-    not count, and so neither does a proposal that it takes for background.
+    Summed over the four deltas, averaged over R proposals. Classes are weighted by the teacher's
+    probability, so a proposal that the teacher scores as background adds nothing.
     """
     chances = teacher.class_logits.softmax(dim=1)[:, :-1]  # (R, K)
     error = torch.einsum("rk,rkd->rd", chances, teacher.deltas - student.deltas)

@@ -2,8 +2,8 @@
 
 Selects general instances without ground truth and compares their features, their mutual distances
 and the predictions at their locations. Differs from the released code in three places: its adapter
-exists here and is trained, the score compares class by class as published (`score: max` is the
-code's), and an instance that overlaps no anchor selects none instead of all.
+is trained (the code has none), the score compares class by class as published (`score: max` is
+the code's), and an instance that overlaps no anchor selects none instead of all.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from compress.losses.parts.patches import pool_instances
 
 
 class GidConfig(LossSection):
-    """How instances are selected, and what each of the comparisons weighs."""
+    """The selection of instances, and the weights of the terms."""
 
     type: Literal["gid"]
     instances: PositiveInt = 10  # K, per picture
@@ -140,7 +140,7 @@ class Gid(DistillationLoss):
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the squared error of patches (G, C, S, S), summed over C, mean over G and cells."""
+    """Return the squared error of patches (G, C, S, S): sum over C, mean over G and cells."""
     cells = student.shape[0] * student.shape[2] * student.shape[3]
     return (student - teacher).square().sum() / max(1, cells)
 
@@ -175,7 +175,7 @@ def relation_loss(
 def response_loss(
     student: Dense, teacher: Dense, positive: Tensor, *, beta: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the class and box terms summed over positive locations, over their number.
+    """Return the class and box terms, averaged over positive locations.
 
     Args:
         student: predictions at P locations.
@@ -192,7 +192,7 @@ def response_loss(
 
 
 def smooth_absolute(difference: Tensor, beta: float) -> Tensor:
-    """Return |x| with a quadratic part below `beta`; plain |x| where `beta` vanishes."""
+    """Return |x| with a quadratic part below `beta`; plain |x| for beta = 0."""
     size = difference.abs()
     if beta < 1e-5:
         return size

@@ -1,14 +1,14 @@
 """ICD: imitate where an instance is recognised (Kang et al., NeurIPS 2021).
 
-A decoder learns, on the frozen teacher's maps, to tell objects of a picture from made-up ones and
-to find their edges; its attention weighs, cell by cell, the error between projected values of
-student and teacher. As in the authors' code the student shares the attention alone, and has a
-value projection of its own. Departs from that code in three places: scale tags use each picture's
-own size, a picture without labels is asked nothing, and a short run delays for a quarter at most.
+A decoder is trained on the frozen teacher's maps to tell a picture's objects from sampled negatives
+and to predict their edges; its attention weights, per cell, the error between projected values of
+student and teacher. As in the authors' code the student uses the same attention and has a value
+projection of its own. Departs from that code in three places: scale features use each picture's
+own size, unlabelled pictures have no queries, and the delay is at most a quarter of the run.
 
-The decoder and all that belongs to it learn by an optimiser of their own from the two `auxiliary`
-terms, which reach nothing else. So `weight`, its schedule and `weight: auto` leave these two alone;
-and since AdamW and a gradient norm cut to `auxiliary_clip` undo any factor, so could they anyway.
+The two `auxiliary` terms train the decoder only, by its own optimiser.
+`weight`, its schedule and `weight: auto` do not apply to these terms; AdamW and the gradient
+clipping to `auxiliary_clip` would cancel most of a factor anyway.
 """
 
 import math
@@ -49,9 +49,9 @@ ErrorForm = Literal["squared", "absolute", "smooth", "root"]
 
 
 class IcdConfig(MapSection):
-    """The decoder, its questions and its training, and what imitation weighs.
+    """The decoder, its queries and training, and the weight of imitation.
 
-    The authors start from the teacher's neck and head; say so with the recipe's `inherit`.
+    The authors initialise from the teacher's neck and head: the recipe's `inherit`.
     """
 
     type: Literal["icd"]
@@ -63,11 +63,11 @@ class IcdConfig(MapSection):
     queries: IcdQueries = IcdQueries()
     confidence_weight: NonNegativeFloat = 1.0
     box_weight: NonNegativeFloat = 1.0
-    auxiliary_lr: PositiveFloat = 1e-4  # AdamW, falling along a cosine
+    auxiliary_lr: PositiveFloat = 1e-4  # AdamW with a cosine schedule
     auxiliary_weight_decay: NonNegativeFloat = 1e-4
     auxiliary_clip: PositiveFloat | None = 0.01  # L2 norm of its gradients
-    # Steps from the start in which the student does not feel it, but its projection learns;
-    # default 1000, but no more than a quarter of the run.
+    # Steps from the start in which the student gets no gradient, but its projection is trained;
+    # default 1000, but at most a quarter of the run.
     delay_steps: NonNegativeInt | None = None
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
@@ -108,7 +108,7 @@ class IcdConfig(MapSection):
 
 
 class Decoder(nn.Module):
-    """All that learns from the auxiliary terms: questions, decoder and predictor."""
+    """Query embedding, decoder and predictor: what the auxiliary terms train."""
 
     prior: Tensor
     statistics: Tensor
@@ -207,12 +207,12 @@ class Icd(DistillationLoss):
         )
 
     def imitate(self, own: Tensor, looks: list[Attention], questions: Questions) -> Tensor:
-        """Return the student's error where the decoder looked for the objects, a mean over layers.
+        """Return the student's error weighted by the decoder's attention, averaged over layers.
 
         Args:
             own: (B, S, C) the student's cells.
-            looks: one per layer.
-            questions: whose real ones count.
+            looks: attention and values, one per layer.
+            questions: queries; only those of real objects are used.
         """
         errors = []
         for project, look in zip(self.values, looks, strict=True):
@@ -229,8 +229,8 @@ class Icd(DistillationLoss):
 def weighted_error(student: Tensor, teacher: Tensor, weights: Tensor, *, form: ErrorForm) -> Tensor:
     """Compare values, each normalised over the d channels of its head.
 
-    `squared`: each picture's and head's weighted mean, then the mean of these; a picture whose
-    weights are 0 adds 0. The others are weighted means over the whole batch.
+    `squared` is the weighted mean of each picture and head, averaged over both; a picture whose
+    weights are 0 adds 0. The other forms are weighted means over the whole batch.
 
     Args:
         student: (B, S, a, d).
@@ -250,5 +250,5 @@ def weighted_error(student: Tensor, teacher: Tensor, weights: Tensor, *, form: E
     if form == "squared":
         return (weighted / weights.sum(dim=-1).clamp(min=1e-6)).mean()
     mean = weighted.sum() / weights.sum().clamp(min=1e-6)
-    # the root's slope at 0 is infinite
+    # the gradient of the root at 0 is infinite
     return mean.clamp(min=1e-12).sqrt() if form == "root" else mean

@@ -1,13 +1,13 @@
-"""IKD: give any base method adversarially shifted and noisy pictures (instance-conditional "IKD").
+"""IKD: any base method with adversarially shifted and noisy pictures (instance-conditional "IKD").
 
-A wrapper, as in the authors' released code: (a) pictures moved against the teacher by iterative
-FGSM with diverse inputs (Kurakin et al. 2017, Xie et al. 2019), on which the student's pyramid
-imitates the teacher's; (b) Gaussian noise on pictures whose objects are all small, for both models
-and every loss. Departs from the code in three places: the shifted pictures are made anew in every
-step (or every `every` steps) from the batch as it is augmented, where the code makes them once from
-the files, and so each such step costs `iterations` forward and backward passes of the whole teacher
-on top; "small" is measured in letterboxed pixels, which are what a batch has; and there is no crop
-here: the authors' crop of 0.8 is `data.augment.scale: [1.0, 1.25]`.
+A wrapper, as in the authors' released code: (a) pictures perturbed to raise the teacher's loss by
+iterative FGSM with diverse inputs (Kurakin et al. 2017, Xie et al. 2019), on which the student's
+pyramid imitates the teacher's; (b) Gaussian noise on pictures whose objects are all small, for both
+models and every loss. Departs from the code in three places: perturbed pictures are computed in
+every step (or every `every` steps) from the augmented batch, where the code computes them once from
+the files, so each such step costs `iterations` more forward and backward passes of the teacher;
+"small" is measured in letterboxed pixels; and there is no crop here: the authors' crop of 0.8 is
+`data.augment.scale: [1.0, 1.25]`.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     from compress.losses.parts.classifier import Classifier, ClassifierConfig
 
 FILL = 114 / 255  # of the letterbox
-SHARED = ("ratio", "window", "start", "end", "warmup", "decay")  # of the whole, not of the base
+SHARED = ("ratio", "window", "start", "end", "warmup", "decay")  # of the wrapper, not the base
 
 
 class IkdConfig(LossSection):
-    """The base method, and how images are changed for it."""
+    """The base method, and the perturbation and noise of its images."""
 
     type: Literal["ikd"]
     base: "PlainLossConfig"  # any other method; its terms keep their names
-    # share of the run with changed pictures; then the base method goes on alone, as the authors'
-    # last 8 of 24 epochs
+    # share of the run with perturbed or noisy pictures; the base method continues without them,
+    # as in the authors' last 8 of 24 epochs
     changed_until: float = Field(default=16 / 24, ge=0, le=1)
     adversarial_weight: NonNegativeFloat = 1e-5  # alpha_adv; 0: no shifted pictures
-    every: PositiveInt = 1  # steps from one set of shifted pictures to the next
+    every: PositiveInt = 1  # steps between perturbations
     iterations: PositiveInt = 5  # of FGSM
-    epsilon: PositiveFloat = 8 / 255  # the farthest that a pixel moves; pixels are 0..1
+    epsilon: PositiveFloat = 8 / 255  # largest change of a pixel; pixels are in 0..1
     step_size: PositiveFloat = 2 / 255  # per iteration
     diversity: float = Field(default=0.5, ge=0, le=1)  # probability of a smaller, shifted input
     diversity_scale: float = Field(default=0.9, gt=0, le=1)  # its smallest side, of the input's
@@ -69,15 +69,15 @@ class IkdConfig(LossSection):
         return self.base.proposals_from()
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
-        """Return what the base method asks."""
+        """Return what the base method needs of both detectors."""
         return self.base.needs(student, teacher) | {"features"}
 
     def teacher_needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
-        """Return what the base method asks of the teacher."""
+        """Return what the base method needs of the teacher."""
         return self.base.teacher_needs(student, teacher)
 
     def wanted_classifier(self) -> "ClassifierConfig | None":
-        """Return the base method's."""
+        """Return the base method's classifier settings."""
         return self.base.wanted_classifier()
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
@@ -127,7 +127,7 @@ class Ikd(DistillationLoss):
         return self.changes, self._due(), self.base.phase()
 
     def separate(self) -> SeparateTraining | None:
-        """Return the base method's part that is trained apart."""
+        """Return the base method's separately trained part."""
         return self.base.separate()
 
     def use_classifier(self, classifier: "Classifier") -> None:
@@ -162,7 +162,7 @@ class Ikd(DistillationLoss):
         return with_images(batch, images, batch.targets)
 
     def view(self, batch: Batch, task_losses: TaskLosses) -> Batch | None:
-        """Return the labelled pictures, shifted so that the teacher errs on them."""
+        """Return the labelled pictures, perturbed to raise the teacher's loss."""
         if not self._due() or not batch.labeled:
             return None
         labeled = Batch(
@@ -205,7 +205,7 @@ class Ikd(DistillationLoss):
 
 
 def shifted_pictures(batch: Batch, task_losses: TaskLosses, config: IkdConfig) -> Tensor:
-    """Return (B, 3, H, W): pictures moved uphill on the teacher's task loss, by epsilon at most."""
+    """Perturb pictures (B, 3, H, W) to raise the teacher's task loss, by at most epsilon."""
     clean = batch.images
     lowest = (clean - config.epsilon).clamp(min=0)
     highest = (clean + config.epsilon).clamp(max=1)
@@ -223,7 +223,7 @@ def shifted_pictures(batch: Batch, task_losses: TaskLosses, config: IkdConfig) -
 def diverse_input(batch: Batch, config: IkdConfig) -> Batch:
     """Return the batch, or with some probability a smaller copy of it at a random place.
 
-    Boxes go along. One size and place serve all pictures; the rest is filled as a letterbox.
+    Boxes are moved too. All pictures have the same size and place; the rest is padding.
     """
     chance, size, down, right = torch.rand(4).tolist()
     if chance >= config.diversity:

@@ -1,9 +1,9 @@
 """KL: imitate the teacher's class distribution (Hinton et al. 2015), softened by a temperature.
 
-On RoIs where both detectors have two stages, else on the dense class logits. Dense heads score each
-class with a sigmoid of its own; the field nevertheless softens them by a softmax over the K logits
-(LD's class term does), which is the default here; `scores: sigmoid` compares each class with its
-complement instead, summed over classes. Summed over classes, averaged over rows.
+Rows are RoIs where both detectors have two stages, else locations of the dense head. Dense heads
+score each class by a sigmoid; as usual (in LD's class term, for example), the default is still a
+softmax over the K logits. `scores: sigmoid` compares each class with its complement instead. The
+divergence is summed over classes and averaged over rows.
 """
 
 from typing import Literal
@@ -17,10 +17,10 @@ from compress.losses.parts.rows import RowLoss, RowSection, check_rows, compares
 
 
 class KlConfig(RowSection):
-    """How logits become distributions, and at which rows they are compared."""
+    """How logits are normalised, and the choice of rows."""
 
     type: Literal["kl"]
-    scores: Literal["softmax", "sigmoid"] = "softmax"  # of dense heads; RoIs have a softmax
+    scores: Literal["softmax", "sigmoid"] = "softmax"  # for dense heads; RoIs use a softmax
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Return the problems of these settings with this pair of detectors."""

@@ -1,9 +1,9 @@
 """LD: imitate the distribution of each box edge (Zheng et al., CVPR 2022).
 
-In two regions: where the student's assigner is positive, and around it, where anchors lie near a
-box without overlapping it enough (the valuable localisation region). Departs from the released code
-in two places: by default each region's sum is divided by the sum of its weights, as the box losses
-are (`normalize: none` is the code's), and a batch without boxes gives zeros.
+Applied in two regions: the positive locations of the student's assigner, and the valuable
+localisation region, whose anchors lie near a box but overlap it too little to be positive. Departs
+from the released code in two places: by default each region's sum is divided by the sum of its
+weights, as in the box losses (`normalize: none` is the code's), and a batch without boxes gives 0.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ from compress.parts.atss import atss_thresholds
 
 
 class LdConfig(LossSection):
-    """What the two regions and the class term weigh, and how they are softened."""
+    """Weights and temperatures of the two regions and the class term."""
 
     type: Literal["ld"]
     temperature: PositiveFloat = 10.0  # T of the edges; the loss is multiplied by its square
     main_weight: NonNegativeFloat = 0.25
     main_divisor: PositiveFloat = 4.0  # of the sum over edges
     region_weight: NonNegativeFloat = 0.25
-    region_divisor: PositiveFloat = 16.0  # the same in the valuable region
+    region_divisor: PositiveFloat = 16.0  # for the valuable region
     region_lower: float = Field(0.25, ge=0, lt=1)  # DIoU where the region begins / where it ends
     normalize: Literal["sum", "none"] = "sum"  # divide each region by the sum of its weights
     class_weight: NonNegativeFloat = 10.0
@@ -66,7 +66,7 @@ class LdConfig(LossSection):
 
 
 class Ld(DistillationLoss):
-    """Edges in the main and in the valuable region, and classes in the main one."""
+    """Edge terms in the main and the valuable region, and a class term in the main one."""
 
     config: LdConfig
 
@@ -112,7 +112,7 @@ class Ld(DistillationLoss):
 
 
 def edge_term(student: Tensor, teacher: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """Return the divergences of all edges, summed with weights; a mean over bins, as released.
+    """Return the weighted sum of the edges' divergences; mean over bins, as in the code.
 
     Args:
         student: logits (R, 4 * bins), edge by edge.
@@ -131,7 +131,7 @@ def valuable_region(
     """Weigh the anchors near each box by their IoU with it.
 
     An anchor is near a box if its DIoU with it is below the overlap of a positive by ATSS's rule,
-    but at least `lower` times that. Of several boxes that it is near to, the best overlap counts.
+    but at least `lower` times that. An anchor near several boxes takes the highest IoU.
 
     Args:
         anchors: (P, 4) xyxy, level-major.

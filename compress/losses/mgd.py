@@ -1,8 +1,8 @@
 """MGD: generate the teacher's map from a masked student's (Yang et al., ECCV 2022).
 
-The cells that are hidden are drawn anew in every step. Differs from the released code in how: the
-draw belongs to the seed, the step and the picture, not to its place in the batch, so that neither
-the order of the pictures nor an interruption changes it.
+A new random mask is drawn in every step. Departs from the released code in the random numbers: they
+depend on the seed, the step and the picture, not on its position in the batch, so that neither the
+order of the pictures nor a resumed run changes them.
 """
 
 import math
@@ -20,7 +20,7 @@ from compress.losses.parts.loss import DistillationLoss
 
 
 class MgdConfig(MapSection):
-    """How much is hidden, and how much it weighs; None takes what is published for the student.
+    """Masked share and weight; None takes the published value for the student's kind.
 
     The published values are 2e-5, 0.65 and five levels for one-stage detectors, 5e-7, 0.45 and four
     levels for two-stage ones.
@@ -28,9 +28,9 @@ class MgdConfig(MapSection):
 
     type: Literal["mgd"]
     loss_weight: PositiveFloat | None = None  # alpha
-    masked: float | None = Field(default=None, ge=0, lt=1)  # lambda: the share that is hidden
+    masked: float | None = Field(default=None, ge=0, lt=1)  # lambda: masked share
     levels: PositiveInt | None = None  # how many of the finest
-    mask: Literal["cell", "channel"] = "cell"  # hide cells in all channels, or channels as a whole
+    mask: Literal["cell", "channel"] = "cell"  # mask cells or whole channels
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Mgd":
         """Return the loss for this pair."""
@@ -54,7 +54,7 @@ class Mgd(DistillationLoss):
         self.step = 0
 
     def at(self, step: int, total: int) -> None:  # noqa: ARG002 - of the base class
-        """Learn the step, which chooses the draw."""
+        """Set the step that seeds the mask."""
         self.step = step
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -79,11 +79,11 @@ class Mgd(DistillationLoss):
     def generation_error(
         self, pairs: Sequence[tuple[Tensor, Tensor]], draws: Sequence[Tensor]
     ) -> Tensor:
-        """Return the weighted error of maps generated from what the draws leave visible.
+        """Return the weighted error of the maps generated from the unmasked part.
 
         Args:
-            pairs: L aligned student's and teacher's maps (B, C_l, H_l, W_l).
-            draws: L tensors of numbers in 0..1 that broadcast to them; see `draw`.
+            pairs: L aligned student and teacher maps (B, C_l, H_l, W_l).
+            draws: L tensors of uniform numbers that broadcast to the maps; see `draw`.
         """
         errors = []
         for generate, (own, other), drawn in zip(self.generators, pairs, draws, strict=True):
@@ -93,7 +93,7 @@ class Mgd(DistillationLoss):
 
 
 def generator(channels: int) -> nn.Sequential:
-    """Return the two convolutions that fill in what is hidden."""
+    """Return the two convolutions that generate the masked part."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, kernel_size=3, padding=1),
         nn.ReLU(inplace=True),

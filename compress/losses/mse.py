@@ -1,7 +1,7 @@
-"""MSE: the plain squared error of the pyramid's maps, the simplest imitation there is.
+"""MSE: mean squared error between the pyramids' maps, the baseline of feature imitation.
 
-A hint in the manner of FitNets (Romero et al., ICLR 2015) on every level of the neck; what the
-other losses on maps are to be measured against, in cost and in gain.
+Hint learning as in FitNets (Romero et al., ICLR 2015) on every level of the neck; a reference for
+the cost and gain of the other losses on maps.
 """
 
 from typing import ClassVar, Literal
@@ -18,7 +18,7 @@ from compress.losses.parts.loss import DistillationLoss, Source
 
 
 class MseConfig(MapSection):
-    """Which levels count."""
+    """Settings of MSE: the levels in use."""
 
     written_from: ClassVar[Source] = "formula"
 

@@ -1,10 +1,10 @@
 """PKD: imitate maps up to each channel's mean and scale (Cao et al., NeurIPS 2022).
 
 The mean squared error of two standardised maps is, up to the factor (n - 1) / n of the unbiased
-deviation, 2 (1 - r) with Pearson's r; so teacher and student may be of different families and
-magnitudes. Differs from the released code in three places: both axes are looked at for a difference
-of size (it looks at the height alone), channels that differ get a 1x1 convolution, and a channel in
-which the student has died is left alone: its gradient would be about 1e6 times any other's.
+deviation, 2 (1 - r) with Pearson's r, so teacher and student may differ in family and scale of
+activations. Departs from the released code in three places: maps are resized if height or width
+differs (the code compares heights only), maps with other channels pass through a 1x1 convolution,
+and a dead channel of the student is ignored: its gradient would be about 1e6 times any other's.
 """
 
 from typing import Literal
@@ -23,14 +23,14 @@ ONE_STAGE_WEIGHT, TWO_STAGE_WEIGHT = 10.0, 6.0
 
 
 class PkdConfig(MapSection):
-    """Which levels count, how sizes are matched, and how much it weighs."""
+    """The levels in use, how map sizes are matched, and the weight."""
 
     type: Literal["pkd"]
     loss_weight: PositiveFloat | None = None  # None: 6 for a two-stage student, 10 for others
     levels: PositiveInt = 4  # how many of the finest
-    resize: Literal["student", "teacher"] = "student"  # whose map takes the other's size
+    resize: Literal["student", "teacher"] = "student"  # the map that is resized
     epsilon: PositiveFloat = 1e-6  # added to every standard deviation
-    dead_below: NonNegativeFloat = 1e-4  # standard deviation of a student's channel; 0: none is
+    dead_below: NonNegativeFloat = 1e-4  # standard deviation of a student's channel
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Pkd":
         """Return the loss for this pair."""
@@ -57,7 +57,7 @@ class Pkd(DistillationLoss):
             self.aligners, self.levels.student, self.levels.teacher, strict=True
         ):
             own, other = align(student.features[i]), teacher.features[j]
-            # Not `LevelPairs.select`: that is for roundings, and it always resizes the student.
+            # `LevelPairs.select` always resizes the student, and only by one cell.
             if self.config.resize == "student":
                 own = resized(own, other)
             else:
@@ -84,8 +84,8 @@ def standardised_error(
     """Return the mean squared error of two maps (B, C, H, W) after (x - mean) / (std + epsilon).
 
     Mean and unbiased standard deviation are those of a channel over the batch and its cells. A
-    channel in which the student varies by less than `dead_below` adds nothing, and is still counted
-    in the mean; maps of a single number per channel have no deviation, so they add nothing at all.
+    channel in which the student's deviation is below `dead_below` adds 0 to the mean; maps with a
+    single value per channel have no deviation and give 0.
     """
     if student[:, 0].numel() < 2:
         return 0 * student.sum()

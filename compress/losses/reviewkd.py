@@ -1,8 +1,8 @@
 """ReviewKD: the student's finer maps review its coarser ones (Chen et al., CVPR 2021).
 
-The form for detectors: from the coarsest level down, each map is fused with what the level above
-left over, by weights that the two together decide, and the fused map imitates the teacher's at
-several resolutions. As in the released code, only the height decides which resolutions count.
+The form for detectors: from the coarsest level down, each map is fused with the residual of the
+level above by attention weights computed from both, and the fused map imitates the teacher's at
+several resolutions. As in the released code, the resolutions used depend on the height only.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class ReviewKdConfig(MapSection):
 
     type: Literal["reviewkd"]
     width: PositiveInt = 256  # mid: channels in which levels are fused
-    pools: tuple[PositiveInt, ...] = (4, 2, 1)  # cells per side, each weighing half the one before
+    pools: tuple[PositiveInt, ...] = (4, 2, 1)  # cells per side; weights halve from one to the next
     levels: PositiveInt | None = None  # how many of the finest; None: all
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "ReviewKd":
@@ -78,7 +78,7 @@ class Fusion(nn.Module):
         self.attend = nn.Conv2d(2 * width, 2, kernel_size=1) if fuses else None
 
     def forward(self, level: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the map to compare (B, Ct, H, W), and what is left for the finer level."""
+        """Return the map to compare (B, Ct, H, W) and the residual for the finer level."""
         reduced = apply_normed(self.reduce, level)
         if self.attend is not None and residual is not None:
             coarser = functional.interpolate(residual, size=reduced.shape[-2:], mode="nearest")
@@ -95,9 +95,9 @@ def normed_conv(inputs: int, outputs: int, size: int) -> nn.Sequential:
 
 
 def apply_normed(layers: nn.Sequential, maps: Tensor) -> Tensor:
-    """Return the layers' output; one number per channel is normalised by the running statistics.
+    """Return the layers' output; a single value per channel uses the running statistics.
 
-    Torch refuses to normalise such a map by itself: a batch of one picture on a level of one cell.
+    Torch raises for such a map (one picture on a level of one cell) in train mode.
     """
     conv, norm = layers
     out: Tensor = conv(maps)
@@ -112,8 +112,8 @@ def apply_normed(layers: nn.Sequential, maps: Tensor) -> Tensor:
 def pooled_error(student: Tensor, teacher: Tensor, pools: Sequence[int]) -> Tensor:
     """Return the mean squared error of two maps (B, C, H, W), averaged over resolutions.
 
-    Besides the maps themselves, of weight 1, they are compared pooled to q x q cells for every q
-    of `pools` below H; each that is used weighs half of the one before.
+    The maps themselves have weight 1; they are also compared pooled to q x q cells for every q
+    of `pools` below H, each with half the weight of the one before.
     """
     total = functional.mse_loss(student, teacher)
     weight, weights = 1.0, 1.0

@@ -1,10 +1,9 @@
 """RKD: imitate the distances between pictures (Park et al., CVPR 2019).
 
-The distance-wise loss is defined on one vector per picture, as a classifier has. A detector has
-none, so each level of the pyramid gives one, the mean of its map over the cells: this choice is
-ours. Channels and sizes may differ, for only distances meet. A batch needs three pictures or more:
-a picture alone has no distance to another, and the one distance of two is its own mean, so that the
-term is 0 whatever the models say.
+The distance-wise loss is defined for one embedding per picture, as in a classifier. For detectors
+we use the mean of each pyramid level's map over its cells; this choice is ours. Channels and map
+sizes may differ, since only distances are compared. A batch needs at least three pictures: with
+two, the only distance is divided by itself, so the term is always 0.
 """
 
 from typing import Literal
@@ -22,7 +21,7 @@ from compress.losses.parts.loss import DistillationLoss
 
 
 class RkdConfig(MapSection):
-    """Which levels count, and whether directions alone are compared."""
+    """The levels in use, and whether embeddings are normalised."""
 
     type: Literal["rkd"]
     weight: PositiveFloat | Literal["auto"] = 25.0
@@ -35,7 +34,7 @@ class RkdConfig(MapSection):
 
 
 class Rkd(DistillationLoss):
-    """One term, without parameters."""
+    """The distance term; it has no parameters."""
 
     config: RkdConfig
 
@@ -57,6 +56,6 @@ class Rkd(DistillationLoss):
 def distance_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Compare the relative distances between the rows of (B, Cs) with those of (B, Ct).
 
-    Huber's loss of width 1, averaged over all B * B entries, the zeros of the diagonal included.
+    Huber loss of width 1, averaged over all B * B entries, the zero diagonal included.
     """
     return functional.smooth_l1_loss(relative_distances(student), relative_distances(teacher))

@@ -1,10 +1,10 @@
-"""TADF: imitate the middle of objects, and a teacher that is right (Sun et al. 2020).
+"""TADF: imitate object centres, and the teacher where it is right (Sun et al. 2020).
 
-Reconstructed from descriptions and from helpers that DeFeat's authors released; there is no code of
-the authors, and no vector decides. Where the sources say nothing we chose: cells stand for their
-centres, a box is at least a cell wide for its bell, the squared error is a mean over elements
-(`average: cells` leaves the channels out), all weights are 1, and of teacher and ground truth each
-of the four deltas has the nearer one to follow. All terms fall to 0 over the run (`decay`).
+Reconstructed from descriptions and from helpers that DeFeat's authors released; TADF's authors
+released no code, so the results were not compared with theirs. Our own choices are: masks are
+evaluated at cell centres, a box is at least one cell wide for its Gaussian, the squared error is
+averaged over elements (`average: cells`: over cells), all weights are 1, and each of the deltas
+follows the nearer of teacher and ground truth. All terms fall to 0 over the run (`decay`).
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ AUTOMATIC_ROI_WEIGHT = 1.0
 
 
 class TadfConfig(LossSection):
-    """Weights of the feature term and of the two on proposals of objects."""
+    """Weights of the feature term and of the two terms on object proposals."""
 
     written_from: ClassVar[Source] = "reconstructed"
 
@@ -42,7 +42,7 @@ class TadfConfig(LossSection):
     feature_weight: NonNegativeFloat = 1.0
     class_weight: NonNegativeFloat | None = None  # default 1 if both have RoIs
     box_weight: NonNegativeFloat | None = None  # default 1 if both have RoIs
-    spread: PositiveFloat = 0.5  # standard deviation of the bell, as a share of the box's side
+    spread: PositiveFloat = 0.5  # standard deviation of the Gaussian, as a share of the box's side
     average: Literal["elements", "cells"] = "elements"  # elements are cells times channels
     temperature: PositiveFloat = 1.0
     roi_source: RoiSource = "teacher"  # whose proposals both heads score
@@ -78,7 +78,7 @@ class TadfConfig(LossSection):
 
 
 class Tadf(DistillationLoss):
-    """A feature term under bells, and class and box terms on proposals of objects."""
+    """A feature term under Gaussian masks, and class and box terms on object proposals."""
 
     config: TadfConfig
 
@@ -144,17 +144,17 @@ def gaussian_masks(
     *,
     spread: float,
 ) -> list[Tensor]:
-    """Draw a bell inside each box, on the level of its size alone; overlaps keep the larger.
+    """Draw a Gaussian in each box on the level of its size; overlaps take the maximum.
 
     Args:
         boxes: one (n, 4) xyxy tensor per picture, input pixels.
         strides: input pixels per cell of the L levels, finest first.
         sizes: height and width in cells of the L levels.
-        spread: standard deviation of the bell as a share of the box's width and height, each
-            taken as a cell if it is less.
+        spread: standard deviation as a share of the box's width and height, which are at least
+            one cell.
 
     Returns:
-        L weights (B, H_l, W_l) in 0..1: 1 at the middle of a box, 0 outside all boxes.
+        L weights (B, H_l, W_l) in 0..1: 1 at the centre of a box, 0 outside all boxes.
     """
     padded, real = pad_boxes(boxes)
     own = box_levels(padded, len(strides))
@@ -179,7 +179,7 @@ def bell(cells: int, low: Tensor, high: Tensor, spread: float) -> Tensor:
 def nearer_distance(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     """Return per row of (R, 4) the mean distance of each number to the nearer of two others.
 
-    So the teacher is followed only where it is nearer than the ground truth is.
+    The target is the teacher only where it is nearer than the ground truth.
     """
     to_teacher, to_target = (student - teacher).abs(), (student - target).abs()
     return torch.where(to_teacher <= to_target, to_teacher, to_target).mean(dim=1)

@@ -54,7 +54,7 @@ def own_share(matches: Sequence[Tensor], anchors: Tensor) -> Tensor:
     """Return the factor that renormalises a loss from this process's positives to all processes'.
 
     Torchvision divides by the positives of this process; one process on the whole batch would
-    divide by the mean over processes. Every process must call this: the others wait for its count.
+    divide by the mean over processes. This is a collective operation: every process must call it.
     """
     counts = [anchors.new_zeros(()), *((match >= 0).sum() for match in matches)]
     positives = torch.stack([count.float() for count in counts]).sum()
@@ -78,7 +78,7 @@ def anchor_dense(
     positive_iou: float,
     level_counts: Sequence[int],
 ) -> Dense:
-    """Return predictions at anchors as a loss takes them.
+    """Return predictions at anchors, decoded, with their matching.
 
     Args:
         class_logits: (B, P, K).

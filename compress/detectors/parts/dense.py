@@ -99,7 +99,7 @@ def dense_outputs(
 ) -> Outputs:
     """Pass a batch through a one-stage detector; see `Detector.forward`.
 
-    The head runs on the labelled images alone where only the task losses need it.
+    The head runs on the labelled images only, if nothing but the task losses needs it.
 
     Args:
         detector: in train or eval mode.
@@ -115,7 +115,7 @@ def dense_outputs(
     whole = asked or "towers" in wanted
     dense, towers, losses = None, None, {}
     if learns or whole:
-        # torchvision's heads cannot reshape the output of no image, so without labels all pass
+        # torchvision's heads fail on an empty batch, so without labels all images are passed
         count = len(batch.images) if whole or not batch.labeled else batch.labeled
         raw, towers = predict([feature[:count] for feature in features])
         with torch.autocast(batch.images.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Torchvision's proposal network and box head, callable on boxes of any origin."""
+"""Torchvision's proposal network and box head, callable on given boxes."""
 
 from collections import OrderedDict
 from collections.abc import Sequence

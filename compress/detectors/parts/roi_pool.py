@@ -1,9 +1,9 @@
-"""RoIAlign over a pyramid with static shapes, in two forms of one result.
+"""RoIAlign over a pyramid with static shapes, in two implementations.
 
 Torchvision's `MultiScaleRoIAlign` sorts boxes by level, so its shapes depend on the boxes. `masked`
-pools every box from every level and keeps its own: bit for bit torchvision's, at several times the
-work. `atlas` stacks the levels into one map and pools every box once, out of its level's rows: the
-same up to rounding, and a single RoiAlign node.
+pools every box from every level and selects its level: bit for bit torchvision's result, at several
+times the cost. `atlas` stacks the levels into one map and pools every box once, from its level's
+rows: the same result up to rounding, with a single RoiAlign node.
 
 Both take boxes inside the picture (0 <= x1 <= x2 <= width, the same for y) of any size, zero
 included; proposals are clipped to it. Picture sizes are multiples of every stride.
@@ -55,9 +55,9 @@ def pool_atlas(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]
     """Pool once, from all levels in one map; see `pool`.
 
     A box thinner than a cell is pooled as if it were a cell wide, so at the lower and right border
-    some of its samples lie outside of the map. Torchvision counts those as 0; here they would be
-    another level's. Such a box is moved inwards: its samples within the map were all in the last
-    cell, where every value is that of the border, and the others are counted out.
+    some of its samples lie outside the map. Torchvision counts those as 0; here they would fall on
+    another level. Such a box is moved inwards (its samples within the map all have the border's
+    value) and the share of outside samples is multiplied out.
     """
     atlas, tops = stack_levels(features)
     per_level = [

@@ -1,4 +1,4 @@
-"""Settings that every detector family shares, and how they follow the input size."""
+"""Settings of all detector families, and their defaults by input size."""
 
 import math
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ COARSEST_STAGE = 32  # stride of the backbone's last stage
 
 
 class DetectorSettings(Section, ABC):
-    """The base of a family's settings; `None` means that a value follows the input size.
+    """The base of a family's settings; `None` chooses a value by the input size.
 
     A subclass narrows `type` to a literal, adds its own fields and defines `build`.
     """
@@ -93,7 +93,7 @@ def map_sizes(input_size: tuple[int, int], strides: Sequence[int]) -> list[tuple
 
 @dataclass(frozen=True)
 class Trunk:
-    """What a family puts its head on.
+    """Backbone and pyramid, to which a family adds its head.
 
     Attributes:
         strides: input pixels per cell, one per level, finest first.
@@ -121,7 +121,7 @@ def build_trunk(
     """Build backbone and pyramid with random weights for inputs of (height, width) pixels.
 
     Args:
-        settings: of the family; what it leaves open follows the input size.
+        settings: the family's settings.
         input_size: height and width.
         finest: the first stride, where the settings name none.
         coarsest: the last stride at most, where the settings name none.
@@ -145,7 +145,7 @@ def build_trunk(
 
 
 def check_input_size(input_size: tuple[int, int]) -> None:
-    """Refuse an input that no pyramid fits.
+    """Refuse an input size that the pyramid cannot divide.
 
     Raises:
         RecipeError: a side is not a positive multiple of 32.
@@ -161,7 +161,7 @@ def check_maps(features: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> 
     """Refuse pictures of another size than the detector was built for.
 
     Raises:
-        ValueError: saying both sizes of the maps.
+        ValueError: the maps have other sizes.
     """
     found = [tuple(feature.shape[-2:]) for feature in features]
     if found != list(sizes):

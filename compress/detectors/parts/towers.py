@@ -14,8 +14,8 @@ from compress.parts.norm import Norm, group_norm
 class TowerLayer(nn.Module):
     """A 3x3 convolution shared by the levels, and its normalisation.
 
-    Levels differ in their statistics: a BatchNorm shared by them would normalise with one set in
-    training and with another in evaluation, so each level has its own.
+    Each level has its own BatchNorm: levels differ in their statistics, so a shared one would use
+    other statistics in evaluation than in training.
     """
 
     def __init__(self, before: int, width: int, levels: int, norm: Norm | None) -> None:
@@ -55,7 +55,7 @@ class Tower(nn.Module):
         return _end(self.traced(features))
 
     def traced(self, features: Sequence[Tensor], first: int = 0) -> list[tuple[Tensor, ...]]:
-        """Return the input of layer `first` and what it and each later layer put out.
+        """Return the input of layer `first` and the outputs of it and all later layers.
 
         Outputs are those before the ReLU, so that entry i holds the maps after i - first layers;
         the input is taken as it is, after the ReLU where one came before.
@@ -84,20 +84,20 @@ class TwoTowers(Protocol):
 
 @dataclass(frozen=True)
 class Traced:
-    """What both towers put out, layer by layer; see `Tower.traced`."""
+    """Outputs of both towers by layer; see `Tower.traced`."""
 
     in_class: list[tuple[Tensor, ...]]
     in_box: list[tuple[Tensor, ...]]
 
     @property
     def ends(self) -> tuple[list[Tensor], list[Tensor]]:
-        """What the prediction layers take."""
+        """The inputs of the prediction layers."""
         return _end(self.in_class), _end(self.in_box)
 
     def as_towers(
         self, resume: Callable[[int, Sequence[Tensor], Sequence[Tensor]], Dense]
     ) -> Towers:
-        """As a loss gets them."""
+        """Convert to the form that losses take."""
         return Towers(tuple(self.in_class), tuple(self.in_box), resume)
 
 
@@ -109,7 +109,7 @@ def run_towers(head: TwoTowers, features: Sequence[Tensor]) -> Traced:
 def finish_towers(
     head: TwoTowers, index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Run the layers from `index` on; return what the prediction layers take."""
+    """Run the layers from `index` on; return the inputs of the prediction layers."""
     return (
         _end(head.class_tower.traced(in_class, index)),
         _end(head.box_tower.traced(in_box, index)),

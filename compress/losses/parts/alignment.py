@@ -23,7 +23,7 @@ class MapSection(LossSection):
 
 
 def is_two_stage(spec: DetectorSpec) -> bool:
-    """Whether a method's published defaults for two-stage detectors are meant for this one."""
+    """Whether published defaults for two-stage detectors apply to this one."""
     return "rois" in spec.provides
 
 
@@ -43,10 +43,10 @@ def finest_pairs(student: DetectorSpec, teacher: DetectorSpec, count: int | None
 
 
 def align_channels(channels: Sequence[tuple[int, int]], *, bias: bool = True) -> nn.ModuleList:
-    """Return a 1x1 convolution per (student, teacher) count, nothing where both are equal.
+    """Return a 1x1 convolution per (student, teacher) channel count; identity where both are equal.
 
-    Leave the `bias` out for a loss that no constant added to a channel can change: it would never
-    learn.
+    Use no `bias` for a loss that is invariant to a constant added to a channel: the bias would get
+    no gradient.
     """
     return nn.ModuleList(
         nn.Identity() if own == other else nn.Conv2d(own, other, kernel_size=1, bias=bias)
@@ -55,7 +55,7 @@ def align_channels(channels: Sequence[tuple[int, int]], *, bias: bool = True) ->
 
 
 class AlignedLevels(nn.Module):
-    """Pair the maps of two detectors; the student's take the teacher's channels and size."""
+    """Pairs of maps, the student's brought to the teacher's channels and size."""
 
     def __init__(
         self,

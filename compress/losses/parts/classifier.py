@@ -1,4 +1,4 @@
-"""A small classifier of object crops that teaches `dicod` (trained in compress/stages)."""
+"""A small classifier of object crops, the teacher of `dicod`; compress/stages trains it."""
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ class ClassifierConfig(Section):
     """The classifier and its training."""
 
     backbone: BackboneConfig = "resnet18"
-    backbone_weights: str | None = None  # a file, torchvision or timm, as of a detector
-    crop: int = Field(default=112, ge=32)  # pixels; crops are brought to this square
+    backbone_weights: str | None = None  # a file, torchvision or timm, as for a detector
+    crop: int = Field(default=112, ge=32)  # side in pixels that crops are resized to
     epochs: PositiveInt = 10
     batch: PositiveInt = 16  # pictures, with all of their boxes
     lr: PositiveFloat = 1e-3
@@ -20,12 +20,12 @@ class ClassifierConfig(Section):
     workers: NonNegativeInt = 0
 
     def build(self, num_classes: int) -> "Classifier":
-        """Build one with random weights."""
+        """Build a classifier with random weights."""
         return Classifier(self, num_classes)
 
 
 class Classifier(nn.Module):
-    """A backbone, the mean over its last map, and one layer."""
+    """A backbone, average pooling and a linear layer."""
 
     def __init__(self, config: ClassifierConfig, num_classes: int) -> None:
         super().__init__()

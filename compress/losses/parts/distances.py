@@ -7,13 +7,11 @@ LEAST_SQUARED_DISTANCE = 1e-12
 
 
 def relative_distances(vectors: Tensor) -> Tensor:
-    """Return (G, G) distances over their mean off the diagonal; the diagonal is 0.
+    """Return (G, G) Euclidean distances of vectors (G, V), divided by their off-diagonal mean.
 
-    Vectors that coincide count as 1e-6 apart; a single one has nothing but the diagonal.
-
-    The vectors (G, V) may be long and near one another. Direct differences would take G * G * V
-    numbers, and the formula with inner products loses what the vectors have in common to
-    cancellation; so their mean, which no distance depends on, is taken away first.
+    The diagonal is 0. Equal vectors count as 1e-6 apart. Direct differences would need G * G * V
+    numbers, so inner products are used; the mean is subtracted first, because they lose precision
+    to cancellation where the vectors are long and close together.
     """
     centred = vectors - vectors.mean(dim=0).detach()
     squared_norm = centred.square().sum(dim=1)

@@ -1,4 +1,4 @@
-"""Raise a detector's outputs to float32, as the losses compute in it."""
+"""Convert a detector's outputs to float32, in which the losses compute."""
 
 from collections.abc import Callable
 from dataclasses import replace

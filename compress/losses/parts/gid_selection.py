@@ -14,7 +14,7 @@ ScoreForm = Literal["class", "max"]
 
 @dataclass(frozen=True)
 class Instances:
-    """What was selected, per picture, in descending score.
+    """The selected boxes per picture, in descending score.
 
     Attributes:
         boxes: B tensors (n, 4) xyxy, input pixels, clipped to the picture.
@@ -28,7 +28,7 @@ class Instances:
 
     @property
     def counts(self) -> list[int]:
-        """How many there are in each picture."""
+        """Number of instances in each picture."""
         return [len(boxes) for boxes in self.boxes]
 
 
@@ -45,19 +45,19 @@ def select_instances(
     score: ScoreForm = "class",
     box_from: ScoreForm = "max",
 ) -> Instances:
-    """Keep per picture the `limit` boxes of most disagreement that do not overlap.
+    """Select per picture the `limit` boxes with the largest disagreement, after NMS.
 
-    The order is fixed: best `pre_nms` locations, clip to the picture, drop boxes whose width or
-    height is not above `min_size_px`, suppress regardless of class and level, cut.
+    Steps: take the best `pre_nms` locations, clip to the picture, drop boxes whose width or height
+    is not above `min_size_px`, suppress regardless of class and level, keep `limit`.
 
     Args:
         student: predictions at P locations.
         teacher: predictions at the same P locations.
         sizes: (B, 2) height and width of the pictures without their padding.
         limit: K, most instances per picture.
-        iou: boxes that overlap a better one by more are dropped.
-        pre_nms: how many locations enter the suppression.
-        min_size_px: input pixels.
+        iou: NMS threshold.
+        pre_nms: locations kept before NMS.
+        min_size_px: least side in input pixels.
         score: see `rank_locations`.
         box_from: see `rank_locations`.
     """
@@ -69,7 +69,7 @@ def select_instances(
         score=score,
         box_from=box_from,
     )
-    # Stable, so that of equal scores the location that comes first wins on every device.
+    # Stable: among equal scores the first location comes first on every device.
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     scores, order = scores[:, :pre_nms], order[:, :pre_nms]
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))

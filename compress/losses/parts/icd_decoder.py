@@ -1,7 +1,7 @@
-"""ICD's decoder: reads a teacher's maps to answer whether and where an object is.
+"""ICD's decoder: predict from a teacher's maps whether and where an object is.
 
-What it attends to is what the student imitates. Sequences are all cells of all levels, S of them,
-finest level first, row-major.
+Its attention weights the imitation error. Sequences are the S cells of all levels, finest level
+first, row-major.
 """
 
 import math
@@ -17,7 +17,7 @@ from compress.losses.parts.icd_queries import LONGEST_PERIOD
 
 @dataclass(frozen=True)
 class Cells:
-    """Where the cells of a batch are.
+    """Positions of the cells of a batch.
 
     Attributes:
         padding: (B, S) bool, cells outside of the picture.
@@ -30,7 +30,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class Attention:
-    """What one layer saw; a heads of d = D / a channels.
+    """Inputs of the attention of one layer, with a heads of d = D / a channels.
 
     Attributes:
         queries: (B, a, k, d), not scaled.
@@ -67,7 +67,7 @@ class Perceptron(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Cross-attention and a feed-forward part, each added and normalised; no self-attention."""
+    """Cross-attention and feed-forward layer, each with residual and norm; no self-attention."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -85,12 +85,12 @@ class DecoderLayer(nn.Module):
             nn.init.zeros_(projection.bias)
 
     def forward(self, questions: Tensor, memory: Tensor, cells: Cells) -> tuple[Tensor, Attention]:
-        """Return the answers (B, k, D) to `questions` (B, k, D), and where they came from.
+        """Return the outputs (B, k, D) for `questions` (B, k, D), and the attention.
 
         Args:
-            questions: or the answers of the layer before.
+            questions: queries, or the outputs of the layer before.
             memory: (B, S, D) the teacher's cells.
-            cells: where they are.
+            cells: their positions.
         """
         split = (self.heads, -1)
         queries = self.query(questions).unflatten(-1, split).transpose(1, 2)
@@ -106,8 +106,8 @@ class DecoderLayer(nn.Module):
     def places(self, cells: Cells) -> Tensor:
         """Return the projected position codes (B, S, D).
 
-        The projection is linear and a code is its row's beside its column's, so rows and columns
-        are projected apart: that is H + W products instead of H * W.
+        A code concatenates its row's and its column's code and the projection is linear, so
+        both are projected separately: H + W products instead of H * W.
         """
         by_row, by_column = self.position.weight.chunk(2, dim=1)
         found = [
@@ -157,13 +157,13 @@ def _axis_code(places: Tensor, count: Tensor, features: int) -> Tensor:
 def auxiliary_losses(
     predictions: Tensor, real: Tensor, present: Tensor, offsets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the errors about whether objects are there, and about where their edges are.
+    """Return the classification error of presence and the regression error of the edges.
 
     Args:
-        predictions: (B, k, 5) logit that it is there, then left, upper, right and lower edge.
+        predictions: (B, k, 5) logit of presence, then left, upper, right and lower edge.
         real: (B, k) bool.
         present: (B, k) bool.
-        offsets: (B, k, 4) from the named point to the edges, as shares of the picture.
+        offsets: (B, k, 4) from the query point to the edges, as shares of the picture.
     """
     there = functional.binary_cross_entropy_with_logits(
         predictions[..., 0], real.to(predictions), reduction="none"
@@ -177,7 +177,7 @@ def auxiliary_losses(
 
 
 def instance_weights(attention: Attention, real: Tensor, temperature: float) -> Tensor:
-    """Return (B, a, S): how much the objects of each picture attend to each cell, summed.
+    """Return (B, a, S): attention to each cell, summed over the objects of a picture.
 
     Args:
         attention: of one layer.

@@ -1,7 +1,7 @@
-"""ICD's questions: the objects of a picture, and made-up ones that are not there.
+"""ICD's queries: the objects of a picture, and sampled negatives.
 
-Everything that is drawn for a picture depends on one number from torch's generator and on the
-picture's id, so neither its place in the batch nor its neighbours change it.
+Random numbers of a picture depend on one draw from torch's generator and on the picture's id, not
+on its position in the batch or on other pictures.
 """
 
 import math
@@ -24,19 +24,19 @@ LONGEST_PERIOD = 10000.0
 
 
 class IcdQueries(Section):
-    """How many questions a picture is asked, and what the made-up objects look like.
+    """Number of queries per picture, and the distribution of negatives.
 
-    Sizes and centres of made-up objects are shares of the picture's width and height.
+    Sizes and centres of negatives are shares of the picture's width and height.
     """
 
     slots: PositiveInt | None = None  # most per picture; default 300, 100 with proposals
     fakes_per_instance: NonNegativeInt = 5
-    jitter: float = Field(default=0.3, ge=0, lt=0.5)  # of the box, around its centre, each way
+    jitter: float = Field(default=0.3, ge=0, lt=0.5)  # largest shift, as a share of the box
     fake_centre: tuple[float, float] = (0.03, 0.97)
     fake_side: tuple[PositiveFloat, PositiveFloat] = (0.002, 0.7)
-    side_mean: PositiveFloat = 0.2  # where box_statistics say nothing
+    side_mean: PositiveFloat = 0.2  # without box_statistics
     side_deviation: NonNegativeFloat = 0.2
-    class_prior: tuple[NonNegativeFloat, ...] | None = None  # K; default all alike
+    class_prior: tuple[NonNegativeFloat, ...] | None = None  # K; default uniform
     # K rows: mean width, mean height, their standard deviations
     box_statistics: tuple[tuple[float, float, float, float], ...] | None = None
 
@@ -73,7 +73,7 @@ class IcdQueries(Section):
 
 @dataclass(frozen=True)
 class Questions:
-    """k slots per picture: its objects, then made-up ones, then slots that hold nothing.
+    """k slots per picture: its objects, then negatives, then empty slots.
 
     Attributes:
         labels: (B, k) int64.
@@ -82,7 +82,7 @@ class Questions:
         offsets: (B, k, 4) from that point to the left, upper, right and lower edge, as shares.
         pixels: (B, k, 2) width and height in input pixels.
         real: (B, k) bool, an object of the picture.
-        present: (B, k) bool, an object of the picture or a made-up one.
+        present: (B, k) bool, an object or a negative.
         most_real: the largest number of objects in one picture.
     """
 
@@ -100,15 +100,13 @@ class Questions:
 def draw_questions(
     batch: Batch, settings: IcdQueries, most: int, prior: Tensor, statistics: Tensor
 ) -> Questions:
-    """Draw the questions of every picture.
-
-    A picture without labels gets no questions, as its objects are unknown.
+    """Draw the queries of every picture; an unlabelled picture has none.
 
     Args:
         batch: pictures and their objects.
-        settings: how to draw.
+        settings: distribution of the negatives.
         most: slots per picture at most, if it does not have more objects.
-        prior: (K,) shares of the classes among made-up objects.
+        prior: (K,) shares of the classes among negatives.
         statistics: (K, 4), see `IcdQueries.statistics`.
     """
     device = batch.images.device
@@ -147,7 +145,7 @@ def draw_questions(
 
 
 def describe(questions: Questions, num_classes: int) -> Tensor:
-    """Return (B, k, K + 266): class, centre and scale, as the decoder is told them."""
+    """Return (B, k, K + 266): features of class, centre and scale, the input of the decoder."""
     classes = functional.one_hot(questions.labels, num_classes)
     scale = functional.one_hot(scale_buckets(questions.pixels), SCALE_BUCKETS).flatten(-2)
     return torch.cat([classes, centre_code(questions.centres), scale], dim=-1)

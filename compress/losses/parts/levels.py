@@ -12,7 +12,7 @@ from export.errors import RecipeError
 
 @dataclass(frozen=True)
 class LevelPairs:
-    """Which map of the student meets which map of the teacher, finest first.
+    """Indices of the maps to compare, finest first.
 
     Attributes:
         strides: the L shared strides, input pixels per cell.
@@ -29,7 +29,7 @@ class LevelPairs:
     def select(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return the L pairs; a student's map of another rounding is resized to the teacher's."""
+        """Return the L pairs; a student map one cell off is resized to the teacher's size."""
         return [
             (resize_like(student[i], teacher[j]), teacher[j])
             for i, j in zip(self.student, self.teacher, strict=True)
@@ -43,8 +43,8 @@ class LevelPairs:
 def check_classes(student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
     """Say why the two models' class scores cannot be compared, if they cannot.
 
-    A teacher that knows all of the student's classes by name and more is no problem: the distiller
-    takes the student's columns alone, and this sees a teacher of the same classes.
+    A teacher that has all of the student's classes by name and more is accepted: the distiller
+    selects the student's columns, and the spec given here has the same classes.
     """
     if student.classes and teacher.classes and student.classes != teacher.classes:
         missing = [name for name in student.classes if name not in teacher.classes]
@@ -63,7 +63,7 @@ def check_classes(student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
 
 
 def check_levels(student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
-    """Say why the two pyramids' maps cannot be compared, if they share no level."""
+    """Say why the two pyramids' maps cannot be compared, because they share no level."""
     try:
         pair_levels(student, teacher)
     except RecipeError as error:
@@ -72,7 +72,7 @@ def check_levels(student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
 
 
 def check_one_width(student: DetectorSpec, teacher: DetectorSpec, compared: str) -> list[str]:
-    """Say that what is `compared` across levels needs a teacher of one width, if it has more."""
+    """Report a teacher whose levels differ in channels, which comparing `compared` needs equal."""
     channels = {teacher.channels[index] for index in pair_levels(student, teacher).teacher}
     if len(channels) == 1:
         return []
@@ -83,7 +83,7 @@ def check_one_width(student: DetectorSpec, teacher: DetectorSpec, compared: str)
 
 
 def both_provide(student: DetectorSpec, teacher: DetectorSpec, knowledge: Knowledge) -> bool:
-    """Whether a loss may ask both detectors for it."""
+    """Whether both detectors provide `knowledge`."""
     return knowledge in student.provides and knowledge in teacher.provides
 
 
@@ -133,11 +133,11 @@ def pair_strides(student: Sequence[int], teacher: Sequence[int]) -> LevelPairs:
 def resize_like(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the student's map (B, C, H, W) at the teacher's height and width.
 
-    Both come from the same padded pictures, so equal strides differ by one cell at most: by
-    whether a layer rounds up or down.
+    Both maps come from the same padded pictures, so at equal stride they differ by at most one
+    cell, from rounding up or down.
 
     Raises:
-        ValueError: the sizes differ by more; some spec states a stride that is not true.
+        ValueError: the sizes differ by more, so one spec states a wrong stride.
     """
     size = teacher.shape[-2:]
     if student.shape[-2:] == size:

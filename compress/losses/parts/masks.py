@@ -1,4 +1,4 @@
-"""Which cells of a feature map belong to an object; float32 box arithmetic, DeFeat's rules."""
+"""Object masks on feature maps by DeFeat's rules; box arithmetic is float32."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-# A box of this side, in pixels, is where level 0 ends and level 1 begins at twice of it; the rule
-# is the same whatever the finest stride.
+# The scale of the level rule in `box_levels`, in pixels; it does not depend on the finest stride.
 LEVEL_SCALE_PX = 56.0
 BOXES_AT_ONCE = 16  # per picture, when each needs a map of its own
 
@@ -30,7 +29,7 @@ def box_levels(boxes: Tensor, levels: int) -> Tensor:
 def level_masks(
     boxes: Sequence[Tensor], strides: Sequence[int], sizes: Sequence[tuple[int, int]]
 ) -> list[Tensor]:
-    """Mark each box on the level of its size alone.
+    """Mark each box on the level of its size.
 
     Args:
         boxes: one (n, 4) xyxy tensor per picture, input pixels.
@@ -58,7 +57,7 @@ def union_mask(boxes: Sequence[Tensor], stride: int, size: tuple[int, int]) -> T
 def nearest(mask: Tensor, like: Tensor) -> Tensor:
     """Return a mask (B, H, W) at the height and width of `like`, by nearest neighbour.
 
-    In whole numbers: torch's own scale is a rounded float32, which misses a cell now and then.
+    Computed in integers: torch's float32 scale rounds to the wrong cell now and then.
     """
     height, width = like.shape[-2:]
     rows = torch.arange(height, device=mask.device) * mask.shape[1] // height
@@ -89,13 +88,13 @@ def rasterize(
     """
     height, width = size
     x1, y1, x2, y2 = cell_ranges(boxes, stride, size)
-    # A box wholly outside has its corners in the wrong order, and no cell.
+    # A box outside the map has its end before its start and marks no cell.
     inside = (chosen & (x1 < x2) & (y1 < y2)).int()
     x1, y1 = x1.clamp(max=width), y1.clamp(max=height)
     x2, y2 = x2.clamp(min=0), y2.clamp(min=0)
 
-    # Summing +1 and -1 at the four corners over rows and columns counts the boxes over each cell:
-    # the cost is that of the map, however many boxes there are.
+    # Cumulative sums of +1 and -1 at the four corners count the boxes over each cell, at a cost
+    # that does not depend on the number of boxes.
     corners = boxes.new_zeros((pictures, height + 1, width + 1), dtype=torch.int32)
     for y, x, sign in ((y1, x1, 1), (y1, x2, -1), (y2, x1, -1), (y2, x2, 1)):
         corners.index_put_((picture, y, x), sign * inside, accumulate=True)
@@ -132,7 +131,7 @@ def cell_ranges(
 
 
 def pad_boxes(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return boxes as (B, n, 4) float32, n the most that a picture has, and which are real (B, n).
+    """Return boxes as (B, n, 4) float32, n the largest count, and which are real (B, n).
 
     Padding is 0.
     """
@@ -148,7 +147,7 @@ def between(cells: int, start: Tensor, end: Tensor) -> Tensor:
 
 
 def largest_product(rows: Tensor, columns: Tensor) -> Tensor:
-    """Draw boxes whose weights are a product over rows and columns; overlaps keep the larger.
+    """Draw separable box weights, rows times columns; overlaps take the maximum.
 
     Args:
         rows: (B, n, H), not negative.

@@ -1,4 +1,4 @@
-"""Cut patches of equal size out of feature maps: RoIAlign (He et al. 2017), as two small products.
+"""RoIAlign (He et al. 2017) by two small matrix products.
 
 Bilinear sampling with clamped borders is separable, so a patch is `rows @ map @ columns` with two
 small matrices per box. That equals torchvision's `roi_align(aligned=True)` to rounding; its
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compress.losses.parts.masks import stack_boxes
 
-# Where an object of 224 x 224 pixels belongs; the levels' numbers are log2 of their strides.
+# Level (log2 of the stride) of an object of 224 x 224 pixels.
 CANONICAL_SIDE_PX = 224
 CANONICAL_LEVEL = 4
 SAMPLES = 2  # per cell and axis
@@ -21,7 +21,7 @@ SAMPLES = 2  # per cell and axis
 def pooling_levels(boxes: Tensor, strides: Sequence[int]) -> Tensor:
     """Return for each xyxy box (G, 4) the index of the map, finest first, that it is pooled from.
 
-    The usual pyramid rule, clamped to the strides that there are.
+    The rule of feature pyramids (Lin et al. 2017), clamped to the available strides.
     """
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     exponent = (CANONICAL_LEVEL + (area.sqrt() / CANONICAL_SIDE_PX + 1e-8).log2()).floor()
@@ -42,7 +42,7 @@ def pool_instances(
     """
     stacked, picture = stack_boxes(boxes)
     level = pooling_levels(stacked, strides)
-    # none of each map, so that every map stays attached
+    # an empty sum keeps every map attached to the graph
     patches = [features[:0, :, :1, :1].expand(-1, -1, size, size) for features in maps]
     places = [level.new_zeros(0)]
     for index, (features, stride) in enumerate(zip(maps, strides, strict=True)):
@@ -93,10 +93,10 @@ def _align(features: Tensor, boxes: Tensor, counts: list[int], size: int) -> Ten
 
 
 def _weights(low: Tensor, high: Tensor, size: int, cells: int) -> Tensor:
-    """Return (n, size, cells): how much each cell counts in each bin between `low` and `high`.
+    """Return (n, size, cells): weight of each cell in each bin between `low` and `high`.
 
-    Each bin averages two samples; a sample takes its two neighbours linearly, the border's outside
-    of the map, and nothing where it is more than a cell outside.
+    Each bin averages two samples; a sample interpolates its two neighbours linearly, is clamped at
+    the border, and is 0 more than one cell outside the map.
     """
     steps = (torch.arange(size * SAMPLES, device=low.device, dtype=low.dtype) + 0.5) / (
         size * SAMPLES

@@ -47,7 +47,7 @@ def two_way_divergence(student: Tensor, teacher: Tensor, temperature: float) -> 
 
 
 def score_gap(student_logits: Tensor, teacher_scores: Tensor) -> Tensor:
-    """Return how far apart the scores are, class by class.
+    """Return the absolute difference of the scores per class.
 
     Shapes: (..., K), as the student's logits and the teacher's scores (after its sigmoid).
     """
@@ -66,7 +66,7 @@ def focal_cross_entropy(
     entropy = functional.binary_cross_entropy_with_logits(
         student_logits, teacher_scores, reduction="none"
     )
-    # below 1, the power has no slope at 0
+    # for beta < 1 the gradient at 0 is infinite
     factor = gap if beta == 1 else gap.clamp(min=LEAST_GAP).pow(beta)
     return (factor * entropy).sum(dim=-1)
 

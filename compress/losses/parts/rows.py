@@ -1,4 +1,4 @@
-"""The base of the losses on plain logits: settings, and the rows of logits that are compared.
+"""Base of the losses on logits: settings, and the choice of rows.
 
 One row per proposal, or per location of a dense head.
 """
@@ -25,7 +25,7 @@ class Rows:
     Attributes:
         student: (R, C).
         teacher: (R, C).
-        labels: (R,) int64, the target class of each row; None where some row has none.
+        labels: (R,) int64, the target class of each row; None if a row has none.
     """
 
     student: Tensor
@@ -41,7 +41,7 @@ class RowSection(LossSection):
     roi_source: RoiSource = "teacher"  # whose proposals both heads score
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
-        """Return what rows are made of: RoIs if both have them, else dense logits."""
+        """Return RoIs if both detectors have them, else dense predictions."""
         return frozenset({"rois"} if compares_rois(student, teacher) else {"dense"})
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
@@ -54,12 +54,12 @@ class RowSection(LossSection):
 
 
 class RowLoss(DistillationLoss):
-    """The base of the losses on such settings."""
+    """The base of the losses on rows of logits."""
 
     config: RowSection
 
     def compared(self, rois: Rois) -> Tensor | None:
-        """Return the proposals of objects, if they alone are compared."""
+        """Return the proposals of objects, if only they are compared."""
         return objects(rois) if self.config.rows == "positive" else None
 
     def select(self, student: Outputs, teacher: Outputs, batch: Batch) -> Rows:
@@ -97,9 +97,9 @@ def select_rows(student: Outputs, teacher: Outputs, batch: Batch, choice: RowCho
     Args:
         student: outputs with `rois`, or else `dense`.
         teacher: outputs with the same.
-        batch: its targets say which locations are positive; proposals bring their labels along.
-        choice: None takes all proposals (K + 1 logits), or the positive locations (K logits), for
-            most locations are background, where a softmax over K objects says nothing.
+        batch: targets that decide which locations are positive; proposals have labels.
+        choice: None takes all proposals (K + 1 logits), or the positive locations (K logits): most
+            locations are background, for which a softmax over K classes has no meaning.
     """
     own, other = student.rois, teacher.rois
     if own is not None and other is not None:

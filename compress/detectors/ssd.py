@@ -2,7 +2,8 @@
 
 There is no pyramid: a level is a map of the backbone or is computed from the level before, so
 levels differ in channels. Classes are a softmax with background; `Dense.class_logits` are the
-log-odds of each class, whose sigmoid is the softmax probability, as losses on dense predictions expect.
+log-odds of each class, whose sigmoid is the softmax probability, as losses on dense predictions
+expect.
 """
 
 from collections.abc import Sequence

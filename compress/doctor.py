@@ -135,7 +135,7 @@ def onnxruntime_cuda() -> Finding:
 
 
 def onnxruntime_tensorrt() -> Finding:
-    """The TensorRT provider, likewise."""
+    """The TensorRT provider, tried with a model of one node."""
     return _provider("tensorrt", "install onnxruntime-gpu and the TensorRT libraries it names")
 
 

@@ -1,4 +1,4 @@
-"""What the command lines share: types of values, parsers, errors; imports nothing heavy."""
+"""Shared by the commands: argument types, parsers, errors; imports nothing heavy."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Build what a device runs from what was exported, on the device itself.
+"""Build a device's artifact from an exported graph, on the device itself.
 
 `python -m export.build model.onnx --precision fp16 --out DIR` builds a TensorRT engine of a graph
 that is fp16 already; `--backend tensorrt --images DIR` makes that graph first, which needs onnx
@@ -34,7 +34,7 @@ def _run(options: argparse.Namespace) -> int:
 def backend_of(options: argparse.Namespace) -> str:
     """Return the backend that is asked for.
 
-    By default the first one that runs graphs if pictures are given, else that builds of them.
+    Default: the first backend that runs graphs if pictures are given, else one that builds.
     """
     if options.backend is not None:
         return str(options.backend)
@@ -59,7 +59,7 @@ def build(options: argparse.Namespace) -> Path:
     _check_request(options, name, backend)
     graph = model
     if options.images is not None:
-        backend.check(model, settings)  # before minutes of calibration
+        backend.check(model, settings)  # before calibration, which takes minutes
         folder = options.out if backend.runs_graphs else options.out / "graph"
         graph = _make_graph(options, folder, backend.graphs[options.precision])
     return backend.build(graph, options.out, settings)
@@ -81,7 +81,7 @@ def _check_request(options: argparse.Namespace, name: str, backend: "Backend") -
 
 
 def _make_graph(options: argparse.Namespace, folder: Path, precision: str) -> Path:
-    """Cast or quantise the fp32 graph, watching its pictures; return the new one's path."""
+    """Cast or quantise the fp32 graph with the given pictures; return the path."""
     from export.artifact.manifest import read_manifest
     from export.pictures.calibration import calibration_canvases
     from export.precision.fp8 import quantize_fp8

@@ -1,4 +1,4 @@
-"""Pack what a device needs into one folder that can check itself.
+"""Pack all that a device needs into one folder, with a script that checks it.
 
 `python -m export.bundle MODEL.onnx... --golden PHOTO.jpg --out DIR` writes models with their
 sidecars, labels, thresholds, a golden picture with the boxes to expect, `verify.py`, the trtexec

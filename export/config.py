@@ -1,4 +1,4 @@
-"""The base of every settings class: frozen, strict, and closed to unknown keys."""
+"""Base of all settings classes: frozen, strict, unknown keys are errors."""
 
 from pydantic import BaseModel, ConfigDict
 

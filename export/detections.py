@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from export.artifact.manifest import NmsSpec
 from export.pictures.images import Letterbox
 
-CHUNK = 192  # boxes that NMS compares with one another at a time; a few milliseconds' matrix
+CHUNK = 192  # boxes per step of NMS: one matrix of their IoUs
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Detections:
     """What one picture holds, best first.
 
     Attributes:
-        boxes: (n, 4) float32 xyxy; the frame (input or photograph) is said by who made it.
+        boxes: (n, 4) float32 xyxy; in the frame that its producer states (input or photograph).
         scores: (n,) float32.
         labels: (n,) int32 in 0..K-1.
     """
@@ -54,12 +54,12 @@ class Detections:
 def select_detections(
     candidates: Candidates, nms: NmsSpec, score_threshold: float
 ) -> list[Detections]:
-    """Return what is left of each picture's candidates, in the input frame.
+    """Select each picture's detections from its candidates, in the input frame.
 
     Keeps scores above the threshold; with `nms.mode` "host" then drops every box that overlaps a
     better one of its class by more than `nms.iou` (greedy, exact). Equal scores go by index. At
     most `nms.max_detections` stay per picture. With NMS in the graph the candidates are detections
-    already; a threshold after NMS keeps what one before it would, since no box suppresses a better.
+    already; a threshold after NMS keeps the same boxes as one before it.
     """
     selected = []
     for boxes, scores, labels in zip(

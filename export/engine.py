@@ -1,4 +1,4 @@
-"""Open any artifact as an engine, and detect with it: from photographs to boxes.
+"""Open any artifact as an engine and run it: from photographs to boxes.
 
 `detect` is not in `export.detections`, which engines are built on: they return its `Candidates`.
 """

@@ -1,4 +1,4 @@
-"""Every error that a user can cause, and the exit code that each one ends the program with.
+"""All errors that a user can cause, with the exit code of each.
 
 Also how text from outside is shown: without control characters or escape sequences, and cut.
 """
@@ -14,7 +14,7 @@ _JOINERS = frozenset("\u200c\u200d")
 
 
 class ToolkitError(Exception):
-    """A failure that the user can mend; the message says where, what was found and what to do.
+    """A failure that the user can fix; the message says where, what was found and what to do.
 
     A message may quote what a file holds; shown, it has no control characters but line breaks.
     """

@@ -1,4 +1,4 @@
-"""Check a bundle on a device: every artifact must find what it found where the bundle was made.
+"""Check a bundle on a device: every artifact must reproduce the expected detections.
 
 `python -m export.verify BUNDLE`, or `python verify.py` inside of it. A bundle holds a copy of this
 file and, beside it, one `verify_<backend>.py` per backend, which opens that backend's artifacts.
@@ -103,11 +103,11 @@ class SessionModule(Protocol):
 
 
 class BundleError(Exception):
-    """Something about the bundle, or what it finds, is not as promised."""
+    """The bundle or its detections differ from what it states."""
 
 
 class NotHereError(Exception):
-    """This artifact cannot be checked on this machine, for want of a package."""
+    """This artifact cannot be checked on this machine, as a package is missing."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "verify") -> int:
@@ -266,7 +266,7 @@ def open_session(
 
 
 def compare_runs(session: Session, picture: Picture, artifact: Artifact) -> str:
-    """Compare with what is expected: alone, once more, and at both ends of a batch.
+    """Compare with the expected detections: alone, again, and at both ends of a batch.
 
     Raises:
         BundleError: what differs.
@@ -278,10 +278,10 @@ def compare_runs(session: Session, picture: Picture, artifact: Artifact) -> str:
         times += [(f" at place {place} of a batch of {largest}", place) for place in (0, -1)]
     for index, (when, place) in enumerate(times):
         size = smallest if index < 2 else largest
-        canvases = [picture[::-1, ::-1]] * size  # turned pictures beside it in a batch
+        canvases = [picture[::-1, ::-1]] * size  # a batch filled with rotated copies
         canvases[place] = picture
         outputs = session.run(_input(canvases, artifact["input"].get("format")))
-        # Detections below the least expected score may be partners; they are not too many.
+        # Detections below the least expected score may be matched; they do not count as extra.
         found = select(outputs, place, artifact["nms"], artifact["min_score"] / 2)
         expected, tolerance = artifact["expected"], artifact["tolerance"]
         differs = differences(expected, found, tolerance, artifact["extra_above"])
@@ -342,7 +342,7 @@ def differences(
             if label == other_label and overlap >= MIN_IOU:
                 pairs.append((abs(score - other_score) + 1 - overlap, i, j))
     ours: dict[int, int] = {}
-    for _, i, j in sorted(pairs):  # the most alike first, so that neighbours cannot cross
+    for _, i, j in sorted(pairs):  # the closest pairs first, so that neighbours are not swapped
         if i not in ours and j not in ours.values():
             ours[i] = j
     missing = [i for i in range(len(expected)) if i not in ours]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.errors import DataError
 
-_EXAMPLES = 3  # how many offenders a note or message names
+_EXAMPLES = 3  # examples named in a note or message
 _CLIP_TOLERANCE = 1.0  # pixels; smaller excursions are rounding, corrected without a note
 
 

@@ -24,7 +24,7 @@ _LOOKED_FOR = (
 def detect_format(root: Path) -> Format:
     """Return the format of the data set in `root`.
 
-    Files that name splits decide; where there are none, the signs of a set without splits do.
+    Files that name splits are considered first, then those of a set without splits.
 
     Raises:
         DataError: no such folder, no format fits, or several do.
@@ -57,7 +57,7 @@ def own_splits(root: Path, fmt: Format) -> list[str]:
 
 
 def _signs(root: Path) -> dict[Format, Path]:
-    """Return format -> the file or folder that shows it, for sets with splits."""
+    """Return format -> the file or folder that identifies it, for sets with splits."""
     described = find_data_yaml(root)
     exported = next(iter(sorted(root.glob(f"*/{ANNOTATIONS}"))), None)
     splits = ("train", "val", "test")
@@ -76,7 +76,7 @@ def _signs(root: Path) -> dict[Format, Path]:
 
 
 def _signs_without_splits(root: Path) -> dict[Format, Path]:
-    """Return format -> the file that shows it, for sets without splits."""
+    """Return format -> the file that identifies it, for sets without splits."""
     if (root / ANNOTATIONS).is_file():
         return {"roboflow": root / ANNOTATIONS}
     found: dict[Format, Path | None] = {
@@ -92,7 +92,7 @@ def _name(root: Path, sign: Path) -> str:
 
 
 def _hint(root: Path) -> str:
-    """Say what is likely meant, where the folder is nearly one that is known."""
+    """Return a hint, if the folder nearly fits a known format."""
     for folder, labels in ((root, root), (root / "images", root / "labels")):
         pictures = {p.stem for p in pictures_in(folder)} if folder.is_dir() else set()
         if pictures & {file.stem for file in labels.glob("*.txt")}:

@@ -1,10 +1,10 @@
-"""Divide a data set without splits into train, val and test, by what its pictures hold.
+"""Divide a data set without splits into train, val and test, stratified and by content.
 
-Each picture gets a rank from its bytes and a seed. Classes are taken from the rarest to the
-commonest; of a class's pictures that no rarer class has placed, those of the lowest ranks are held
-out, until the class has its share: at least one, and never all. So the division does not depend on
-the names or the order of the files, nor on the machine; copies of a picture stay together; and a
-picture that is added shifts the borders of its own classes by no more than one picture each.
+Each picture gets a rank from its bytes and a seed. Classes are processed from the rarest to the
+most frequent: of a class's pictures not yet assigned, those of the lowest ranks are held out until
+the class has its share, at least one and never all. The division therefore does not depend on names
+or order of the files or on the machine, copies of a picture stay on one side, and an added picture
+moves at most one other picture of each of its classes.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ from export.errors import DataError
 Side = Literal["train", "val", "test"]
 Labels = frozenset[int]  # the classes of one picture
 
-_MOST_MOVES = 3  # in a row, to bring one class to both sides
-_EMPTY = -1  # stands for a class: pictures without an object are shared out too
+_MOST_MOVES = 3  # moves in a row to put one class on both sides
+_EMPTY = -1  # in place of a class: pictures without objects are divided too
 # Roboflow names the augmented copies of one photograph `photo_jpg.rf.<hash>.jpg`.
 _AUGMENTED = re.compile(r"^(.+)\.rf\.[0-9a-zA-Z]{16,}\.\w+$")
 
 
 @dataclass(frozen=True)
 class Division:
-    """Which picture of a set lies on which side.
+    """The side of each picture of a set.
 
     Attributes:
         pool: the whole set.
@@ -121,7 +121,7 @@ def divide(pool: ImageSet, root: Path, val: float, test: float, seed: int) -> Di
 
 
 def keep_division(division: Division, path: Path) -> None:
-    """Write a division to `path`, or compare it with the one that a run wrote there before.
+    """Write a division to `path`, or compare it with the one written there before.
 
     Raises:
         DataError: the pictures or their sides have changed since.
@@ -207,7 +207,7 @@ def _put_on_both_sides(
     held: set[str],
     moved: frozenset[str] = frozenset(),
 ) -> bool:
-    """Move a picture of a class that is on one side only, and others that this calls for.
+    """Move a picture of a class that is on one side only, and others as this requires.
 
     Returns:
         Whether the class, and all classes of the pictures moved, are on both sides now. If not,
@@ -267,7 +267,7 @@ def _copies(pool: ImageSet) -> dict[str, list[int]]:
 
 
 def picture_hashes(pool: ImageSet) -> tuple[str, ...]:
-    """Return the sha256 of each picture file, reading only what the set does not know yet.
+    """Return the sha256 of each picture file, reading only files whose hash is unknown.
 
     Raises:
         DataError: files that cannot be read.

@@ -69,8 +69,8 @@ def read_yolo(root: Path, split: str | None, path: Path | None = None) -> ImageS
     """Read one split of a YOLO folder.
 
     Segmentation polygons become the boxes around them. A picture whose label file is empty or
-    missing is a negative, as Ultralytics has it, and counted; so are label files without a
-    picture. Category ids are YOLO's own, from 0.
+    missing is a negative, as Ultralytics has it, and is counted, as are label files without
+    a picture. Category ids are YOLO's own, from 0.
 
     Args:
         root: folder of the data set.

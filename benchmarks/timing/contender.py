@@ -1,4 +1,4 @@
-"""One engine under the stopwatch: its inputs in rotation, and every call's time."""
+"""Time one engine: its inputs in rotation, and the time of every call."""
 
 import gc
 import math
@@ -25,17 +25,17 @@ DEVICE_CALLS, DEVICE_S = 300, 3.0  # of each scope
 
 @dataclass
 class Contender:
-    """One open engine and what has been timed of it so far.
+    """One open engine and its times so far.
 
     Attributes:
         tensors: inputs of the scopes without pre-processing, a batch each.
         photographs: inputs of the end-to-end scope, B decoded pictures each.
         calls: per block and scope, set by `warm_up`.
         spent_s: seconds inside timed calls, warm-up included.
-        model_blocks: milliseconds of each call from device to device, block by block; empty on the
-            CPU, where nothing is copied, and where the engine has no such call.
-        engine_blocks: likewise, with the copies to the device and back.
-        end_to_end_blocks: likewise, from photograph to boxes.
+        model_blocks: milliseconds of each call without copies, by block; empty on the CPU, where
+            nothing is copied, and for engines that cannot run without copies.
+        engine_blocks: milliseconds of each call with the copies to the device and back.
+        end_to_end_blocks: milliseconds of each call from photograph to boxes.
         spans: the clocks before and after each block, by scope.
     """
 
@@ -59,7 +59,7 @@ class Contender:
         batch: int,
         score_threshold: float,
     ) -> "Contender":
-        """Group photographs into batches and make their tensors ahead of the clock.
+        """Group photographs into batches and make their tensors before timing.
 
         Raises:
             ExportError: the graph takes one picture per call, `batch` is more.
@@ -87,7 +87,7 @@ class Contender:
 
     @property
     def resident(self) -> DeviceEngine | None:
-        """The engine, if it can leave the copies out."""
+        """The engine, if it can run without copies."""
         if self.device == "cpu" or not isinstance(self.engine, DeviceEngine):
             return None
         return self.engine
@@ -128,7 +128,7 @@ class Contender:
     def round(self, watch: ClockWatch, *, engine_first: bool) -> None:
         """Time one block of each scope, after a call that is not timed.
 
-        The other engine's threads may still spin and its data fill the cache when the turn passes.
+        Threads of the engine before may still spin, and its data fill the cache.
         """
         scopes = self._scopes()
         for name, blocks, block in scopes if engine_first else reversed(scopes):
@@ -140,7 +140,7 @@ class Contender:
     def _scopes(
         self,
     ) -> list[tuple[str, list[tuple[float, ...]], Callable[[int], tuple[float, ...]]]]:
-        """Name, finished blocks and a function that times a block, for each scope there is."""
+        """Return name, finished blocks and the function that times a block, for each scope."""
         scopes = [
             ("engine", self.engine_blocks, lambda calls: self._block(self._call_engine, calls)),
             (
@@ -172,9 +172,9 @@ class Contender:
         return times
 
     def _block_on(self, engine: DeviceEngine, calls: int) -> tuple[float, ...]:
-        """Time passes over batches that were brought to the device before the clock starts.
+        """Time passes on batches that were copied to the device before timing.
 
-        The device's own clock counts, where there is one: the host's would add its waiting.
+        The device's clock is used if it has one: the host's would include waiting.
         """
 
         def call() -> None:
@@ -201,7 +201,7 @@ def _timed_ms(call: Callable[[], None]) -> float:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Leave garbage lying until the block is over."""
+    """Disable garbage collection during the block."""
     enabled = gc.isenabled()
     gc.disable()
     try:

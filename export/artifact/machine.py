@@ -38,7 +38,7 @@ class BatchProfile(Section):
 
 
 class BuildTimes(Section):
-    """How fast the engines of several builds of one graph ran, from device to device.
+    """Times of the engines of several builds of one graph, without copies.
 
     TensorRT chooses kernels by timing them, so two builds of one graph differ.
     """
@@ -95,7 +95,7 @@ def cuda_version(number: int) -> str:
 
 
 def differences(record: EngineRecord, here: Machine) -> list[str]:
-    """Say, for each thing that forbids running the engine here, what it has and what is here."""
+    """Return, in words, each difference that forbids running the engine here."""
     built = record.built_on
     found = []
     if not _same_tensorrt(built.tensorrt, here.tensorrt, record.version_compatible):
@@ -111,7 +111,7 @@ def differences(record: EngineRecord, here: Machine) -> list[str]:
 
 
 def cautions(record: EngineRecord, here: Machine) -> list[str]:
-    """Say what differs that may only cost speed."""
+    """Return, in words, the differences that may only cost speed."""
     built = record.built_on
     found = []
     if built.gpu != here.gpu:

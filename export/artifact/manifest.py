@@ -1,4 +1,4 @@
-"""`model.json`: all that is needed to run the artifact that lies beside it."""
+"""`model.json`: everything needed to run the artifact beside it."""
 
 import hashlib
 import json
@@ -63,15 +63,15 @@ class NmsSpec(Section):
 
 
 class Certificate(Section):
-    """In which data type an artifact really computes.
+    """Data types in which an artifact computes.
 
     Attributes:
         nodes: data type -> how many Conv, Gemm and MatMul nodes with stored weights; of a TensorRT
             engine, how many of its layers that compute.
         time: data type -> share of the measured time, all operators; empty where not measured.
         measured_on: the runtime of `time`.
-        problem: why the artifact's name is not proven; None where it is. One that is contradicted
-            is never written.
+        problem: why the precision is not proven; None if it is. An artifact that contradicts its
+            precision is never written.
     """
 
     nodes: dict[str, int]

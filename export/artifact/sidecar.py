@@ -1,4 +1,4 @@
-"""An artifact and the sidecar beside it: read together, trusted only together."""
+"""Read an artifact's sidecar, and check that the file is the one it describes."""
 
 from pathlib import Path
 

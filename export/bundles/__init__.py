@@ -1,1 +1,1 @@
-"""A bundle: its files, and the text in them, for a device that has nothing else of ours."""
+"""Bundles: their files and texts, for a device without this package."""

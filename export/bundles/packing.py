@@ -1,4 +1,4 @@
-"""A bundle: models with all that a device needs to run and to check them, in one folder."""
+"""Pack models and all that a device needs to run and check them into one folder."""
 
 import gzip
 import io
@@ -26,7 +26,7 @@ from export.engine import open_engine, place
 from export.errors import ExportError, ToolkitError
 from export.pictures.images import Images, open_photograph, to_input
 
-MIN_SCORE = 0.05  # detections below are left out of what is expected, where there are better ones
+MIN_SCORE = 0.05  # detections below are not expected, if there are better ones
 # What the same file may differ by on another machine: kernels sum in another order, and INT8
 # kernels of processors without VNNI round otherwise.
 TOLERANCES = {
@@ -62,7 +62,7 @@ class Packed:
 
     @property
     def backend(self) -> Backend:
-        """What opened it."""
+        """Backend of the artifact."""
         return BACKENDS[self.manifest.backend]
 
 
@@ -176,7 +176,7 @@ def pack(folder: Path) -> Path:
             if entry.isreg():
                 with file.open("rb") as content:
                     archive.addfile(entry, content)
-            else:  # a second name of a file that is in already
+            else:  # another name of a file that is already packed
                 archive.addfile(entry)
     return write_bytes(packed.getvalue(), path)
 
@@ -226,7 +226,7 @@ def _pack_artifact(
     images = to_input([place(pixels, manifest.input).canvas], manifest.input)
     with open_engine(path, threads) as engine:
         candidates = engine.candidates(images)
-    # A model that is hardly trained has low scores alone, and its bundle must check them too.
+    # A barely trained model has only low scores, and its bundle must be checked too.
     min_score = min(MIN_SCORE, float(candidates.scores.max()) / 2)
     found = select_detections(candidates, manifest.nms, max(min_score, 0.0))[0]
     if not len(found.scores):
@@ -273,8 +273,8 @@ def _describe(folder: Path, one: Packed) -> dict[str, object]:
     extra_above = one.min_score + tolerance["score"]
     count = len(found.scores)
     if count == nms.max_detections:
-        # At the limit another machine may keep the next box instead: expect the better half, and
-        # count as too many only what is better than all of it.
+        # At the limit another machine may keep other boxes: expect the better half, and count only
+        # detections better than all of it as extra.
         count = (count + 1) // 2
         extra_above = float(found.scores[0]) + tolerance["score"]
     expected = zip(found.labels[:count], found.scores[:count], found.boxes[:count], strict=True)
@@ -315,7 +315,7 @@ def _write_triton(folder: Path, packed: Sequence[Packed]) -> None:
         room = folder / one.name
         (room / "1").mkdir(parents=True)
         try:
-            os.link(one.path, room / "1" / triton.file)  # the same bytes need no second place
+            os.link(one.path, room / "1" / triton.file)  # a hard link needs no second copy
         except OSError:
             shutil.copyfile(one.path, room / "1" / triton.file)
         outputs = {

@@ -1,4 +1,4 @@
-"""In which data type an artifact really computes: from its graph, and from the runtime's clock."""
+"""Certify the data types in which an artifact computes, from its graph and a profile."""
 
 import json
 import tempfile
@@ -26,7 +26,7 @@ _INTEGER_KERNELS = ("QLinear", "ConvInteger", "MatMulInteger", "QGemm", "QConv")
 
 
 def certify(path: Path, canvas: NDArray[np.uint8] | None = None) -> Certificate:
-    """Return what data types the ONNX file at `path` computes in.
+    """Return the data types in which the ONNX file at `path` computes.
 
     Args:
         path: artifact with its sidecar beside it.
@@ -72,13 +72,13 @@ def node_types(model: "onnx.ModelProto") -> dict[str, int]:
         inputs = node.input[:2]
         pairs = [makers[name] for name in inputs if name in makers and _dequantizes(makers[name])]
         if len(pairs) == len(inputs):
-            # the zero point has the type; where there is none, so has the stored data
+            # type of the zero point, or of the stored data if there is none
             zeros = [stored.get((*pair.input, pair.input[0])[2]) for pair in pairs]
             named = {eight_bits.get(zero, "other") for zero in zeros}
             found[named.pop() if len(named) == 1 else "other"] += 1
             continue
         weights = [stored[name] for name in inputs if name in stored]
-        # Of what is stored in 8 bits and computed in more, the scale has the type.
+        # For data stored in 8 bits and computed in more, the scale has the compute type.
         weights = weights or [stored[pair.input[1]] for pair in pairs if pair.input[1] in stored]
         if weights:
             found[floats.get(weights[0], "other")] += 1
@@ -88,7 +88,7 @@ def node_types(model: "onnx.ModelProto") -> dict[str, int]:
 def contradiction(
     precision: str, nodes: dict[str, int], time: dict[str, float], remainder: str | None = None
 ) -> str | None:
-    """Say in words what speaks against the name of an artifact; None where nothing does.
+    """Return, in words, how an artifact contradicts its precision; None if it does not.
 
     Args:
         precision: its name.
@@ -125,7 +125,7 @@ def _profile(path: Path, images: Images, name: str) -> tuple[dict[str, float], s
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(scratch) / "profile")
         options.log_severity_level = 3
-        options.intra_op_num_threads = 1  # waiting threads would blur the shares
+        options.intra_op_num_threads = 1  # idle threads would distort the shares
         session = runtime.InferenceSession(
             path.read_bytes(), sess_options=options, providers=["CPUExecutionProvider"]
         )

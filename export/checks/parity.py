@@ -13,7 +13,7 @@ from export.engine import Engine, detect_on_canvases
 from export.pictures.images import to_input
 
 _MIN_IOU = 0.5
-_LOW_SCORE = 0.01  # to select with, where differences count from 0.05
+_LOW_SCORE = 0.01  # selection threshold; differences count from 0.05
 
 
 BANDS = (0.05, 0.25, 0.5, 0.75)  # lower ends of the bands that lost and extra boxes fall into
@@ -68,7 +68,7 @@ class Parity:
     extra_bands: tuple[int, ...]
 
     def ok(self, gate: Gate | None = None) -> bool:
-        """Say whether the gate lets it pass; without one, every detection needs a close partner."""
+        """Whether the gate is passed; without a gate, every detection needs a close partner."""
         gate = gate or Gate(unmatched_share=0.0)
         apart = (self.score_differences > gate.score_tolerance) | (
             self.box_differences_px > gate.box_tolerance_px
@@ -159,10 +159,10 @@ def compare_detections(
 
 
 def unstable(engine: Engine, canvases: Sequence[NDArray[np.uint8]]) -> list[str]:
-    """Say in words where an open engine's boxes depend on more than the picture; empty if nowhere.
+    """Return, in words, how an open engine's boxes depend on more than the picture.
 
-    The same call twice must give the same bytes. Where the batch is dynamic, each picture must
-    give the same detections at every place in a batch.
+    Empty if they do not: the same call twice gives the same bytes and, with a dynamic batch, each
+    picture gives the same detections at every position of a batch.
     """
     spec = engine.manifest.input
     problems = []
@@ -225,7 +225,7 @@ def _match(
 
 
 def _iou(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return (n, m) overlaps; a box without area overlaps its equal wholly."""
+    """Return (n, m) overlaps; a box without area has an IoU of 1 with its equal."""
     a, b = ours[:, None].astype(np.float64), theirs[None].astype(np.float64)
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     shared = sides.clip(min=0).prod(axis=-1)

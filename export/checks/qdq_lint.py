@@ -1,4 +1,4 @@
-"""What TensorRT demands of explicit quantisation, checked on the graph before it gets there."""
+"""Check a graph against TensorRT's rules for explicit quantisation."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _SHOWN = 3  # names per problem
 
 
 def lint_qdq(model: "onnx.ModelProto") -> list[str]:
-    """Return what TensorRT would refuse in an `onnx.ModelProto`, in words; empty if nothing.
+    """Return, in words, what TensorRT would refuse in an `onnx.ModelProto`.
 
     TensorRT wants symmetric INT8 or FP8 of the form E4M3 (zero points 0, scales above 0), not both
     in one graph, no UINT8 and no INT32 behind DequantizeLinear, no quantised Softmax, each
@@ -87,7 +87,7 @@ def lint_qdq(model: "onnx.ModelProto") -> list[str]:
 
 
 def _parameters(node: "onnx.NodeProto", stored: Mapping[str, NDArray[np.generic]]) -> list[str]:
-    """What is wrong with the scale, zero point and stored data of a Q or DQ node."""
+    """Return the problems of the scale, zero point and stored data of a Q or DQ node."""
     problems = []
     scale = stored.get(node.input[1])
     if scale is None:

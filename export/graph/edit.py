@@ -15,7 +15,7 @@ WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 _PREDICTING = frozenset({"Conv", "Gemm"})  # a MatMul there decodes: the integral of box bins
 PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 HALF_PAIRS_OPSET = 19  # the first whose QuantizeLinear takes half precision, and gives FP8
-# What may stand between two weighted nodes without any geometry in it.
+# Operators between two weighted nodes that compute features and no geometry.
 _FEATURE_OPS = WEIGHTED | {
     "Add",
     "AveragePool",
@@ -54,10 +54,10 @@ _FEATURE_OPS = WEIGHTED | {
 
 
 def prediction_nodes(model: "onnx.ModelProto") -> frozenset[str]:
-    """Return the names of the weighted nodes that predict, and of all that come after them.
+    """Return the names of the prediction layers and of all weighted nodes after them.
 
-    A Conv or Gemm predicts when some graph output can be reached from it without passing another
-    one. What lies between it and the outputs decodes boxes and is as sensitive.
+    A Conv or Gemm is a prediction layer if a graph output can be reached from it without passing
+    another one. The nodes between it and the outputs decode boxes and are as sensitive.
     """
     makers = {output: node for node in model.graph.node for output in node.output}
     found, seen = set(), set()
@@ -75,7 +75,7 @@ def prediction_nodes(model: "onnx.ModelProto") -> frozenset[str]:
 
 
 def prediction_outputs(model: "onnx.ModelProto") -> list[str]:
-    """Return the names of the tensors that the Convs and Gemms which predict put out."""
+    """Return the names of the output tensors of the prediction layers."""
     predicting = prediction_nodes(model)
     return [
         node.output[0]
@@ -87,7 +87,7 @@ def prediction_outputs(model: "onnx.ModelProto") -> list[str]:
 def after_topk(model: "onnx.ModelProto") -> dict[str, str]:
     """Return each node behind a TopK, by name, and each of their tensors: name -> TopK's name."""
     behind: dict[str, str] = {}
-    for node in model.graph.node:  # makers come first in a valid graph
+    for node in model.graph.node:  # producers come first in a valid graph
         source = next((behind[name] for name in node.input if name in behind), None)
         if source is None and node.op_type == "TopK":
             source = node.name
@@ -97,7 +97,7 @@ def after_topk(model: "onnx.ModelProto") -> dict[str, str]:
 
 
 def decoding_nodes(model: "onnx.ModelProto") -> frozenset[str]:
-    """Return the names of MatMuls after the predictions: they integrate bins or compare boxes."""
+    """Return the names of MatMuls after the predictions, which decode bins or compare boxes."""
     after = prediction_nodes(model)
     return frozenset(
         node.name for node in model.graph.node if node.name in after and node.op_type == "MatMul"
@@ -108,9 +108,9 @@ def feature_nodes(model: "onnx.ModelProto") -> frozenset[int]:
     """Return the indices of the nodes that compute features, up to and with the predictions.
 
     These are the Convs, Gemms and MatMuls with stored weights, and what lies between two of them
-    without passing geometry (TopK, RoiAlign, Exp, comparisons and the like). The normalisation
-    before the first and all that decodes after the last are not among them. The Q/DQ pairs at
-    their inputs are, those of weights included.
+    without geometry (TopK, RoiAlign, Exp, comparisons and the like). The normalisation before the
+    first and the decoding after the last are not included; the Q/DQ pairs at their inputs are,
+    those of weights too.
     """
     nodes = list(model.graph.node)
     stored = stored_tensors(model)
@@ -125,7 +125,7 @@ def feature_nodes(model: "onnx.ModelProto") -> frozenset[int]:
     makers = {output: index for index, node in enumerate(nodes) for output in node.output}
     above = [{makers[name] for name in node.input if name in makers} for node in nodes]
     fed: set[int] = set()  # by a weighted node, through feature operators alone
-    for index, node in enumerate(nodes):  # makers come first in a valid graph
+    for index, node in enumerate(nodes):  # producers come first in a valid graph
         if node.op_type in _FEATURE_OPS and above[index] & (fed | weighted):
             fed.add(index)
     feeding: set[int] = set()  # a weighted node
@@ -140,18 +140,18 @@ def feature_nodes(model: "onnx.ModelProto") -> frozenset[int]:
 
 
 def stored_tensors(model: "onnx.ModelProto") -> frozenset[str]:
-    """Return the names of the stored tensors, and of what Q/DQ pairs make of them."""
+    """Return the names of the stored tensors and of their dequantised copies."""
     stored = {tensor.name for tensor in model.graph.initializer}
-    for node in model.graph.node:  # makers come first in a valid graph
+    for node in model.graph.node:  # producers come first in a valid graph
         if node.op_type in PAIR and node.input[0] in stored:
             stored.update(node.output)
     return frozenset(stored)
 
 
 def raise_opset(model: "onnx.ModelProto", version: int) -> None:
-    """State a later version of ONNX's operators, in place, where the graph has an earlier one.
+    """Raise the graph's opset, in place, if it is lower.
 
-    For 18 to 19 alone: what changed there are more types and attributes that default to what was.
+    Valid for 18 to 19 only, which adds types and attributes with compatible defaults.
     """
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and opset.version < version:
@@ -160,14 +160,14 @@ def raise_opset(model: "onnx.ModelProto", version: int) -> None:
 
 
 def opset_of(model: "onnx.ModelProto") -> int:
-    """Return the version of ONNX's operators that the graph states."""
+    """Return the graph's opset."""
     return max(
         int(opset.version) for opset in model.opset_import if opset.domain in ("", "ai.onnx")
     )
 
 
 def first_nodes(model: "onnx.ModelProto") -> frozenset[str]:
-    """Return the names of the Convs that see the picture before any other Conv."""
+    """Return the names of the first Convs after the input."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
@@ -220,7 +220,7 @@ def with_constant_weights(model: "onnx.ModelProto") -> tuple[str, ...]:
 
 
 def tidy(model: "onnx.ModelProto") -> None:
-    """Remove operator sets no node uses, and the traces of where the graph was made."""
+    """Remove unused operator sets, and metadata about how the graph was made."""
     for node in _all_nodes(model.graph):
         node.domain = "" if node.domain == "ai.onnx" else node.domain  # two names of one set
     used = {node.domain for node in _all_nodes(model.graph)}

@@ -1,10 +1,10 @@
-"""NMS inside the ONNX graph, in two forms that keep exactly the boxes that the host's would.
+"""NMS inside the ONNX graph, in two forms that keep the same boxes as NMS on the host.
 
-`graph` uses NonMaxSuppression with one channel of scores per class, so that classes do not touch
-each other and boxes stay in pixels. `matrix` needs no operator with a size that depends on data: a
-box is kept when no kept box of its class is better and covers it, which `rounds` matrix products
-find exactly once no longer chain of suppressions exists (a fixed point of the greedy rule).
-No row order is relied on, and no NonZero, Loop or If is used.
+`graph` uses NonMaxSuppression with one channel of scores per class, so classes are independent and
+boxes stay in pixels. `matrix` has static shapes only: a box is kept if no kept box of its class
+with a higher score overlaps it; `rounds` matrix products reach this fixed point of greedy NMS
+exactly if no chain of suppressions is longer. The order of rows does not matter, and NonZero, Loop
+and If are not used.
 """
 
 from collections.abc import Sequence
@@ -232,7 +232,7 @@ def _best(count: int) -> str:
 
 
 def rounds_needed(path: Path, canvases: Sequence[NDArray[np.uint8]]) -> int:
-    """Return after how many rounds one more changes no picture's boxes, and some in reserve.
+    """Return the rounds after which no picture's boxes change, plus a reserve.
 
     Raises:
         ExportError: more than 64.
@@ -248,11 +248,11 @@ def rounds_needed(path: Path, canvases: Sequence[NDArray[np.uint8]]) -> int:
             f"{path}: matrix NMS has not converged after {MOST_ROUNDS} rounds on these pictures; "
             "use nms: graph or host"
         )
-    return min(MOST_ROUNDS, most + max(4, most // 2))  # other pictures may hold longer chains
+    return min(MOST_ROUNDS, most + max(4, most // 2))  # other pictures may have longer chains
 
 
 def chain_length(candidates: Candidates, iou: float) -> int:
-    """Return the first T whose boxes are those of T + 1, over all pictures; 65 where none is."""
+    """Return the first T whose boxes equal those of T + 1, over all pictures; 65 if none."""
     longest = 1
     for boxes, scores, labels in zip(
         candidates.boxes, candidates.scores, candidates.labels, strict=True

@@ -46,7 +46,7 @@ def export_onnx(
         folder: output folder, created if missing.
         sample: (B, 3, H, W) real letterboxed pictures to trace with.
         opset: version of the standard operators.
-        max_batch: the largest B the trace promises to hold for, with a dynamic batch.
+        max_batch: upper bound of a dynamic batch.
         translations: torch operator -> onnxscript function, for operators ONNX does not know.
 
     Raises:
@@ -93,7 +93,7 @@ def _trace(
     import torch
 
     device = next((weight.device for weight in detector.parameters()), torch.device("cpu"))
-    # The tracer takes a batch of one for a constant, so a dynamic batch is traced with two.
+    # The tracer treats a batch of one as a constant, so a dynamic batch is traced with two.
     chosen = (
         np.resize(sample, (2, *sample.shape[1:])) if manifest.input.dynamic_batch else sample[:1]
     )
@@ -149,7 +149,7 @@ def _root_reason(error: BaseException) -> str:
 
 @contextmanager
 def _evaluating(detector: "nn.Module") -> Iterator[None]:
-    """Hold every module in eval mode, then give each its own mode back."""
+    """Put every module in eval mode, then restore each module's mode."""
     modes = {module: module.training for module in detector.modules()}
     detector.eval()
     try:
@@ -161,7 +161,7 @@ def _evaluating(detector: "nn.Module") -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter, which speaks of its own internals."""
+    """Suppress the exporter's output about its internals."""
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -169,7 +169,7 @@ def _quiet() -> Iterator[None]:
         with (
             warnings.catch_warnings(),
             redirect_stdout(StringIO()),
-            redirect_stderr(StringIO()),  # where a failing trace prints whole graphs
+            redirect_stderr(StringIO()),  # a failing trace prints whole graphs
         ):
             warnings.simplefilter("ignore")
             yield

@@ -1,4 +1,4 @@
-"""Pictures as they are: a graph that takes letterboxed uint8 (B, H, W, 3) and scales by itself."""
+"""Make a graph take letterboxed uint8 pictures (B, H, W, 3) and scale them itself."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +40,7 @@ def take_uint8(path: Path) -> Manifest:
 def with_uint8_input(model: "onnx.ModelProto", manifest: Manifest) -> "onnx.ModelProto":
     """Return `model` (`onnx.ModelProto`) behind a conversion from uint8.
 
-    The cast comes first: it is all that TensorRT does with a uint8 input.
+    The cast comes first: TensorRT supports no other operator on a uint8 input.
     """
     onnx = require("onnx", extra="train", purpose="Changing a graph's input")
     spec = manifest.input

@@ -1,4 +1,4 @@
-"""Real pictures as the inputs that quantisation watches the activations on."""
+"""Calibration inputs from real pictures."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"
 def calibration_batches(
     canvases: Sequence[NDArray[np.uint8]], spec: InputSpec, batch: int = 1
 ) -> Iterator[dict[str, Images]]:
-    """Yield named inputs of `batch` letterboxed (H, W, 3) pictures; a short rest is left out."""
+    """Yield named inputs of `batch` letterboxed (H, W, 3) pictures; drop an incomplete batch."""
     for start in range(0, len(canvases) - batch + 1, batch):
         yield {spec.name: to_input(canvases[start : start + batch], spec)}
 

@@ -56,7 +56,7 @@ class Video:
 
 
 class VideoWriter:
-    """Write frames to an MP4 file; it gets its name when it is whole."""
+    """Write frames to an MP4 file, renamed into place when complete."""
 
     def __init__(self, path: Path, frames_per_second: float) -> None:
         self.path = path
@@ -84,7 +84,7 @@ class VideoWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Finish the file, or remove it where something went wrong."""
+        """Finish the file, or remove it after an error."""
         if self._writer is not None:
             self._writer.release()
         if kind is None and self._partial.exists():

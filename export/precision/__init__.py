@@ -1,1 +1,1 @@
-"""Lower precisions: FP16, INT8, FP8, and which layers stay in float."""
+"""Lower precisions: FP16, INT8 and FP8, and the choice of layers that stay in float."""

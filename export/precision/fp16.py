@@ -1,8 +1,8 @@
-"""FP16 in the graph: features in half precision, geometry in single.
+"""Cast an ONNX graph to FP16: features in half precision, box geometry in single.
 
-The runtimes' own converters (onnxconverter-common, ONNX Runtime's transformers.float16) round every
-tensor between two nodes that are to stay float to half and back, which costs half a pixel at 640
-pixels. So the cast is made here, and only where features are computed.
+The existing converters (onnxconverter-common, ONNX Runtime's transformers.float16) also round
+tensors between nodes that stay in float, which shifts boxes by half a pixel at 640 pixels. This
+cast applies only to nodes that compute features.
 """
 
 from collections.abc import Sequence
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     import onnx
 
 LARGEST = 65504.0  # of half precision
-# Inputs that stay float32 by ONNX's rules: region and scales.
+# Inputs that ONNX requires to be float32: region and scales.
 _ALWAYS_FLOAT = {"Resize": (1, 2)}
 
 
 def cast_half(onnx_path: Path, canvases: Sequence[NDArray[np.uint8]], folder: Path) -> Path:
     """Write `folder/model.onnx` and its sidecar: features in FP16, inputs and outputs in FP32.
 
-    Normalisation, box decoding, exponentials, anchors, RoIAlign, TopK and NMS stay FP32. No
-    activation may leave half precision's range on the given pictures, and every output must be
-    finite there.
+    Normalisation, box decoding, exponentials, anchors, RoIAlign, TopK and NMS stay FP32. On
+    the given pictures no activation may exceed the range of half precision, and all outputs must be
+    finite.
 
     Args:
         onnx_path: the float model, with its sidecar beside it.
@@ -62,7 +62,7 @@ def cast_half(onnx_path: Path, canvases: Sequence[NDArray[np.uint8]], folder: Pa
             "precision": "fp16",
             "artifact": path.name,
             "sha256": file_sha256(path),
-            "parity": {},  # the float model's says nothing of this one
+            "parity": {},  # that of the float model does not apply
             "made_by": made_by(manifest),
         }
     )
@@ -76,8 +76,8 @@ def cast_half(onnx_path: Path, canvases: Sequence[NDArray[np.uint8]], folder: Pa
 def to_half(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Return a copy of `model` whose feature nodes compute in FP16, with casts at the border.
 
-    The Q/DQ pairs among them take and give FP16, their scales included, which needs opset 19:
-    TensorRT wants the type of a scale to be that of the tensor.
+    Q/DQ pairs among them use FP16, scales included, which needs opset 19: TensorRT requires the
+    scale to have the type of the tensor.
     """
     onnx = require("onnx", extra="train", purpose="Casting a model to FP16")
     helper, half, single = onnx.helper, onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
@@ -130,7 +130,7 @@ def to_half(model: "onnx.ModelProto") -> "onnx.ModelProto":
 
 
 def _float_tensors(onnx: ModuleType, model: "onnx.ModelProto") -> set[str]:
-    """Names of all float32 tensors of the graph."""
+    """Return the names of all float32 tensors of the graph."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     found = {
         value.name
@@ -143,7 +143,7 @@ def _float_tensors(onnx: ModuleType, model: "onnx.ModelProto") -> set[str]:
 def _float_inputs(
     node: "onnx.NodeProto", floats: set[str], chosen: bool
 ) -> tuple[list[int], list[str]]:
-    """Slots that a node takes in half precision, and names of what it takes as it is."""
+    """Return the input slots to cast, and the names of inputs that are used unchanged."""
     excepted = _ALWAYS_FLOAT.get(node.op_type, ())
     slots = [
         slot
@@ -172,7 +172,7 @@ def _half_scale(onnx: ModuleType, tensor: "onnx.TensorProto", name: str) -> "onn
 
 
 def check_half_range(onnx_path: Path, ranges: Ranges) -> None:
-    """Refuse activations that half precision cannot hold; CPUs would compute them in single."""
+    """Refuse activations beyond half precision, which CPUs would compute in single precision."""
     peak, name = max((max(-low, high), name) for name, (low, high) in ranges.items())
     if not peak <= LARGEST:
         raise ExportError(

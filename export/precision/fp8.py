@@ -1,8 +1,8 @@
 """FP8 for TensorRT on GPUs of SM 8.9 and later: E4M3 Q/DQ pairs that Model Optimizer places.
 
-The pairs stand at the inputs of weighted nodes, as in `int8-trt`; the other features are FP16, and
-geometry is FP32. ONNX Runtime's CPU rounds to E4M3 exactly as the graph says and computes in FP32,
-so accuracy can be measured there, and speed cannot.
+The pairs are at the inputs of weighted nodes, as in `int8-trt`; other features are FP16 and
+geometry is FP32. ONNX Runtime on the CPU rounds to E4M3 exactly as the graph states and computes in
+FP32, so it can measure accuracy but not speed.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ NOTHING_FOR_FP8 = "nothing to quantise: FP8 kernels want more than 16 channels i
 
 @dataclass(frozen=True)
 class Fp8Quantizer(Quantizer):
-    """Takes pairs out of a graph in which Model Optimizer has quantised all that may be.
+    """Removes Q/DQ pairs from a graph in which Model Optimizer has quantised all allowed nodes.
 
     Attributes:
         whole: graph with every pair, FP32 between the pairs.
@@ -42,7 +42,7 @@ class Fp8Quantizer(Quantizer):
 
     @property
     def precision(self) -> str:
-        """The name of what comes out."""
+        """Name of the precision."""
         return "fp8"
 
     def graph(self, nodes: Sequence[str]) -> "onnx.ModelProto":
@@ -53,7 +53,7 @@ class Fp8Quantizer(Quantizer):
         return model
 
     def tools(self) -> dict[str, str]:
-        """Model Optimizer."""
+        """Return Model Optimizer and its version."""
         return {PACKAGE: self.version}
 
 
@@ -66,10 +66,10 @@ def open_fp8_quantizer(
     seed: int = 0,
     cache: Path | None = None,
 ) -> Fp8Quantizer:
-    """Prepare the float model at `onnx_path` and have Model Optimizer calibrate and quantise it.
+    """Prepare the float model at `onnx_path` and let Model Optimizer calibrate and quantise it.
 
-    The first Conv, the Convs and Gemms that predict and all that decodes after them stay float.
-    Where FP8 kernels take none of the other layers, the quantiser has no `nodes`.
+    The first Conv, the prediction layers and the decoding after them stay float.
+    If FP8 kernels support none of the other layers, `nodes` of the quantiser is empty.
 
     Args:
         onnx_path: the float model, with its sidecar beside it.
@@ -119,10 +119,10 @@ def quantize_fp8(
     *,
     seed: int = 0,
 ) -> Path:
-    """Write `folder/model.onnx` and its sidecar with all nodes quantised that may be.
+    """Write `folder/model.onnx` and its sidecar with all allowed nodes quantised.
 
     Raises:
-        ExportError: FP8 kernels take none, or as `open_fp8_quantizer` says.
+        ExportError: FP8 kernels support none of the nodes, or as for `open_fp8_quantizer`.
     """
     quantizer = open_fp8_quantizer(onnx_path, canvases, folder, keep_float=keep_float, seed=seed)
     if not quantizer.nodes:
@@ -131,7 +131,7 @@ def quantize_fp8(
 
 
 def quantized_nodes(model: "onnx.ModelProto") -> frozenset[str]:
-    """Return the names of the weighted nodes whose data and weights both come out of a pair."""
+    """Return the names of the weighted nodes whose data and weights both come from a Q/DQ pair."""
     dequantised = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     return frozenset(
         node.name
@@ -141,7 +141,7 @@ def quantized_nodes(model: "onnx.ModelProto") -> frozenset[str]:
 
 
 def take_out_pairs(model: "onnx.ModelProto", keep: Sequence[str]) -> None:
-    """Let every node but those named in `keep` read what its Q/DQ pairs read, in place."""
+    """Remove the Q/DQ pairs of all nodes except those in `keep`, in place."""
     kept, graph = set(keep), model.graph
     makers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:

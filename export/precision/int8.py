@@ -1,11 +1,11 @@
-"""INT8, in two artifacts that are never confused: one for CPUs, one for TensorRT.
+"""Quantise to INT8 for one of two targets: CPUs or TensorRT.
 
-`cpu` (precision int8) has unsigned activations with a zero point and signed weights, outputs
-quantised too: what ONNX Runtime turns into integer kernels. `tensorrt` (precision int8-trt) is
-explicit and symmetric: signed, zero points 0, weights in float behind a Q/DQ pair, a pair per
-consumer, at the inputs of weighted nodes alone, so that TensorRT fuses what follows them. Its
-other features are FP16 unless FP32 is asked for: a strongly typed network computes what is not
-quantised in the type it is stored in.
+`cpu` (precision int8) has unsigned activations with a zero point, signed weights and quantised
+outputs, which ONNX Runtime runs with integer kernels. `tensorrt` (precision int8-trt) is explicit
+and symmetric: signed, zero points 0, weights in float behind a Q/DQ pair, and one pair per
+consumer, only at the inputs of weighted nodes, so that TensorRT fuses the nodes after them. Its
+other features are FP16, or FP32 on request: a strongly typed network computes them in the type they
+are stored in.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Int8Settings:
     Attributes:
         flavour: target runtime, "cpu" or "tensorrt".
         keep_float: parts of names; nodes whose name or weights' names contain one stay float.
-        method: how ranges are taken from the activations seen.
+        method: how ranges are computed from the activations.
         seed: seed of the calibration sample; recorded only.
         reduce_range: keep weights to 7 bits; None does so on CPUs that need it.
         remainder: type of TensorRT's features that are not quantised; the CPU's are FP32.
@@ -75,7 +75,7 @@ class Int8Quantizer(Quantizer):
 
     @property
     def precision(self) -> str:
-        """The name of what comes out."""
+        """Name of the precision."""
         return PRECISION_OF[self.flavour]
 
     def graph(self, nodes: Sequence[str]) -> "onnx.ModelProto":
@@ -125,7 +125,7 @@ def open_quantizer(
 ) -> Int8Quantizer:
     """Prepare and calibrate the float model at `onnx_path`.
 
-    The first Conv, the Convs and Gemms that predict and all that decodes after them stay float.
+    The first Conv, the prediction layers and the decoding after them stay float.
 
     Args:
         onnx_path: the float model, with its sidecar beside it.
@@ -153,7 +153,7 @@ def open_quantizer(
         )
 
     ranges = measure(method)
-    if remainder == "fp16":  # other methods cut what overflows off
+    if remainder == "fp16":  # other methods clip the values that overflow
         check_half_range(onnx_path, ranges if method == "minmax" else measure("minmax"))
     reduced = cpu and (int8_saturates() if settings.reduce_range is None else settings.reduce_range)
     record = {
@@ -176,7 +176,7 @@ def quantize_int8(
     folder: Path,
     settings: Int8Settings = DEFAULTS,
 ) -> Path:
-    """Write `folder/model.onnx` and its sidecar with all nodes quantised that may be.
+    """Write `folder/model.onnx` and its sidecar with all allowed nodes quantised.
 
     See `open_quantizer`; `export.precision.sensitivity` restores layers to float until AP holds.
     """
@@ -198,10 +198,10 @@ def _options(flavour: Flavour) -> dict[str, bool | list[str]]:
 
 
 def keep_pools_float(model: "onnx.ModelProto") -> None:
-    """Let sums read a MaxPool's float output rather than its quantised copy.
+    """Connect sums to a MaxPool's float output instead of its quantised copy.
 
-    ONNX Runtime moves a QuantizeLinear that is a MaxPool's only reader before it, and its 8-bit
-    MaxPool is some 20 times slower than the float one: 9 of 70 ms of a ResNet-18 RetinaNet.
+    ONNX Runtime moves a QuantizeLinear that is the only consumer of a MaxPool before it, and its
+    8-bit MaxPool is about 20 times slower than the float one: 9 of 70 ms of a ResNet-18 RetinaNet.
     """
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:

@@ -1,8 +1,7 @@
-"""NVIDIA Model Optimizer, in a process of its own.
+"""Run NVIDIA Model Optimizer in its own process.
 
-It replaces functions of ONNX Runtime's quantiser while it works, and ours would find them replaced
-afterwards; it also speaks on both streams. `python -m export.precision.model_optimizer FOLDER` is
-that process; `fp8_graph` starts it.
+It patches functions of ONNX Runtime's quantiser, which would affect ours, and prints to both output
+streams. `python -m export.precision.model_optimizer FOLDER` is that process; `fp8_graph` starts it.
 """
 
 import importlib.util
@@ -55,12 +54,12 @@ def fp8_graph(
 ) -> "onnx.ModelProto":
     """Return `model` (`onnx.ModelProto`) with E4M3 Q/DQ pairs at the inputs of `nodes`.
 
-    Model Optimizer leaves out, of `nodes`, what FP8 kernels do not take: convolutions of fewer than
-    17 channels or of large kernels. All else stays FP32 here. Ranges are those of the largest
-    values seen, the only method its FP8 knows.
+    Model Optimizer skips nodes that FP8 kernels do not support: convolutions with fewer than 17
+    channels or large kernels. All other nodes stay FP32. Ranges are the largest absolute values,
+    the only FP8 method of Model Optimizer.
 
     Raises:
-        ExportError: Model Optimizer failed; its last words are in the message.
+        ExportError: Model Optimizer failed; the message ends with its output.
         MissingDependencyError: it, or a package it needs, is not installed.
     """
     onnx = require("onnx", extra="train", purpose="FP8")
@@ -90,7 +89,7 @@ def fp8_graph(
 
 
 class _Pictures:
-    """Calibration inputs, one picture at a time, in the form that Model Optimizer asks for."""
+    """Calibration inputs as Model Optimizer takes them, one picture at a time."""
 
     def __init__(self, pictures: NDArray[np.uint8], spec: InputSpec) -> None:
         self._pictures, self._spec, self._next = pictures, spec, 0
@@ -125,7 +124,7 @@ def main(folder: Path) -> int:
         calibration_data_reader=_Pictures(pictures, spec),
         calibration_method="max",
         calibration_eps=["cpu"],
-        high_precision_dtype="fp32",  # its own cast to FP16 would take the geometry along
+        high_precision_dtype="fp32",  # its own FP16 cast would include the geometry
         nodes_to_quantize=[f"^{re.escape(name)}$" for name in request["nodes"]],
         output_path=str(folder / _TARGET),
         log_level="ERROR",

@@ -1,4 +1,4 @@
-"""Ready a float ONNX graph for a cast or for quantisation: norms folded, shapes inferred."""
+"""Prepare a float ONNX graph for a cast or quantisation: fold norms, infer shapes."""
 
 import tempfile
 import warnings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def read_float_manifest(onnx_path: Path, folder: Path) -> Manifest:
-    """Return the sidecar of the fp32 model that an artifact in `folder` is to be made of.
+    """Return the sidecar of the fp32 model from which an artifact is made in `folder`.
 
     Raises:
         ExportError: the model is not fp32, or `folder` is its own.
@@ -72,7 +72,7 @@ def made_by(manifest: Manifest) -> dict[str, str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the quantiser, which prints its progress and warns of its own use of onnx."""
+    """Suppress the quantiser's progress output and its warnings about onnx."""
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         yield

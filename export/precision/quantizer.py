@@ -1,4 +1,4 @@
-"""A float model of which any nodes can be quantised, whatever into; what writes the artifact."""
+"""Base class of the quantisers: choose nodes, quantise, write and check the artifact."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ Remainder = Literal["fp16", "fp32"]
 
 @dataclass(frozen=True)
 class Quantizer(ABC):
-    """A float model, prepared and calibrated once, of which any nodes can be quantised.
+    """A float model, prepared and calibrated once, of which any subset of nodes can be quantised.
 
     Attributes:
         source: path of the float model.
@@ -59,7 +59,7 @@ class Quantizer(ABC):
     @property
     @abstractmethod
     def precision(self) -> str:
-        """The name of what comes out."""
+        """Name of the precision."""
 
     @abstractmethod
     def graph(self, nodes: Sequence[str]) -> "onnx.ModelProto":
@@ -77,11 +77,12 @@ class Quantizer(ABC):
         Args:
             folder: output folder, created if missing.
             nodes: nodes to quantise, a subset of `self.nodes`.
-            record: added to the sidecar's.
+            record: further entries of the sidecar's `quantization`.
             canvas: a picture to check the outputs and profile the certificate's times on.
 
         Raises:
-            ExportError: TensorRT would refuse the graph, or it is not what its name says.
+            ExportError: TensorRT would refuse the graph, or its data types contradict its
+                precision.
         """
         path = folder / "model.onnx"
         graph = self.graph(nodes)
@@ -100,7 +101,7 @@ class Quantizer(ABC):
                 "artifact": path.name,
                 "sha256": file_sha256(path),
                 "opset": opset_of(graph),
-                "parity": {},  # the float model's says nothing of this one
+                "parity": {},  # that of the float model does not apply
                 "quantization": {
                     **self.record,
                     "remainder": self.remainder,
@@ -120,7 +121,7 @@ class Quantizer(ABC):
         return path
 
     def tools(self) -> dict[str, str]:
-        """Packages, and their versions, that took part besides onnx and ONNX Runtime."""
+        """Return the packages used besides onnx and ONNX Runtime, with their versions."""
         return {}
 
 
@@ -137,7 +138,7 @@ def choose_nodes(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the nodes to quantise and of the weighted nodes to keep float.
 
-    The first Conv, the Convs and Gemms that predict, and all that decodes after them stay float.
+    The first Conv, the prediction layers and the decoding after them stay float.
 
     Raises:
         ExportError: a `keep_float` part matches nothing, or nothing is left to quantise.

@@ -1,4 +1,4 @@
-"""How large the activations get on real pictures: measured once, kept by what they depend on."""
+"""Activation ranges on real pictures, cached by everything they depend on."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Method = Literal["minmax", "entropy", "percentile"]
 Ranges = dict[str, tuple[float, float]]  # tensor -> lowest, highest
-_CHUNK = 8  # pictures whose activations are held at a time
+_CHUNK = 8  # pictures whose activations are in memory at a time
 
 
 def activation_ranges(
@@ -42,8 +42,8 @@ def activation_ranges(
         model: a prepared float `onnx.ModelProto`.
         canvases: real letterboxed (H, W, 3) pictures of the input's size.
         spec: input of the model.
-        method: how a range is taken from the values seen.
-        symmetric: ranges around zero, which only the histogram methods tell apart.
+        method: how a range is computed from the activations.
+        symmetric: ranges around zero; only the histogram methods differ.
         cache: a folder of earlier results, keyed by pictures, weights and settings.
 
     Raises:
@@ -70,7 +70,7 @@ def calibration_key(
     *,
     symmetric: bool,
 ) -> str:
-    """Return the SHA-256 of all that the ranges depend on: graph, weights, pictures, settings."""
+    """Return the SHA-256 of graph, weights, pictures and settings."""
     runtime = require("onnxruntime", extra="onnxruntime", purpose="Calibration")
     digest = hashlib.sha256(model.SerializeToString(deterministic=True))
     digest.update(f"{method} {symmetric} {runtime.__version__}".encode())
@@ -91,7 +91,7 @@ def _read(path: Path) -> Ranges:
 
 
 class _Reader:
-    """Calibration inputs, one at a time, as the calibrator asks for them."""
+    """Calibration inputs as the calibrator takes them, one at a time."""
 
     def __init__(self, batches: Iterator[dict[str, Images]]) -> None:
         self._batches = batches

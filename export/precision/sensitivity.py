@@ -1,4 +1,4 @@
-"""Which layers fewer bits hurt, and how many must return to float until AP holds."""
+"""Quantisation sensitivity of layers, and restoring layers to float until AP holds."""
 
 import hashlib
 import tempfile
@@ -20,8 +20,8 @@ from export.optional import require
 from export.pictures.images import Images, to_input
 from export.precision.quantizer import Quantizer
 
-MOST_LAYERS = 40  # measured one by one; a deeper model's neighbours go together
-MOST_RESTORED = 0.75  # of the layers; beyond it the artifact would be INT8 in name only
+MOST_LAYERS = 40  # measured one by one; deeper models are measured in groups of neighbours
+MOST_RESTORED = 0.75  # share of the layers; beyond it too little would be INT8
 _PROBES = 4  # pictures on which a layer's error is measured
 _TIMED_CALLS = 15
 
@@ -45,7 +45,7 @@ class Layer:
 
     @property
     def sqnr_db(self) -> float:
-        """Signal over quantisation noise at the predictions, decibels; 200 without any noise."""
+        """Signal to quantisation noise ratio at the predictions in dB; 200 without noise."""
         return min(200.0, -10 * float(np.log10(max(self.noise, 1e-20))))
 
 
@@ -54,7 +54,7 @@ class Held:
     """The outcome of holding AP.
 
     Attributes:
-        nodes: nodes that may be quantised; None where the drop cannot be held.
+        nodes: nodes to quantise; None if the drop cannot be held.
         record: sidecar entry: AP before and after, table of layers, cost in time.
     """
 
@@ -116,7 +116,7 @@ def hold_drop(
 
 
 def measure_layers(quantizer: Quantizer, canvases: Sequence[NDArray[np.uint8]]) -> list[Layer]:
-    """Return every layer with the error that it alone causes, in graph order."""
+    """Return every layer with the error of quantising it alone, in graph order."""
     layers = _layers(quantizer)
     names = prediction_outputs(quantizer.model)
     late = after_topk(quantizer.model)
@@ -124,7 +124,7 @@ def measure_layers(quantizer: Quantizer, canvases: Sequence[NDArray[np.uint8]]) 
     wanted = _outputs(quantizer, (), names, inputs)
     measured = []
     for layer in layers:
-        # What comes after TopK is ordered by scores, so an error before it would shuffle the rows.
+        # Rows after TopK are ordered by score, so errors before it would permute them.
         comparable = [
             name for name in names if name not in late or set(layer.nodes) & late.keys()
         ] or names
@@ -142,7 +142,7 @@ def measure_layers(quantizer: Quantizer, canvases: Sequence[NDArray[np.uint8]]) 
 def price(
     quantizer: Quantizer, nodes: Sequence[str], canvas: NDArray[np.uint8]
 ) -> dict[str, float]:
-    """Return milliseconds per call of float, of all INT8 and of what holds AP, side by side."""
+    """Return milliseconds per call of the float, the all-INT8 and the chosen artifact."""
     rows = {"fp32_ms": (), "all_int8_ms": quantizer.nodes, "restored_ms": tuple(nodes)}
     images = to_input([canvas], quantizer.manifest.input)
     with tempfile.TemporaryDirectory(prefix="price") as scratch:
@@ -160,7 +160,7 @@ def price(
             engines = {"fp32_ms": exact, "all_int8_ms": every, "restored_ms": some}
             for turn in range(_TIMED_CALLS + 2):
                 for name, engine in engines.items():
-                    engine.candidates(images)  # the other engine has had the caches
+                    engine.candidates(images)  # warm the caches after the other engine
                     start = time.perf_counter_ns()
                     engine.candidates(images)
                     if turn >= 2:

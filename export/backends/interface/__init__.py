@@ -16,7 +16,7 @@ from export.pictures.images import Images
 
 
 class EngineSettings(Section):
-    """What the user of an engine may choose; a backend ignores what it has no choice in."""
+    """Settings of an engine; a backend ignores those that do not apply to it."""
 
     threads: PositiveInt | None = None  # CPU threads; None: the physical cores of this process
     device: str = "cpu"  # one of the backend's `devices`
@@ -48,8 +48,7 @@ class Engine(Protocol):
 class DeviceEngine(Protocol):
     """An engine that can run on a batch that is on its device already.
 
-    This is a fact about an engine and not about its backend: ONNX Runtime has it on CUDA, and on
-    the CPU it makes no difference.
+    This depends on the engine and not on its backend: ONNX Runtime has it on CUDA, not on the CPU.
     """
 
     def upload(self, images: Images) -> None:

@@ -1,7 +1,7 @@
 """An ONNX Runtime session whose inputs and outputs stay on its device, at fixed addresses.
 
-No GPU has run this yet. The tests run the same calls with the CPU as the device; what only a GPU
-does, the copies between two memories and the CUDA graph, they cannot show.
+Not yet run on a GPU. The tests make the same calls with the CPU as the device, so copies between
+two memories and the CUDA graph are not covered.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ _NUMPY = {
 
 
 class Binding:
-    """Input and outputs of one batch size, reserved once where the session computes."""
+    """Input and outputs of one batch size, allocated once on the session's device."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Binding:
         device: Device,
         images: Images,
     ) -> None:
-        """Reserve everything for batches like `images`, which is run once to learn the sizes.
+        """Allocate memory for batches like `images`, which is run once to find the sizes.
 
         Raises:
             ExportError: ONNX Runtime cannot run it.
@@ -71,7 +71,7 @@ class Binding:
 
     @property
     def addresses(self) -> tuple[int, ...]:
-        """Of the input and each output, on the device."""
+        """Device addresses of the input and of each output."""
         return tuple(value.data_ptr() for value in (self._input, *self._outputs))
 
     def upload(self, images: Images) -> None:
@@ -80,7 +80,7 @@ class Binding:
         self._binding.synchronize_inputs()
 
     def run(self) -> None:
-        """Pass over what was uploaded last; outputs stay on the device.
+        """Run one pass on the uploaded batch; outputs stay on the device.
 
         Raises:
             ExportError: ONNX Runtime failed.
@@ -88,7 +88,7 @@ class Binding:
         self._run(None)
 
     def synchronize(self) -> None:
-        """Wait until the outputs are whole."""
+        """Wait until the outputs are complete."""
         self._binding.synchronize_outputs()
 
     def download(self) -> dict[str, NDArray[np.generic]]:
@@ -116,7 +116,7 @@ def require_graph(
         placement: provider -> kernels of one pass.
 
     Raises:
-        ExportError: what stands in the way.
+        ExportError: the message states the reason.
     """
     why = None
     elsewhere = {name: n for name, n in placement.items() if name != PROVIDERS["cuda"]}

@@ -1,4 +1,4 @@
-"""What the processor offers this process: physical cores, and the instructions INT8 wants."""
+"""Physical cores of this process, and whether its processor has VNNI for INT8."""
 
 import os
 from pathlib import Path
@@ -23,9 +23,9 @@ def usable_cores() -> int:
 
 
 def int8_saturates() -> bool:
-    """Say whether products of 8-bit activations and weights can overflow here.
+    """Return whether products of 8-bit activations and weights can overflow here.
 
-    x86 processors without VNNI add two of them in 16 bits; weights must then keep to 7 bits. ARM
+    x86 processors without VNNI add two of them in 16 bits; weights must then have 7 bits. ARM
     processors have no such limit. Unknown processors count as limited.
     """
     try:

@@ -35,8 +35,8 @@ _LOG_ERRORS = 3  # ONNX Runtime's scale: 2 warns of missing GPUs on every CPU ma
 class OnnxRuntimeEngine:
     """One ONNX file with its sidecar. Loads on enter, frees on exit.
 
-    Operators run one after another with all threads each, which spin between calls: the setting
-    for a device that has nothing else to do, and for measuring.
+    Operators run one after another, each with all threads, which spin between calls. This suits
+    measuring, and devices that do nothing else.
 
     `upload`, `enqueue`, `download` and `synchronize` are the parts of `candidates` on a device with
     a memory of its own, for measuring the model alone and the model with its copies. ONNX Runtime
@@ -44,10 +44,10 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(self, path: Path, config: OnnxRuntimeConfig) -> None:
-        """Read the sidecar, and no weights yet.
+        """Read the sidecar; weights are loaded on enter.
 
         Raises:
-            ExportError: the sidecar is missing or broken, or speaks of another kind of artifact.
+            ExportError: the sidecar is missing or broken, or describes another kind of artifact.
         """
         self.path = path
         self.config = config
@@ -58,7 +58,7 @@ class OnnxRuntimeEngine:
         self._runtime: Any = None
         self._batch: int | None = None
         self._bindings: dict[int, Binding] = {}  # by batch; each keeps its addresses
-        self._bound: Binding | None = None  # that was uploaded to last
+        self._bound: Binding | None = None  # of the last upload
 
     @property
     def manifest(self) -> Manifest:
@@ -102,7 +102,7 @@ class OnnxRuntimeEngine:
         self._bound.upload(images)
 
     def enqueue(self) -> None:
-        """Pass over what was uploaded last."""
+        """Run one pass on the uploaded batch."""
         self._uploaded().run()
 
     def download(self) -> dict[str, NDArray[np.generic]]:
@@ -118,7 +118,7 @@ class OnnxRuntimeEngine:
 
         Raises:
             ExportError: the file is not the one the sidecar describes, ONNX Runtime refuses it,
-                or the device is not to be had.
+                or the device is not available.
             MissingDependencyError: ONNX Runtime is not installed.
         """
         runtime = require("onnxruntime", extra="onnxruntime", purpose=f"Running {self.path.name}")

@@ -1,4 +1,4 @@
-"""ONNX Runtime's providers: a GPU that did not load is an error, and so is work left to the CPU."""
+"""ONNX Runtime's providers: no silent fallback from the GPU to the CPU."""
 
 import json
 import os
@@ -38,8 +38,8 @@ def provider_settings(
 ) -> Providers:
     """Return the `providers` argument of a session on `device`.
 
-    TensorRT gets CUDA behind it for what it does not take, and neither gets the CPU: ONNX Runtime
-    adds that itself, and `require_placement` looks what it was given.
+    CUDA follows TensorRT for operators that TensorRT does not support. ONNX Runtime adds the CPU
+    itself; `require_placement` checks what runs there.
 
     Args:
         device: device to run on.
@@ -67,7 +67,7 @@ def provider_settings(
 def require_provider(
     path: Path, device: Device, found: Sequence[str], reason: str | None = None
 ) -> None:
-    """Refuse what would otherwise quietly run on the CPU.
+    """Raise if the device's provider is missing, instead of running on the CPU.
 
     Raises:
         ExportError: the device's provider is not among those found.
@@ -82,20 +82,20 @@ def require_provider(
 
 @dataclass
 class Overheard:
-    """What was written to stderr meanwhile."""
+    """Captured output of native code on stderr."""
 
     text: str = ""
 
     @property
     def reason(self) -> str | None:
-        """Why a provider's library did not load; ONNX Runtime says so on stderr alone."""
+        """Reason why a provider's library did not load, which ONNX Runtime prints to stderr."""
         found = re.search(r"with error: (.+)", self.text) or re.search(r"(CUDA error.+)", self.text)
         return found[1].strip() if found else None
 
 
 @contextmanager
 def overhear() -> Iterator[Overheard]:
-    """Keep what native code writes to stderr, instead of showing it."""
+    """Capture what native code writes to stderr."""
     heard = Overheard()
     sys.stderr.flush()
     shown = os.dup(2)
@@ -183,7 +183,7 @@ def read_placement(events: Sequence[dict[str, Any]]) -> dict[str, Counter[str]]:
 
 
 def require_placement(path: Path, device: Device, found: dict[str, Counter[str]]) -> dict[str, int]:
-    """Return provider -> number of kernels; refuse a GPU session whose real work is on the CPU.
+    """Return provider -> number of kernels; refuse a GPU session that computes on the CPU.
 
     Raises:
         ExportError: nothing ran on the device, or a convolution or matrix product did not.

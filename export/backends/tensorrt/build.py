@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     import tensorrt
 
 ENGINE = "model.engine"
-LAYERS = "model.layers.json"  # TensorRT's own account of what it built
+LAYERS = "model.layers.json"  # TensorRT's description of the engine's layers
 _FP8 = (8, 9)  # the first compute capability with FP8
 
 
 @dataclass(frozen=True)
 class _Built:
-    """One plan, and how it came about."""
+    """One plan, and how it was built."""
 
     plan: bytes
     seconds: float
@@ -53,8 +53,8 @@ def build_engine(
 ) -> Path:
     """Write `folder/model.engine`, its sidecar `model.json` and `model.layers.json`.
 
-    The engine file holds the plan's bytes and nothing else, as trtexec and Triton want it. All
-    three are written, or none. With `config.builds` the graph is built so many times, and of the
+    The engine file holds only the plan's bytes, as trtexec and Triton expect. All three files are
+    written, or none. With `config.builds` the graph is built so many times, and of the
     engines the fastest is kept.
 
     Args:
@@ -104,7 +104,7 @@ def build_engine(
 
 
 def _build_once(trt: ModuleType, onnx_path: Path, config: TensorRTConfig) -> _Built:
-    """Build one plan, with nothing left over from the build before but the timing cache's file."""
+    """Build one plan; only the timing cache's file is shared between builds."""
     logger = listen(trt)
     load_plugins(trt, logger)
     builder: tensorrt.Builder = trt.Builder(logger)
@@ -168,7 +168,7 @@ def _check_source(
 
 
 def _check_abilities(trt: ModuleType, machine: Machine, config: TensorRTConfig) -> None:
-    """Refuse now what this GPU or this TensorRT cannot do."""
+    """Raise for settings that this GPU or this TensorRT does not support."""
     if config.precision == "fp8" and numbers(machine.compute_capability) < _FP8:
         raise ExportError(
             f"fp8 needs a GPU of SM 8.9 or later, and {machine.gpu} has SM "
@@ -328,7 +328,7 @@ def _write(
             "precision": config.precision,
             "artifact": path.name,
             "sha256": hashlib.sha256(built.plan).hexdigest(),
-            "parity": {},  # the graph's says nothing of this engine
+            "parity": {},  # that of the graph does not apply
             "certificate": trial.certificate,
             "engine": record,
             "made_by": {**manifest.made_by, "tensorrt": record.built_on.tensorrt},

@@ -1,7 +1,7 @@
-"""In which data types a built engine computes: from TensorRT's own account, and its layers' times.
+"""Certify the data types of a built engine, from TensorRT's inspector and layer times.
 
-The account is the engine inspector's JSON. Its words for types are not documented as a list, and
-the keys differ between 10 and 11, so what is not understood is called `other` and never guessed.
+The input is the engine inspector's JSON. Its type names are not documented and its keys differ
+between versions 10 and 11, so a type that is not recognised is reported as `other`.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from export.artifact.manifest import Certificate
 
-OTHER = "other"  # not stated, or not in words known here
+OTHER = "other"  # not stated or not recognised
 # Narrowest first: a fused kernel is called by the narrowest type that it reads.
 _TYPES = {
     "fp4": "fp4|float4",
@@ -36,7 +36,7 @@ _CONVERSIONS = {
 def engine_certificate(
     inspection: str, times_ms: Mapping[str, float], precision: str, measured_on: str | None
 ) -> Certificate:
-    """Return layers and time per data type; `problem` says where they do not bear out the name.
+    """Return layers and time per data type; `problem` is set if they do not confirm the precision.
 
     Args:
         inspection: the engine inspector's JSON.
@@ -59,9 +59,9 @@ def engine_certificate(
 
 
 def contradiction(precision: str, certificate: Certificate) -> str | None:
-    """Say in words what speaks against the engine's name; None where nothing does.
+    """Return, in words, how an engine contradicts its precision; None if it does not.
 
-    Layers that do not state their types may be of any: then nothing is claimed.
+    Layers that do not state their types could have any, so they prove nothing.
     """
     nodes = certificate.nodes
     listed = ", ".join(f"{count} in {kind}" for kind, count in nodes.items())

@@ -1,4 +1,4 @@
-"""The few calls of the CUDA runtime that running an engine takes, through cuda-python."""
+"""The calls of the CUDA runtime needed to run an engine, through cuda-python."""
 
 import ctypes
 from collections.abc import Callable
@@ -55,7 +55,7 @@ class Buffer:
 class CudaDevice:
     """One stream of one device, and the memory and graphs that were made on it.
 
-    Every call raises `ExportError` with CUDA's own words where it fails. One thread at a time.
+    Every failing call raises `ExportError` with CUDA's message. Not thread-safe.
     """
 
     def __init__(self, cuda: ModuleType, index: int = 0) -> None:
@@ -117,10 +117,9 @@ class CudaDevice:
         self._ask("running the engine", self._cuda.cudaStreamSynchronize(self._stream))
 
     def span_ms(self, queue: Callable[[], None]) -> float:
-        """Wait for what `queue` queues; return the milliseconds that the stream was at it.
+        """Run `queue` and wait; return the milliseconds that its work took on the stream.
 
-        Two events on the stream itself are the clock, so the host's part is left out where the
-        host is ahead.
+        Measured by two events on the stream, so the host's time is excluded if the host is ahead.
         """
         doing = "timing the engine"
         while len(self._events) < 2:
@@ -134,12 +133,12 @@ class CudaDevice:
         return float(milliseconds)
 
     def begin_capture(self) -> None:
-        """Record what is queued from here on instead of running it."""
+        """Start recording queued work instead of running it."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._ask("recording", self._cuda.cudaStreamBeginCapture(self._stream, mode))
 
     def end_capture(self) -> None:
-        """Turn what was recorded into the graph that `launch` runs.
+        """Stop recording and build the graph that `launch` runs.
 
         Raises:
             ExportError: something was queued that cannot be recorded; the stream is usable again.

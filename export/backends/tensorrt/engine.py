@@ -35,10 +35,10 @@ class TensorRTEngine:
         trt: ModuleType | None = None,
         cuda: ModuleType | None = None,
     ) -> None:
-        """Read the sidecar, and no plan yet. `trt` and `cuda` replace the modules in tests.
+        """Read the sidecar; the plan is loaded on enter. Tests replace `trt` and `cuda`.
 
         Raises:
-            ExportError: the sidecar is missing or broken, or speaks of another kind of artifact.
+            ExportError: the sidecar is missing or broken, or describes another kind of artifact.
         """
         self.path = path
         self.config = config
@@ -93,11 +93,11 @@ class TensorRTEngine:
         self._open().upload(images)
 
     def enqueue(self) -> None:
-        """Queue one pass over what was uploaded last."""
+        """Queue one pass on the uploaded batch."""
         self._open().enqueue()
 
     def pass_ms(self) -> float:
-        """Run one pass over what was uploaded last; return its milliseconds by CUDA events."""
+        """Run one pass on the uploaded batch; return its milliseconds by CUDA events."""
         return self._open().pass_ms()
 
     def download(self) -> dict[str, NDArray[np.generic]]:
@@ -161,7 +161,7 @@ def refuse_other_machine(path: Path, precision: str, record: EngineRecord, here:
     """Refuse an engine that was built for another machine; warn where only speed may suffer.
 
     Raises:
-        ExportError: in one sentence, what differs and what to run.
+        ExportError: the message states what differs and the command to run.
     """
     found = differences(record, here)
     if found:
@@ -178,7 +178,7 @@ def refuse_other_machine(path: Path, precision: str, record: EngineRecord, here:
 
 
 def rebuild_command(record: EngineRecord, precision: str) -> str:
-    """Say what builds the engine on this machine."""
+    """Return the command that builds the engine on this machine."""
     return (
         f"build it here: python -m export.build {record.onnx} --backend tensorrt "
         f"--precision {precision} --out DIR"

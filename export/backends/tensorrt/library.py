@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import tensorrt
 
 OLDEST = (10, 3)  # what JetPack 6 ships
-STRONG_TYPING_PROVEN = (10, 12)  # the vendor's migration guide vouches for it from here on
+STRONG_TYPING_PROVEN = (10, 12)  # from here on according to the vendor's migration guide
 
 
 def load_tensorrt(purpose: str) -> ModuleType:
@@ -40,9 +40,9 @@ def load_tensorrt(purpose: str) -> ModuleType:
 
 
 def listen(trt: Any) -> "tensorrt.ILogger":
-    """Return a logger that keeps what TensorRT says of warnings and errors, and prints nothing.
+    """Return a logger that collects TensorRT's warnings and errors and prints nothing.
 
-    Its `errors` and `warnings` are lists of lines. It must outlive all that was made with it.
+    Its `errors` and `warnings` are lists of lines. It must outlive all objects created with it.
     """
 
     class Listener(trt.ILogger):  # type: ignore[misc]
@@ -61,7 +61,7 @@ def listen(trt: Any) -> "tensorrt.ILogger":
 
 
 def layer_clock(trt: Any, spent: dict[str, float]) -> "tensorrt.IProfiler":
-    """Return a profiler that adds the milliseconds of each layer it hears of to `spent`."""
+    """Return a profiler that adds the milliseconds of each reported layer to `spent`."""
 
     class Clock(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -79,5 +79,5 @@ def load_plugins(trt: ModuleType, logger: "tensorrt.ILogger") -> None:
 
 
 def said(listener: Any) -> str:
-    """Join the last errors that `listen`'s logger heard, for a message."""
+    """Join the last errors of `listen`'s logger, for a message."""
     return "; ".join(listener.errors[-3:]) or "TensorRT gave no reason"

@@ -1,4 +1,4 @@
-"""A TensorRT plan in the memory of a GPU: named tensors, buffers made once, replayed as a graph."""
+"""A loaded TensorRT plan: named tensors, buffers allocated once, replay as a CUDA graph."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ _DTYPES = {
     "BOOL": np.bool_,
     "UINT8": np.uint8,
 }
-_CALLS_BEFORE_GRAPH = 2  # TensorRT still sets things up in the first calls with a shape
+_CALLS_BEFORE_GRAPH = 2  # the first calls with a shape include setup
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Plan:
         return shape
 
     def prepare(self, device: CudaDevice) -> None:
-        """Reserve every tensor at its largest batch, and tell the context where they are.
+        """Allocate every tensor at its largest batch and set its address in the context.
 
         Raises:
             ExportError: there is no room, or the plan has another interface than promised.
@@ -181,12 +181,12 @@ class Plan:
         device.upload(tensor.buffer, images.nbytes)
 
     def enqueue(self) -> None:
-        """Queue one pass over what was uploaded last."""
+        """Queue one pass on the uploaded batch."""
         self._begin_pass()
         self._queue_pass()
 
     def pass_ms(self) -> float:
-        """Run one pass over what was uploaded last; return its milliseconds by CUDA events."""
+        """Run one pass on the uploaded batch; return its milliseconds by CUDA events."""
         self._begin_pass()
         return self._open().span_ms(self._queue_pass)
 
@@ -209,11 +209,11 @@ class Plan:
         self._open().synchronize()
 
     def times_ms(self, calls: int) -> list[float]:
-        """Milliseconds of passes over what was uploaded last, from device to device."""
+        """Return the milliseconds of passes on the uploaded batch, without copies."""
         return [self.pass_ms() for _ in range(calls)]
 
     def layer_times_ms(self, calls: int) -> dict[str, float]:
-        """Milliseconds of each layer over some passes, by name; none of them is replayed."""
+        """Return the milliseconds of each layer over some passes, by name, without a CUDA graph."""
         device = self._open()
         context: tensorrt.IExecutionContext = self._context
         spent: dict[str, float] = {}
@@ -225,15 +225,15 @@ class Plan:
         return spent
 
     def inspect(self) -> str:
-        """TensorRT's own account of the layers, as JSON; at the context's shapes once prepared."""
+        """Return TensorRT's JSON description of the layers, at the context's shapes if prepared."""
         engine: tensorrt.ICudaEngine = self.engine
         inspector: tensorrt.EngineInspector = engine.create_engine_inspector()
-        if self._context is not None:  # else an open batch leaves every type unsaid
+        if self._context is not None:  # without it an open batch has no types
             inspector.execution_context = self._context
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def close(self) -> None:
-        """Let go of context, engine and runtime, in this order; the device is the caller's."""
+        """Free context, engine and runtime, in this order; the caller closes the device."""
         if self._device is not None:
             self._device.drop_graph()
         self._context = None
@@ -260,7 +260,7 @@ class Plan:
         return _Tensor(name, name == self._spec.name, dtype, shape, device.allocate(size))
 
     def _shape(self, shape: Shape) -> None:
-        """Give the context its input's shape; all others follow from it."""
+        """Set the input's shape in the context, which determines all others."""
         context: tensorrt.IExecutionContext = self._context
         name = self._spec.name
         if not context.set_input_shape(name, shape) or context.infer_shapes():
@@ -268,14 +268,14 @@ class Plan:
 
     def _set_batch(self, batch: int) -> None:
         device = self._open()
-        device.synchronize()  # a graph that still runs must not lose its shapes
+        device.synchronize()  # a running graph still uses its shapes
         device.drop_graph()
         self._recorded, self._calls = False, 0
         self._shape((batch, *self._spec.picture_shape))
         self._batch = batch
 
     def _begin_pass(self) -> None:
-        """Count it; record the CUDA graph when it is time."""
+        """Count the call; record the CUDA graph after enough calls."""
         device = self._open()
         self._calls += 1
         wanted = self._cuda_graph and not self._recorded and not self.graph_refused
@@ -295,7 +295,7 @@ class Plan:
             raise ExportError(f"{self.path}: TensorRT failed to run it: {said(self._logger)}")
 
     def _record(self, device: CudaDevice) -> None:
-        """Record the pass as a CUDA graph, or remember why it cannot be."""
+        """Record the pass as a CUDA graph, or store why that failed."""
         context: tensorrt.IExecutionContext = self._context
         device.synchronize()
         device.begin_capture()

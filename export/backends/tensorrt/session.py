@@ -65,7 +65,7 @@ class PlanSession:
                 arrays[name] = batch if name == self._source else np.empty(shape, dtype=kind)
                 memory[name] = _answer(cuda, cuda.cudaMalloc(arrays[name].nbytes))
                 context.set_tensor_address(name, int(memory[name]))
-            # On the engine's own stream: other copies from pageable memory would not wait for it.
+            # On the engine's stream: copies from pageable memory on others would not wait for it.
             self._copy(arrays[self._source], memory[self._source], to_device=True)
             if not context.execute_async_v3(int(stream)):
                 raise RuntimeError("TensorRT failed to run it")
@@ -123,7 +123,7 @@ def _load_cuda() -> ModuleType:
 
 
 def _answer(cuda: ModuleType, answer: tuple[Any, ...]) -> Any:
-    """Return what a call of CUDA's runtime returned; raise on its error."""
+    """Return the results of a CUDA runtime call; raise on its error."""
     if int(answer[0]) != 0:
         raise RuntimeError(f"CUDA failed: {cuda.cudaGetErrorString(answer[0])[1]!r}")
     return answer[1] if len(answer) > 1 else None

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 _WARMUP_CALLS, _ROUNDS, _CALLS_PER_ROUND = 20, 5, 40  # of each build
 _PROFILED_CALLS = 20
-_PICTURE = 114  # the grey that fills a letterbox; there is no photograph at hand
+_PICTURE = 114  # the grey of the letterbox; no photograph is available
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What trying out all builds of one graph found.
+    """The outcome of trying all builds of one graph.
 
     Attributes:
         kept: index of the fastest; 0 where they could not be timed.
@@ -56,11 +56,10 @@ def try_out(
     spec: InputSpec,
     config: TensorRTConfig,
 ) -> Trial:
-    """Load every plan, keep the fastest, and hold it to its name.
+    """Load every plan, keep the fastest and certify its data types.
 
-    The fastest is kept because it is what ships; it was chosen by these very times, so they
-    flatter it, and its latency is the one that `benchmarks.run` measures anew. A GPU that cannot
-    run the plans now (it may be busy) costs the times alone.
+    The times that selected the fastest plan are biased in its favour; `benchmarks.run` measures its
+    latency again. If the GPU cannot run the plans now (it may be busy), only the times are missing.
 
     Args:
         trt: module `tensorrt`.
@@ -142,7 +141,7 @@ def _time(
 ) -> tuple[int, BuildTimes | None, dict[str, float]]:
     """Return which plan is the fastest, the times of all, and the layer times of that one.
 
-    The plans take turns, so that a clock that rises or falls meets all of them.
+    The plans take turns, so that changes of the clock affect all of them.
     """
     batch = _batch(plans[0], config)
     blank = np.full((batch, *spec.picture_shape), _PICTURE, dtype=np.uint8)

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from export.artifact.manifest import MADE_FOR_TENSORRT, Manifest
 
-_MAX_BATCH = 16  # of a graph that takes any
-# Graphs that TensorRT takes as they are; "int8" is quantised for CPUs.
+_MAX_BATCH = 16  # for a graph with a dynamic batch
+# Precisions of graphs that TensorRT builds; "int8" is quantised for CPUs.
 _FOR_TENSORRT = frozenset({"fp32", "fp16"}) | MADE_FOR_TENSORRT
-# Older GPUs still get the other engines.
+# Older GPUs still build the other engines.
 _ELSE_FP8 = ' || echo "no fp8 engine was built: it needs a GPU of SM 8.9 or later" >&2'
 _HARDWARE = {"same_sm": "sameComputeCapability", "ampere_plus": "ampere+"}
 

@@ -1,4 +1,4 @@
-"""What a report says first, and its further tables."""
+"""The headline, the waterfall and the further tables of a report."""
 
 import json
 

@@ -62,7 +62,9 @@ def test_pictures_without_boxes_give_finite_losses_and_a_gradient_to_every_weigh
 
 
 @pytest.mark.parametrize("features_alone", [False, True])
-def test_a_batch_without_labelled_pictures_costs_nothing_and_stays_attached(family, features_alone):
+def test_a_batch_without_labelled_pictures_has_zero_losses_attached_to_the_graph(
+    family, features_alone
+):
     detector = small_detector(family)
     wanted = FEATURES if features_alone else everything(detector)
     outputs = detector(small_batch((0, 0), labeled=0), wanted)

@@ -74,7 +74,7 @@ def test_terms_and_gradients_are_finite_without_objects(loss, student, teacher, 
 
 
 @pytest.mark.parametrize("boxes", [SOME, NONE], ids=["one picture empty", "all empty"])
-def test_every_term_hangs_on_the_students_graph_even_when_it_is_zero(loss, student, teacher, boxes):
+def test_every_term_is_attached_to_the_students_graph_even_when_zero(loss, student, teacher, boxes):
     for name, term in terms_of(loss, student, teacher, make_batch(boxes)).items():
         assert term.requires_grad, name
 

@@ -91,7 +91,7 @@ def test_a_bundle_holds_what_a_device_needs_and_lists_every_file(made):
     assert (made / "verify.py").read_bytes() == Path(verify.__file__).read_bytes()
 
 
-def test_a_bundle_checks_itself_with_numpy_and_the_runtime_alone(bundle):
+def test_a_bundle_is_verified_with_only_numpy_and_the_runtime(bundle):
     """In an interpreter that finds none of our packages."""
     script = (
         "import runpy, sys\n"
@@ -166,7 +166,7 @@ def test_a_damaged_file_is_named_before_anything_runs(bundle, capsys, damage, sa
     ],
     ids=["one too many", "another class", "another score", "another place"],
 )
-def test_a_difference_is_told_and_fails(bundle, capsys, change, said):
+def test_a_difference_is_reported_and_fails(bundle, capsys, change, said):
     count = len(content(bundle)["artifacts"][0]["expected"])
     rewrite(bundle, lambda found: change(found["artifacts"][0]["expected"]))
     assert verify.main([str(bundle)]) == 6
@@ -227,7 +227,9 @@ def test_an_engine_is_checked_like_an_onnx_file(engine_bundle, capsys):
     assert (engine_bundle / "triton" / "engine-fp16" / "1" / "model.plan").is_file()
 
 
-def test_an_engine_from_another_machine_says_what_to_run(engine_bundle, capsys, monkeypatch):
+def test_the_error_for_an_engine_of_another_machine_gives_the_build_command(
+    engine_bundle, capsys, monkeypatch
+):
     other = FakeCuda(sm="8.9", gpu="RTX 4090")
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt.make("10.7.0", other))
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", other)

@@ -80,7 +80,7 @@ def test_images_of_another_shape_or_type_are_refused(static_model, images):
         engine.candidates(images)
 
 
-def test_a_closed_engine_says_so(static_model):
+def test_using_a_closed_engine_is_an_error(static_model):
     engine = open_engine(static_model, threads=1)
     with pytest.raises(ExportError, match="inside a `with` statement"):
         engine.candidates(to_tensor(canvases(1)))

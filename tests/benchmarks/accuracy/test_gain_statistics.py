@@ -47,7 +47,7 @@ def test_more_seeds_than_the_table_has_still_get_an_interval():
 
 
 @pytest.mark.parametrize("differences", [[], [math.nan, 0.1]])
-def test_differences_that_mean_nothing_are_refused(differences):
+def test_non_finite_differences_are_refused(differences):
     with pytest.raises(ValueError, match="finite"):
         gain_interval(differences)
 

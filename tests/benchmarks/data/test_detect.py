@@ -48,7 +48,7 @@ def test_each_format_is_detected_from_its_files(tmp_path: Path, write, expected:
     assert detect_format(tmp_path) == expected
 
 
-def test_nothing_known_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_format_lists_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
     with pytest.raises(
         DataError, match=r"holds notes\.txt, .*data\.yaml.*_annotations\.coco\.json"

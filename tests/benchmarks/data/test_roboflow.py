@@ -63,7 +63,7 @@ def test_an_unused_class_that_is_nobodys_parent_stays(tmp_path: Path) -> None:
     assert read_roboflow(tmp_path, "train").classes == ("blood", "red", "white")
 
 
-def test_an_umbrella_of_the_same_name_as_its_only_class_is_told_apart(tmp_path: Path) -> None:
+def test_a_group_with_the_name_of_its_only_class_is_distinguished(tmp_path: Path) -> None:
     fish = [
         {"id": 0, "name": "fish", "supercategory": "none"},
         {"id": 1, "name": "fish", "supercategory": "fish"},

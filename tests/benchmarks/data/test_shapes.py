@@ -8,7 +8,7 @@ from benchmarks.data.shapes import STYLES, Difficulty, Shape, ShapePainter, shap
 from export.errors import DataError
 
 
-def test_a_picture_depends_on_seed_stream_and_number_alone() -> None:
+def test_a_picture_depends_only_on_seed_stream_and_number() -> None:
     painter = ShapePainter(3, 0, 64, 96, "standard")
     again = pickle.loads(pickle.dumps(painter))
     first = painter(5)

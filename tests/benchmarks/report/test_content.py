@@ -131,7 +131,7 @@ def test_one_seed_is_not_proven_in_the_headline(tmp_path):
     assert "on 1 seed: not proven (one seed)" in markdown
 
 
-def test_a_teacher_worse_than_the_baseline_is_said_above_everything(tmp_path):
+def test_a_teacher_worse_than_the_baseline_is_the_first_warning(tmp_path):
     rows = (row("teacher", 0.4), row("baseline", 0.5), row("student", 0.6))
     content, markdown, html = written(report(*rows), tmp_path)
     warning = "The teacher (40.0 AP) is worse than the baseline (50.0 AP)"
@@ -140,7 +140,7 @@ def test_a_teacher_worse_than_the_baseline_is_said_above_everything(tmp_path):
     assert html.index(warning) < html.index("<h2>")
 
 
-def test_nothing_is_warned_of_when_all_is_well(tmp_path):
+def test_without_problems_there_is_no_warning(tmp_path):
     content, _, _ = written(report(gain=GAIN), tmp_path)
     assert content["warnings"] == []
 

@@ -39,7 +39,7 @@ ROWS = (
 )
 
 
-def test_the_headline_speaks_of_the_fastest_artifact_that_kept_its_accuracy() -> None:
+def test_the_headline_is_about_the_fastest_artifact_that_kept_its_accuracy() -> None:
     gain = Gain(ap=0.1, ci95=(0.08, 0.12), seeds=3, verdict="proven")
     speed = Speed(
         model="student onnxruntime int8", reference="teacher onnxruntime fp32", scope="end_to_end",
@@ -116,7 +116,7 @@ def test_certificates_and_parity_are_shown_whatever_their_keys() -> None:
     assert shares({"kind": "mixed", "share": 0.5}) == "kind mixed, share 0.5"
 
 
-def test_terms_are_told_first_and_last_with_their_automatic_weight() -> None:
+def test_the_first_and_last_terms_are_shown_with_their_automatic_weight() -> None:
     terms = tuple(
         {"step": step, "name": "gid/feature", "value": 1.0, "ratio": ratio, "gradient_ratio": 0.5}
         for step, ratio in ((0, 2.0), (10, 0.25))
@@ -128,7 +128,7 @@ def test_terms_are_told_first_and_last_with_their_automatic_weight() -> None:
     assert cells == ("seed0-student", "gid/feature", "2", "0.25", "0.5", "0.5", "0.125")
 
 
-def test_a_batch_that_was_not_measured_says_so() -> None:
+def test_an_unmeasured_batch_is_marked_as_not_measured() -> None:
     one = {"batch": 1, "images_per_s": 100.4, "call_ms": 10.0, "n": 9}
     two = {"batch": 2, "images_per_s": 150.0, "call_ms": 13.3, "n": 9}
     fixed = exported("teacher", 0.7, throughput=[one])

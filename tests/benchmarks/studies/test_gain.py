@@ -47,7 +47,7 @@ def test_methods_come_from_names_files_and_the_command_line(tmp_path: Path) -> N
             read_methods([wrong])
 
 
-def test_the_methods_of_the_issue_are_all_there() -> None:
+def test_all_methods_are_present() -> None:
     assert list(read_methods([])) == ["defeat", "gid", "fgd", "icd", "pkd", "bckd"]
 
 

@@ -75,7 +75,7 @@ def test_a_gpu_is_read_and_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
     assert energy_mj([(before, after)], pictures=100, seconds=0.1) is None  # too short to tell
 
 
-def test_a_gpu_that_cannot_be_watched_is_said_and_stops_nothing() -> None:
+def test_an_unreadable_gpu_is_reported_and_does_not_stop_the_benchmark() -> None:
     class Broken(Nvml):
         def nvmlInit(self) -> None:  # noqa: N802
             raise RuntimeError("Driver Not Loaded")

@@ -105,7 +105,7 @@ def test_blocks_go_there_and_back():
     assert blocks == ["a", "b", "b", "a", "a", "b", "b", "a"]
 
 
-def test_a_time_limit_means_fewer_calls_and_n_says_so(clock):
+def test_a_time_limit_reduces_the_recorded_number_of_calls(clock):
     engine = BrightEngine(delay_ms=10, sleep=clock.sleep)
     config = BenchmarkConfig(blocks=2, calls_per_block=500, warmup=3, time_limit_s=0.4)
     timing = measure({"slow": engine}, bright_set(), config)["slow"]
@@ -218,7 +218,7 @@ def test_a_device_is_timed_with_and_without_copies_and_for_longer(clock):
     assert timing.latency_ms.model_scope.startswith("by the host's clock")
 
 
-def test_a_device_with_a_clock_of_its_own_is_asked_for_its_time(clock):
+def test_a_device_with_its_own_clock_provides_the_times(clock):
     class Clocked(DeviceBrightEngine):
         clock = "a sundial"
 
@@ -234,7 +234,7 @@ def test_a_device_with_a_clock_of_its_own_is_asked_for_its_time(clock):
     assert timing.latency_ms.model_scope == "by a sundial around the pass"
 
 
-def test_a_device_that_cannot_leave_the_copies_out_says_so(clock):
+def test_a_device_without_a_model_scope_is_reported(clock):
     class Closed(BrightEngine):
         device = "cuda"
 
@@ -245,7 +245,7 @@ def test_a_device_that_cannot_leave_the_copies_out_says_so(clock):
     assert timing.latency_ms.model_scope.startswith("not measured")
 
 
-def test_the_middle_half_of_the_calls_is_told():
+def test_the_quartiles_of_the_calls_are_shown():
     # 1..101 ms: quartiles at 26 and 76 exactly.
     found = latency([range(1, 102)])
     assert (found.p25, found.p75, found.iqr) == (26, 76, 50)

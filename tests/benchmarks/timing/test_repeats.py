@@ -56,7 +56,7 @@ def level(*milliseconds: float) -> list[list[float]]:
     return [list(milliseconds), list(milliseconds)]
 
 
-def test_the_median_is_that_of_the_processes_and_their_spread_is_told():
+def test_the_median_of_the_processes_and_their_spread_are_shown():
     # Of all nine different calls the median is 10: 1, 1, 1, 10, 10, 11, 11, 12, 12.
     runs = [level(1, 10, 10), level(1, 11, 11), level(1, 12, 12)]
     found = merge([timing(run, run) for run in runs])
@@ -120,7 +120,7 @@ def test_a_model_is_measured_in_fresh_processes(tmp_path, data, capsys):
     assert "p50 is the median of 2 processes" in (tmp_path / "report" / "report.md").read_text()
 
 
-def test_a_process_that_fails_says_why_once(data):
+def test_a_failing_process_prints_its_reason_once(data):
     images, config = read_coco(data), BenchmarkConfig(repeats=2)
     missing = partial(open_engine, data.parent / "gone.onnx")
     heard: list[str] = []

@@ -108,7 +108,7 @@ def test_only_the_proposals_that_a_loss_compares_are_scored_by_both(
         torch.testing.assert_close(value, all_of_them[name])
 
 
-def test_a_teacher_of_the_students_proposals_makes_none_of_its_own() -> None:
+def test_a_teacher_that_scores_the_students_proposals_makes_none() -> None:
     student, teacher = faster_rcnn(), faster_rcnn()
     ran: list[str | int] = []
     teacher.head.rpn.head.register_forward_hook(lambda *_: ran.append("proposal network"))
@@ -242,7 +242,7 @@ def test_a_teacher_of_the_same_classes_in_another_order_teaches_the_same(source:
         torch.testing.assert_close(found[1][name], value, rtol=1e-5, atol=1e-7)
 
 
-def test_a_teacher_that_knows_more_is_heard_on_the_students_classes_alone() -> None:
+def test_only_the_students_classes_are_taken_from_a_teacher_with_more() -> None:
     student, teacher = named(gfl(classes=2), "a", "b"), named(gfl(classes=3), "x", "b", "a")
     config = GidConfig(type="gid", min_size_px=2.0)
     assert check_pair(student.spec, teacher.spec, [config]) == []
@@ -281,7 +281,7 @@ def test_a_term_beyond_ten_times_the_task_gets_advice() -> None:
     assert mute.startswith("mute is 1e-09 of the task loss")
 
 
-def test_a_pair_that_cannot_work_is_told_what_each_side_provides() -> None:
+def test_the_error_for_an_impossible_pair_says_what_each_side_provides() -> None:
     backbone = DeFeatConfig(type="defeat", roi_object_weight=2.0, roi_background_weight=2.0)
     ((index, text),) = check_pair(gfl().spec, faster_rcnn().spec, [backbone])
     assert index == 0
@@ -291,7 +291,7 @@ def test_a_pair_that_cannot_work_is_told_what_each_side_provides() -> None:
     assert check_pair(gfl().spec, gfl(classes=3).spec, [GidConfig(type="gid")])
 
 
-def test_a_loss_outside_its_schedule_costs_nothing_and_asks_nothing() -> None:
+def test_a_loss_outside_its_schedule_is_not_computed_and_needs_nothing() -> None:
     losses = [DeFeatConfig(type="defeat"), GidConfig(type="gid", min_size_px=2.0, start=0.5)]
     objective = Distiller(gfl(), gfl(), losses).train()
     objective.at(0, 10)

@@ -36,7 +36,7 @@ def build(**settings):
 UNIT, ALONG = [0.0, 0, 1, 1], [3.0, 0, 4, 1]  # GIoU 0 - (4 - 2) / 4
 
 
-def test_classes_are_weighed_by_the_gap_and_boxes_by_the_largest_one():
+def test_classes_are_weighted_by_the_score_gap_and_boxes_by_the_largest():
     # one class of two differs, 1/2 and 3/4: gap 1/4, cross entropy ln 2
     student = outputs([[0, 7]], [UNIT], [0])
     found = build()(student, outputs([[LN3, 7]], [ALONG]), BATCH)

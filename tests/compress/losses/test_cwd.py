@@ -13,7 +13,7 @@ LOG_3 = math.log(3)
 DIVERGENCE = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
 
 
-def test_the_divergence_from_the_teachers_cells_is_weighed_by_ten():
+def test_the_divergence_has_a_weight_of_ten():
     found = one_map(CwdConfig(type="cwd"), cells(7, 7), cells(0, LOG_3))
     assert found == pytest.approx(10 * DIVERGENCE, rel=1e-5)
 

@@ -93,7 +93,7 @@ def test_the_masks_are_normalised_by_the_teachers_channels():
     assert float(terms["neck_background"].detach()) == pytest.approx(12 * 0.5)
 
 
-def test_a_half_whose_weights_are_zero_is_left_out():
+def test_a_part_whose_weights_are_zero_is_not_computed():
     spec = flat_spec(provides=frozenset({"features", "backbone"}))
     loss = build(
         spec, spec, object_weight=0, background_weight=0, backbone_object_weight=1, weight=2
@@ -215,7 +215,7 @@ def test_the_divergence_of_a_row_grows_with_its_own_logits_only():
     torch.testing.assert_close(divergence(student, teacher, 1.0), expected)
 
 
-def test_the_adapters_start_almost_at_nothing_with_both_signs():
+def test_the_adapters_start_near_zero_with_both_signs():
     torch.manual_seed(0)
     weight = tiny_conv(16, 16).weight
     assert float(weight.detach().abs().max()) < 2e-4

@@ -50,7 +50,7 @@ def value(student, teacher, variant, temperature=1.0, count=1.0):
     ).item()
 
 
-def test_a_softmax_student_is_asked_for_no_background_at_all():
+def test_the_target_of_a_softmax_student_has_no_background():
     # p_t = (1/2, 1/2, 0), p_s = (1/3, 1/3, 1/3): KL = log(1/2) - log(1/3)
     assert value([0.0, 0, 0], [0.0, 0], "kl-ce softmax") == pytest.approx(math.log(1.5), abs=1e-6)
     # over 4 positives, and times the square of the temperature, which zeros do not feel
@@ -64,7 +64,7 @@ def test_sigmoids_are_compared_as_shares_of_their_sum():
     assert value([0.0, 0], [logit, -logit], "kl-ce sigmoid") == pytest.approx(expected, abs=1e-6)
 
 
-def test_or_class_by_class_with_the_mean_over_classes():
+def test_the_binary_form_averages_over_classes():
     logit = math.log(3)
     each = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)  # the same for 3/4 and for 1/4
     assert value([0.0, 0], [logit, -logit], "kl-bce sigmoid") == pytest.approx(each, abs=1e-6)
@@ -94,7 +94,7 @@ def test_a_proposal_belongs_to_the_object_of_its_class_that_it_overlaps_most():
     assert roi_owners(rois, batch).tolist() == [0, 1, -1, 2]
 
 
-def test_a_student_that_predicts_the_very_boxes_has_no_localisation_term():
+def test_exact_boxes_give_a_localisation_term_of_zero():
     outputs, batch = scene()
     owner = outputs.dense.match([t.boxes for t in batch.targets])
     every = torch.cat([t.boxes for t in batch.targets])

@@ -22,7 +22,7 @@ def test_each_error_is_the_root_of_a_sum_and_attention_weighs_the_squares():
     assert float(errors["spatial"]) == pytest.approx(math.sqrt(73))
 
 
-def test_where_nothing_differs_the_gradient_is_zero():
+def test_equal_maps_give_a_gradient_of_zero():
     student = torch.ones(1, 1, 1, 2, requires_grad=True)
     attention = torch.ones(1, 1, 1, 2)
     errors = level_errors({"feature": (student, torch.ones(1, 1, 1, 2))}, (attention, attention))

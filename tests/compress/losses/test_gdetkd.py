@@ -80,7 +80,7 @@ class TestContrast:
         # its like and the other one are remembered
         assert found.item() == pytest.approx(math.log((math.e + math.e + 1) / math.e))
 
-    def test_the_memory_has_a_fixed_length_and_goes_with_the_weights(self):
+    def test_the_queue_has_a_fixed_length_and_is_saved_with_the_weights(self):
         module = self.contrast(queue=3)
         module(torch.eye(2), torch.eye(2), [torch.tensor(APART)])
         assert module.filled == 2
@@ -91,7 +91,7 @@ class TestContrast:
         again.load_state_dict(module.state_dict())
         assert torch.equal(again.queue, module.queue)
 
-    def test_nothing_is_remembered_outside_of_training(self):
+    def test_the_queue_is_filled_only_in_training(self):
         module = self.contrast().eval()
         module(torch.eye(2), torch.eye(2), [torch.tensor(APART)])
         assert module.filled == 0

@@ -92,7 +92,7 @@ class TestRelation:
         found = relation_loss(vectors(0, 1, 2), vectors(0, 1, 3), [3], beta=0.1)
         assert float(found) == pytest.approx(2 * (0.25 - 0.05) / 3)
 
-    def test_scale_does_not_matter(self):
+    def test_the_loss_does_not_depend_on_scale(self):
         found = relation_loss(vectors(0, 10, 30), vectors(0, 1, 3), [3], beta=1.0)
         assert float(found) == pytest.approx(0, abs=1e-9)
 
@@ -210,7 +210,7 @@ def test_with_fewer_than_three_instances_only_the_relation_is_zero(count):
     assert all(float(term.detach()) > 0 for term in terms.values())
 
 
-def test_ground_truth_plays_no_part():
+def test_ground_truth_does_not_change_the_loss():
     spec = make_spec()
     student, teacher = make_outputs(spec, 1, 0), make_outputs(spec, 1, 1)
     loss = GidConfig(type="gid").build(spec, spec)
@@ -248,7 +248,7 @@ def test_the_adapter_is_there_only_for_unequal_channels_or_on_request():
     assert list(GidConfig(type="gid", adapter=True).build(wide, wide).parameters())
 
 
-def test_extra_levels_of_one_side_are_left_alone():
+def test_levels_that_only_one_side_has_are_ignored():
     spec = make_spec()
     teacher = make_spec(channels=(4, 4, 4, 4), strides=(4, 8, 16, 32))
     config = GidConfig(type="gid")

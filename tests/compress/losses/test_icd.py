@@ -101,7 +101,7 @@ class TestAuxiliary:
     REAL = torch.tensor([[True, False, False]])
     PRESENT = torch.tensor([[True, True, False]])
 
-    def test_every_question_that_is_asked_counts_alike(self):
+    def test_every_query_in_use_has_the_same_weight(self):
         # logits 0 and ln 3: -ln 1/2 for the object, -ln(1 - 3/4) for the made-up one; mean of two
         predictions = torch.zeros(1, 3, 5)
         predictions[0, 1, 0] = math.log(3)
@@ -156,7 +156,7 @@ def test_the_weight_is_the_familys_unless_it_is_said():
 
 
 @pytest.mark.parametrize(("width", "heads"), [(256, 8), (64, 8), (24, 2), (16, 4), (4, 1)])
-def test_heads_are_fewer_where_they_would_be_thinner_than_four_channels(width, heads):
+def test_there_are_fewer_heads_below_four_channels_each(width, heads):
     assert IcdConfig(type="icd").head_count(width) == heads
 
 
@@ -182,7 +182,7 @@ def test_neither_side_learns_from_the_others_terms():
     assert all(torch.equal(learned[name], p.grad) for name, p in loss.decoder.named_parameters())
 
 
-def test_a_picture_without_labels_teaches_the_decoder_nothing():
+def test_an_unlabelled_picture_does_not_train_the_decoder():
     loss = build()
     batch = make_batch([[], []])
     student, teacher = make_outputs(SPEC, 2, seed=1), make_outputs(SPEC, 2, seed=2)

@@ -78,7 +78,7 @@ def test_noise_falls_on_labelled_pictures_whose_objects_are_all_small():
     assert built(noise_probability=0).disturb(batch) is batch
 
 
-def test_after_two_thirds_of_the_run_the_base_method_goes_on_alone():
+def test_after_two_thirds_of_the_run_only_the_base_method_is_active():
     batch = make_batch([[SMALL]])
     loss = built(noise_probability=1)
     loss.at(15, 24)

@@ -29,7 +29,7 @@ class TestRegion:
     # 1/4 - 36/320 = 0.1375, which is 0.2529 of the threshold; the others' are negative.
     BOX = (0.0, 0, 12, 8)
 
-    def test_anchors_near_but_below_the_threshold_weigh_their_overlap(self):
+    def test_anchors_near_but_below_the_threshold_are_weighted_by_their_iou(self):
         found = valuable_region(ANCHORS, (4,), [torch.tensor([self.BOX])], 0.25)
         assert found.tolist() == [[0, 0.25, 0, 0]]
 

@@ -21,7 +21,7 @@ def pass_through(module):
     return module
 
 
-def test_what_is_hidden_has_to_be_generated():
+def test_masked_cells_have_to_be_generated():
     maps = torch.full((2, 1, 2, 2), 3.0)
     module = pass_through(build([maps], loss_weight=0.5, masked=0.25))
     draw = torch.tensor([0.1, 0.75, 0.76, 0.9, 0.0, 0.2, 0.3, 0.4]).reshape(2, 1, 2, 2)
@@ -38,7 +38,7 @@ def test_a_cell_is_hidden_in_all_channels_or_a_channel_in_all_cells():
     assert [drawn.shape for drawn in by_channel] == [(2, 3, 1, 1), (2, 5, 1, 1)]
 
 
-def test_the_draw_belongs_to_the_seed_the_step_and_the_picture():
+def test_the_mask_depends_on_the_seed_the_step_and_the_picture():
     maps = [torch.zeros(2, 3, 4, 4)]
     module = build(maps)
 

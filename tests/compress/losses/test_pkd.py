@@ -16,7 +16,7 @@ def test_the_opposite_map_costs_one_per_channel_in_the_unbiased_scale():
     assert one_map(PLAIN, cells(3, 5), cells(50, -50)) == pytest.approx(1.0, rel=1e-5)
 
 
-def test_neither_the_scale_nor_the_offset_of_a_channel_matters():
+def test_the_loss_does_not_depend_on_scale_and_offset_of_a_channel():
     teacher = torch.randn(2, 3, 4, 4)
     scale = torch.tensor([2.0, 0.5, 30.0])[:, None, None]
     assert one_map(PLAIN, teacher * scale + 7, teacher) == pytest.approx(0, abs=1e-8)
@@ -86,7 +86,7 @@ def test_the_epsilon_stands_beside_the_deviation():
     assert one_map(wide, cells(0, 1), cells(1, 0)) == pytest.approx(0.25, rel=1e-5)
 
 
-def test_a_level_of_one_number_per_channel_adds_nothing_and_stays_attached():
+def test_a_level_with_one_value_per_channel_adds_zero_attached_to_the_graph():
     student = torch.ones(1, 2, 1, 1, requires_grad=True)
     error = standardised_error(student, torch.zeros(1, 2, 1, 1), epsilon=1e-6, dead_below=1e-4)
     error.backward()

@@ -35,7 +35,7 @@ def test_by_default_only_the_directions_of_the_means_count():
     assert one_map(PLAIN, teacher * lengths, teacher) > 0.1
 
 
-def test_the_one_distance_of_two_pictures_says_nothing():
+def test_two_pictures_give_a_loss_of_zero():
     # It is its own mean, so both sides have the relative distance 1.
     assert one_map(PLAIN, on_a_line(0.0, 1.0), on_a_line(0.0, 50.0)) == pytest.approx(0, abs=1e-9)
 

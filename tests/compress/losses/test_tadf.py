@@ -70,7 +70,7 @@ def test_a_bell_is_cut_by_the_border():
     assert float(mask[0, 3]) == pytest.approx(math.exp(-0.5 * (0.5 / 4) ** 2))
 
 
-def test_a_bell_stands_on_the_level_of_its_box_alone():
+def test_a_gaussian_is_drawn_only_on_the_level_of_its_box():
     # 111 px is the first of level 1.
     fine, coarse = gaussian_masks([boxes([0, 0, 111, 111])], (8, 16), [(16, 16), (8, 8)], spread=1)
     assert not fine.any()

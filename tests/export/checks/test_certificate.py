@@ -61,7 +61,7 @@ def test_integer_nodes_that_no_integer_kernel_ran_are_a_contradiction():
     assert "no such precision" in contradiction("int4", {"int8": 3}, {})
 
 
-def test_one_kind_of_8_bits_and_the_promised_remainder_are_all_there_may_be():
+def test_a_graph_has_one_8_bit_type_and_the_stated_remainder():
     assert contradiction("fp8", {"fp8": 3, "fp16": 1}, {}, "fp16") is None
     assert "computes in int8" in contradiction("fp8", {"fp8": 3, "int8": 1}, {}, "fp16")
     assert "computes in fp8" in contradiction("int8-trt", {"fp8": 3, "int8": 1}, {}, "fp16")

@@ -75,7 +75,7 @@ def test_a_gate_lets_a_share_of_detections_lack_a_close_partner():
     assert compare_detections([picture(*many)], [picture(*moved)]).ok(Gate(unmatched_share=0.1))
 
 
-def test_lost_and_extra_boxes_are_told_by_score():
+def test_lost_and_extra_boxes_are_counted_by_score_band():
     lost, more = (0, 0, 10, 10, 0.5, 0), (50, 50, 90, 90, 0.24, 1)
     sure = (20, 20, 30, 30, 1.0, 0)
     bands = compare_detections([picture(lost, sure)], [picture(more, sure)]).to_dict()["bands"]

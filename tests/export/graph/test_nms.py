@@ -84,7 +84,7 @@ def test_beyond_the_count_scores_and_labels_are_minus_one():
     assert out["boxes"].shape == (1, 4, 4)
 
 
-def test_fewer_candidates_than_detections_asked_for_are_all_there_is():
+def test_the_outputs_have_no_more_rows_than_candidates():
     spec = NmsSpec(mode="graph", max_detections=100)
     assert run(with_nms(passing(1), spec, CLASSES), crowd(0, batch=1))["scores"].shape == (1, COUNT)
 
@@ -103,7 +103,7 @@ def test_the_rounds_needed_are_the_length_of_the_longest_chain(links):
     assert chain_length(chain(links), 0.4) == max(1, links - 1)
 
 
-def test_a_chain_longer_than_all_rounds_is_told():
+def test_a_suppression_chain_longer_than_the_rounds_is_an_error():
     assert chain_length(chain(80), 0.4) == 65
 
 

@@ -47,7 +47,7 @@ def test_the_graph_is_one_file_without_traces_of_its_origin(dynamic_model):
     assert [value.name for value in model.graph.output] == ["boxes", "scores", "labels"]
 
 
-def test_the_sidecar_says_what_the_file_is(static_model):
+def test_the_sidecar_describes_the_file(static_model):
     manifest = read_manifest(static_model.with_suffix(".json"))
     assert manifest.artifact == "model.onnx"
     assert manifest.sha256 == file_sha256(static_model)

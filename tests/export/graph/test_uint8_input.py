@@ -58,6 +58,6 @@ def test_other_precisions_and_nms_are_made_of_it_too(uint8_model, tmp_path):
             assert engine.candidates(to_input(canvases(2), manifest.input)).boxes.shape[0] == 2
 
 
-def test_uint8_is_taken_once(uint8_model):
+def test_uint8_input_cannot_be_added_twice(uint8_model):
     with pytest.raises(ExportError, match="takes uint8 pictures already"):
         take_uint8(uint8_model)

@@ -82,7 +82,7 @@ def test_the_canvas_is_the_photograph_and_fill(
     corner=st.tuples(SHARE, SHARE),
     side=st.floats(0.3, 1, allow_subnormal=False),
 )
-def test_an_object_lies_where_its_box_says(
+def test_an_object_is_drawn_inside_its_box(
     photo: tuple[int, int],
     size: tuple[int, int],
     corner: tuple[float, float],

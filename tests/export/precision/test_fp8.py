@@ -173,7 +173,7 @@ def test_its_pairs_are_half_precision_and_geometry_is_single(quantizer, tmp_path
 
 
 @needs_model_optimizer
-def test_its_file_finds_about_what_the_float_one_finds(wide, quantizer, tmp_path):
+def test_its_detections_are_near_those_of_the_float_model(wide, quantizer, tmp_path):
     images = to_tensor(canvases(3))
     path = quantizer.write(tmp_path, quantizer.nodes, {})
     with open_engine(wide, threads=1) as exact, open_engine(path, threads=1) as fp8:

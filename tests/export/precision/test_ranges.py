@@ -40,14 +40,14 @@ def test_the_key_depends_on_pictures_weights_and_settings(model):
     assert key() == key()
 
 
-def test_a_broken_cache_says_what_to_do(model, tmp_path):
+def test_the_error_for_a_broken_cache_says_how_to_fix_it(model, tmp_path):
     activation_ranges(model, canvases(1), SPEC, "minmax", cache=tmp_path)
     next(tmp_path.iterdir()).write_text("[1")
     with pytest.raises(ExportError, match="delete it to calibrate again"):
         activation_ranges(model, canvases(1), SPEC, "minmax", cache=tmp_path)
 
 
-def test_the_range_of_the_pictures_themselves_is_theirs(model):
+def test_the_range_of_the_input_is_that_of_the_pictures(model):
     low, high = activation_ranges(model, canvases(20), SPEC, "minmax")["images"]
     pictures = np.stack(canvases(20)) / 255
     assert (low, high) == pytest.approx((pictures.min(), pictures.max()))

@@ -106,7 +106,7 @@ def test_as_few_layers_as_will_do_are_restored(quantizer, tmp_path, most, restor
         assert np.isfinite(engine.candidates(to_tensor(canvases(1))).scores).all()
 
 
-def test_a_drop_that_no_choice_holds_is_told(quantizer):
+def test_an_ap_drop_that_cannot_be_held_is_reported(quantizer):
     held = hold_drop(
         quantizer, canvases(2), lambda path: 0.9 if quantised_nodes(path) == 0 else 0.8, 0.5
     )

@@ -61,7 +61,7 @@ def test_any_box_inside_the_picture_is_pooled_as_torchvision_does(form, size, st
 
 # The box begins at 1.5 cells of 2 and is half a cell high, so it counts as a cell: its 14 samples,
 # two per bin, lie at 1.5 + 1/28, + 3/28, ... Up to 2 there are seven: three bins and a half.
-def test_samples_below_the_map_count_as_nothing_and_never_as_another_level() -> None:
+def test_samples_below_the_map_are_zero_and_not_another_level() -> None:
     maps = [torch.full((1, 1, 2, 2), 100.0), torch.full((1, 1, 1, 1), 7.0)]
     sliver = torch.tensor([[[0.0, 24.0, 32.0, 32.0]]])  # of the first level
     low = pool(maps, sliver, (16, 32), "atlas")[0, 0]

@@ -20,7 +20,7 @@ def run(family, norm):
 
 @pytest.mark.parametrize("family", WITH_TOWERS)
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
-def test_the_head_resumed_at_any_layer_says_what_it_said(family, norm):
+def test_a_head_resumed_at_any_layer_gives_the_same_predictions(family, norm):
     detector, outputs = run(family, norm)
     towers, dense = outputs.towers, outputs.dense
     assert len(towers.class_maps) == len(towers.box_maps) == detector.spec.tower_depth + 1

@@ -27,7 +27,7 @@ def test_only_a_detector_with_proposals_has_two_stages():
     assert not is_two_stage(make_spec(provides=frozenset({"features", "dense"})))
 
 
-def test_a_convolution_stands_only_where_channels_differ():
+def test_a_convolution_is_used_only_where_channels_differ():
     equal, unequal = align_channels([(3, 3), (3, 5)])
     assert not list(equal.parameters())
     assert isinstance(unequal, nn.Conv2d)

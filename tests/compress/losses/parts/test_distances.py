@@ -11,7 +11,7 @@ def test_distances_are_divided_by_their_mean_off_the_diagonal():
     )
 
 
-def test_a_vector_alone_has_no_distance_and_no_infinite_gradient():
+def test_a_single_vector_has_no_distance_and_a_finite_gradient():
     vector = torch.ones(1, 3, requires_grad=True)
     found = relative_distances(vector)
     found.sum().backward()

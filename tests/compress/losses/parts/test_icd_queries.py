@@ -24,7 +24,7 @@ def test_five_made_up_objects_for_each_real_one_up_to_a_limit(instances, most, e
     assert IcdQueries().count(instances, most) == expected
 
 
-def test_objects_come_first_then_made_up_ones_then_nothing():
+def test_objects_come_first_then_negatives_then_empty_slots():
     questions = draw(make_batch([[BOX, BOX], [BOX], []], labels=[[2, 1], [0], []]), most=8)
     assert questions.real.sum(dim=1).tolist() == [2, 1, 0]
     assert questions.present.sum(dim=1).tolist() == [8, 6, 1]
@@ -81,7 +81,7 @@ def test_without_statistics_sides_are_around_a_fifth_and_classes_alike():
     assert (torch.bincount(questions.labels[0, 50:], minlength=3) > 40).all()
 
 
-def test_a_picture_is_asked_the_same_whatever_stands_beside_it():
+def test_the_queries_of_a_picture_do_not_depend_on_the_batch():
     both = make_batch([[BOX, BOX], [BOX]])
     alone = make_batch([[BOX]])._replace(image_ids=(1,))
     one, two = draw(both), draw(alone)
@@ -90,7 +90,7 @@ def test_a_picture_is_asked_the_same_whatever_stands_beside_it():
     assert not torch.equal(one.centres[0, :6], one.centres[1, :6])
 
 
-def test_a_picture_without_labels_is_asked_nothing():
+def test_an_unlabelled_picture_has_no_queries():
     questions = draw(make_batch([[BOX], []])._replace(labeled=1))
     assert questions.present.sum(dim=1).tolist() == [6, 0]
 

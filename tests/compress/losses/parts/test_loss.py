@@ -15,7 +15,7 @@ def test_without_settings_it_counts_fully_from_the_first_step_to_the_last():
     assert path() == [1.0] * 8
 
 
-def test_before_start_and_after_end_it_counts_nothing():
+def test_before_start_and_after_end_the_factor_is_zero():
     assert path(start=0.25, end=0.75) == [0, 0, 1, 1, 1, 1, 0, 0]
 
 

@@ -95,7 +95,7 @@ class TestRows:
 
     @pytest.mark.parametrize("kind", ["kl", "dkd", "dist"])
     @pytest.mark.parametrize("without", ["rois", "locations"])
-    def test_no_rows_cost_nothing_and_stay_attached(self, kind, without):
+    def test_without_rows_the_loss_is_zero_attached_to_the_graph(self, kind, without):
         provides = TWO_STAGE if without == "rois" else ONE_STAGE
         spec = make_spec(provides=provides)
         loss = config(kind).build(spec, spec)
@@ -196,7 +196,7 @@ class TestDist:
         # (-1, 0, 1) with (-1, 2, -1): no correlation
         assert uncorrelated(rows, torch.tensor([[0.0, 3, 0]])).item() == pytest.approx(1)
 
-    def test_a_constant_row_correlates_with_nothing_and_gets_no_gradient(self):
+    def test_a_constant_row_has_correlation_zero_and_no_gradient(self):
         rows = torch.full((1, 3), 0.25, requires_grad=True)
         found = uncorrelated(rows, torch.tensor([[1.0, 2, 3]]))
         found.backward()

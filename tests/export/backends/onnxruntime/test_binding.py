@@ -32,7 +32,7 @@ def passed(engine, images):
     return engine.download()
 
 
-def test_a_bound_pass_gives_what_a_plain_one_gives_at_every_batch(dynamic_model):
+def test_a_bound_pass_equals_a_plain_pass_at_every_batch_size(dynamic_model):
     with OnnxRuntimeEngine(dynamic_model, CPU_ALONE) as engine:
         assert isinstance(engine, DeviceEngine)
         for batch in (2, 1, 2, 3):
@@ -87,7 +87,7 @@ def test_nothing_runs_before_an_upload_or_after_the_end(static_model):
         engine.download()
 
 
-def test_a_cuda_graph_is_asked_of_the_cuda_provider_alone(static_model, tmp_path):
+def test_only_the_cuda_provider_gets_the_cuda_graph_option(static_model, tmp_path):
     (name, settings), *_ = provider_settings("cuda", tmp_path, None, graph=True)
     assert (name, settings["enable_cuda_graph"]) == (CUDA, "1")
     (_, plain), *_ = provider_settings("cuda", tmp_path, None)
@@ -113,7 +113,7 @@ def test_a_cuda_graph_is_refused_where_it_could_not_hold_the_whole_pass(static_m
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("graph", [False, True])
-def test_the_cuda_provider_sees_what_the_cpu_sees(static_model, graph):
+def test_the_cuda_provider_gives_the_detections_of_the_cpu(static_model, graph):
     pictures = [to_tensor([canvas]) for canvas in canvases(4)]
     with open_engine(static_model, threads=1) as engine:
         expected = [engine.candidates(images) for images in pictures]

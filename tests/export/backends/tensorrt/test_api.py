@@ -139,7 +139,7 @@ def test_the_cuda_runtime_is_used_as_it_is():
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_cuda_runtime_itself_says_that_there_is_no_gpu():
+def test_the_cuda_runtime_reports_that_there_is_no_gpu():
     cuda = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     if int(cuda.cudaGetDeviceCount()[0]) == 0:
         pytest.skip("this machine has a CUDA device")

@@ -102,7 +102,7 @@ def test_tf32_is_off_unless_asked_for(library, tmp_path):
         assert ("TF32" in read_manifest(path.with_suffix(".json")).engine.flags) is asked
 
 
-def test_an_engine_sees_what_its_graph_sees(library, tmp_path):
+def test_an_engine_gives_the_detections_of_its_graph(library, tmp_path):
     path = library.build(source(tmp_path / "onnx"), tmp_path / "engine")
     images = to_tensor(canvases(1))
     with library.open(path) as engine:
@@ -150,7 +150,7 @@ def test_another_batch_drops_the_graph_and_gives_its_own_results(library, tmp_pa
             engine.candidates(to_tensor(canvases(5)))
 
 
-def test_a_graph_that_cannot_be_recorded_costs_the_graph_and_nothing_else(library, tmp_path):
+def test_without_a_recordable_cuda_graph_the_engine_still_runs(library, tmp_path):
     path = library.build(source(tmp_path / "onnx", broken="capture"), tmp_path / "engine")
     images = to_tensor(canvases(1))
     with library.open(path) as engine:
@@ -174,7 +174,7 @@ def test_labels_may_be_64_bit_integers(library, tmp_path):
         assert engine.candidates(to_tensor(canvases(1))).labels.tolist() == [[0, 1, 0, 1]]
 
 
-def test_everything_is_given_back(library, tmp_path):
+def test_all_memory_is_freed(library, tmp_path):
     path = library.build(source(tmp_path / "onnx"), tmp_path / "engine")
     engine = library.open(path)
     for _ in range(2):  # an engine may be entered again
@@ -225,7 +225,7 @@ def test_another_gpu_of_the_same_kind_runs_it_with_a_warning(old, tmp_path):
         assert e.candidates(to_tensor(canvases(1))).scores.shape == (1, 4)
 
 
-def test_a_portable_engine_runs_where_it_was_promised_to(old, tmp_path):
+def test_a_portable_engine_runs_only_on_the_stated_machines(old, tmp_path):
     settings = {"version_compatible": True, "portable": "ampere_plus"}
     path = old.build(source(tmp_path / "onnx"), tmp_path / "engine", **settings)
     later = Library("10.7.0", sm="8.9")
@@ -303,7 +303,7 @@ def test_what_tensorrt_refuses_is_told_in_its_own_words(library, tmp_path, broke
     assert not (tmp_path / "engine").exists()
 
 
-def test_only_where_strong_typing_is_young_is_the_old_way_offered(tmp_path):
+def test_weak_typing_is_suggested_only_for_early_strong_typing(tmp_path):
     onnx = source(tmp_path / "onnx", broken="build")
     with pytest.raises(ExportError, match="--weakly-typed builds"):
         Library("10.3.0").build(onnx, tmp_path / "engine")
@@ -320,21 +320,23 @@ def test_only_where_strong_typing_is_young_is_the_old_way_offered(tmp_path):
         ("execute", "an illegal memory access"),
     ],
 )
-def test_an_engine_that_cannot_run_says_why_and_leaves_nothing(library, tmp_path, broken, said):
+def test_an_engine_that_cannot_run_gives_the_reason_and_frees_everything(
+    library, tmp_path, broken, said
+):
     path = library.build(source(tmp_path / "onnx", broken=broken), tmp_path / "engine")
     with pytest.raises(ExportError, match=said), library.open(path) as engine:
         engine.candidates(to_tensor(canvases(1)))
     assert library.cuda._memory == {}
 
 
-def test_a_gpu_without_memory_is_told_in_cudas_words(tmp_path):
+def test_the_error_for_lack_of_gpu_memory_quotes_cuda(tmp_path):
     small = Library("11.4.0", memory=1 << 12)
     path = small.build(source(tmp_path / "onnx"), tmp_path / "engine")
     with pytest.raises(ExportError, match=r"reserving 0\.0 MiB: out of memory"), small.open(path):
         pass
 
 
-def test_a_machine_without_a_gpu_is_told_at_once(tmp_path):
+def test_a_build_without_a_gpu_is_an_error(tmp_path):
     none = Library("11.4.0", devices=0)
     with pytest.raises(ExportError, match="CUDA driver version is insufficient"):
         none.build(source(tmp_path / "onnx"), tmp_path / "engine")

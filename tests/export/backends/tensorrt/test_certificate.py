@@ -43,7 +43,7 @@ MIXED = account(
 )
 
 
-def test_each_layer_is_called_by_the_narrowest_type_it_reads():
+def test_a_layers_type_is_the_narrowest_type_it_reads():
     assert layer_types(MIXED) == {
         "cast": "conversion",
         "quantise": "conversion",
@@ -73,7 +73,7 @@ def test_types_are_read_from_every_schema(key, words, kind):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"Layers": ["conv"]}', '{"Layers": []}'])
-def test_an_account_without_types_claims_and_accuses_nothing(text):
+def test_an_inspection_without_types_proves_and_contradicts_nothing(text):
     certificate = engine_certificate(text, {}, "fp16", "here")
     assert (certificate.nodes, certificate.time, certificate.measured_on) == ({}, {}, None)
     assert certificate.problem == "not proven: TensorRT stated no layer's data type"
@@ -98,7 +98,7 @@ def test_time_is_shared_out_by_type_and_unknown_names_are_other():
         (["Half"], "int8", r"computes in int8 \(1 in fp16\)"),
     ],
 )
-def test_an_engine_that_contradicts_its_name_is_told_by_its_layers(kinds, precision, said):
+def test_layers_that_contradict_the_precision_are_reported(kinds, precision, said):
     text = account(*(layer(f"{i}", [kind], [kind]) for i, kind in enumerate(kinds)))
     certificate = engine_certificate(text, {}, precision, None)
     assert re.search(said, str(contradiction(precision, certificate)))

@@ -56,7 +56,7 @@ def found(config: OnnxRuntimeConfig | TensorRTConfig, path: Path, images: Any) -
         return select_detections(candidates, opened.manifest.nms, 0.02)
 
 
-def test_an_fp32_engine_sees_what_onnx_runtime_sees(dynamic_model, engine):
+def test_an_fp32_engine_gives_the_detections_of_onnx_runtime(dynamic_model, engine):
     for batch in (1, 2, 4):
         images = to_tensor(canvases(batch))
         reference = found(OnnxRuntimeConfig(threads=1), dynamic_model, images)
@@ -68,7 +68,7 @@ def fp32(**settings: Any) -> TensorRTConfig:
     return TensorRTConfig(precision="fp32", **settings)
 
 
-def test_a_picture_is_seen_alike_alone_again_and_at_every_place_of_a_batch(engine):
+def test_a_picture_gives_the_same_detections_at_every_position_of_a_batch(engine):
     pictures = to_tensor(canvases(4))
     with opened_fp32(engine) as opened:
         whole = opened.candidates(pictures)
@@ -80,7 +80,7 @@ def test_a_picture_is_seen_alike_alone_again_and_at_every_place_of_a_batch(engin
         assert one.boxes[0] == pytest.approx(whole.boxes[index], abs=0.05)
 
 
-def test_a_cuda_graph_is_recorded_and_changes_nothing(engine):
+def test_a_cuda_graph_gives_the_same_outputs(engine):
     images = to_tensor(canvases(2))
     with opened_fp32(engine) as opened:
         plain = opened.candidates(images)
@@ -152,7 +152,7 @@ def test_three_builds_are_timed_and_the_fastest_is_kept(dynamic_model, tmp_path)
     assert builds.p50_ms[builds.kept] == min(builds.p50_ms)
 
 
-def test_an_engine_of_bytes_sees_what_the_float_one_sees(dynamic_model, engine, tmp_path):
+def test_an_engine_with_uint8_input_equals_the_float_one(dynamic_model, engine, tmp_path):
     folder = tmp_path / "uint8"
     folder.mkdir()
     model = copied(dynamic_model, folder)

@@ -22,7 +22,7 @@ def library(request: pytest.FixtureRequest) -> Library:
     return Library(request.param)
 
 
-def test_bytes_give_the_boxes_of_floats_at_every_batch_and_in_every_replay(library, tmp_path):
+def test_uint8_input_gives_the_boxes_of_float_input_at_every_batch_and_replay(library, tmp_path):
     onnx = source(tmp_path / "onnx", batch=-1, input="UINT8")
     path = library.build(onnx, tmp_path / "engine", profile=BatchProfile(min=1, opt=2, max=4))
     with library.open(path) as engine:

@@ -2,14 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from benchmarks.report.content import read_report
-from benchmarks.report.schema import ReportData, ReportRow
 from export.config import Section
 from export.errors import ToolkitError
+
+if TYPE_CHECKING:
+    from benchmarks.report.schema import ReportData, ReportRow
 
 RowKey = tuple[str, str, str]
 Quantile = Literal["p50", "p99"]
@@ -58,7 +59,7 @@ def parse_limit(limit: str | float) -> tuple[float, bool]:
     return (number / 100, True) if found.group(2) else (number, False)
 
 
-def load_report(path: Path) -> ReportData:
+def load_report(path: Path) -> "ReportData":
     """Read a report.json, given the file, its folder or the run's folder.
 
     Raises:
@@ -70,10 +71,12 @@ def load_report(path: Path) -> ReportData:
         raise ToolkitError(
             f"{path}: there is no report here; give a report.json, its folder or a run's folder"
         )
+    from benchmarks.report.content import read_report  # half a second for what few recipes ask
+
     return read_report(file)
 
 
-def rows_by_key(data: ReportData) -> dict[RowKey, ReportRow]:
+def rows_by_key(data: "ReportData") -> dict[RowKey, "ReportRow"]:
     """Return the rows by (model, backend, precision); of several teachers or seeds the first."""
     found: dict[RowKey, ReportRow] = {}
     for row in data.rows:
@@ -81,7 +84,7 @@ def rows_by_key(data: ReportData) -> dict[RowKey, ReportRow]:
     return found
 
 
-def latency(row: ReportRow, quantile: Quantile) -> float | None:
+def latency(row: "ReportRow", quantile: Quantile) -> float | None:
     """Return the end-to-end latency in ms; None where it was not measured."""
     if row.latency_ms is None:
         return None
@@ -89,7 +92,7 @@ def latency(row: ReportRow, quantile: Quantile) -> float | None:
     return scope.p50 if quantile == "p50" else scope.p99
 
 
-def broken_gates(before: ReportData, after: ReportData, gates: GatesConfig) -> list[str]:
+def broken_gates(before: "ReportData", after: "ReportData", gates: GatesConfig) -> list[str]:
     """Return one line per exceeded limit, over the rows that both reports have.
 
     A limit that cannot be checked counts as exceeded: a figure that was not measured, or a latency
@@ -122,7 +125,7 @@ def broken_gates(before: ReportData, after: ReportData, gates: GatesConfig) -> l
     return lines
 
 
-def _ap_drop(title: str, old: ReportRow, new: ReportRow, limit: float) -> list[str]:
+def _ap_drop(title: str, old: "ReportRow", new: "ReportRow", limit: float) -> list[str]:
     before, after = old.ap["AP"], new.ap["AP"]
     if before is None or after is None:
         return [f"{title}: AP cannot be checked: it was not measured in both reports"]

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing.load import LoadWatch
+from compress.checks import check_models, check_training, wanted_classifier
 from compress.console import Console
 from compress.data.health import data_health
 from compress.data.loading import steps_per_epoch
 from compress.detector import Detector
-from compress.pipeline import check_models, check_training, wanted_classifier
+from compress.parts.weights import count_parameters
 from compress.recipe import Recipe
 from compress.recipe_source import Source
-from compress.stages.classifier import schedule_of
-from compress.stages.fit import count_parameters
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run
 from compress.stages.rundir import differences, read_step_ratio
@@ -142,7 +141,7 @@ def plan(
     notes = []
     wanted = wanted_classifier(recipe)
     if wanted is not None:
-        schedule = schedule_of(wanted[0])
+        schedule = wanted[0].schedule()
         steps = schedule.total_steps(steps_per_epoch(data, schedule.batch))
         notes.append(f"classifier: {steps} steps on object crops come before the students")
     return Plan(

@@ -144,8 +144,6 @@ def execute(options: argparse.Namespace, console: Console) -> dict[str, object]:
     from compress.recipe import load_recipe
 
     recipe, source = load_recipe(options.recipe, options.overrides)
-    from compress.pipeline import run
-
     if checks:
         from compress.plan import plan
 
@@ -153,6 +151,8 @@ def execute(options: argparse.Namespace, console: Console) -> dict[str, object]:
         for line in found.lines():
             console.say(line)
         return {"check": found.to_dict()}
+    from compress.pipeline import run
+
     report = run(recipe, source, options.runs, options.device, console)
     if console.quiet:
         return {}

@@ -16,9 +16,8 @@ from typing_extensions import Self
 from benchmarks.data.image_set import ImageSet
 from compress.detectors.faster_rcnn import FasterRcnn, FasterRcnnConfig
 from compress.detectors.parts.roi_pool import RoiAlignForm
-from compress.parts.weights import load_weights
+from compress.parts.weights import count_parameters, load_weights
 from compress.recipe import Recipe, load_recipe
-from compress.stages.fit import count_parameters
 from compress.stages.model_name import ModelName
 from export.artifact.manifest import InputSpec, Manifest, NmsSpec
 from export.artifact.preprocessing import Preprocessing

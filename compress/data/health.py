@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.data.division import picture_hashes
 from benchmarks.data.image_set import ImageSet
@@ -120,26 +119,25 @@ def data_health(data: Data) -> Health:
 
 
 def _split_health(image_set: ImageSet, data: Data) -> SplitHealth:
-    sides: list[NDArray[np.float32]] = [np.zeros((0, 2), dtype=np.float32)]
-    labels: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
-    empty = crowd = 0
-    for image in image_set.images:
-        place = fit(image.width, image.height, data.input_height, data.input_width)
-        boxes = place.to_input(image.boxes[~image.crowd])
-        sides.append(boxes[:, 2:] - boxes[:, :2])
-        labels.append(image.labels[~image.crowd])
-        crowd += int(image.crowd.sum())
-        empty += not len(image.labels)
-    side = np.concatenate(sides)
-    counts = np.bincount(np.concatenate(labels), minlength=len(image_set.classes)).tolist()
+    images = list(image_set.images)  # drawn pictures are placed here, once
+    sizes = [(image.width, image.height) for image in images]
+    places = {size: fit(*size, data.input_height, data.input_width) for size in set(sizes)}
+    objects = [len(image.labels) for image in images]
+    scale = np.array([(places[s].scale_x, places[s].scale_y) for s in sizes]).reshape(-1, 2)
+    boxes = np.concatenate([np.zeros((0, 4)), *(image.boxes for image in images)])
+    labels = np.concatenate([np.zeros(0, dtype=np.int64), *(image.labels for image in images)])
+    crowd = np.concatenate([np.zeros(0, dtype=np.bool_), *(image.crowd for image in images)])
+    boxes = (boxes * np.repeat(np.tile(scale, 2), objects, axis=0)).astype(np.float32)[~crowd]
+    side = boxes[:, 2:] - boxes[:, :2]
+    counts = np.bincount(labels[~crowd], minlength=len(image_set.classes)).tolist()
     area, shorter = side.prod(axis=1), side.min(axis=1, initial=np.inf)
     ratio = side[:, 0] / np.maximum(side[:, 1], 1e-6)
     return SplitHealth(
         source=image_set.source,
         images=len(image_set),
-        images_without_boxes=empty,
+        images_without_boxes=objects.count(0),
         boxes=len(side),
-        crowd=crowd,
+        crowd=int(crowd.sum()),
         boxes_per_class=dict(zip(image_set.classes, counts, strict=True)),
         sizes={
             "small": int((area < _SMALL).sum()),

@@ -274,3 +274,8 @@ def _described(path: Path) -> str:
 def _first(names: Iterable[str], count: int = 3) -> str:
     names = list(names)
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count the parameters of `model`, frozen ones included."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -22,25 +22,11 @@ from compress.stages.opened import Run
 from compress.stages.rundir import read_record
 from compress.training.loop import TrainJob, train
 from compress.training.objective import Objective
-from compress.training.optim import TrainConfig
 from export.pictures.images import fit as letterbox_fit
 from export.pictures.images import to_tensor
 
 NAME = "classifier"
 PICTURES = 8  # per batch when accuracy is measured
-
-
-def schedule_of(config: ClassifierConfig) -> TrainConfig:
-    """Return the classifier's settings as those of the training loop."""
-    return TrainConfig(
-        epochs=config.epochs,
-        batch=config.batch,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        workers=config.workers,
-        evaluations=1,
-        amp="off",
-    )
 
 
 class CropClassification(Objective):
@@ -75,7 +61,7 @@ def classifier_room(run: Run, config: ClassifierConfig) -> Path:
     if config.backbone_weights is not None:
         report = load_backbone_weights(classifier, config.backbone, config.backbone_weights)
         session.console.say(f"{NAME}: backbone weights from {report.source}: {report.summary()}")
-    schedule = schedule_of(config)
+    schedule = config.schedule()
     total = schedule.total_steps(steps_per_epoch(data, schedule.batch))
     session.console.say(
         f"{NAME}: {total} steps on the boxes of {schedule.batch} of {len(data.train)} pictures"

@@ -18,7 +18,7 @@ from compress.data.config import Data
 from compress.data.loading import steps_per_epoch, training_batches
 from compress.detector import Detector
 from compress.distillation.distiller import Distiller, advice
-from compress.parts.weights import save_weights, weights_hash
+from compress.parts.weights import count_parameters, save_weights, weights_hash
 from compress.recipe import ExportConfig
 from compress.stages.model_file import ModelMetadata, describe_model, save_model
 from compress.stages.model_name import ModelName
@@ -190,11 +190,6 @@ def probe(objective: Distiller) -> nn.Module:
     backbone = copy.deepcopy(objective.student.backbone)
     assert isinstance(backbone, nn.Module)
     return backbone
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Count the parameters of `model`, frozen ones included."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def torch_manifest(detector: Detector, data: Data, export: ExportConfig, model: str) -> Manifest:

@@ -4,6 +4,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from compress.parts.backbones import BackboneConfig, build_backbone
+from compress.training.optim import TrainConfig
 from export.config import Section
 
 
@@ -18,6 +19,18 @@ class ClassifierConfig(Section):
     lr: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.05
     workers: NonNegativeInt = 0
+
+    def schedule(self) -> TrainConfig:
+        """Return the settings of its training as those of the training loop."""
+        return TrainConfig(
+            epochs=self.epochs,
+            batch=self.batch,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            workers=self.workers,
+            evaluations=1,
+            amp="off",
+        )
 
     def build(self, num_classes: int) -> "Classifier":
         """Build a classifier with random weights."""

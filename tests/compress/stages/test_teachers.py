@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from compress.checks import wanted_classifier
 from compress.distillation.distiller import Distiller
 from compress.parts.weights import inherit, save_weights
-from compress.pipeline import wanted_classifier
 from compress.run import main
 from compress.stages.classifier import accuracy, classifier_room, load_classifier
 from compress.stages.fit import category_ids

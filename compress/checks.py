@@ -1,0 +1,128 @@
+"""Find what would stop a run before its first step; loads nothing that trains or measures."""
+
+from pathlib import Path
+
+import torch
+
+from benchmarks.gates import load_report
+from compress.data.config import Data
+from compress.data.loading import steps_per_epoch
+from compress.detector import Detector
+from compress.detectors import DetectorConfig
+from compress.distillation.pairing import check_pair
+from compress.losses.parts.classifier import ClassifierConfig
+from compress.recipe import Recipe
+from compress.recipe_source import Key, Source
+from compress.stages.opened import Run
+from compress.tracking.open import check_trackers
+from compress.training.optim import TrainConfig
+from export.errors import DataError, RecipeError
+from export.precision.model_optimizer import require_model_optimizer
+
+
+def check_models(run: Run) -> tuple[Detector, list[Detector]]:
+    """Build all models with random weights and match them; return the student and its teachers.
+
+    Raises:
+        RecipeError: a loss cannot work on one of the pairs; a line for each, with its place.
+    """
+    with torch.random.fork_rng(devices=[]):
+        student = run.build_student(run.recipe.seed)
+        built = [teacher.build(run.recipe.seed) for teacher in run.teachers]
+    lines = []
+    for teacher, detector in zip(run.teachers, built, strict=True):
+        who = f"{teacher.name}: " if len(run.teachers) > 1 else ""
+        lines += [
+            f"{run.source.at('distill', index)}: {who}{text}"
+            for index, text in check_pair(student.spec, detector.spec, run.recipe.distill)
+        ]
+    if lines:
+        raise RecipeError("\n".join(lines))
+    return student, built
+
+
+def check_training(run: Run) -> None:
+    """Find mistakes that would otherwise stop the run only when a later stage begins.
+
+    Raises:
+        RecipeError: the device lacks the precision, the processes cannot share a batch evenly, a
+            weights file does not exist, or pictures without labels have no use.
+        DataError: a batch is larger than its set of pictures.
+        MissingDependencyError: a tracker or the package that makes FP8 graphs is not installed.
+    """
+    session, recipe, data, source = run.session, run.recipe, run.data, run.source
+    trainings: list[tuple[TrainConfig, Data, Key]] = [(recipe.train, data, ("train",))]
+    trainings += [
+        (teacher.config.train, teacher.data, (*teacher.keys, "train"))
+        for teacher in run.teachers
+        if teacher.config.train is not None
+    ]
+    if recipe.gates is not None and recipe.gates.reference is not None:
+        load_report(recipe.gates.reference)
+    check_trackers(recipe.track)
+    if "fp8" in recipe.export.precisions:
+        require_model_optimizer()
+    wanted = wanted_classifier(recipe, source)
+    if wanted is not None:
+        trainings.append((wanted[0].schedule(), data, wanted[1]))
+    for config, images, keys in trainings:
+        steps_per_epoch(images, config.batch)
+        if config.amp == "fp16" and session.torch_device().type == "cpu":
+            raise RecipeError(
+                f"{source.at(*keys, 'amp')}: fp16 needs a GPU; say auto, bf16 or off on a CPU"
+            )
+        if config.batch % session.world:
+            raise RecipeError(
+                f"{source.at(*keys, 'batch')}: {config.batch} pictures cannot be shared evenly by "
+                f"{session.world} processes; choose a multiple of {session.world}"
+            )
+    if data.unlabeled is not None and not recipe.teachers:
+        raise RecipeError(
+            f"{source.at('data', 'unlabeled')}: pictures without labels are for distillation, and "
+            "the recipe has no teacher; remove this key"
+        )
+    if data.unlabeled is not None and recipe.distill:
+        asked = recipe.train.unlabeled_batch
+        asked = recipe.train.batch if asked is None else asked
+        if len(data.unlabeled) < asked:
+            raise DataError(
+                f"{source.at('data', 'unlabeled')}: has {len(data.unlabeled)} pictures, and a step "
+                f"takes {asked}; set train.unlabeled_batch to no more than there are"
+            )
+    detectors: list[tuple[DetectorConfig, Key]] = [(recipe.student, ("student",))]
+    detectors += [(t.config.detector, (*t.keys, "detector")) for t in run.teachers]
+    named: list[tuple[Path | str | None, Key]]
+    named = [(d.weights, (*keys, "weights")) for d, keys in detectors]
+    named += [(d.backbone_weights, (*keys, "backbone_weights")) for d, keys in detectors]
+    if wanted is not None:
+        named.append((wanted[0].backbone_weights, (*wanted[1], "backbone_weights")))
+    for value, keys in named:
+        fetched = value in {"torchvision", "timm"}
+        if value is not None and not fetched and not Path(value).is_file():
+            raise RecipeError(
+                f"{source.at(*keys)}: there is no file {value}; put the weights there, or name "
+                "another file"
+            )
+
+
+def wanted_classifier(
+    recipe: Recipe, source: Source | None = None
+) -> tuple[ClassifierConfig, Key] | None:
+    """Return the settings of the classifier that a loss needs, and their path in the recipe.
+
+    Raises:
+        RecipeError: two losses need different classifiers.
+    """
+    found: tuple[ClassifierConfig, Key] | None = None
+    for index, loss in enumerate(recipe.distill):
+        config = loss.wanted_classifier()
+        keys = ("distill", index, "classifier")
+        if config is None:
+            continue
+        if found is not None and found[0] != config and source is not None:
+            raise RecipeError(
+                f"{source.at(*keys)}: differs from the classifier of another loss; a run trains "
+                "one, so give both the same settings"
+            )
+        found = found or (config, keys)
+    return found

@@ -101,7 +101,7 @@ def place_file(path: Path, spec: InputSpec) -> Placed:
     Raises:
         DataError: the file is missing, or no picture that can be read.
     """
-    return place(open_photograph(path), spec)
+    return place(open_photograph(path, spec.bit_depth), spec)
 
 
 def detect_placed(

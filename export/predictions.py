@@ -127,7 +127,7 @@ def _do_picture(
     if drawn is None:
         width, height = photograph_size(file)
     else:
-        pixels = open_photograph(file)
+        pixels = open_photograph(file, manifest.input.bit_depth)
         height, width = pixels.shape[:2]
         _write_picture(draw_boxes(pixels, found, manifest.classes), drawn)
     record: dict[str, object] = {

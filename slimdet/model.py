@@ -88,7 +88,7 @@ class Model:
         return [
             self._result(picture, float(least))
             for given in listed(source)
-            for picture in read_pictures(given)
+            for picture in read_pictures(given, self.manifest.input.bit_depth)
         ]
 
     def evaluate(

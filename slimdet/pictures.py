@@ -11,6 +11,7 @@ from PIL import Image
 
 from export.errors import DataError
 from export.pictures.calibration import picture_files
+from export.pictures.depth import UnusableError, to_bytes
 from export.pictures.images import picture_pixels
 
 Picture: TypeAlias = str | PathLike[str] | NDArray[Any] | Image.Image
@@ -31,16 +32,21 @@ def listed(source: Picture | Iterable[Picture]) -> Iterable[Picture]:
     raise DataError(f"a {type(source).__name__} is no picture; {EXPECTED}")
 
 
-def read_pictures(given: Picture) -> list[Path] | list[NDArray[np.uint8]]:
+def read_pictures(given: Picture, depth: int | None = None) -> list[Path] | list[NDArray[np.uint8]]:
     """Return the files of a path, or one array or PIL picture as upright (H, W, 3) RGB.
+
+    Args:
+        given: one path, array or PIL picture.
+        depth: bits in use of 16-bit values, as of `export.pictures.images.open_photograph`.
 
     Raises:
         DataError: it is nothing that can be read as a picture.
     """
     if isinstance(given, Image.Image):
-        return [picture_pixels(given, str(getattr(given, "filename", "")) or "a PIL picture")]
+        name = str(getattr(given, "filename", "")) or "a PIL picture"
+        return [picture_pixels(given, name, depth)]
     if isinstance(given, np.ndarray):
-        return [array_pixels(given)]
+        return [array_pixels(given, depth)]
     if not isinstance(given, str | PathLike):
         raise DataError(f"a {type(given).__name__} is no picture; {EXPECTED}")
     if not fspath(given):
@@ -49,12 +55,13 @@ def read_pictures(given: Picture) -> list[Path] | list[NDArray[np.uint8]]:
     return picture_files(path) if path.is_dir() else [path]
 
 
-def array_pixels(values: NDArray[Any]) -> NDArray[np.uint8]:
+def array_pixels(values: NDArray[Any], depth: int | None = None) -> NDArray[np.uint8]:
     """Return an array as (H, W, 3) uint8 RGB.
 
     Args:
-        values: uint8, uint16 (the high byte is kept, as of 16-bit files), or floats in 0..1; grey,
-            RGB, or RGB with alpha, which is laid on black as in files.
+        values: uint8, uint16 (read as 16-bit files are), or floats in 0..1; grey, RGB, or RGB with
+            alpha, which is laid on black as in files.
+        depth: bits in use of uint16, as of `export.pictures.images.open_photograph`.
 
     Raises:
         DataError: the shape or the type is another, or floats are not in 0..1.
@@ -63,7 +70,7 @@ def array_pixels(values: NDArray[Any]) -> NDArray[np.uint8]:
     planes = values[..., None] if values.ndim == 2 else values
     if planes.ndim != 3 or planes.shape[2] not in {1, 3, 4} or not planes.size:
         raise DataError(f"{shown}; expected {SHAPES}; several pictures as a list")
-    pixels = _to_bytes(planes, shown)
+    pixels = _to_bytes(planes, shown, depth)
     if pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2)
     if pixels.shape[2] == 4:
@@ -71,12 +78,16 @@ def array_pixels(values: NDArray[Any]) -> NDArray[np.uint8]:
     return pixels
 
 
-def _to_bytes(planes: NDArray[Any], shown: str) -> NDArray[np.uint8]:
+def _to_bytes(planes: NDArray[Any], shown: str, depth: int | None) -> NDArray[np.uint8]:
     if planes.dtype == np.uint8:
         return planes
     if planes.dtype == np.uint16:
-        high: NDArray[np.uint8] = (planes >> 8).astype(np.uint8)
-        return high
+        color = planes[..., :3]  # alpha has all 16 bits
+        try:
+            high = to_bytes(color, depth)
+        except UnusableError as error:
+            raise DataError(f"{shown}: {error}") from None
+        return np.concatenate([high, (planes[..., 3:] >> 8).astype(np.uint8)], axis=2)
     if not np.issubdtype(planes.dtype, np.floating):
         raise DataError(f"{shown}; expected uint8, uint16, or floats in 0..1")
     low, high_value = float(planes.min()), float(planes.max())

@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ def predict(
     """
     manifest = engine.manifest
     categories = category_of_label(manifest, images, other_classes=other_classes)
+    images = replace(images, bit_depth=manifest.input.bit_depth)  # the model's, not the set's
     chosen = range(len(images)) if indices is None else indices
     size = batch if manifest.input.dynamic_batch else 1
     results: list[CocoResult] = []

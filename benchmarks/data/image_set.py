@@ -90,6 +90,7 @@ class ImageSet:
         notes: what was dropped or corrected while reading, one sentence each.
         dropped: boxes left out while reading, reason -> count.
         sha256: hash of each file, where the files were read already; else empty.
+        bit_depth: bits in use of pictures with 16 bits a value; None: what each of them needs.
     """
 
     name: str
@@ -102,6 +103,7 @@ class ImageSet:
     notes: tuple[str, ...] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
     sha256: tuple[str, ...] = ()
+    bit_depth: int | None = None
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -216,7 +218,7 @@ def read_canvas(
     """
     if fast_decode and image_set.draw is None:
         image, path = image_set.images[index], image_set.paths[index]
-        canvas, place = read_canvas_fast(path, input_height, input_width, fill)
+        canvas, place = read_canvas_fast(path, input_height, input_width, fill, image_set.bit_depth)
         size = (round(place.width / place.scale_x), round(place.height / place.scale_y))
         if size == (image.width, image.height):
             return canvas, place
@@ -236,7 +238,7 @@ def read_photograph(image_set: ImageSet, index: int) -> NDArray[np.uint8]:
     if image_set.draw is not None:
         return image_set.draw(index)
     path = image_set.paths[index]
-    pixels = open_photograph(path)
+    pixels = open_photograph(path, image_set.bit_depth)
     height, width = pixels.shape[:2]
     if (width, height) == (image.width, image.height):
         return pixels

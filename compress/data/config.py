@@ -15,6 +15,7 @@ from benchmarks.data.image_set import ImageSet
 from benchmarks.data.pictures import read_pictures
 from benchmarks.data.shapes import Difficulty, shapes_set
 from compress.data.augment import AugmentConfig
+from compress.data.depth import with_bit_depth
 from compress.data.splits import (
     chosen,
     limited,
@@ -61,6 +62,7 @@ class _Common(Section):
         cache_gib: memory for letterboxed training pictures; as many as fit are decoded once.
         fast_decode: whether training decodes JPEGs at 1/2, 1/4 or 1/8 of their size. Pictures that
             are measured on or calibrated with are always decoded in full.
+        bit_depth: bits in use of pictures with 16 bits a value; found by looking at some if None.
     """
 
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt]
@@ -70,6 +72,7 @@ class _Common(Section):
     augment: AugmentConfig = AugmentConfig()
     cache_gib: NonNegativeFloat = 4.0
     fast_decode: bool = False
+    bit_depth: Annotated[int, Field(ge=8, le=16)] | None = None
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -349,10 +352,12 @@ def _data(
                 "or measured on it"
             )
     height, width = config.input_size
+    named = [train, val] if unlabeled is None else [train, val, unlabeled]
+    train, val, *rest = with_bit_depth(named, config.bit_depth)
     return Data(
         train=train,
         val=val,
-        unlabeled=unlabeled,
+        unlabeled=rest[0] if rest else None,
         classes=train.classes,
         category_ids=train.category_ids,
         input_height=height,

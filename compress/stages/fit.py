@@ -205,7 +205,7 @@ def torch_manifest(detector: Detector, data: Data, export: ExportConfig, model: 
             height=data.input_height,
             width=data.input_width,
             dynamic_batch=True,
-            preprocessing=Preprocessing(),
+            preprocessing=Preprocessing(bit_depth=data.train.bit_depth),
         ),
         classes=classes,
         category_ids=category_ids(classes, data),

@@ -37,6 +37,11 @@ class InputSpec(Section):
     preprocessing: Preprocessing | None = None
 
     @property
+    def bit_depth(self) -> int | None:
+        """Bits in use of 16-bit pictures, as `Preprocessing` says; all, where it is not stated."""
+        return 16 if self.preprocessing is None else self.preprocessing.bit_depth
+
+    @property
     def picture_shape(self) -> tuple[int, int, int]:
         """Of one picture in the tensor."""
         plane = (self.height, self.width)

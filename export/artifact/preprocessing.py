@@ -6,6 +6,8 @@ benchmarks alike; `export.bundles.contract` writes it out in words for clients w
 
 from typing import Literal
 
+from pydantic import Field
+
 from export.config import Section
 
 VERSION = 1
@@ -22,6 +24,9 @@ class Preprocessing(Section):
         orientation: turned upright as EXIF says.
         color: 8-bit RGB; grey is repeated.
         transparency: laid on black.
+        bit_depth: bits in use of pictures with 16 bits a value; the highest 8 of them are kept,
+            and a picture with larger values is refused. None: as many as the largest value of
+            each picture needs, of 8, 10, 12, 14 and 16.
         resize: Pillow's `BILINEAR`: a triangle filter that widens with the shrink factor, without
             `reducing_gap`; horizontally, then vertically, each pass rounded to uint8.
         size: scaled sides are rounded to whole pixels, halves to even.
@@ -33,6 +38,7 @@ class Preprocessing(Section):
     orientation: Literal["exif"] = "exif"
     color: Literal["rgb8"] = "rgb8"
     transparency: Literal["black"] = "black"
+    bit_depth: int | None = Field(default=None, ge=8, le=16)
     resize: Literal["bilinear_antialiased"] = "bilinear_antialiased"
     size: Literal["round_half_even"] = "round_half_even"
     place: Literal["top_left"] = "top_left"

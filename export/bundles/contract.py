@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from export.artifact.manifest import Manifest
+from export.artifact.manifest import InputSpec, Manifest
 from export.artifact.preprocessing import UNSTATED, VERSION
 
 
@@ -28,7 +28,7 @@ Evaluation, calibration, `predict` and `bench` do exactly this; `model.json` sta
    be read, is upright.
 3. Make it 8-bit RGB with Pillow's `convert("RGB")`: grey is repeated, a palette is looked up.
    Transparency (alpha, or a transparent colour) is laid on black before that:
-   `Image.alpha_composite(black, picture.convert("RGBA"))`. 16-bit grey keeps its high byte.
+   `Image.alpha_composite(black, picture.convert("RGBA"))`. {_wide(spec)}
 4. Let scale = min({width} / w, {height} / h) in double precision, also where that enlarges. The new
    size is new_w = min({width}, max(1, round(w * scale))) by
    new_h = min({height}, max(1, round(h * scale))); halves round to even, as in Python.
@@ -67,6 +67,17 @@ Of a COCO result, `bbox` is [x1, y1, x2 - x1, y2 - y1] rounded to 3 decimals, `s
 pycocotools with its defaults then gives the AP of the report. Where the annotations give the size
 that a picture has before EXIF turns it, step 2 is left out.
 """
+
+
+def _wide(spec: InputSpec) -> str:
+    """Say what becomes of 16-bit pictures."""
+    if spec.bit_depth is None:
+        bits = "where n is the fewest of 8, 10, 12, 14 and 16 bits that hold its largest value"
+    else:
+        bits = f"where n is {spec.bit_depth}; a picture with values from 2^n on is refused"
+    return f"""Of a picture with
+   16 bits a value, each value v becomes v >> (n - 8), {bits}.
+   Pillow alone takes the high byte of colours, and grey it does not convert."""
 
 
 def _plain(text: str) -> str:

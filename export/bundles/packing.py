@@ -122,7 +122,8 @@ def fill_bundle(
     """Fill an empty folder with a bundle; see `write_bundle`."""
     if not artifacts:
         raise ExportError(f"{folder}: no artifacts to pack; name at least one model.onnx")
-    pixels = open_photograph(golden) if isinstance(golden, Path) else golden
+    spec = read_manifest(artifacts[0].with_suffix(".json")).input
+    pixels = open_photograph(golden, spec.bit_depth) if isinstance(golden, Path) else golden
     packed = [
         _pack_artifact(folder, path, own, pixels, threads)
         for path, own in zip(artifacts, _names(artifacts), strict=True)

@@ -51,5 +51,6 @@ def calibration_canvases(
     files = picture_files(folder)
     order = np.random.default_rng(seed).permutation(len(files))[:count]
     return [
-        read_canvas(files[index], spec.height, spec.width, spec.fill)[0] for index in sorted(order)
+        read_canvas(files[index], spec.height, spec.width, spec.fill, spec.bit_depth)[0]
+        for index in sorted(order)
     ]

@@ -19,6 +19,7 @@ from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from export.artifact.manifest import InputSpec
 from export.errors import DataError
+from export.pictures.depth import UnusableError, is_wide, largest_value, narrow
 
 # A batch, as `InputSpec` says: (B, 3, H, W) float32 in 0..1 or (B, H, W, 3) uint8.
 Images: TypeAlias = NDArray[np.float32 | np.uint8]
@@ -100,31 +101,53 @@ def photograph_size(path: Path) -> tuple[int, int]:
         return _upright_size(image)
 
 
-def open_photograph(path: Path) -> NDArray[np.uint8]:
+def open_photograph(path: Path, depth: int | None = None) -> NDArray[np.uint8]:
     """Return the upright picture as (H, W, 3) RGB, decoded in full.
 
-    Transparency is laid on black, 16-bit grey keeps its high byte, an animation gives its first
-    frame. An orientation that EXIF does not state readably counts as upright.
+    Transparency is laid on black, an animation gives its first frame. An orientation that EXIF
+    does not state readably counts as upright.
+
+    Args:
+        path: picture file.
+        depth: bits in use of pictures with 16 bits a value, of which the highest 8 are kept; None
+            takes as many as the picture's largest value needs, of 8, 10, 12, 14 and 16.
 
     Raises:
-        DataError: the file is missing, or no picture that can be read.
+        DataError: the file is missing, no picture that can be read, or holds more bits.
     """
     with _reading(path), Image.open(path) as image:
-        return _decode(image, _orientation(image))
+        return _decode(image, _orientation(image), depth)
 
 
-def picture_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def wide_value(path: Path) -> int | None:
+    """Return the largest value of a picture with more than 8 bits a value.
+
+    None of another one, and of a file that cannot be opened, which is no question of bits.
+
+    Raises:
+        DataError: its values mean no grey levels or colours, or its pixels are broken.
+    """
+    try:
+        image = Image.open(path)
+    except (*_BROKEN, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return None
+    with _reading(path), image:
+        return largest_value(image) if is_wide(image) else None
+
+
+def picture_pixels(image: Image.Image, name: str, depth: int | None = None) -> NDArray[np.uint8]:
     """Return an open picture as `open_photograph` returns its file.
 
     Args:
         image: of any mode; loaded here if it is not yet.
         name: of the picture, for messages.
+        depth: as of `open_photograph`.
 
     Raises:
         DataError: its file is broken or closed, or it holds no grey levels or colours.
     """
     with _reading(name):
-        return _decode(image, _orientation(image))
+        return _decode(image, _orientation(image), depth)
 
 
 def letterbox(
@@ -163,18 +186,18 @@ def letterbox(
 
 
 def read_canvas(
-    path: Path, input_height: int, input_width: int, fill: int = 114
+    path: Path, input_height: int, input_width: int, fill: int = 114, depth: int | None = None
 ) -> tuple[NDArray[np.uint8], Letterbox]:
     """Open a photograph and letterbox it.
 
     Raises:
         DataError: the file is missing, or no picture that can be read.
     """
-    return letterbox(open_photograph(path), input_height, input_width, fill)
+    return letterbox(open_photograph(path, depth), input_height, input_width, fill)
 
 
 def read_canvas_fast(
-    path: Path, input_height: int, input_width: int, fill: int = 114
+    path: Path, input_height: int, input_width: int, fill: int = 114, depth: int | None = None
 ) -> tuple[NDArray[np.uint8], Letterbox]:
     """Open a photograph and letterbox it; a JPEG is decoded at a fraction of its size.
 
@@ -191,7 +214,7 @@ def read_canvas_fast(
         orientation = _orientation(image)
         least = (place.width, place.height)
         image.draft(None, least[::-1] if orientation in _SWAPS_AXES else least)
-        pixels = _decode(image, orientation)
+        pixels = _decode(image, orientation, depth)
     return letterbox(pixels, input_height, input_width, fill, original=(width, height))
 
 
@@ -222,6 +245,8 @@ def _reading(path: Path | str) -> Iterator[None]:
         empty = Path(path).is_file() and Path(path).stat().st_size == 0
         found = "an empty file" if empty else "not a picture in any format that Pillow knows"
         raise DataError(f"{path}: {found}; replace or remove it") from None
+    except UnusableError as error:
+        raise DataError(f"{path}: {error}") from None
     except _BROKEN as error:
         reason = str(error) or type(error).__name__
         raise DataError(f"{path}: a broken picture ({reason}); replace or remove it") from None
@@ -245,9 +270,8 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if _orientation(image) in _SWAPS_AXES else (width, height)
 
 
-def _decode(image: Image.Image, orientation: int) -> NDArray[np.uint8]:
-    image.load()
-    rgb = _to_rgb(image)
+def _decode(image: Image.Image, orientation: int, depth: int | None) -> NDArray[np.uint8]:
+    rgb = _to_rgb(narrow(image, depth))
     if orientation != 1 and not isinstance(image, TiffImageFile):  # Pillow has turned a TIFF
         rgb = rgb.transpose(_UPRIGHT[orientation])
     return np.array(rgb)
@@ -256,11 +280,6 @@ def _decode(image: Image.Image, orientation: int) -> NDArray[np.uint8]:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):  # 16-bit grey; plain conversion would clip it to white
-        values = np.asarray(image).clip(0, 65535)
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("it holds floating-point values, not grey levels or colours")
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         if image.mode == "La":  # which Pillow converts to LA alone
             image = image.convert("LA")

@@ -18,6 +18,10 @@ Found = list[tuple[int, float, list[float]]]  # label, score, xyxy in the uprigh
 def picture(path: Path) -> NDArray[np.uint8]:
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits a value
+            values = np.asarray(upright)
+            bits = next(n for n in (8, 10, 12, 14, 16) if values.max() < 2**n)
+            upright = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
         if "transparency" in upright.info or upright.mode in {"RGBA", "LA", "PA", "La", "RGBa"}:
             black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
             upright = Image.alpha_composite(black, upright.convert("RGBA"))

@@ -54,6 +54,9 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     ),
     "alpha.png": lambda path: alpha("RGB").save(path),
     "grey_alpha.png": lambda path: alpha("L").save(path),
+    "twelve_bits.png": lambda path: Image.fromarray(
+        pixels(80, 50)[..., 0].astype(np.uint16) * 16
+    ).save(path),
     "bits.png": lambda path: Image.fromarray(pixels(80, 50)).convert("1").save(path),
 }
 

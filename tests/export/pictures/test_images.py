@@ -209,7 +209,7 @@ def test_an_orientation_that_makes_no_sense_counts_as_upright(tmp_path):
         (Image.new("RGBA", (4, 4), (100, 0, 0, 255)), (100, 0, 0)),
         (Image.new("RGBA", (4, 4), (100, 200, 50, 0)), (0, 0, 0)),  # transparent: black
         (Image.new("LA", (4, 4), (90, 255)), (90, 90, 90)),
-        (Image.fromarray(np.full((4, 4), 300, dtype=np.uint16)), (1, 1, 1)),  # 300 >> 8
+        (Image.fromarray(np.full((4, 4), 300, dtype=np.uint16)), (75, 75, 75)),  # of 10 bits
         (Image.fromarray(np.full((4, 4), 65535, dtype=np.uint16)), (255, 255, 255)),
     ],
     ids=["grey", "bits", "rgb", "opaque", "transparent", "grey-alpha", "16-bit dark", "16-bit"],

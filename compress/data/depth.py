@@ -1,0 +1,58 @@
+"""How many bits the 16-bit pictures of a data set use."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.data.image_set import ImageSet
+from export.pictures.depth import depth_of
+from export.pictures.images import wide_value
+
+_EIGHT_BIT = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".webp"})
+_LOOKED_AT = 100  # pictures of a split
+
+
+def with_bit_depth(sets: Sequence[ImageSet], asked: int | None) -> list[ImageSet]:
+    """Return the sets with the bits that their 16-bit pictures are read with, and a note of it.
+
+    Of each set up to 100 files, evenly spaced, are looked at; formats that cannot hold 16 bits are
+    not opened. All sets get the same depth, the fewest bits that hold every value seen.
+
+    Args:
+        sets: the splits of a data set.
+        asked: bits that the recipe states; None takes what is found.
+
+    Raises:
+        DataError: a picture is broken, or its values mean no grey levels or colours.
+    """
+    found = [_wide_values(images.paths) for images in sets]
+    largest = max((value for values in found for value in values), default=None)
+    depth = asked or (None if largest is None else depth_of(largest))
+    return [
+        replace(
+            images,
+            bit_depth=depth,
+            notes=(*images.notes, *([_note(values, depth, asked)] if values and depth else [])),
+        )
+        for images, values in zip(sets, found, strict=True)
+    ]
+
+
+def _wide_values(paths: Sequence[Path]) -> list[int]:
+    """Return the largest value of each 16-bit picture among those looked at."""
+    able = [path for path in paths if path.suffix.lower() not in _EIGHT_BIT]
+    steps = np.linspace(0, len(able) - 1, min(len(able), _LOOKED_AT)).round().astype(int)
+    values = (wide_value(able[step]) for step in steps)
+    return [value for value in values if value is not None]
+
+
+def _note(values: Sequence[int], depth: int, asked: int | None) -> str:
+    whose = "as data.bit_depth says" if asked else "set data.bit_depth if it is another"
+    low = sum(depth_of(value) < depth for value in values)
+    fewer = f", {low} of them with values of fewer bits" if low else ""
+    return (
+        f"{len(values)} pictures looked at have 16 bits a value, up to {max(values)}{fewer}: all "
+        f"such pictures are read as {depth}-bit, 0 to {(1 << depth) - 1}; {whose}"
+    )

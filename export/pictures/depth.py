@@ -95,9 +95,7 @@ def largest_value(image: Image.Image) -> int:
     """
     if image.mode == "F":
         raise UnusableError(_FLOAT)
-    values: NDArray[Any] = (
-        np.asarray(image) if image.mode in _GREY else _both_bytes(image)[..., :3]
-    )
+    values: NDArray[Any] = np.asarray(image) if image.mode in _GREY else _both_bytes(image)[..., :3]
     to_bytes(values, None)
     return int(values.max())
 

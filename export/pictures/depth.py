@@ -121,8 +121,9 @@ def _both_bytes(image: Image.Image) -> NDArray[np.uint16]:
     other = raw[:-3] + _OTHER_BYTE[raw[-3:]]
     with Image.open(_file_of(image)) as again:
         again.tile = [tile._replace(args=_replaced(tile.args, other)) for tile in again.tile]
-        low_bytes = np.asarray(again).astype(np.uint16)
-    both: NDArray[np.uint16] = np.asarray(image).astype(np.uint16) << 8 | low_bytes
+        low = np.asarray(again).astype(np.uint16)
+    high = np.asarray(image).astype(np.uint16)
+    both: NDArray[np.uint16] = np.bitwise_or(np.left_shift(high, 8), low, dtype=np.uint16)
     return both
 
 

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmarks.run") -> int:
     """Measure; return the exit code: 0 success, 1 to 6 as in `export.errors`, 130 interrupted."""
     options = command_line(prog).parse_args(arguments)
-    return run_command(lambda: _measure(options), "interrupted; no report was written")
+    return run_command(lambda: run_bench(options), "interrupted; no report was written")
 
 
-def _measure(options: argparse.Namespace) -> int:
+def run_bench(options: argparse.Namespace) -> int:
+    """Measure the models of `options`; return the exit code."""
     from benchmarks.measure import measure
     from benchmarks.report.content import complete
     from export.backends.interface import EngineSettings

@@ -17,6 +17,14 @@ def positive(text: str) -> int:
     return value
 
 
+def natural(text: str) -> int:
+    """Read a whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
+
+
 def score(text: str) -> float:
     """Read a score threshold: at least 0, below 1."""
     value = float(text)

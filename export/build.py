@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.arguments import parser_of, positive, run_command
+from export.arguments import natural, parser_of, positive, run_command
 from export.backends import BACKENDS
 from export.errors import ExportError
 
@@ -68,6 +68,8 @@ def build(options: argparse.Namespace) -> Path:
 def _check_request(options: argparse.Namespace, name: str, backend: "Backend") -> None:
     """Refuse a precision that the backend does not have, and pictures too many or too few."""
     model, precision = options.model, options.precision
+    if model.suffix == ".safetensors":
+        raise ExportError(f"{model}: is a checkpoint; use `slimdet build`, which exports it first")
     if precision not in backend.graphs:
         others = [other for other, one in BACKENDS.items() if precision in one.graphs]
         raise ExportError(
@@ -113,7 +115,13 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "0 done, 3 pictures, 4 a package is missing, 6 the model cannot be built; nothing is "
         "half-written",
     )
-    parser.add_argument("model", type=Path, metavar="model.onnx", help="with its model.json")
+    parser.add_argument(
+        "model",
+        type=Path,
+        metavar="model.onnx",
+        help="with its model.json; `slimdet build` also takes a run, a bundle or a "
+        "model.safetensors, of which it first makes the ONNX file (fp32: that file)",
+    )
     precisions = dict.fromkeys(name for one in BACKENDS.values() for name in one.graphs)
     parser.add_argument("--precision", choices=tuple(precisions), required=True)
     parser.add_argument(
@@ -131,7 +139,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
 def _add_quantisation(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--images", type=Path, metavar="DIR", help="to calibrate or check on")
     group.add_argument("--count", type=positive, default=64, help="how many (default: 64)")
-    group.add_argument("--seed", type=int, default=0, help="chooses them (default: 0)")
+    group.add_argument("--seed", type=natural, default=0, help="chooses them (default: 0)")
     group.add_argument(
         "--method",
         choices=("minmax", "entropy", "percentile"),

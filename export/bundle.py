@@ -10,16 +10,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.arguments import parser_of, run_command
+from export.arguments import parser_of, positive, run_command
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.bundle") -> int:
     """Run the command line; return its exit code."""
     options = command_line(prog).parse_args(arguments)
-    return run_command(lambda: _bundle(options))
+    return run_command(lambda: run_bundle(options))
 
 
-def _bundle(options: argparse.Namespace) -> int:
+def run_bundle(options: argparse.Namespace) -> int:
+    """Pack the models of `options`; return the exit code."""
     from export.bundles.packing import write_bundle
 
     folder = write_bundle(
@@ -45,7 +46,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--golden", type=Path, required=True, metavar="PHOTO")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--name", help="of the model (default: the first model's folder)")
-    parser.add_argument("--threads", type=int, help="of the CPU (default: all cores)")
+    parser.add_argument("--threads", type=positive, help="of the CPU (default: all cores)")
     return parser
 
 

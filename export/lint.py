@@ -12,12 +12,13 @@ from export.errors import ExportError
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.lint") -> int:
     """Run the command line; return its exit code: 0 when the file is clean, 6 when it is not."""
     options = command_line(prog).parse_args(arguments)
-    return run_command(lambda: _lint_all(options.models))
+    return run_command(lambda: run_lint(options))
 
 
-def _lint_all(paths: Sequence[Path]) -> int:
+def run_lint(options: argparse.Namespace) -> int:
+    """Check the files of `options.models`; return the exit code."""
     code = 0
-    for path in paths:
+    for path in options.models:
         problems = _lint(path)
         for problem in problems:
             print(f"{path}: {problem}")

@@ -20,9 +20,18 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.p
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from export.bundles.packing import bundle_artifact
+    from export.engine import open_engine
+    from export.errors import ExportError
     from export.predictions import write_predictions
 
-    return write_predictions(options)
+    model: Path = options.model
+    if model.is_dir():
+        model = bundle_artifact(model, options.artifact)
+    elif options.artifact is not None:
+        raise ExportError(f"{model}: is no bundle, so --artifact chooses nothing; leave it out")
+    with open_engine(model, options.threads, options.device) as engine:
+        return write_predictions(options, engine, model)
 
 
 def command_line(prog: str) -> argparse.ArgumentParser:
@@ -37,7 +46,8 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "model",
         type=Path,
         metavar="MODEL",
-        help="model.onnx or model.engine with its model.json beside it, or the folder of a bundle",
+        help="model.onnx or model.engine with its model.json beside it, or the folder of a bundle; "
+        "`slimdet predict` also takes a run, bundle.tar.gz or model.safetensors",
     )
     parser.add_argument(
         "images", type=Path, nargs="+", metavar="IMAGE", help="pictures, videos or folders"
@@ -55,7 +65,9 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         default=True,
         help="write every picture with its boxes",
     )
-    parser.add_argument("--artifact", metavar="NAME", help="of the bundle (default: its first)")
+    parser.add_argument(
+        "--artifact", metavar="NAME", help="of the bundle or run (default: its first)"
+    )
     parser.add_argument("--score", type=score, help="lowest score to keep (default: the model's)")
     parser.add_argument("--device", choices=device_choices(), default="cpu", help="of ONNX Runtime")
     parser.add_argument("--threads", type=positive, help="of the CPU (default: all cores)")

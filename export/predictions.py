@@ -15,11 +15,10 @@ from PIL import Image
 from export.artifact.manifest import Manifest
 from export.artifact.preprocessing import UNSTATED
 from export.atomic import write_bytes, write_text
-from export.bundles.packing import bundle_artifact
 from export.detections import Detections
 from export.draw import draw_boxes
-from export.engine import Engine, detect, detect_placed, open_engine, place_file
-from export.errors import DataError, ExportError, MissingDependencyError, ToolkitError
+from export.engine import Engine, detect, detect_placed, place_file
+from export.errors import DataError, MissingDependencyError, ToolkitError
 from export.pictures.calibration import picture_files
 from export.pictures.images import open_photograph, photograph_size
 from export.pictures.video import SUFFIXES, VideoWriter, open_video
@@ -35,33 +34,37 @@ def predict(engine: Engine, path: Path, score_threshold: float) -> Detections:
     return found
 
 
-def write_predictions(options: argparse.Namespace) -> int:
-    """Carry out `export.predict` with its options; return the exit code."""
-    model = _model(options)
+def write_predictions(options: argparse.Namespace, engine: Engine, model: Path) -> int:
+    """Detect on the pictures and videos of `options`; return the exit code.
+
+    Args:
+        options: values of `export.predict.command_line`.
+        engine: open.
+        model: its file, for the record.
+    """
     files = [file for given in options.images for file in _pictures(given)]
     out: Path = options.out
     _make_folder(out)
     records: list[dict[str, object]] = []
     broken: list[ToolkitError] = []
-    with open_engine(model, options.threads, options.device) as engine:
-        manifest = engine.manifest
-        if manifest.input.preprocessing is None:
-            print(f"note: {model}: {UNSTATED}", file=sys.stderr)
-        threshold = manifest.score_threshold if options.score is None else options.score
-        for file, name in zip(files, _output_names(files), strict=True):
-            drawn = out / name if options.draw else None
-            try:
-                if file.suffix.lower() in SUFFIXES:
-                    record, said = _do_video(engine, file, drawn, threshold)
-                else:
-                    record, said = _do_picture(engine, file, drawn, threshold)
-            except (DataError, MissingDependencyError) as error:
-                broken.append(error)
-                print(f"error: {error}", file=sys.stderr)
-                continue
-            records.append(record)
-            if not options.json:
-                print(f"{file}: {said}" + (f" -> {drawn}" if drawn else ""))
+    manifest = engine.manifest
+    if manifest.input.preprocessing is None:
+        print(f"note: {model}: {UNSTATED}", file=sys.stderr)
+    threshold = manifest.score_threshold if options.score is None else options.score
+    for file, name in zip(files, _output_names(files), strict=True):
+        drawn = out / name if options.draw else None
+        try:
+            if file.suffix.lower() in SUFFIXES:
+                record, said = _do_video(engine, file, drawn, threshold)
+            else:
+                record, said = _do_picture(engine, file, drawn, threshold)
+        except (DataError, MissingDependencyError) as error:
+            broken.append(error)
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        records.append(record)
+        if not options.json:
+            print(f"{file}: {said}" + (f" -> {drawn}" if drawn else ""))
     result = {
         "model": str(model),
         "sha256": manifest.sha256,
@@ -78,16 +81,6 @@ def write_predictions(options: argparse.Namespace) -> int:
             f"{out / 'predictions.json'}"
         )
     return broken[0].exit_code if broken else 0
-
-
-def _model(options: argparse.Namespace) -> Path:
-    """Return the artifact to open."""
-    given: Path = options.model
-    if given.is_dir():
-        return bundle_artifact(given, options.artifact)
-    if options.artifact is not None:
-        raise ExportError(f"{given}: is no bundle, so --artifact chooses nothing; leave it out")
-    return given
 
 
 def _pictures(given: Path) -> list[Path]:

@@ -43,16 +43,11 @@ def load(
         ExportError: nothing at `path` can be opened, or it is damaged.
         MissingDependencyError: the runtime that it needs is not installed.
     """
-    if not isinstance(path, str | PathLike) or not fspath(path):
-        raise ExportError(f"{path!r} is no path; {EXPECTED}")
+    given = given_path(path)
     if threads is not None and threads < 1:
         raise ExportError(f"threads {threads}: expected at least 1")
-    given = Path(path)
     with ExitStack() as stack:
-        place = given
-        if given.name.endswith((".tar.gz", ".tgz")):
-            place = _unpack(given, stack)
-        found = artifact_file(place, artifact)
+        found = artifact_in(given, artifact, stack)
         if found.suffix == ".safetensors":
             engine = _torch_engine(found, device, threads)
         else:
@@ -61,12 +56,35 @@ def load(
         return Model(engine, found, stack.pop_all())
 
 
-def artifact_file(place: Path, name: str | None) -> Path:
+def given_path(path: str | PathLike[str]) -> Path:
+    """Return a path that a user gave.
+
+    Raises:
+        ExportError: it is empty or no path.
+    """
+    if not isinstance(path, str | PathLike) or not fspath(path):
+        raise ExportError(f"{path!r} is no path; {EXPECTED}")
+    return Path(path)
+
+
+def unpacked(place: Path, stack: ExitStack) -> Path:
+    """Return the folder of a packed bundle, which `stack` removes; any other path as it is."""
+    packed = place.name.endswith((".tar.gz", ".tgz"))
+    return _unpack(place, stack) if packed else place
+
+
+def artifact_in(given: Path, name: str | None, stack: ExitStack) -> Path:
     """Return the file that `load` opens.
+
+    Args:
+        given: a run, a bundle, which `stack` removes where it is unpacked, a model or its folder.
+        name: artifact of a run or bundle; None takes its first.
+        stack: is closed when the file is no longer needed.
 
     Raises:
         ExportError: there is none.
     """
+    place = unpacked(given, stack)
     if (place / "bundle.json").is_file():
         return bundle_artifact(place, name)
     if (place / "recipe.lock.json").is_file():

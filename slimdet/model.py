@@ -60,6 +60,11 @@ class Model:
         return self._engine.manifest
 
     @property
+    def engine(self) -> Engine:
+        """What runs it, for functions of the packages below."""
+        return self._engine
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The K class names, in the order of the labels."""
         return self.manifest.classes

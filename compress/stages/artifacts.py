@@ -22,7 +22,7 @@ from compress.stages.torch_engine import TorchEngine
 from export.artifact.manifest import Manifest, read_manifest, write_manifest
 from export.atomic import write_json
 from export.checks.certificate import certify
-from export.checks.parity import Gate, compare_detections, draw_difference, unstable
+from export.checks.parity import Gate, Parity, compare_detections, draw_difference, unstable
 from export.detections import Detections
 from export.engine import Engine, detect_on_canvases, open_engine
 from export.errors import ExportError
@@ -67,30 +67,9 @@ class Maker:
         Raises:
             ExportError: the detections of the file differ from torch's.
         """
-        export = self.export
-        manifest = self._torch_manifest
-        manifest = manifest.model_copy(
-            update={
-                "backend": "onnxruntime",
-                "input": manifest.input.model_copy(update={"dynamic_batch": export.dynamic_batch}),
-            }
-        )
-        detector = self.detector.cpu()
-        path = export_onnx(
-            detector,
-            manifest,
-            out,
-            to_tensor(self._pictures[:1]),
-            opset=export.opset,
-            translations=getattr(detector, "onnx_translations", None),
-        )
-        if export.nms != "host":
-            put_nms_inside(path, export.nms, self._pictures)
-        if export.input == "uint8":
-            take_uint8(path)
-        certificate = certify(path, self._pictures[0])
-        _amend(path, certificate=certificate)
-        self._judge(path)
+        pictures = self._pictures
+        write_fp32(self.detector, self._torch_manifest, self.export, pictures, pictures[0], out)
+        self._judge(out / "model.onnx")
 
     def fp16(self, source: Path, out: Path) -> None:
         """Cast the float model at `source` to half precision.
@@ -192,8 +171,7 @@ class Maker:
     @cached_property
     def _reference(self) -> list[Detections]:
         """Torch's detections on `_pictures`."""
-        with TorchEngine(self.detector.cpu(), self._torch_manifest) as engine:
-            return _detect(engine, self._pictures)
+        return torch_detections(self.detector, self._torch_manifest, self._pictures)
 
     def _canvas(self, images: ImageSet, index: int) -> NDArray[np.uint8]:
         return read_canvas(images, index, self.run.data.input_height, self.run.data.input_width)[0]
@@ -205,42 +183,126 @@ class Maker:
             ExportError: the differences exceed the limits of its precision, or equal pictures give
                 different detections.
         """
-        with open_engine(path) as engine:
-            precision = engine.manifest.precision
-            problems = unstable(engine, self._pictures)
-            found = _detect(engine, self._pictures)
-        parity = compare_detections(self._reference, found)
-        worst = parity.worst_image
-        figures = (
-            f"{parity.matched} matched, {parity.missing} missing, {parity.extra} extra, scores "
-            f"within {parity.max_score_difference:.2g}, boxes within "
-            f"{parity.max_box_difference_px:.2g} px"
-        )
-        if worst is not None and not parity.ok():
-            drawn = draw_difference(
-                self._pictures[worst], self._reference[worst], found[worst], self.run.data.classes
-            )
-            Image.fromarray(drawn).save(path.with_name("worst.png"))
-        gate = _GATES.get(precision)
-        if gate is not None and not parity.ok(gate):
-            problems.insert(
-                0, f"its detections differ from torch's: {figures} (see worst.png there)"
-            )
-        if problems:
-            raise ExportError(
-                f"{path}: {self.name} {precision} on {len(self._pictures)} validation pictures: "
-                f"{'; '.join(problems)}. Only correct files are timed"
-            )
+        console, pictures = self.run.session.console, self._pictures
+        compared = hold_to_torch(path, str(self.name), self._reference, pictures)
+        parity, what = compared.parity, f"{self.name} {compared.precision}"
         if not parity.matched and not parity.missing:
-            self.run.session.console.warn(
-                f"{self.name} {precision}: torch finds nothing that scores 0.05 on the "
-                f"{len(self._pictures)} pictures of the comparison, so it proves nothing"
+            console.warn(
+                f"{what}: torch finds nothing that scores 0.05 on the {len(pictures)} pictures of "
+                "the comparison, so it proves nothing"
             )
-        images = {"images": len(self._pictures), "stable": True}
-        _amend(path, parity={**parity.to_dict(), **images})
-        self.run.session.console.say(
-            f"{self.name} {precision}: {figures} on {len(self._pictures)} pictures, against torch"
+        console.say(f"{what}: {compared.figures} on {len(pictures)} pictures, against torch")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A file whose detections agree with torch's.
+
+    Attributes:
+        precision: of the file.
+        parity: the differences.
+        figures: the differences in words.
+    """
+
+    precision: str
+    parity: Parity
+    figures: str
+
+
+def write_fp32(
+    detector: Detector,
+    manifest: Manifest,
+    export: ExportConfig,
+    pictures: Sequence[NDArray[np.uint8]],
+    sample: NDArray[np.uint8],
+    out: Path,
+) -> Path:
+    """Export a detector to `out` with NMS and input as `export` says; return the ONNX file.
+
+    Args:
+        detector: with its final weights; moved to the CPU.
+        manifest: of the detector in torch.
+        export: the recipe's export settings.
+        pictures: letterboxed pictures on which the matrix form of NMS must converge.
+        sample: a letterboxed picture to trace with.
+        out: folder of the file and its sidecar.
+
+    Raises:
+        ExportError: the detector cannot be traced, or NMS does not converge.
+    """
+    manifest = manifest.model_copy(
+        update={
+            "backend": "onnxruntime",
+            "input": manifest.input.model_copy(update={"dynamic_batch": export.dynamic_batch}),
+        }
+    )
+    detector = detector.cpu()
+    path = export_onnx(
+        detector,
+        manifest,
+        out,
+        to_tensor([sample]),
+        opset=export.opset,
+        translations=getattr(detector, "onnx_translations", None),
+    )
+    if export.nms != "host":
+        put_nms_inside(path, export.nms, pictures)
+    if export.input == "uint8":
+        take_uint8(path)
+    _amend(path, certificate=certify(path, sample))
+    return path
+
+
+def torch_detections(
+    detector: Detector, manifest: Manifest, pictures: Sequence[NDArray[np.uint8]]
+) -> list[Detections]:
+    """Return torch's detections on letterboxed pictures; the detector is moved to the CPU."""
+    with TorchEngine(detector.cpu(), manifest) as engine:
+        return _detect(engine, pictures)
+
+
+def hold_to_torch(
+    path: Path,
+    what: str,
+    reference: Sequence[Detections],
+    pictures: Sequence[NDArray[np.uint8]],
+) -> Compared:
+    """Compare a file with torch and record the differences in its sidecar.
+
+    Args:
+        path: the file.
+        what: name of the model, for messages.
+        reference: torch's detections on `pictures`.
+        pictures: letterboxed pictures.
+
+    Raises:
+        ExportError: the differences exceed the limits of its precision, or equal pictures give
+            different detections.
+    """
+    with open_engine(path) as engine:
+        manifest = engine.manifest
+        problems = unstable(engine, pictures)
+        found = _detect(engine, pictures)
+    parity = compare_detections(reference, found)
+    worst = parity.worst_image
+    figures = (
+        f"{parity.matched} matched, {parity.missing} missing, {parity.extra} extra, scores "
+        f"within {parity.max_score_difference:.2g}, boxes within "
+        f"{parity.max_box_difference_px:.2g} px"
+    )
+    if worst is not None and not parity.ok():
+        drawn = draw_difference(pictures[worst], reference[worst], found[worst], manifest.classes)
+        Image.fromarray(drawn).save(path.with_name("worst.png"))
+    gate = _GATES.get(manifest.precision)
+    if gate is not None and not parity.ok(gate):
+        problems.insert(0, f"its detections differ from torch's: {figures} (see worst.png there)")
+    if problems:
+        raise ExportError(
+            f"{path}: {what} {manifest.precision} on {len(pictures)} pictures: "
+            f"{'; '.join(problems)}. Only correct files are kept"
         )
+    _amend(path, parity={**parity.to_dict(), "images": len(pictures), "stable": True})
+    return Compared(manifest.precision, parity, figures)
 
 
 def _amend(path: Path, **changes: object) -> None:

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
 from compress.parts.weights import METADATA_KEY, load_weights, read_metadata, save_weights
+from compress.recipe import ExportConfig
 from export.artifact.manifest import Manifest
 from export.config import Section
 from export.errors import ExportError, RecipeError
@@ -46,6 +47,20 @@ class ModelMetadata(Section):
     def input_size(self) -> tuple[int, int]:
         """Height and width of the input in pixels."""
         return self.manifest.input.height, self.manifest.input.width
+
+    def export_settings(self, path: Path) -> ExportConfig:
+        """Return the export section of the recipe behind the model in `path`.
+
+        Raises:
+            ExportError: this version does not read it.
+        """
+        try:
+            return ExportConfig.model_validate_json(json.dumps(self.recipe.get("export", {})))
+        except ValidationError as error:
+            raise ExportError(
+                f"{path}: the export settings in it are not those of this version ("
+                f"{error.errors()[0]['msg']}); use the version that wrote it"
+            ) from None
 
     def build(self) -> Detector:
         """Build the detector with random weights; the global random state is left as it was.

@@ -100,7 +100,7 @@ class Parity:
 
 
 def compare_detections(
-    reference: list[Detections], other: list[Detections], min_score: float = 0.05
+    reference: Sequence[Detections], other: Sequence[Detections], min_score: float = 0.05
 ) -> Parity:
     """Match two engines' detections of the same pictures, both in the same frame.
 

@@ -67,7 +67,9 @@ FLOORS = [
     ["slimdet/result", "slimdet/pictures"],
     ["slimdet/model"],
     ["slimdet/loading"],
+    ["slimdet/checkpoint"],
     ["slimdet/building", "slimdet/running"],
+    ["slimdet/model_commands"],
     ["slimdet/commands"],
     ["slimdet/__main__", "slimdet/completion"],
 ]

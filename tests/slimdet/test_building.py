@@ -33,6 +33,7 @@ def test_an_exported_model_is_built_in_another_precision_and_opens(
         ({"precision": "int8", "backend": "onnxruntime"}, "needs pictures"),
         ({"precision": "int8", "backend": "openvino"}, "expected one of onnxruntime, tensorrt"),
         ({"precision": "int8", "images": "x", "count": 0}, "at least 1"),
+        ({"precision": "int8", "images": "x", "seed": -1}, "seed -1: expected at least 0"),
     ],
 )
 def test_what_cannot_be_built_is_refused_as_an_error(

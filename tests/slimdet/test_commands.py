@@ -1,11 +1,12 @@
-import argparse
 import importlib
 import subprocess
 import sys
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import slimdet
 from benchmarks.timing.latency import BenchmarkConfig
@@ -13,6 +14,8 @@ from export.backends import device_choices
 from export.backends.onnxruntime.devices import Device
 from slimdet.__main__ import main
 from slimdet.commands import COMMANDS
+from slimdet.completion import parser_of
+from tests.benchmarks.test_run import write_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW = {"numpy", "pydantic", "PIL", "yaml", "rich", "torch", "onnx", "onnxruntime", "matplotlib"}
@@ -36,13 +39,20 @@ def test_the_help_of_a_command_names_it_and_loads_nothing_slow(name: str) -> Non
     assert set(loaded) & SLOW == LOADS.get(name, set())
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"check", "completion"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("compress.run", "compress.doctor", "compress.methods"),
+        *("export.build", "export.predict", "export.verify", "export.bundle", "export.lint"),
+        *("benchmarks.run", "benchmarks.compare"),
+    ],
+)
 def test_a_command_started_as_a_module_is_called_by_the_module(name: str, capsys) -> None:
-    module = importlib.import_module(COMMANDS[name].target.partition(":")[0])
+    module = importlib.import_module(name)
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])
     assert ended.value.code == 0
-    called = "verify" if name == "verify" else f"python -m {module.__name__}"
+    called = "verify" if name == "export.verify" else f"python -m {name}"
     assert capsys.readouterr().out.startswith(f"usage: {called} ")
 
 
@@ -74,6 +84,25 @@ def test_the_exit_code_of_a_command_is_kept(tmp_path: Path, capsys) -> None:
     assert main(["predict", str(tmp_path / "none.onnx"), str(ROOT)]) == 6
 
 
+def test_a_run_and_a_packed_bundle_are_taken_for_what_is_in_them(tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    model = write_model(run / "export" / "seed0-student-fp32" / "model.onnx")
+    (run / "recipe.lock.json").write_text('{"seed": 0}')
+    golden = tmp_path / "golden.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(golden)
+    bundle = ["bundle", str(run), "--golden", str(golden), "--out", str(run / "bundle")]
+    assert main(bundle) == 0
+    assert main(["verify", str(run)]) == 0
+    assert main(["verify", str(run / "bundle.tar.gz"), "--only", "seed0-student-fp32"]) == 0
+    assert main(["lint", str(run), str(model.parent)]) == 0
+    out = tmp_path / "out"
+    for given in (run, run / "bundle.tar.gz", model.parent):
+        assert main(["predict", str(given), str(golden), "--json", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-3].startswith('{"model": ')
+    assert main(["predict", str(run), str(golden), "--artifact", "other", "--out", str(out)]) == 6
+    assert "holds no artifact 'other', but seed0-student-fp32" in capsys.readouterr().err
+
+
 def test_check_is_run_with_check(tmp_path: Path, capsys) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("schema: 1\nname: x\n")
@@ -94,7 +123,6 @@ def test_what_help_says_of_other_modules_is_so() -> None:
 
 def test_every_option_of_every_command_is_described() -> None:
     for name, command in COMMANDS.items():
-        module = importlib.import_module(command.target.partition(":")[0])
-        parser: argparse.ArgumentParser = module.command_line(f"slimdet {name}")
+        parser = parser_of(command.target, f"slimdet {name}")
         assert parser.description, name
         assert "%" not in parser.format_help().replace("5%", ""), name

@@ -76,7 +76,8 @@ class OnnxRuntimeBackend:
         manifest = read_manifest(path.with_suffix(".json"))
         record = manifest.quantization
         if "nodes_quantized" not in record:
-            return f"{path}: features in {manifest.precision.upper()}, checked on the pictures"
+            checked = "compared with torch" if manifest.precision == "fp32" else "checked"
+            return f"{path}: features in {manifest.precision.upper()}, {checked} on the pictures"
         return (
             f"{path}: {record['nodes_quantized']} nodes in INT8, {record['nodes_kept_float']} kept "
             f"float, {record['weight_bits']}-bit weights, calibrated on {record['images']} pictures"

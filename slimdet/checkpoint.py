@@ -23,9 +23,8 @@ def checkpoint_to_onnx(
         ExportError: the file does not describe its model, or the graph differs from torch.
         MissingDependencyError: a package that is needed is not installed.
     """
-    for package in ("torch", "torchvision", "onnx", "onnxruntime"):
-        extra = "onnxruntime" if package == "onnxruntime" else "train"
-        require(package, extra=extra, purpose=f"Exporting {file}")
+    for package in ("torch", "torchvision", "onnx"):
+        require(package, extra="train", purpose=f"Exporting {file}")
     from compress.stages.artifacts import hold_to_torch, torch_detections, write_fp32
     from compress.stages.model_file import load_detector
     from compress.stages.model_name import ModelName

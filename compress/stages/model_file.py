@@ -10,13 +10,21 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
-from compress.parts.weights import METADATA_KEY, load_weights, read_metadata, save_weights
-from compress.recipe import ExportConfig
-from export.artifact.manifest import Manifest
+from compress.parts.weights import (
+    METADATA_KEY,
+    load_weights,
+    read_metadata,
+    read_tensors,
+    save_weights,
+)
+from compress.recipe import ExportConfig, Recipe
+from compress.stages.model_name import ModelName
+from export.artifact.manifest import InputSpec, Manifest, NmsSpec, read_manifest
 from export.config import Section
 from export.errors import ExportError, RecipeError
 
 SCHEMA = 1
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class ModelMetadata(Section):
@@ -108,6 +116,8 @@ def save_model(state: dict[str, torch.Tensor], metadata: ModelMetadata, path: Pa
 def read_model_metadata(path: Path) -> ModelMetadata:
     """Read what the file of a trained detector says about it; no tensor is read.
 
+    Of a file from before metadata that lies in its run folder, the run's records say it.
+
     Raises:
         ExportError: the file is missing, not safetensors, damaged, without metadata, or of another
             schema.
@@ -115,11 +125,14 @@ def read_model_metadata(path: Path) -> ModelMetadata:
     """
     text = read_metadata(path)
     if text is None:
+        found_in_run = _of_run_folder(path)
+        if found_in_run is not None:
+            return found_in_run
         raise ExportError(
             f"{path}: holds tensors without a description of the model (no {METADATA_KEY!r} in its "
             "metadata): it was written by another program or by a version before descriptions. "
-            "Name the run folder instead, or train or load it with a recipe that gives the file as "
-            "teacher.detector.weights"
+            "Put it back into its run folder (runs/NAME/models/MODEL/model.safetensors), or give "
+            "it as teacher.detector.weights of a recipe with the detector's settings"
         )
     try:
         found = json.loads(text)
@@ -143,6 +156,68 @@ def read_model_metadata(path: Path) -> ModelMetadata:
             f"{'.'.join(map(str, first['loc'])) or 'metadata'}: {first['msg']}; use the version "
             "that wrote it, or copy the file again from its run folder"
         ) from None
+
+
+def _of_run_folder(path: Path) -> ModelMetadata | None:
+    """Describe a model by the records of the run in whose `models/` it lies.
+
+    Classes are those of its exported file, else of the data's summary, where ids count from 1.
+
+    Returns:
+        None where the file lies in no run, or the run's records do not say all of it.
+    """
+    room = path.resolve().parent
+    home = room.parent.parent
+    try:
+        name = ModelName.parse(room.name)
+        recipe = Recipe.model_validate_json((home / "recipe.lock.json").read_bytes())
+        detector = recipe.student
+        if name.role == "teacher":
+            detector = recipe.teachers[(name.stage or 1) - 1].detector
+        exported = name if name.role == "teacher" else ModelName(name.seed, name.role)
+        sidecar = home / "export" / f"{exported}-fp32" / "model.json"
+        if sidecar.is_file():
+            known = read_manifest(sidecar)
+            classes, ids = known.classes, known.category_ids
+        else:
+            classes = _classes_of_run(home, recipe, name)
+            ids = tuple(range(1, len(classes) + 1))
+    except (OSError, ValueError, KeyError, IndexError, TypeError, ExportError):
+        return None  # a ValidationError is a ValueError
+    height, width = recipe.data.input_size
+    tensors = read_tensors(path, "detector")
+    parameters = sum(t.numel() for key, t in tensors.items() if not key.endswith(_BUFFERS))
+    export = recipe.export
+    manifest = Manifest(
+        model=str(name),
+        family=detector.type,
+        backend="torch",
+        precision="fp32",
+        parameters=parameters,
+        input=InputSpec(height=height, width=width, dynamic_batch=True),
+        classes=classes,
+        category_ids=ids,
+        nms=NmsSpec(iou=export.nms_iou, max_detections=export.max_detections),
+        score_threshold=export.score_threshold,
+        evaluation_score_threshold=export.evaluation_score_threshold,
+    )
+    return describe_model(detector, manifest, recipe.resolved())
+
+
+def _classes_of_run(home: Path, recipe: Recipe, name: ModelName) -> tuple[str, ...]:
+    """Return the classes of a model that has not been exported.
+
+    Raises:
+        ValueError: the teacher was trained on data of its own, of which the run holds no summary.
+    """
+    if name.role == "teacher":
+        teacher = recipe.teachers[(name.stage or 1) - 1]
+        if teacher.classes is not None:
+            return teacher.classes
+        if teacher.data is not None:
+            raise ValueError("classes unknown")
+    summary = json.loads((home / "data.json").read_bytes())
+    return tuple(summary["splits"]["train"]["boxes_per_class"])
 
 
 def load_detector(path: Path) -> LoadedDetector:

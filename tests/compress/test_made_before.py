@@ -6,15 +6,19 @@ the bundle of a finished run.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import slimdet
+from compress.parts.weights import read_metadata
 from compress.run import main
 from export.verify import main as verify
 from tests.compress.test_run import run
@@ -70,3 +74,21 @@ def test_a_bundle_is_verified_by_this_version_and_by_its_own_script(tmp_path: Pa
     assert verify([str(bundle)]) == 0
     own = subprocess.run([sys.executable, bundle / "verify.py"], capture_output=True, text=True)
     assert own.returncode == 0, own.stdout + own.stderr
+
+
+def test_a_model_from_before_metadata_is_rebuilt_from_its_run_folder(tmp_path: Path) -> None:
+    extract("interrupted_run.tar.xz", tmp_path)
+    for name in ("teacher", "seed0-baseline"):
+        file = tmp_path / "smoke" / "models" / name / "model.safetensors"
+        assert read_metadata(file) is None
+        with slimdet.load(file) as model:
+            assert model.classes == ("disk", "ring", "square", "triangle", "star", "cross")
+            assert (model.manifest.input.height, model.manifest.model) == (64, name)
+            (found,) = model.predict(np.zeros((64, 64, 3), np.uint8), threshold=0.0)
+            assert len(found) > 0
+    moved = shutil.copy(file, tmp_path / "model.safetensors")
+    with pytest.raises(slimdet.ExportError, match="Put it back into its run folder"):
+        slimdet.load(moved)
+    (tmp_path / "smoke" / "recipe.lock.json").unlink()
+    with pytest.raises(slimdet.ExportError, match="holds tensors without a description"):
+        slimdet.load(file)

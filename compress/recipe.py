@@ -26,6 +26,7 @@ from compress.detectors import DetectorConfig
 from compress.losses import LossConfig
 from compress.recipe_file import load_model, read_model
 from compress.recipe_source import Source, Tree
+from compress.recipe_weights import fill_from_weights
 from compress.tracking.open import TrackerName
 from compress.training.optim import TrainConfig
 from export.config import Section
@@ -38,7 +39,8 @@ class TeacherConfig(Section):
 
     Attributes:
         data: training data of the teacher; None for the recipe's own data.
-        classes: class names of a loaded teacher, in the order of its labels; None for the data's.
+        classes: class names of a loaded teacher, in the order of its labels; None for those that
+            its weights file states, else the data's.
         strict: whether a weights file must match completely; false reports what does not match.
         precision: of the teacher's forward pass; `train` for that of the training.
     """
@@ -244,7 +246,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Sour
     Raises:
         RecipeError: all mistakes at once, each as `file:line: key: what is wrong`.
     """
-    return load_model(Recipe, path, overrides)
+    return load_model(Recipe, path, overrides, fill_from_weights)
 
 
 def read_recipe(
@@ -255,4 +257,4 @@ def read_recipe(
     Raises:
         RecipeError: all mistakes at once, each as `key: what is wrong`.
     """
-    return read_model(Recipe, settings, overrides)
+    return read_model(Recipe, settings, overrides, fill_from_weights)

@@ -4,7 +4,8 @@ import copy
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,13 @@ Container = dict[str, JsonValue] | list[JsonValue]
 # A setting of the first name and one of the second exclude each other: an override of one on the
 # command line takes the other out of the file's section.
 EXCLUSIVE = {"epochs": "steps", "steps": "epochs"}
+
+
+Complete = Callable[[Source], None]
+
+
+def _as_it_is(source: Source) -> None:
+    """Add nothing to a recipe's settings."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -47,9 +55,11 @@ _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def load_model(
-    kind: type[Model], path: Path, overrides: Sequence[str] = ()
+    kind: type[Model], path: Path, overrides: Sequence[str] = (), complete: Complete = _as_it_is
 ) -> tuple[Model, Source]:
     """Read the file `path` as a `kind`, with `key=value` overrides.
+
+    `complete` adds to the settings what they leave to other files, before they are validated.
 
     Raises:
         RecipeError: all mistakes at once, each as `file:line: key: what is wrong`.
@@ -60,13 +70,18 @@ def load_model(
         raise RecipeError(f"{path}: there is no such recipe file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as a text file ({error})") from None
-    return _validated(kind, read_source(path, text, overrides))
+    return _validated(kind, read_source(path, text, overrides), complete)
 
 
 def read_model(
-    kind: type[Model], settings: Mapping[str, object], overrides: Sequence[str] = ()
+    kind: type[Model],
+    settings: Mapping[str, object],
+    overrides: Sequence[str] = (),
+    complete: Complete = _as_it_is,
 ) -> tuple[Model, Source]:
     """Read nested dicts and lists as a `kind`, with `key=value` overrides; paths become text.
+
+    `complete` adds to the settings what they leave to other files, before they are validated.
 
     Raises:
         RecipeError: all mistakes at once, each as `key: what is wrong`.
@@ -77,7 +92,7 @@ def read_model(
         raise RecipeError(f"recipe: holds a value that is no text, number or list ({error})") from (
             None
         )
-    return _validated(kind, read_source(None, _dump(plain), overrides))
+    return _validated(kind, read_source(None, _dump(plain), overrides), complete)
 
 
 def _plain(value: object) -> object:
@@ -99,11 +114,13 @@ def read_source(path: Path | None, text: str, overrides: Sequence[str] = ()) -> 
     return Source(path, text, tuple(overrides), node, tree, changed)
 
 
-def _validated(kind: type[Model], source: Source) -> tuple[Model, Source]:
+def _validated(kind: type[Model], source: Source, complete: Complete) -> tuple[Model, Source]:
+    filled = replace(source, tree=copy.deepcopy(source.tree))
+    complete(filled)
     try:
-        return kind.model_validate_json(json.dumps(source.tree)), source
+        return kind.model_validate_json(json.dumps(filled.tree)), source
     except ValidationError as error:
-        raise source.explain(error, kind) from None
+        raise filled.explain(error, kind) from None
 
 
 def complete_text(source: Source) -> str:

@@ -11,6 +11,7 @@ from compress.detector import Detector
 from compress.detectors import DetectorConfig
 from compress.recipe import Recipe, TeacherConfig
 from compress.recipe_source import Key, Source, dotted
+from compress.recipe_weights import described
 from compress.stages.model_name import ModelName, Role, stages_of
 from compress.stages.session import Session
 from export.errors import RecipeError
@@ -67,9 +68,11 @@ class Run:
 
         Raises:
             DataError: data cannot be read.
-            RecipeError: a teacher's pictures have another size than the student's.
+            RecipeError: a teacher's pictures have another size than the student's, or the student's
+                weights other classes than the data.
         """
         data = recipe.data.open()
+        _hold_student_to_classes(recipe, source, data.classes)
         return cls(session, recipe, source, data, open_teachers(recipe, data))
 
     @property
@@ -122,6 +125,29 @@ def open_teachers(recipe: Recipe, data: Data) -> tuple[Teacher, ...]:
                 f"data.image_size {data.input_height} x {data.input_width}; both see the same "
                 "batches, so they must be equal"
             )
-        classes = config.classes or own.classes
+        classes = config.classes or _stated_classes(config) or own.classes
         teachers.append(Teacher(ModelName.of_teacher(index), keys, config, own, classes))
     return tuple(teachers)
+
+
+def _stated_classes(config: TeacherConfig) -> tuple[str, ...] | None:
+    """Return the classes that a loaded teacher's weights file states."""
+    if config.detector.weights is None or not config.strict:
+        return None
+    said = described(config.detector.weights)
+    return None if said is None else said[1]
+
+
+def _hold_student_to_classes(recipe: Recipe, source: Source, classes: tuple[str, ...]) -> None:
+    """Refuse a student whose weights file states other classes than the data's, or another order.
+
+    Raises:
+        RecipeError: naming both.
+    """
+    said = None if recipe.student.weights is None else described(recipe.student.weights)
+    if said is not None and said[1] != classes:
+        raise RecipeError(
+            f"{source.at('student', 'weights')}: found the classes {', '.join(said[1])} in "
+            f"{recipe.student.weights}, expected those of the data, {', '.join(classes)}; set "
+            "data.classes to those of the file, or start from backbone_weights alone"
+        )

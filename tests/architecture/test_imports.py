@@ -56,7 +56,7 @@ FLOORS = [
     ["compress/losses", "compress/detectors"],
     ["compress/distillation"],
     ["compress/recipe_source"],
-    ["compress/recipe_file"],
+    ["compress/recipe_file", "compress/recipe_weights"],
     ["compress/recipe"],
     ["compress/stages"],
     ["compress/checks"],

@@ -1,0 +1,130 @@
+"""Fill a recipe's detector sections from the weights files that describe their models.
+
+`detector: {weights: model.safetensors}` is enough where the file was written by a run: its metadata
+states the settings. Settings beside it may repeat them and must not contradict them.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from compress.parts.weights import read_metadata
+from compress.recipe_source import Key, Source, Tree
+from export.errors import RecipeError, ToolkitError
+
+# Settings of use: a trained model runs with others as well.
+FREE = frozenset({"weights", "backbone_weights", "pre_nms"})
+
+
+def fill_from_weights(source: Source) -> None:
+    """Complete the detector sections of a recipe's settings in place.
+
+    Raises:
+        RecipeError: settings contradict a file, or a file is all that is given and states none; all
+            mistakes at once.
+    """
+    problems = []
+    for keys, section, partly in list(_sections(source.tree)):
+        file = section.get("weights")
+        if not isinstance(file, str):
+            continue
+        said = described(Path(file))
+        if said is None:
+            if "type" not in section and Path(file).is_file():
+                problems.append(
+                    f"{source.at(*keys, 'weights')}: {file} does not state the settings of its "
+                    "detector (no metadata); give type, backbone and the others it was trained with"
+                )
+            continue
+        settings, _ = said
+        wrong = [] if partly else _contradictions(section, settings)
+        problems += [
+            f"{source.at(*keys, key)}: found {_short(section[key])}, expected "
+            f"{_short(settings[key])}, which {file} was trained with; correct it or leave it out"
+            for key in wrong
+        ]
+        if "type" in section and section["type"] != settings["type"]:
+            continue
+        for key, value in settings.items():
+            if key not in FREE and section.get(key) is None:
+                section[key] = value
+    problems += _wrong_classes(source)
+    if problems:
+        raise RecipeError("\n".join(problems))
+
+
+def described(file: Path) -> tuple[Tree, tuple[str, ...]] | None:
+    """Return the detector's settings and class names that a weights file states, if it does."""
+    if file.suffix != ".safetensors" or not file.is_file():
+        return None
+    try:
+        content = json.loads(read_metadata(file) or "")
+        detector, classes = dict(content["detector"]), tuple(content["manifest"]["classes"])
+        return (detector, classes) if "type" in detector else None
+    except (ToolkitError, ValueError, KeyError, TypeError):
+        return None  # loading it says what is wrong
+
+
+def _teachers(tree: Tree) -> Iterator[tuple[Key, Tree]]:
+    """Yield the path and the settings of every teacher."""
+    given = tree.get("teacher")
+    if isinstance(given, dict):
+        yield ("teacher",), given
+    elif isinstance(given, list):
+        for index, one in enumerate(given):
+            if isinstance(one, dict):
+                yield ("teacher", index), one
+
+
+def _sections(tree: Tree) -> Iterator[tuple[Key, Tree, bool]]:
+    """Yield path and settings of every detector, and whether its weights may match in part."""
+    for keys, teacher in _teachers(tree):
+        detector = teacher.get("detector")
+        if isinstance(detector, dict):
+            yield (*keys, "detector"), detector, teacher.get("strict") is False
+    student = tree.get("student")
+    if isinstance(student, dict):
+        yield ("student",), student, False
+
+
+def _contradictions(section: Tree, settings: Tree) -> list[str]:
+    """Return the keys whose values the file contradicts; the type alone where it differs."""
+    if section.get("type", settings["type"]) != settings["type"]:
+        return ["type"]
+    return [
+        key
+        for key, value in section.items()
+        if key not in FREE and key in settings and not _agrees(value, settings[key])
+    ]
+
+
+def _agrees(given: JsonValue, stated: JsonValue) -> bool:
+    """Whether a setting, where it is given, is what the file states; null follows the input."""
+    if given is None:
+        return True
+    if isinstance(given, dict) and isinstance(stated, dict):
+        return all(_agrees(value, stated.get(key)) for key, value in given.items())
+    return given == stated
+
+
+def _wrong_classes(source: Source) -> list[str]:
+    problems = []
+    for keys, teacher in _teachers(source.tree):
+        detector, classes = teacher.get("detector"), teacher.get("classes")
+        file = detector.get("weights") if isinstance(detector, dict) else None
+        said = described(Path(file)) if isinstance(file, str) else None
+        if said is None or not isinstance(classes, list) or teacher.get("strict") is False:
+            continue
+        if tuple(classes) != said[1]:
+            problems.append(
+                f"{source.at(*keys, 'classes')}: found {_short(classes)}, expected "
+                f"{_short(list(said[1]))}, the classes of {file}; leave it out"
+            )
+    return problems
+
+
+def _short(value: JsonValue) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,102 @@
+"""A weights file that states its detector's settings completes the recipe, and is held to it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.console import Console
+from compress.recipe import read_recipe
+from compress.stages.model_file import read_model_metadata
+from compress.stages.opened import Run
+from compress.stages.session import Session
+from export.errors import RecipeError
+from tests.compress.stages.test_model_file import rewrite, write_model
+from tests.slimdet.test_running import smoke
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write_model(tmp_path)
+
+
+def settings(**sections: Any) -> dict[str, Any]:
+    return {**smoke(), **sections}
+
+
+def test_weights_alone_give_the_settings_of_teacher_and_student(file: Path) -> None:
+    recipe, source = read_recipe(
+        settings(teacher={"detector": {"weights": file}}, student={"weights": file})
+    )
+    whole = {"type": "gfl", "width": 16, "strides": (8, 16), "pre_nms": 1000}
+    for detector in (recipe.teachers[0].detector, recipe.student):
+        assert {key: getattr(detector, key) for key in whole} == whole
+        assert detector.backbone == recipe.teachers[0].detector.backbone
+        assert detector.weights == file
+        assert detector.backbone_weights is None
+    assert source.tree["student"] == {"weights": str(file)}  # as the recipe is saved
+
+
+def test_settings_that_agree_may_be_repeated(file: Path) -> None:
+    given = {
+        "weights": file,
+        "type": "gfl",
+        "backbone": {"type": "slim_resnet", "widths": [16, 16, 16, 16]},
+        "pre_nms": 50,
+        "anchor_scale": None,
+    }
+    recipe, _ = read_recipe(settings(student=given))
+    assert (recipe.student.pre_nms, recipe.student.anchor_scale) == (50, None)
+    with pytest.raises(RecipeError, match=r"student\.anchor_scale: found 5\.0, expected null"):
+        read_recipe(settings(student={**given, "anchor_scale": 5.0}))
+
+
+def test_what_contradicts_a_file_is_told_by_key_found_and_expected(file: Path) -> None:
+    teacher = {"detector": {"weights": file, "width": 32}, "classes": ["disk"]}
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(settings(teacher=[teacher], student={"weights": file, "type": "ssd"}))
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "teacher[0].detector.width",
+        "student.type",
+        "teacher[0].classes",
+    ]
+    assert f"found 32, expected 16, which {file} was trained with" in lines[0]
+    assert 'found "ssd", expected "gfl"' in lines[1]
+    assert 'found ["disk"], expected ["disk", "ring",' in lines[2]
+
+
+def test_a_teacher_that_may_match_in_part_is_not_held_to_its_file(file: Path) -> None:
+    teacher = {"detector": {"weights": file, "width": 32}, "strict": False}
+    recipe, _ = read_recipe(settings(teacher=teacher))
+    assert recipe.teachers[0].detector.width == 32
+
+
+def test_weights_alone_that_state_nothing_are_refused(file: Path) -> None:
+    rewrite(file, "{}")
+    with pytest.raises(RecipeError, match=r"student\.weights: .* does not state the settings"):
+        read_recipe(settings(student={"weights": file}))
+
+
+def test_a_loaded_teacher_knows_the_classes_of_its_file(file: Path, tmp_path: Path) -> None:
+    said = read_model_metadata(file).model_dump(mode="json", by_alias=True)
+    said["manifest"]["classes"][:2] = ["ring", "disk"]
+    rewrite(file, json.dumps(said))
+    recipe, source = read_recipe(settings(teacher={"detector": {"weights": file}}))
+    run = Run.open(Session(tmp_path / "run", "cpu", Console(quiet=True)), recipe, source)
+    assert run.teachers[0].classes[:3] == ("ring", "disk", "square")
+    assert recipe.teachers[0].classes is None  # so that the lock of a run does not change
+
+
+def test_a_student_s_weights_of_other_classes_than_the_data_s_are_refused(
+    file: Path, tmp_path: Path
+) -> None:
+    recipe, source = read_recipe(settings(student={"weights": file}))
+    session = Session(tmp_path / "run", "cpu", Console(quiet=True))
+    Run.open(session, recipe, source)
+    said = read_model_metadata(file).model_dump(mode="json", by_alias=True)
+    said["manifest"]["classes"][:2] = ["ring", "disk"]
+    rewrite(file, json.dumps(said))
+    with pytest.raises(RecipeError, match=r"^student\.weights: found the classes ring, disk, "):
+        Run.open(session, recipe, source)

@@ -1,8 +1,6 @@
-"""Shared by all annotation readers: box checks, notes on corrections, finding pictures."""
+"""Shared by all annotation readers: box checks, and counts of what is corrected or left out."""
 
-import os
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -10,10 +8,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from export.errors import DataError
+from benchmarks.data.parts.box_format import Form, format_warning
+from benchmarks.data.parts.lookup import examples
+from export.pictures.files import SUFFIXES, is_file, is_picture_name
 
-_EXAMPLES = 3  # examples named in a note or message
+_EXAMPLES = 3  # how many offenders a note names
 _CLIP_TOLERANCE = 1.0  # pixels; smaller excursions are rounding, corrected without a note
+_DROPPED = "boxes dropped: "
+_CLIPPED = "boxes clipped to the picture"
+_LEFT_OUT = ", left out"  # every phrase that counts files left out has it
+# Files beside pictures that are no data: of operating systems and of other programs' caches.
+_SYSTEM = frozenset({".DS_Store", "Thumbs.db", "desktop.ini", ".gitkeep", ".gitignore"})
+# Endings of annotations and descriptions; readers count those that belong to no picture.
+_ANNOTATIONS = frozenset({".txt", ".xml", ".json", ".yaml", ".yml", ".names", ".labels", ".cache"})
 
 
 class RawObject(NamedTuple):
@@ -26,12 +33,45 @@ class RawObject(NamedTuple):
     where: str = ""  # for messages: "annotation 17"
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What a split's files hold, and what became of it; `kept` and `dropped` make up `written`.
+
+    Attributes:
+        written: objects that the annotation files hold.
+        kept: boxes that were read, crowd boxes included.
+        dropped: objects left out, reason -> count.
+        clipped: boxes of `kept` that reached out of their picture.
+        left_out: files and entries left out, reason -> count.
+    """
+
+    written: int = 0
+    kept: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    clipped: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """Return the counts in one line; empty where all objects were kept as they are."""
+        parts = [f"{count} {reason}" for reason, count in self.dropped.items()]
+        if not parts:
+            return ""
+        return (
+            f"{self.written} objects written, {self.kept} kept, "
+            f"{sum(self.dropped.values())} left out: {', '.join(parts)}"
+        )
+
+
 @dataclass
 class ReadingNotes:
     """Counts of what a reader corrects or drops, with the first examples of each."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    written: int = 0  # objects that the files hold, counted while they are parsed
+    kept: int = 0
+    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)  # xyxy, as stated
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # of the picture of each box
 
     def add(self, what: str, example: str) -> None:
         """Count one case of `what`, a plural phrase such as `boxes dropped: no area`."""
@@ -43,15 +83,32 @@ class ReadingNotes:
     def sentences(self) -> tuple[str, ...]:
         """Return one sentence per kind."""
         return tuple(
-            f"{count} {what} ({', '.join(self.examples[what])}"
+            f"{count} {what} ({examples(self.examples[what])}"
             f"{', ...' if count > len(self.examples[what]) else ''})"
             for what, count in self.counts.items()
         )
 
     def dropped(self) -> dict[str, int]:
         """Return the boxes left out, reason -> count."""
-        head = "boxes dropped: "
-        return {w.removeprefix(head): n for w, n in self.counts.items() if w.startswith(head)}
+        return {
+            w.removeprefix(_DROPPED): n for w, n in self.counts.items() if w.startswith(_DROPPED)
+        }
+
+    def tally(self) -> Tally:
+        """Return the counts of a whole split."""
+        others = {w: n for w, n in self.counts.items() if not w.startswith(_DROPPED)}
+        return Tally(
+            self.written,
+            self.kept,
+            self.dropped(),
+            others.get(_CLIPPED, 0),
+            {what: count for what, count in others.items() if _LEFT_OUT in what},
+        )
+
+    def warnings(self, form: Form) -> tuple[str, ...]:
+        """Return what looks wrong in all boxes together; `form` is how the format writes them."""
+        found = format_warning(form, self.boxes, self.sizes)
+        return () if found is None else (found,)
 
 
 class Columns(NamedTuple):
@@ -69,24 +126,27 @@ def clipped(
     """Clip `objects` to their picture, leave out those without area, and count both."""
     kept: list[tuple[tuple[float, float, float, float], int, bool, float]] = []
     for thing in objects:
+        notes.boxes.append(thing.box)
+        notes.sizes.append((width, height))
         x1, y1, x2, y2 = thing.box
         where = f"{file_name} {thing.where}".rstrip()
         if not (x2 > x1 and y2 > y1):
-            notes.add("boxes dropped: no area", where)
+            notes.add(f"{_DROPPED}no area", where)
             continue
         left, top = min(max(x1, 0.0), width), min(max(y1, 0.0), height)
         right, bottom = max(min(x2, float(width)), 0.0), max(min(y2, float(height)), 0.0)
         if not (right > left and bottom > top):
-            notes.add("boxes dropped: outside the picture", where)
+            notes.add(f"{_DROPPED}outside the picture", where)
             continue
         outside = max(left - x1, top - y1, x2 - right, y2 - bottom)
         if outside > _CLIP_TOLERANCE:
-            notes.add("boxes clipped to the picture", where)
+            notes.add(_CLIPPED, where)
         box_area = (right - left) * (bottom - top)
         area = box_area if thing.area is None else thing.area
         if outside > 0:
             area = min(area, box_area)
         kept.append(((left, top, right, bottom), thing.label, thing.crowd, area))
+    notes.kept += len(kept)
     return Columns(
         np.array([k[0] for k in kept], dtype=np.float64).reshape(-1, 4),
         np.array([k[1] for k in kept], dtype=np.int64),
@@ -95,65 +155,33 @@ def clipped(
     )
 
 
-def examples(items: Sequence[str]) -> str:
-    """Return the first few of `items`, for a message."""
-    return ", ".join(items[:_EXAMPLES]) + (", ..." if len(items) > _EXAMPLES else "")
-
-
-def find_pictures(names: Sequence[str], folders: Sequence[Path], where: str) -> tuple[Path, ...]:
-    """Find a file for each of `names` in `folders` or, by its bare name, below them.
-
-    Names may be written with Windows' backslashes, or in another Unicode form than on the disk.
-
-    Raises:
-        DataError: naming the first missing ones, their count and where was looked.
-    """
-    folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
-    below: dict[str, list[Path]] | None = None
-    found: list[Path] = []
-    missing: list[str] = []
-    for name in names:
-        spellings = (name, name.replace("\\", "/"))
-        places = (folder / spelling for spelling in spellings for folder in folders)
-        path = next((place for place in places if place.is_file()), None)
-        if path is None:
-            if below is None:
-                below = _files_below(folders)
-            same = below.get(_composed(Path(spellings[1]).name), [])
-            path = same[0] if len(same) == 1 else None
-        if path is None:
-            missing.append(name)
-        else:
-            found.append(path)
-    if missing:
-        looked = ", ".join(str(folder) for folder in folders) or "no folder that exists"
-        raise DataError(
-            f"{where}: {len(missing)} of {len(names)} pictures are not there: {examples(missing)}. "
-            f"Looked in {looked}. Put them there, or name the folder (data.<split>.images)."
-        )
-    return tuple(found)
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """Yield every file under `folder`, also behind links to folders, each real folder once."""
-    seen: set[Path] = set()
-    for where, folders, files in os.walk(folder, followlinks=True):
-        real = Path(where).resolve()
-        if real in seen:
-            folders.clear()  # a link in a circle, or to a folder that was read already
+def note_other_files(files: Iterable[Path], notes: ReadingNotes) -> None:
+    """Count the files of picture folders that are neither pictures nor annotations."""
+    for file in files:
+        ending = file.suffix.lower()
+        if file.name.startswith("._") or file.name in _SYSTEM:
             continue
-        seen.add(real)
-        folders.sort()
-        yield from (Path(where) / name for name in sorted(files))
+        if file.name.startswith("."):
+            if ending in SUFFIXES:
+                notes.add("hidden pictures, left out", file.name)
+        elif ending in SUFFIXES:
+            if not is_file(file):
+                notes.add("links or names that lead to no picture file, left out", file.name)
+        elif ending not in _ANNOTATIONS:
+            notes.add("files that are no picture by their ending, left out", file.name)
 
 
-def _files_below(folders: Sequence[Path]) -> dict[str, list[Path]]:
-    files: dict[str, list[Path]] = {}
-    for path in sorted({path for folder in folders for path in files_below(folder)}):
-        if path.suffix and path.is_file():
-            files.setdefault(_composed(path.name), []).append(path)
-    return files
+def note_unlisted(pictures: Sequence[Path], split: str, notes: ReadingNotes) -> None:
+    """Count the files that a picture folder of one split alone holds beside the listed ones.
 
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    A folder that is not named like the split may serve several, so nothing is said of it.
+    """
+    listed = set(pictures)
+    for folder in sorted({path.parent for path in pictures}):
+        if not folder.name.lower().startswith(split.lower()[:3]):
+            continue
+        files = sorted(file for file in folder.iterdir() if file not in listed)
+        note_other_files(files, notes)
+        for file in files:
+            if is_picture_name(file) and is_file(file):
+                notes.add("pictures that the annotations do not list, left out", file.name)

@@ -3,17 +3,11 @@
 import json
 from pathlib import Path
 
-from benchmarks.data.annotations import examples
 from benchmarks.data.coco_json import load_coco
 from benchmarks.data.image_set import ImageSet, coco_image_set, read_coco
+from benchmarks.data.parts.lookup import examples
+from benchmarks.data.parts.splits import split_names
 from export.errors import DataError
-
-_ALIASES = {"val": ("val", "valid", "validation"), "valid": ("valid", "val", "validation")}
-
-
-def split_names(split: str) -> tuple[str, ...]:
-    """Return the names under which a split is also known: "val" is often "valid"."""
-    return _ALIASES.get(split, (split,))
 
 
 def annotation_candidates(root: Path, split: str) -> list[Path]:

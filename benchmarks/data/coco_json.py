@@ -1,13 +1,17 @@
 """Read a COCO annotation file and check every entry of it."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypedDict, TypeGuard, cast
+from typing import NamedTuple, TypedDict, cast
 
 from benchmarks.data.annotations import RawObject, ReadingNotes
-from export.errors import DataError
+from benchmarks.data.parts.class_names import checked_names
+from benchmarks.data.parts.values import flag, number, whole
+from export.errors import DataError, shown
+
+_LONGEST_PATH = 4096  # characters; no file system has longer ones
+_CROWD = ("iscrowd", "is_crowd", "isCrowd", "IsCrowd", "iscrowed", "crowd")  # as tools spell it
 
 Entry = Mapping[str, object]  # one JSON object, not checked yet
 
@@ -34,17 +38,21 @@ def load_coco(path: Path) -> CocoDocument:
         DataError: missing, not JSON, or without lists of images, annotations and categories.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: no regular file; COCO annotations were expected here")
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; COCO annotations were expected here") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from None
+    except RecursionError:
+        raise DataError(f"{path}: cannot be read as JSON: nested too deeply") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {shown(str(error))[1:-1]}") from None
     if not isinstance(document, dict):
         raise DataError(f"{path}: not COCO: a {type(document).__name__}, expected an object")
     for key in ("images", "annotations", "categories"):
         entries = document.get(key)
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-            found = ", ".join(map(str, list(document)[:8])) or "nothing"
+            found = shown(list(document)[:8])[1:-1] or "nothing"
             raise DataError(
                 f"{path}: not COCO: `{key}` should be a list of objects; the file holds {found}"
             )
@@ -53,52 +61,57 @@ def load_coco(path: Path) -> CocoDocument:
 
 def categories(entries: Sequence[Entry], path: Path) -> dict[int, str]:
     """Return category id -> name, ordered by id."""
-    names: dict[int, str] = {}
-    for place, entry in enumerate(entries):
-        where = f"{path}: categories[{place}]"
-        category_id, name = _id_and_text(entry, "name", where)
-        if category_id in names:
-            raise DataError(f"{where}: id {category_id} is there twice")
-        if name in names.values():
-            raise DataError(f"{where}: the name {name!r} is there twice")
-        names[category_id] = name
-    if not names:
+    if not entries:
         raise DataError(f"{path}: `categories` is empty; at least one class is needed")
-    return dict(sorted(names.items()))
+    stated = [entry.get("name") for entry in entries]
+    names = checked_names(stated, path, lambda index: f"{path}: categories[{index}]")
+    found: dict[int, str] = {}
+    for place, (entry, name) in enumerate(zip(entries, names, strict=True)):
+        category_id = whole(entry.get("id"))
+        if category_id is None:
+            raise DataError(
+                f"{path}: categories[{place}]: id {shown(entry.get('id'))}; expected a whole number"
+            )
+        if category_id in found:
+            raise DataError(f"{path}: categories[{place}]: id {category_id} is there twice")
+        found[category_id] = name
+    return dict(sorted(found.items()))
 
 
 def image_entries(entries: Sequence[Entry], path: Path) -> dict[int, ImageEntry]:
     """Return image id -> entry, in the file's order."""
     found: dict[int, ImageEntry] = {}
     for place, entry in enumerate(entries):
-        where = f"{path}: images[{place}]"
-        image_id, file_name = _id_and_text(entry, "file_name", where)
+        image_id, file_name = whole(entry.get("id")), entry.get("file_name")
+        if image_id is None or not isinstance(file_name, str) or not file_name:
+            raise DataError(
+                f"{path}: images[{place}]: id {shown(entry.get('id'))} and file_name "
+                f"{shown(file_name)}; expected a whole number and a text"
+            )
+        if len(file_name) > _LONGEST_PATH or "\0" in file_name:
+            raise DataError(
+                f"{path}: images[{place}]: file_name {shown(file_name)} of {len(file_name)} "
+                "characters names no file"
+            )
         if image_id in found:
             raise DataError(
-                f"{where}: id {image_id} is there twice "
-                f"({found[image_id].file_name} and {file_name}); ids must be unique"
+                f"{path}: images[{place}]: id {image_id} is there twice "
+                f"({shown(found[image_id].file_name)} and {shown(file_name)}); ids must be unique"
             )
         found[image_id] = ImageEntry(file_name, _stated_size(entry, f"{path}: image {image_id}"))
     return found
 
 
-def _id_and_text(entry: Entry, key: str, where: str) -> tuple[int, str]:
-    """Return the entry's id and its text under `key`."""
-    number, text = entry.get("id"), entry.get(key)
-    if not _is_whole(number) or not isinstance(text, str) or not text:
-        raise DataError(
-            f"{where}: id {number!r} and {key} {text!r}; expected a whole number and a text"
-        )
-    return number, text
-
-
 def _stated_size(entry: Entry, where: str) -> tuple[int, int] | None:
-    width, height = entry.get("width"), entry.get("height")
-    if width is None or height is None:
+    sides = entry.get("width"), entry.get("height")
+    if None in sides:
         return None
-    if not (_is_number(width) and _is_number(height)) or not (_is_side(width) and _is_side(height)):
-        raise DataError(f"{where}: width {width!r}, height {height!r}; expected whole pixels")
-    return int(width), int(height)
+    width, height = (whole(side) for side in sides)
+    if width is None or height is None or width <= 0 or height <= 0:
+        raise DataError(
+            f"{where}: width {shown(sides[0])}, height {shown(sides[1])}; expected whole pixels"
+        )
+    return width, height
 
 
 def annotations(
@@ -112,40 +125,48 @@ def annotations(
     objects: dict[int, list[RawObject]] = {}
     seen: set[int | str] = set()
     for place, entry in enumerate(entries):
-        annotation_id, image_id, category = (
-            entry.get(key) for key in ("id", "image_id", "category_id")
-        )
-        where = f"annotation {annotation_id}"
-        head = f"{path}: annotations[{place}] (id {annotation_id!r})"
+        notes.written += 1
+        annotation_id = entry.get("id")
+        image_id, category = whole(entry.get("image_id")), whole(entry.get("category_id"))
+        where = f"annotation {shown(annotation_id, 30)}"
+        head = f"{path}: annotations[{place}] (id {shown(annotation_id, 30)})"
         if isinstance(annotation_id, (int, str)):
             if annotation_id in seen:
                 notes.add("annotation ids are there twice; both boxes were kept", where)
             seen.add(annotation_id)
-        if not _is_whole(image_id) or image_id not in image_ids:
-            raise DataError(f"{head}: image_id {image_id!r} is not among the file's images")
-        if not _is_whole(category) or category not in label_of:
-            raise DataError(f"{head}: category_id {category!r} is not among {sorted(label_of)}")
-        box = entry.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-            raise DataError(f"{head}: bbox {box!r}; expected four numbers [x, y, width, height]")
-        crowd, area = entry.get("iscrowd") or 0, entry.get("area")
-        if crowd not in (0, 1):
-            raise DataError(f"{head}: iscrowd {crowd!r}; expected 0 or 1")
-        if area is not None and not (_is_number(area) and area >= 0):
-            raise DataError(f"{head}: area {area!r}; expected a number of square pixels")
-        x, y, w, h = box
-        raw = RawObject((x, y, x + w, y + h), label_of[category], bool(crowd), area, where)
+        if image_id is None or image_id not in image_ids:
+            said = shown(entry.get("image_id"))
+            raise DataError(f"{head}: image_id {said} is not among the file's images")
+        if category is None or category not in label_of:
+            said = shown(entry.get("category_id"))
+            raise DataError(f"{head}: category_id {said} is not among {shown(sorted(label_of))}")
+        crowd, area = _is_crowd(entry, head), entry.get("area")
+        if area is not None and not (isinstance(area, int | float) and _is_area(area)):
+            raise DataError(f"{head}: area {shown(area)}; expected a number of square pixels")
+        if entry.get("ignore") and not crowd:
+            notes.add("objects marked `ignore`, which COCO does not know: read as any other", where)
+        box = _corners(entry.get("bbox"), head)
+        raw = RawObject(box, label_of[category], crowd, None if area is None else area, where)
         objects.setdefault(image_id, []).append(raw)
     return objects
 
 
-def _is_side(value: float) -> bool:
-    return value > 0 and int(value) == value
+def _corners(box: object, head: str) -> tuple[float, float, float, float]:
+    """Return xyxy of a stated [x, y, width, height]."""
+    values = [number(value) for value in box] if isinstance(box, list) else []
+    x, y, w, h = values if len(values) == 4 else (None, None, None, None)
+    if x is None or y is None or w is None or h is None:
+        raise DataError(f"{head}: bbox {shown(box)}; expected four numbers [x, y, width, height]")
+    return x, y, x + w, y + h
 
 
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_crowd(entry: Entry, head: str) -> bool:
+    said = next((entry[key] for key in _CROWD if key in entry), None)
+    crowd = flag(said)
+    if crowd is None:
+        raise DataError(f"{head}: iscrowd {shown(said)}; expected 0 or 1")
+    return crowd
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _is_area(value: float) -> bool:
+    return not isinstance(value, bool) and 0 <= value < 1e18  # false also for NaN

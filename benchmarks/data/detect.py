@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.data.annotations import examples
 from benchmarks.data.coco import annotation_candidates, coco_files, coco_splits
-from benchmarks.data.pictures import pictures_in
+from benchmarks.data.parts.lookup import examples
+from benchmarks.data.parts.yolo_pictures import find_class_list, find_data_yaml, yolo_splits
 from benchmarks.data.roboflow import ANNOTATIONS, roboflow_splits
 from benchmarks.data.voc import plain_splits, voc_homes, voc_splits, xml_files
-from benchmarks.data.yolo import find_class_list, find_data_yaml, yolo_splits
 from export.errors import DataError
+from export.pictures.files import pictures_in
 
 Format = Literal["coco", "yolo", "voc", "roboflow"]
 

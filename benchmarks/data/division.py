@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.data.annotations import examples
 from benchmarks.data.image_set import ImageSet
+from benchmarks.data.parts.lookup import examples
 from export.atomic import write_json
 from export.errors import DataError
 

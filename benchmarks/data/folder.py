@@ -1,20 +1,34 @@
 """Read a data set from its folder, whatever its format."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.data.annotations import examples
-from benchmarks.data.coco import read_coco_split, read_coco_whole, split_names
+from benchmarks.data.coco import read_coco_split, read_coco_whole
 from benchmarks.data.detect import Format, detect_format, own_splits
 from benchmarks.data.division import picture_hashes, read_division, relative_file
 from benchmarks.data.image_set import ImageSet, read_coco
+from benchmarks.data.parts.lookup import examples
+from benchmarks.data.parts.splits import split_names
 from benchmarks.data.roboflow import ANNOTATIONS, read_roboflow
 from benchmarks.data.voc import read_voc, xml_files
 from benchmarks.data.yolo import read_yolo
-from export.errors import DataError
+from export.errors import DataError, shown
 
 _ENDINGS: dict[str, Format] = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".txt": "voc"}
+
+
+@contextmanager
+def reading(root: Path) -> Iterator[None]:
+    """Turn what the file system refuses, such as a name that is too long, into a `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        file = root if error.filename is None else error.filename
+        said = shown(str(file), 200)[1:-1]
+        raise DataError(f"{said}: {error.strerror or error}") from None
 
 
 def format_of(root: Path, path: Path | None, wanted: Format | Literal["auto"]) -> Format:
@@ -98,6 +112,11 @@ def read_measured(
     Raises:
         DataError: something is missing, wrong or contradictory.
     """
+    with reading(data):
+        return _read_measured(data, split, images, division)
+
+
+def _read_measured(data: Path, split: str, images: Path | None, division: Path | None) -> ImageSet:
     if not data.is_dir():
         if division is not None:
             raise DataError(f"{data}: a file; {division} divides the folder of a data set")

@@ -1,7 +1,7 @@
 """Labelled photographs: the form that all readers return. Original pixels, classes 0..K-1."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typing_extensions import NotRequired, TypedDict
 
-from benchmarks.data.annotations import RawObject, ReadingNotes, clipped, find_pictures
+from benchmarks.data.annotations import RawObject, ReadingNotes, Tally, clipped, note_unlisted
 from benchmarks.data.coco_json import (
     CocoDocument,
     annotations,
@@ -19,6 +19,7 @@ from benchmarks.data.coco_json import (
     image_entries,
     load_coco,
 )
+from benchmarks.data.parts.lookup import find_pictures
 from export.errors import DataError
 from export.pictures.images import (
     Letterbox,
@@ -88,9 +89,11 @@ class ImageSet:
         paths: a file per picture; empty when they are drawn.
         draw: function from picture index to (H, W, 3) uint8 RGB; None for files.
         notes: what was dropped or corrected while reading, one sentence each.
-        dropped: boxes left out while reading, reason -> count.
+        tally: counts of what the files hold, of what was kept and of what was left out; those of
+            the whole split, also where only some of its pictures were taken.
         sha256: hash of each file, where the files were read already; else empty.
         bit_depth: bits in use of pictures with 16 bits a value; None: what each of them needs.
+        warnings: what looks wrong in the annotations, one sentence each.
     """
 
     name: str
@@ -101,9 +104,10 @@ class ImageSet:
     paths: tuple[Path, ...] = ()
     draw: Callable[[int], NDArray[np.uint8]] | None = None
     notes: tuple[str, ...] = ()
-    dropped: Mapping[str, int] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
     sha256: tuple[str, ...] = ()
     bit_depth: int | None = None
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -183,6 +187,7 @@ def coco_image_set(
     objects = annotations(document["annotations"], path, label_of, set(entries), notes)
     names = [entry.file_name for entry in entries.values()]
     paths = find_pictures(names, folders, str(path))
+    note_unlisted(paths, name, notes)
     images = []
     for (image_id, entry), picture in zip(entries.items(), paths, strict=True):
         size = entry.size or photograph_size(picture)
@@ -196,7 +201,8 @@ def coco_image_set(
         images=tuple(images),
         paths=paths,
         notes=notes.sentences(),
-        dropped=notes.dropped(),
+        tally=notes.tally(),
+        warnings=notes.warnings("xywh"),
     )
 
 

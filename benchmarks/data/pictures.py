@@ -2,28 +2,11 @@
 
 from pathlib import Path
 
-from benchmarks.data.annotations import ReadingNotes, files_below
+from benchmarks.data.annotations import ReadingNotes, note_other_files
 from benchmarks.data.image_set import ImageSet, LabeledImage, labeled_image
 from export.errors import DataError
+from export.pictures.files import USUAL, files_below, is_file, is_picture_name
 from export.pictures.images import photograph_size
-
-PICTURES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-
-
-def pictures_below(folder: Path) -> list[Path]:
-    """Return every picture file under `folder`, also behind links, sorted by path."""
-    return sorted(file for file in files_below(folder) if _is_picture(file))
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """Return every picture file directly in `folder`, sorted by path."""
-    return sorted(file for file in folder.iterdir() if _is_picture(file))
-
-
-def _is_picture(file: Path) -> bool:
-    if file.suffix.lower() not in PICTURES or file.name.startswith("."):
-        return False
-    return file.is_file()
 
 
 def read_pictures(
@@ -36,15 +19,15 @@ def read_pictures(
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; pictures for {name!r} were expected here")
-    paths = pictures_below(folder)
+    files, notes = sorted(files_below(folder)), ReadingNotes()
+    paths = [file for file in files if is_picture_name(file) and is_file(file)]
     if not paths:
-        raise DataError(
-            f"{folder}: no pictures in it; expected files ending in {', '.join(sorted(PICTURES))}"
-        )
+        raise DataError(f"{folder}: no pictures in it; expected files ending in {USUAL} or others")
+    note_other_files(files, notes)
     images: list[LabeledImage] = []
     for number, path in enumerate(paths, 1):
         relative = path.relative_to(folder).as_posix()
-        images.append(labeled_image(number, relative, photograph_size(path), (), ReadingNotes()))
+        images.append(labeled_image(number, relative, photograph_size(path), (), notes))
     return ImageSet(
         name=name,
         source=f"folder {folder}, {len(paths)} pictures without labels",
@@ -52,4 +35,6 @@ def read_pictures(
         category_ids=category_ids,
         images=tuple(images),
         paths=tuple(paths),
+        notes=notes.sentences(),
+        tally=notes.tally(),
     )

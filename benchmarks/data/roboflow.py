@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.data.coco import split_names
 from benchmarks.data.coco_json import CocoDocument, Entry, load_coco
 from benchmarks.data.image_set import ImageSet, coco_image_set
-from export.errors import DataError
+from benchmarks.data.parts.splits import split_names
+from benchmarks.data.parts.values import whole
+from export.errors import DataError, shown
 
 ANNOTATIONS = "_annotations.coco.json"
 
@@ -54,8 +55,8 @@ def read_roboflow(root: Path, split: str | None, path: Path | None = None) -> Im
     found = coco_image_set(document, file, folders, split or "all")
     source = found.source.replace("COCO JSON", "Roboflow COCO export", 1)
     notes = [
-        f"class {entry.get('name')!r} (id {entry.get('id')}) left out: no boxes, and only the "
-        "supercategory of others, which Roboflow adds to its exports"
+        f"class {shown(entry.get('name'))} (id {shown(entry.get('id'))}) left out: no "
+        "boxes, and only the supercategory of others, which Roboflow adds to its exports"
         for entry in groups
     ]
     return replace(found, source=source, notes=(*found.notes, *notes))
@@ -63,11 +64,11 @@ def read_roboflow(root: Path, split: str | None, path: Path | None = None) -> Im
 
 def _group_classes(document: CocoDocument, splits: Sequence[CocoDocument]) -> list[Entry]:
     """Return the classes that are the parent of another and that no box of any split has."""
-    used = {str(entry.get("category_id")) for split in splits for entry in split["annotations"]}
+    used = {whole(entry.get("category_id")) for split in splits for entry in split["annotations"]}
     entries = document["categories"]
     return [
         entry
         for entry in entries
-        if str(entry.get("id")) not in used
+        if whole(entry.get("id")) not in used
         and entry.get("name") in [c.get("supercategory") for c in entries if c is not entry]
     ]

@@ -1,29 +1,29 @@
 """Pascal VOC: one XML file per picture."""
 
-import math
-import re
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.data.annotations import RawObject, ReadingNotes, examples
-from benchmarks.data.coco import split_names
+from benchmarks.data.annotations import RawObject, ReadingNotes, note_other_files
 from benchmarks.data.image_set import ImageSet, labeled_image
-from benchmarks.data.pictures import pictures_in
-from export.errors import DataError
+from benchmarks.data.parts.lookup import FilesByStem, examples
+from benchmarks.data.parts.splits import SPLITS, split_names
+from benchmarks.data.parts.text import read_lines
+from benchmarks.data.parts.voc_xml import VocObject, read_xml
+from export.errors import DataError, shown
+from export.pictures.files import pictures_in
 from export.pictures.images import photograph_size
 
 _DIFFICULT = "objects marked difficult: left out of training, ignored by COCO's rules in evaluation"
 _UNLABELLED = "pictures without an XML file, left out: not labelled"
 _EMPTY = "pictures whose XML file has no object, taken as empty"
 _LOST = "XML files without a picture, left out"
-_DOCTYPE = re.compile(rb"<!(DOCTYPE|ENTITY)", re.IGNORECASE)
+_SAME_STEM = "pictures with the name of another but for the ending, left out"
+_UNLISTED = "entries of the split list without an XML file or a picture, left out"
 
 # Folder names in use for the two halves of a set, in lower case.
 _XML_FOLDERS = frozenset({"annotations", "annotation", "annots", "xml", "xmls", "labels"})
 _PICTURE_FOLDERS = frozenset({"jpegimages", "images", "image", "imgs", "img", "pictures"})
-_SPLITS = frozenset({"train", "val", "valid", "validation", "test"})
 
 
 class VocHome(NamedTuple):
@@ -53,7 +53,7 @@ class _Annotated(NamedTuple):
     file: Path
     picture: Path
     size: tuple[int, int] | None  # (width, height), where it is stated
-    objects: tuple[tuple[str, tuple[float, float, float, float], bool], ...]
+    objects: tuple[VocObject, ...]
 
 
 def voc_homes(root: Path) -> list[VocHome]:
@@ -69,7 +69,7 @@ def plain_splits(root: Path) -> dict[str, Path]:
     return {
         name: folder
         for name, folder in folders.items()
-        if xml_files(folder) and (name.lower() in _SPLITS or pictures_in(folder))
+        if xml_files(folder) and (name.lower() in SPLITS or pictures_in(folder))
     }
 
 
@@ -83,7 +83,8 @@ def voc_splits(root: Path) -> list[str]:
 
 def xml_files(folder: Path) -> list[Path]:
     """Return the XML files directly in `folder`, sorted; macOS's `._` files are left out."""
-    return sorted(file for file in folder.glob("*.xml") if not file.name.startswith("."))
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(f for f in files if f.suffix.lower() == ".xml" and not f.name.startswith("."))
 
 
 def read_voc(
@@ -112,12 +113,12 @@ def read_voc(
     files, everything = _files(root, split, path, notes)
     if not files:
         raise DataError(f"{root}: the split {split!r} names no picture")
-    annotated = [_read_xml(*pair) for pair in files]
-    names = {name for entry in annotated for name, _, _ in entry.objects}
+    annotated = [_annotated(*pair) for pair in files]
+    names = {thing.name for entry in annotated for thing in entry.objects}
     if not names & set(classes or ()):
         read = {entry.file for entry in annotated}
-        others = (_read_xml(file, file) for file in everything if file not in read)
-        names |= {name for entry in others for name, _, _ in entry.objects}
+        others = (read_xml(file) for file in everything if file not in read)
+        names |= {thing.name for _, objects in others for thing in objects}
         if classes and names and not names & set(classes):
             raise DataError(
                 f"data.classes: {root} has no object of {', '.join(classes)}. It has: "
@@ -144,17 +145,19 @@ def read_voc(
         images=tuple(images),
         paths=tuple(entry.picture for entry in annotated),
         notes=notes.sentences(),
-        dropped=notes.dropped(),
+        tally=notes.tally(),
+        warnings=notes.warnings("xyxy"),
     )
 
 
 def _objects(
     entry: _Annotated, label_of: dict[str, int], notes: ReadingNotes
 ) -> Iterator[RawObject]:
-    for number, (name, box, difficult) in enumerate(entry.objects):
-        if difficult:
+    for number, thing in enumerate(entry.objects, 1):
+        notes.written += 1
+        if thing.difficult:
             notes.add(_DIFFICULT, entry.file.name)
-        yield RawObject(box, label_of[name], difficult, where=f"object {number + 1}")
+        yield RawObject(thing.box, label_of[thing.name], thing.difficult, where=f"object {number}")
 
 
 def _home(folder: Path) -> VocHome | None:
@@ -183,7 +186,7 @@ def _files(
 ) -> tuple[list[_Pair], list[Path]]:
     """Return the split's pairs, and the XML files of all splits."""
     if path is not None and path.is_dir():
-        return _beside(path), xml_files(path)
+        return _beside(path, notes), xml_files(path)
     homes = voc_homes(root)
     if split is None:
         heaps = homes or [VocHome(root, root)]
@@ -197,7 +200,7 @@ def _files(
                 f"{root}: no split {split!r}; folders with XML files: "
                 f"{', '.join(folders) or 'none'}"
             )
-        return _beside(folders[name]), [f for d in folders.values() for f in xml_files(d)]
+        return _beside(folders[name], notes), [f for d in folders.values() for f in xml_files(d)]
     listed: list[_Pair] = []
     lists = [path] if path is not None else []
     for home in homes:
@@ -205,7 +208,7 @@ def _files(
         file = path or next((own[name] for name in split_names(split) if name in own), None)
         if file is not None:
             lists.append(file)
-            listed += _listed(file, home, must_exist=path is None)
+            listed += _listed(file, home, path is None, notes)
     if not lists:
         there = sorted({f.stem for home in homes for f in _lists(home)})
         raise DataError(
@@ -215,104 +218,96 @@ def _files(
     return listed, [file for home in homes for file in xml_files(home.annotations)]
 
 
-def _listed(file: Path, home: VocHome, must_exist: bool) -> list[_Pair]:
+def _listed(file: Path, home: VocHome, must_exist: bool, notes: ReadingNotes) -> list[_Pair]:
     """Return the pairs that a split list names by their stems."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read as a list of pictures: {error}") from None
-    stems = [line.split()[0] for line in text.splitlines() if line.split()]
-    pictures = _by_stem(home.pictures)
-    pairs = []
+    lines = [line.strip() for line in read_lines(file, "a list of pictures")]
+    pictures, files = _by_stem(home.pictures), FilesByStem(xml_files(home.annotations))
+    pairs: dict[_Pair, None] = {}
     missing = []
+    stems = [stem for stem in map(_stem_of, lines) if stem]
     for stem in stems:
-        xml = home.annotations / f"{stem}.xml"
-        if xml.is_file() and stem in pictures:
-            pairs.append(_Pair(xml, pictures[stem]))
+        bare = stem.rsplit("/", 1)[-1]
+        found = ((files.get(key), pictures.get(key)) for key in (stem, bare, Path(bare).stem))
+        pair = next((_Pair(xml, own) for xml, own in found if xml and own), None)
+        if pair is None:
+            missing.append(shown(stem)[1:-1])
         else:
-            missing.append(stem)
+            pairs[pair] = None
     if missing and (must_exist or len(missing) == len(stems)):
         raise DataError(
             f"{file}: {len(missing)} of {len(stems)} entries lack an XML file in "
             f"{home.annotations.name} or a picture in {home.pictures.name}: {examples(missing)}"
         )
-    return pairs
+    for stem in missing:
+        notes.add(_UNLISTED, stem)
+    for _ in range(len(stems) - len(missing) - len(pairs)):
+        notes.add("entries that the split list has twice, read once", file.name)
+    return list(pairs)
 
 
-def _beside(folder: Path) -> list[_Pair]:
+def _stem_of(line: str) -> str:
+    """Return the stem that a line of a split list names; of a class's list, without its flag."""
+    line = line.replace("\\", "/")
+    head, _, last = line.rpartition(" ")
+    return head.strip() if head and last in {"-1", "0", "1"} else line
+
+
+def _beside(folder: Path, notes: ReadingNotes) -> list[_Pair]:
     """Return the pairs of one folder, of which every XML file needs its picture."""
-    pictures, files = _by_stem(folder), xml_files(folder)
-    missing = [file.name for file in files if file.stem not in pictures]
+    pictures, files = _by_stem(folder, notes), xml_files(folder)
+    missing = [file.name for file in files if pictures.get(file.stem) is None]
     if missing:
         raise DataError(f"{folder}: {len(missing)} XML files lack a picture: {examples(missing)}")
-    return [_Pair(file, pictures[file.stem]) for file in files]
+    return _paired(files, pictures, notes)
 
 
 def _matched(home: VocHome, notes: ReadingNotes) -> list[_Pair]:
     """Return the pairs of a set without splits; what has no other half is left out and counted."""
-    pictures = _by_stem(home.pictures)
-    files = {file.stem: file for file in xml_files(home.annotations)}
-    if not files.keys() & pictures.keys():
+    pictures, files = _by_stem(home.pictures, notes), xml_files(home.annotations)
+    pairs = _paired(files, pictures, notes)
+    if not pairs:
         raise DataError(
-            f"{home.annotations}: none of its {len(files)} XML files ({examples(list(files))}) has "
-            f"a picture of the same name among the {len(pictures)} in {home.pictures} "
-            f"({examples(list(pictures))})"
+            f"{home.annotations}: none of its {len(files)} XML files "
+            f"({examples([file.stem for file in files])}) has a picture of the same name among "
+            f"the {len(pictures)} in {home.pictures} ({examples(list(pictures.exact))})"
         )
-    for stem, picture in pictures.items():
-        if stem not in files:
+    return pairs
+
+
+def _paired(files: Sequence[Path], pictures: FilesByStem, notes: ReadingNotes) -> list[_Pair]:
+    """Return the pairs; count what has no other half."""
+    pairs, lost = [], []
+    for file in files:
+        picture = pictures.get(file.stem)
+        if picture is None:
+            lost.append(file.name)
+        else:
+            pairs.append(_Pair(file, picture))
+    used = {pair.picture for pair in pairs}
+    for picture in pictures.exact.values():
+        if picture not in used:
             notes.add(_UNLABELLED, picture.name)
-    for stem, file in files.items():
-        if stem not in pictures:
-            notes.add(_LOST, file.name)
-    return [_Pair(file, pictures[stem]) for stem, file in files.items() if stem in pictures]
+    for name in lost:
+        notes.add(_LOST, name)
+    return pairs
 
 
-def _by_stem(folder: Path) -> Mapping[str, Path]:
-    """Return name without ending -> picture; of two, the JPEG, then the PNG."""
+def _by_stem(folder: Path, notes: ReadingNotes | None = None) -> FilesByStem:
+    """Return the pictures of a folder by stem; of two, the JPEG, then the PNG."""
     usual = (".jpg", ".png", ".jpeg")
-    found: dict[str, Path] = {}
-    for file in sorted(
-        pictures_in(folder),
-        key=lambda file: usual.index(file.suffix) if file.suffix in usual else len(usual),
-    ):
-        found.setdefault(file.stem, file)
-    return dict(sorted(found.items()))
+    found = FilesByStem(
+        sorted(
+            pictures_in(folder),
+            key=lambda file: usual.index(file.suffix) if file.suffix in usual else len(usual),
+        )
+    )
+    if notes is not None:
+        note_other_files(sorted(f for f in folder.iterdir() if not f.is_dir()), notes)
+        for file in found.doubled:
+            notes.add(_SAME_STEM, file.name)
+    return found
 
 
-def _read_xml(file: Path, picture: Path) -> _Annotated:
-    try:
-        text = file.read_bytes()
-        if _DOCTYPE.search(text):
-            raise DataError(f"{file}: holds a DOCTYPE, which annotations do not need; remove it")
-        root = ElementTree.fromstring(text)
-    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
-        raise DataError(f"{file}: cannot be read as XML: {error}") from None
-    if root.tag != "annotation":
-        raise DataError(f"{file}: not Pascal VOC: root is <{root.tag}>, expected <annotation>")
-    size = None
-    if root.find("size/width") is not None:
-        width, height = (_number(root, f"size/{side}", file) for side in ("width", "height"))
-        if width > 0 and height > 0:  # some tools write 0 for "not known"
-            size = (int(width), int(height))
-    objects = []
-    for number, entry in enumerate(root.findall("object"), 1):
-        name = (entry.findtext("name") or "").strip()
-        if not name:
-            raise DataError(f"{file}: object {number} has no name")
-        corners = [
-            _number(entry, f"bndbox/{edge}", file) for edge in ("xmin", "ymin", "xmax", "ymax")
-        ]
-        box = (corners[0] - 1, corners[1] - 1, corners[2], corners[3])
-        objects.append((name, box, (entry.findtext("difficult") or "0").strip() == "1"))
-    return _Annotated(file, picture, size, tuple(objects))
-
-
-def _number(element: ElementTree.Element, key: str, file: Path) -> float:
-    text = element.findtext(key)
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{file}: {key} is {text!r}; expected a number")
-    return value
+def _annotated(file: Path, picture: Path) -> _Annotated:
+    size, objects = read_xml(file)
+    return _Annotated(file, picture, size, objects)

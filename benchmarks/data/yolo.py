@@ -4,65 +4,23 @@ The class names stand in a `data.yaml`, which also names the splits, or in a pla
 `classes.txt`, one name per line, beside the pictures or above `images/` and `labels/`.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
-import yaml
-
-from benchmarks.data.annotations import RawObject, ReadingNotes, examples
-from benchmarks.data.coco import split_names
+from benchmarks.data.annotations import RawObject, ReadingNotes, note_other_files
 from benchmarks.data.image_set import ImageSet, labeled_image
-from benchmarks.data.pictures import pictures_below
-from export.errors import DataError
+from benchmarks.data.parts.lookup import name_key
+from benchmarks.data.parts.text import read_lines
+from benchmarks.data.parts.values import number_in
+from benchmarks.data.parts.yolo_pictures import CLASS_LISTS, YoloPictures, find_yolo
+from export.errors import DataError, shown
+from export.pictures.files import files_below, is_file
 from export.pictures.images import photograph_size
 
-CLASS_LISTS = ("classes.txt", "obj.names", "classes.names", "_darknet.labels")
-_SPLITS = ("train", "val", "valid", "validation", "test")
 _WILD = 1.5  # a normalised coordinate beyond this was written in pixels
-
-
-def find_data_yaml(root: Path) -> Path | None:
-    """Return the YOLO description in `root`: `data.yaml`, or the one YAML that reads like it."""
-    for name in ("data.yaml", "data.yml", "dataset.yaml"):
-        if (root / name).is_file():
-            return root / name
-    for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, yaml.YAMLError):
-            continue  # some other YAML; only one that reads as YOLO's counts
-        if isinstance(content, dict) and "names" in content and {"train", "val"} & set(content):
-            return file
-    return None
-
-
-def find_class_list(root: Path) -> Path | None:
-    """Return the plain list of class names in `root`, or in `labels/`, `images/` or `train/`."""
-    folders = (root, root / "labels", root / "images", root / "train")
-    places = (folder / name for name in CLASS_LISTS for folder in folders)
-    return next((place for place in places if place.is_file()), None)
-
-
-def yolo_splits(root: Path) -> list[str]:
-    """Return the names of the splits that the data set in `root` comes with."""
-    description = find_data_yaml(root)
-    if description is not None:
-        return _named_splits(_load(description))
-    below = root / "images" if (root / "images").is_dir() else root
-    return [name for name in _SPLITS if (below / name).is_dir()]
-
-
-class _Description(NamedTuple):
-    """What is known of a data set before its label files are read."""
-
-    file: Path  # for messages
-    classes: tuple[str, ...]
-    pictures: list[Path]
-    whole_folders: bool  # all pictures of some folders, so that each label file has its picture
-    pose: bool = False  # each box is followed by its key points
+_MOVED = "paths of another machine, found below the data set's folder"
 
 
 def read_yolo(root: Path, split: str | None, path: Path | None = None) -> ImageSet:
@@ -80,24 +38,24 @@ def read_yolo(root: Path, split: str | None, path: Path | None = None) -> ImageS
     Raises:
         DataError: naming the file, and the line where there is one.
     """
-    found = _describe(root, split, path)
+    found = find_yolo(root, split, path)
     notes = ReadingNotes()
     with ThreadPoolExecutor(4) as pool:
         sizes = list(pool.map(photograph_size, found.pictures))
-    labels = [_label_file(picture) for picture in found.pictures]
-    if labels and not any(label.is_file() for label in labels):
+    labels = _LabelFiles()
+    files = [labels.of(picture) for picture in found.pictures]
+    if not any(is_file(file) for file in files):
         which = "" if split is None else f" of {split!r}"
         raise DataError(
-            f"{found.file}: none of the {len(labels)} pictures{which} has a label file; "
-            f"expected for example {labels[0]}"
+            f"{found.file}: none of the {len(files)} pictures{which} has a label file; "
+            f"expected for example {files[0]}"
         )
-    if found.whole_folders:
-        _note_lost_labels(labels, notes)
+    _note_others(found, files, notes)
     images = []
-    for number, (picture, label, size) in enumerate(
-        zip(found.pictures, labels, sizes, strict=True), 1
+    for number, (picture, file, size) in enumerate(
+        zip(found.pictures, files, sizes, strict=True), 1
     ):
-        objects = _read_labels(label, len(found.classes), size, found.pose, notes)
+        objects = _read_labels(file, len(found.classes), size, found.pose, notes)
         images.append(labeled_image(number, picture.name, size, objects, notes))
     return ImageSet(
         name=split or "all",
@@ -107,79 +65,63 @@ def read_yolo(root: Path, split: str | None, path: Path | None = None) -> ImageS
         images=tuple(images),
         paths=tuple(found.pictures),
         notes=notes.sentences(),
-        dropped=notes.dropped(),
+        tally=notes.tally(),
+        warnings=notes.warnings("cxcywh"),
     )
 
 
-def _describe(root: Path, split: str | None, path: Path | None) -> _Description:
-    """Find class names and pictures.
-
-    Raises:
-        DataError: no description, a wrong one, or no such split.
-    """
-    file = path or find_data_yaml(root)
-    if file is not None:
-        content = _load(file)
-        classes = _class_names(content, file)
-        pose = "kpt_shape" in content
-        if split is not None:
-            return _Description(file, classes, *_split_pictures(content, file, split), pose)
-        return _Description(file, classes, _heap(root), whole_folders=True, pose=pose)
-    file = find_class_list(root)
-    if file is None:
-        raise DataError(
-            f"{root}: no data.yaml there, and no list of class names ({', '.join(CLASS_LISTS)})"
-        )
-    if split is None:
-        return _Description(file, _listed_names(file), _heap(root), whole_folders=True)
-    below = root / "images" if (root / "images").is_dir() else root
-    folders = (below / name for name in split_names(split))
-    folder = next((folder for folder in folders if folder.is_dir()), None)
-    if folder is None:
-        raise DataError(
-            f"{below}: no folder {split!r} for this split; split folders there: "
-            f"{', '.join(yolo_splits(root)) or 'none'}"
-        )
-    return _Description(file, _listed_names(file), pictures_below(folder), whole_folders=True)
-
-
-def _heap(root: Path) -> list[Path]:
-    """Return all pictures of a set without splits: those of `images/`, or of the folder itself."""
-    folder = root / "images" if (root / "images").is_dir() else root
-    pictures = pictures_below(folder)
-    if not pictures:
-        raise DataError(f"{folder}: no pictures in it; label files need them by the same names")
-    return pictures
-
-
-def _listed_names(file: Path) -> tuple[str, ...]:
-    """Read class names, one per line; a line's place is the number in the label files."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read as a list of class names: {error}") from None
-    names = [line.strip() for line in lines]
-    while names and not names[-1]:
-        names.pop()
-    return _checked_names(names, file)
-
-
-def _note_lost_labels(labels: Sequence[Path], notes: ReadingNotes) -> None:
-    """Count the text files beside the label files that belong to no picture."""
+def _note_others(found: YoloPictures, labels: Sequence[Path], notes: ReadingNotes) -> None:
+    """Count the files of whole folders that were not read, and entries read in an unusual way."""
+    for entry in found.moved:
+        notes.add(_MOVED, entry)
     known = set(labels)
-    for folder in sorted({label.parent for label in labels}):
-        for file in sorted(folder.glob("*.txt")):
-            if file not in known and file.name not in CLASS_LISTS and file.name[0] != ".":
+    places = dict.fromkeys([*found.folders, *(label_path(f / "x").parent for f in found.folders)])
+    seen: set[Path] = set()
+    for place in places:
+        if not place.is_dir():
+            continue
+        files = [file for file in files_below(place) if file not in seen]
+        seen.update(files)
+        if place in found.folders:
+            note_other_files(files, notes)
+        for file in files:
+            is_label = file.suffix.lower() == ".txt" and file.name[0] != "."
+            if is_label and file not in known and file.name not in CLASS_LISTS:
                 notes.add("text files without a picture, left out", file.name)
+    for file, count in Counter(labels).items():
+        if count > 1 and is_file(file):
+            for _ in range(count - 1):
+                notes.add("pictures that share the label file of another", file.name)
 
 
-def _label_file(picture: Path) -> Path:
-    """Return the label file of `picture`: where `label_path` has it, or else beside it.
+class _LabelFiles:
+    """Finds the label file of a picture; knows the folders that it looked into."""
 
-    In a flat folder somewhere below a folder called `images`, `label_path` leads elsewhere.
-    """
-    usual, beside = label_path(picture), picture.with_suffix(".txt")
-    return beside if beside.is_file() and not usual.is_file() else usual
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, Path]] = {}
+
+    def of(self, picture: Path) -> Path:
+        """Return the label file of `picture`: where `label_path` has it, or else beside it.
+
+        In a flat folder somewhere below a folder called `images`, `label_path` leads elsewhere.
+        The name may differ in letter case or Unicode form.
+        """
+        usual = label_path(picture)
+        for place in (usual, picture.with_suffix(".txt")):
+            found = self._in(place.parent).get(place.name) or self._in(place.parent).get(
+                name_key(place.name)
+            )
+            if found is not None:
+                return found
+        return usual
+
+    def _in(self, folder: Path) -> dict[str, Path]:
+        if folder not in self._folders:
+            files = folder.iterdir() if folder.is_dir() else ()
+            texts = sorted(f for f in files if f.suffix.lower() == ".txt" and is_file(f))
+            by_key = {name_key(file.name): file for file in texts}
+            self._folders[folder] = by_key | {file.name: file for file in texts}
+        return self._folders[folder]
 
 
 def label_path(picture: Path) -> Path:
@@ -192,123 +134,20 @@ def label_path(picture: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _load(file: Path) -> Mapping[str, object]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file; YOLO's data.yaml was expected here") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{file}: expected keys such as train, val and names")
-    return content
-
-
-def _class_names(content: Mapping[str, object], file: Path) -> tuple[str, ...]:
-    names = content.get("names")
-    if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            raise DataError(f"{file}: names: keys {list(names)[:5]}...; expected 0, 1, 2, ...")
-        names = [names[key] for key in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise DataError(f"{file}: names: expected a list or a map of class names, found {names!r}")
-    classes = _checked_names([str(name) for name in names], file)
-    count = content.get("nc", len(classes))
-    if count != len(classes):
-        raise DataError(f"{file}: nc is {count}, but names holds {len(classes)}")
-    return classes
-
-
-def _checked_names(names: Sequence[str], file: Path) -> tuple[str, ...]:
-    """Refuse a list of class names that is empty, has a gap, or holds a name twice."""
-    if not names:
-        raise DataError(f"{file}: no class names in it; expected one per line")
-    if "" in names:
-        raise DataError(f"{file}:{names.index('') + 1}: an empty line among the class names")
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise DataError(f"{file}: names: {', '.join(twice)} is there twice")
-    return tuple(names)
-
-
-def _named_splits(content: Mapping[str, object]) -> list[str]:
-    return [name for name in _SPLITS if content.get(name)]
-
-
-def _split_pictures(
-    content: Mapping[str, object], file: Path, split: str
-) -> tuple[list[Path], bool]:
-    """Return the pictures of a split, and whether they are all those of some folders."""
-    key = next((name for name in split_names(split) if content.get(name)), None)
-    if key is None:
-        keys = _named_splits(content)
-        raise DataError(f"{file}: no split {split!r}; it names {', '.join(keys) or 'none'}")
-    value = content[key]
-    entries = [str(entry) for entry in (value if isinstance(value, list) else [value])]
-    bases = _bases(content, file)
-    pictures: dict[Path, None] = {}
-    whole_folders = True
-    for entry in entries:
-        place = _resolve(entry, bases)
-        if place is None:
-            raise DataError(
-                f"{file}: {key}: {entry} is not there; looked in {', '.join(map(str, bases))}"
-            )
-        whole_folders = whole_folders and place.is_dir()
-        listed = _from_list(place, bases) if place.is_file() else pictures_below(place)
-        pictures.update(dict.fromkeys(listed))
-    if not pictures:
-        raise DataError(f"{file}: {key}: no pictures in {', '.join(entries)}")
-    return list(pictures), whole_folders
-
-
-def _bases(content: Mapping[str, object], file: Path) -> list[Path]:
-    """Return the folders that entries may be relative to; downloads often move from `path`."""
-    stated = content.get("path")
-    bases = [] if not stated else [file.parent / str(stated), Path(str(stated))]
-    return list(dict.fromkeys([*bases, file.parent]))
-
-
-def _resolve(entry: str, bases: Sequence[Path]) -> Path | None:
-    """Find `entry` in `bases`; some exports write `../train` for a folder beside data.yaml."""
-    entry = entry.replace("\\", "/")  # lists written on Windows
-    spellings = [entry, entry.removeprefix("../")]
-    places = [base / spelling for spelling in spellings for base in bases]
-    return next((place for place in places if place.exists()), None)
-
-
-def _from_list(file: Path, bases: Sequence[Path]) -> list[Path]:
-    """Read a text file of pictures, one per line."""
-    pictures: list[Path] = []
-    missing: list[str] = []
-    for line in file.read_text(encoding="utf-8-sig").splitlines():
-        if line.strip():
-            place = _resolve(line.strip(), [file.parent, *bases])
-            if place is None or not place.is_file():
-                missing.append(line.strip())
-            else:
-                pictures.append(place)
-    if missing:
-        raise DataError(f"{file}: {len(missing)} pictures are not there: {examples(missing)}")
-    return pictures
-
-
 def _read_labels(
     file: Path, num_classes: int, size: tuple[int, int], pose: bool, notes: ReadingNotes
 ) -> list[RawObject]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
+    if not is_file(file):
         notes.add("pictures without a label file, taken as empty", file.name)
         return []
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read as text: {error}") from None
+    lines = read_lines(file, "the labels of a picture")
     objects: dict[tuple[object, ...], RawObject] = {}
     for number, line in enumerate(lines, 1):
         fields = line.split()
         if not fields:
             continue
         where = f"{file}:{number}"
+        notes.written += 1
         label, box = _read_line(fields, where, num_classes, size, pose)
         if (label, box) in objects:
             notes.add("boxes dropped: the same line twice", f"{file.name}:{number}")
@@ -322,10 +161,10 @@ def _read_labels(
 def _read_line(
     fields: Sequence[str], where: str, num_classes: int, size: tuple[int, int], pose: bool
 ) -> tuple[int, tuple[float, float, float, float]]:
-    try:
-        values = [float(field) for field in fields]
-    except ValueError:
-        raise DataError(f"{where}: {' '.join(fields)[:60]!r}; expected numbers") from None
+    read = [number_in(field) for field in fields]
+    values = [value for value in read if value is not None]
+    if len(values) < len(read):
+        raise DataError(f"{where}: {shown(' '.join(fields), 60)}; expected numbers")
     box_only = len(values) == 5 or (pose and len(values) > 5)
     polygon = len(values) >= 7 and len(values) % 2 == 1
     if not (box_only or polygon):
@@ -334,10 +173,10 @@ def _read_line(
             "the x y of three or more corners"
         )
     label, numbers = values[0], values[1:5] if box_only else values[1:]
-    if label != int(label) if math.isfinite(label) else True:
-        raise DataError(f"{where}: class {fields[0]}; expected a whole number")
+    if not label.is_integer():
+        raise DataError(f"{where}: class {shown(fields[0])[1:-1]}; expected a whole number")
     if not 0 <= label < num_classes:
-        raise DataError(f"{where}: class {int(label)} is not among 0..{num_classes - 1}")
+        raise DataError(f"{where}: class {shown(int(label), 30)} is not among 0..{num_classes - 1}")
     if not all(-_WILD < value < _WILD for value in numbers):  # also catches NaN
         raise DataError(f"{where}: a coordinate is not in 0..1; YOLO wants fractions of the side")
     if box_only:

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from typing_extensions import Self
 
-from benchmarks.data.coco import split_names
 from benchmarks.data.detect import own_splits
 from benchmarks.data.division import Division, Side, divide
-from benchmarks.data.folder import format_of, read_split, read_whole
+from benchmarks.data.folder import format_of, read_split, read_whole, reading
 from benchmarks.data.image_set import ImageSet
+from benchmarks.data.parts.splits import split_names
 from benchmarks.data.pictures import read_pictures
 from benchmarks.data.shapes import Difficulty, shapes_set
 from compress.data.augment import AugmentConfig
@@ -174,7 +174,10 @@ class FolderConfig(_Common):
         Raises:
             DataError: something is missing, wrong or contradictory.
         """
-        root = self.root.expanduser()
+        with reading(self.root):
+            return self._open(_expanded(self.root))
+
+    def _open(self, root: Path) -> Data:
         _refuse_count(self)
         formats: list[str] = []
         division = None
@@ -346,10 +349,12 @@ def _data(
     for image_set in (train, val, *([unlabeled] if unlabeled is not None else [])):
         if not len(image_set):
             raise DataError(f"data.{image_set.name}: no pictures in {image_set.source}")
-        if image_set is not unlabeled and not any(len(i.labels) for i in image_set.images):
+        if image_set is not unlabeled and all(i.crowd.all() for i in image_set.images):
+            crowd = sum(len(i.labels) for i in image_set.images)
+            what = f"all {crowd} boxes are crowd (iscrowd, difficult)" if crowd else "no boxes"
             raise DataError(
-                f"data.{image_set.name}: no boxes in {image_set.source}; nothing could be learnt "
-                "or measured on it"
+                f"data.{image_set.name}: {what} in {image_set.source}; nothing could be learnt or "
+                "measured on it"
             )
     height, width = config.input_size
     named = [train, val] if unlabeled is None else [train, val, unlabeled]
@@ -375,10 +380,17 @@ def _unlabeled(found: ImageSet, split: SplitConfig, train: ImageSet) -> ImageSet
     return limited(bare, split.limit, split.seed)
 
 
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise DataError(f"{path}: the home folder that ~ stands for is not known") from None
+
+
 def _within(root: Path, path: Path | None) -> Path | None:
     if path is None:
         return None
-    path = path.expanduser()
+    path = _expanded(path)
     return root / path if (root / path).exists() or not path.exists() else path
 
 

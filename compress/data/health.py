@@ -33,8 +33,9 @@ class SplitHealth:
         share_under_8_px: of boxes whose shorter side is.
         dropped_in_training: boxes whose shorter side is under augment.min_box_px.
         aspect: 5th, 50th and 95th percentile of width / height.
-        dropped: boxes left out while reading, reason -> count.
-        notes: what was corrected while reading.
+        read: counts of what the split's files hold, of what was kept and of what was left out.
+        notes: what was corrected or left out while reading, counted, with examples.
+        suspicions: what looks wrong in the annotations.
     """
 
     source: str
@@ -47,8 +48,9 @@ class SplitHealth:
     share_under_8_px: float
     dropped_in_training: int
     aspect: tuple[float, ...]
-    dropped: dict[str, int]
+    read: dict[str, object]
     notes: tuple[str, ...]
+    suspicions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Health:
         for role, split in self.splits.items():
             lines.append(f"{role}: {split.source}")
             if not split.boxes and role == "unlabeled":
+                lines += [f"  {note}" for note in split.notes]
                 continue
             sizes = ", ".join(f"{count} {name}" for name, count in split.sizes.items())
             lines.append(
@@ -88,7 +91,7 @@ class Health:
                 f"size), {split.crowd} crowd, {split.images_without_boxes} images without boxes"
             )
             lines.append(f"  per class: {_balance(split.boxes_per_class)}")
-            lines += [f"  {note}" for note in split.notes]
+            lines += [f"  {text}" for text in split.notes]
         return [*lines, *(f"warning: {warning}" for warning in self.warnings)]
 
 
@@ -147,8 +150,9 @@ def _split_health(image_set: ImageSet, data: Data) -> SplitHealth:
         share_under_8_px=float((shorter < _TINY).mean()) if len(side) else 0.0,
         dropped_in_training=int((shorter < data.augment.min_box_px).sum()),
         aspect=tuple(np.percentile(ratio, [5, 50, 95]).round(3).tolist()) if len(side) else (),
-        dropped=dict(image_set.dropped),
-        notes=image_set.notes,
+        read=asdict(image_set.tally),
+        notes=(*filter(None, [image_set.tally.line()]), *image_set.notes),
+        suspicions=image_set.warnings,
     )
 
 
@@ -184,7 +188,7 @@ def _warnings(
     unmeasured = [
         name for name, count in val.boxes_per_class.items() if not count and name not in missing
     ]
-    warnings = []
+    warnings = [f"{role}: {text}" for role, split in splits.items() for text in split.suspicions]
     for pair, names in leaks.items():
         warnings.append(
             f"{len(names)} pictures are in {pair} ({_some(names)}): AP on val will look too good"

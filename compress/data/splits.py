@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from benchmarks.data.annotations import Tally
 from benchmarks.data.image_set import ImageSet, LabeledImage
 from export.errors import DataError
 
@@ -70,8 +71,14 @@ def select_classes(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
         notes=(*image_set.notes, f"{left_out} boxes dropped: {reason}")
         if left_out
         else image_set.notes,
-        dropped={**image_set.dropped, reason: left_out} if left_out else image_set.dropped,
+        tally=_less(image_set.tally, reason, left_out) if left_out else image_set.tally,
     )
+
+
+def _less(tally: Tally, reason: str, left_out: int) -> Tally:
+    """Return the counts after `left_out` more objects were left out, for `reason`."""
+    dropped = {**tally.dropped, reason: left_out}
+    return replace(tally, dropped=dropped, kept=tally.kept - left_out)
 
 
 def without_labels(image_set: ImageSet) -> ImageSet:
@@ -94,7 +101,8 @@ def without_labels(image_set: ImageSet) -> ImageSet:
         name="unlabeled",
         images=images,
         notes=(),
-        dropped={},
+        tally=Tally(left_out=image_set.tally.left_out),
+        warnings=(),
     )
 
 

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from export.artifact.manifest import InputSpec
 from export.errors import DataError
+from export.pictures.files import USUAL, pictures_below
 from export.pictures.images import Images, read_canvas, to_input
-
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 
 
 def calibration_batches(
@@ -22,21 +21,16 @@ def calibration_batches(
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """Return the picture files of `folder` and its subfolders, sorted.
+    """Return the picture files of `folder` and its subfolders, also behind links, sorted.
 
     Raises:
         DataError: it is no folder, or holds no picture.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; a folder of pictures was expected here")
-    files = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()
-    )
+    files = pictures_below(folder)
     if not files:
-        raise DataError(
-            f"{folder}: no pictures in it or its subfolders "
-            f"(looked for {', '.join(sorted(_SUFFIXES))})"
-        )
+        raise DataError(f"{folder}: no pictures in it or its subfolders ({USUAL} and others)")
     return files
 
 

@@ -43,6 +43,7 @@ FLOORS = [
     ["export/predictions"],
     ["export/build", "export/bundle", "export/lint", "export/predict"],
     ["benchmarks/record"],
+    ["benchmarks/data/parts"],
     ["benchmarks/data"],
     ["benchmarks/accuracy", "benchmarks/timing"],
     ["benchmarks/report"],

@@ -43,7 +43,7 @@ def test_boxes_outside_are_clipped_or_dropped_and_counted(tmp_path: Path) -> Non
     images = read_coco(write_coco(tmp_path, "train", document))
     assert [image.boxes.tolist() for image in images.images] == [[[30, 20, 40, 30]], [], []]
     assert images.images[0].areas.tolist() == [100]
-    assert images.dropped == {"outside the picture": 1, "no area": 1}
+    assert images.tally.dropped == {"outside the picture": 1, "no area": 1}
     assert "1 boxes dropped: no area (3.png annotation 3)" in images.notes
 
 
@@ -258,5 +258,5 @@ def test_photographs_hold_what_their_readme_says(
     assert sum(int(image.crowd.sum()) for image in found.images) == crowd
     assert len(found.classes) == classes
     assert sum(not len(image.labels) for image in found.images) == empty
-    assert found.dropped == {}
+    assert found.tally.dropped == {}
     assert read_canvas(found, 0, 96, 128)[0].shape == (96, 128, 3)

@@ -107,7 +107,7 @@ def test_what_was_written_is_read_back(fmt: str, some: list[Photo]) -> None:
         assert found_format == fmt
         found = read_whole(Path(folder), found_format)
     assert found.classes == CLASSES
-    assert not found.dropped
+    assert not found.tally.dropped
     for image, photo in zip(found.images, some, strict=True):
         assert (image.width, image.height) == (photo.width, photo.height)
         assert image.labels.tolist() == [label for label, _ in photo.objects]

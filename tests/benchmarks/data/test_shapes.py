@@ -43,7 +43,7 @@ def test_every_class_occurs_and_boxes_lie_inside(difficulty: Difficulty) -> None
     assert len(images.classes) == len(images.category_ids) >= 6
     counts = [len(image.labels) for image in images.images]
     assert max(counts) <= style.objects[1]
-    assert images.dropped == {}
+    assert images.tally.dropped == {}
 
 
 def test_hard_pictures_hold_more_and_smaller_shapes() -> None:

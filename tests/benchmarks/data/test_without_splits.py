@@ -136,8 +136,8 @@ def test_yolo_counts_pictures_without_labels_and_labels_without_pictures(tmp_pat
     ("text", "message"),
     [
         ("", "no class names in it"),
-        ("cat\n\ndog\n", r"classes\.txt:2: an empty line among the class names"),
-        ("cat\ncat\n", "cat is there twice"),
+        ("cat\n\ndog\n", r"classes\.txt:2: class name '' is empty"),
+        ("cat\ncat\n", "'cat' is there twice"),
         ("cat\n", r"0\.txt:1: class 1 is not among 0\.\.0"),
         ("\ufeffcat\r\ndog\r\n\r\n", ""),
     ],

@@ -44,7 +44,7 @@ def test_a_repeated_line_is_dropped_with_a_note(tmp_path: Path) -> None:
     write_yolo(tmp_path, {"train/a": BOX * 2})
     images = read_yolo(tmp_path, "train")
     assert len(images.images[0].labels) == 1
-    assert images.dropped == {"the same line twice": 1}
+    assert images.tally.dropped == {"the same line twice": 1}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_wrong_line_is_named_by_file_and_line(tmp_path: Path, line: str, messa
     [
         ("nc: 3\n", "nc is 3, but names holds 2"),
         ("names: {0: a, 2: b}\n", "expected 0, 1, 2"),
-        ("names: [a, a]\n", "a is there twice"),
+        ("names: [a, a]\n", "'a' is there twice"),
         ("names: 4\n", "expected a list or a map"),
         ("names: [a, b]\ntrain: nowhere\n", "train: nowhere is not there"),
         ("a: [\n", "cannot be read as YAML"),

@@ -109,7 +109,7 @@ def test_classes_choose_and_order_and_count_what_they_leave_out(tmp_path: Path) 
     assert [image.labels.tolist() for image in swapped.train.images] == [[0], [1], [0], [1]]
     only = _open(root=root, classes=["class7"])
     assert [len(image.labels) for image in only.train.images] == [1, 0, 1, 0]
-    assert only.train.dropped == {"of a class that data.classes leaves out": 2}
+    assert only.train.tally.dropped == {"of a class that data.classes leaves out": 2}
     with pytest.raises(DataError, match=r"'clas7' is not a class .*did you mean 'class7'"):
         _open(root=root, classes=["clas7"])
 

@@ -82,7 +82,7 @@ def test_dropped_boxes_and_their_reasons_stand_in_the_text(tmp_path: Path) -> No
     document["annotations"][0]["bbox"] = [4, 5, 0, 0]
     write_coco(tmp_path, "train", document)
     health = data_health(FolderConfig(root=tmp_path, image_size=32).open())
-    assert health.splits["train"].dropped == {"no area": 1}
+    assert health.splits["train"].read["dropped"] == {"no area": 1}
     assert any("1 boxes dropped: no area (1.png annotation 1)" in x for x in health.lines())
 
 

@@ -1,0 +1,1 @@
+"""Shared by all readers: finding files, reading text and values, class names, box formats."""

@@ -1,0 +1,75 @@
+"""Notice boxes that were written in another form than their format has."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Form = Literal["xywh", "cxcywh", "xyxy"]
+Box = tuple[float, float, float, float]
+Array = NDArray[np.float64]
+
+_FEWEST, _SHARE = 3, 0.2  # boxes that do not fit before anything is said
+_ALL = 0.99  # of the boxes must fit another form
+_TOLERANCE = 1.0  # pixels
+
+_IN_WORDS: dict[Form, str] = {
+    "xywh": "x y width height from the top left corner",
+    "cxcywh": "x y width height from the centre",
+    "xyxy": "corners x1 y1 x2 y2",
+}
+_TO_CORNERS: dict[Form, Callable[[Array], Array]] = {
+    "xywh": lambda v: np.concatenate([v[:, :2], v[:, :2] + v[:, 2:]], axis=1),
+    "cxcywh": lambda v: np.concatenate([v[:, :2] - v[:, 2:] / 2, v[:, :2] + v[:, 2:] / 2], axis=1),
+    "xyxy": lambda v: v,
+}
+_FROM_CORNERS: dict[Form, Callable[[Array], Array]] = {
+    "xywh": lambda b: np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], axis=1),
+    "cxcywh": lambda b: np.concatenate([(b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]], axis=1),
+    "xyxy": lambda b: b,
+}
+
+
+def format_warning(
+    stated: Form, boxes: Sequence[Box], sizes: Sequence[tuple[int, int]]
+) -> str | None:
+    """Say that boxes do not fit their pictures, and which other form they all fit.
+
+    Args:
+        stated: the form that the data set's format has.
+        boxes: xyxy in pixels, as read by that form, neither clipped nor left out.
+        sizes: (width, height) of the picture of each box.
+
+    Returns:
+        One sentence; None where fewer than a fifth of the boxes do not fit.
+    """
+    if len(boxes) < _FEWEST:
+        return None
+    read = np.array(boxes, dtype=np.float64)
+    size = np.array(sizes, dtype=np.float64)
+    numbers = _FROM_CORNERS[stated](read)
+    wrong = ~_fits(read, size)
+    if stated != "cxcywh" and (np.abs(read) <= 1).all():
+        return (
+            f"all {len(read)} boxes lie within the first pixel; they look like fractions of the "
+            "picture's sides, where pixels are expected"
+        )
+    if wrong.sum() < max(_FEWEST, _SHARE * len(read)):
+        return None
+    others = [
+        words
+        for form, words in _IN_WORDS.items()
+        if form != stated and _fits(_TO_CORNERS[form](numbers), size).mean() >= _ALL
+    ]
+    look = f"; they look like {' or '.join(others)}" if others else ""
+    return (
+        f"{int(wrong.sum())} of {len(read)} boxes end outside their picture or have no area{look}, "
+        f"where {_IN_WORDS[stated]} is expected"
+    )
+
+
+def _fits(boxes: Array, size: Array) -> NDArray[np.bool_]:
+    inside = (boxes[:, :2] >= -_TOLERANCE) & (boxes[:, 2:] <= size + _TOLERANCE)
+    fits: NDArray[np.bool_] = (inside & (boxes[:, 2:] > boxes[:, :2])).all(axis=1)
+    return fits

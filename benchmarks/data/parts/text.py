@@ -1,0 +1,58 @@
+"""Text files of data sets, in the encodings and line ends that editors write."""
+
+import codecs
+import re
+from pathlib import Path
+
+from export.errors import DataError
+
+_MARKS = (  # UTF-32's marks begin like those of UTF-16
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_MOST_BYTES = 1 << 28
+
+
+def read_text(file: Path, what: str) -> str:
+    """Return the text of `file`: UTF-8, or what its byte order mark says.
+
+    Args:
+        file: regular file.
+        what: its content, for messages: "a list of pictures".
+
+    Raises:
+        DataError: it is missing, too large or no text.
+    """
+    try:
+        if not file.is_file():
+            raise DataError(f"{file}: no such file; {what} was expected here")
+        if file.stat().st_size > _MOST_BYTES:
+            raise DataError(f"{file}: over {_MOST_BYTES >> 20} MiB, too large to be {what}")
+        content = file.read_bytes()
+        encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file}: cannot be read as {what}: byte {error.start} is not {error.encoding}; save "
+            "it as UTF-8"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{file}: cannot be read as {what}: {reason}") from None
+    if "\0" in text:
+        raise DataError(f"{file}: cannot be read as {what}: it holds zero bytes; save it as UTF-8")
+    return text
+
+
+def read_lines(file: Path, what: str) -> list[str]:
+    """Return the lines of a text file; only line feeds and carriage returns end one.
+
+    Raises:
+        DataError: it is missing, too large or no text.
+    """
+    lines = _LINE_END.split(read_text(file, what))
+    return lines[:-1] if lines[-1] == "" else lines

@@ -71,5 +71,4 @@ def format_warning(
 
 def _fits(boxes: Array, size: Array) -> NDArray[np.bool_]:
     inside = (boxes[:, :2] >= -_TOLERANCE) & (boxes[:, 2:] <= size + _TOLERANCE)
-    fits: NDArray[np.bool_] = (inside & (boxes[:, 2:] > boxes[:, :2])).all(axis=1)
-    return fits
+    return np.all(inside & (boxes[:, 2:] > boxes[:, :2]), axis=1)

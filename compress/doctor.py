@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m compress
         tell(model_optimizer())
         tell(disk(options.runs))
         for path in options.paths:
-            for finding in named(path):
+            for finding in named(path, options.runs):
                 tell(finding)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -197,15 +198,15 @@ def disk(runs: Path) -> Finding:
     return Finding("disk", "ok", f"{free:.0f} GB free for {runs}")
 
 
-def named(path: Path) -> list[Finding]:
+def named(path: Path, runs: Path) -> list[Finding]:
     """Look at what was named on the command line."""
     if not path.exists():
         return [Finding(str(path), "bad", "no such file or folder", DataError.exit_code)]
     look: Callable[[Path], list[Finding]]
     if (path / "bundle.json").is_file():
-        look = bundle
+        look = partial(bundle, runs=runs)
     elif path.suffix in {".yaml", ".yml"} or path.is_dir():
-        look = data
+        look = partial(data, runs=runs)
     elif path.suffix in {".onnx", ".engine"}:
         look = engine
     else:
@@ -217,18 +218,22 @@ def named(path: Path) -> list[Finding]:
         return [Finding(str(path), "bad", str(error), error.exit_code)]
 
 
-def data(path: Path) -> list[Finding]:
-    """A recipe's data, or a dataset folder: its health."""
+def data(path: Path, runs: Path) -> list[Finding]:
+    """A recipe's data, or a dataset folder: every picture decoded, and its health."""
     if importlib.util.find_spec("torch") is None:
         return [Finding(str(path), "bad", "looking at data needs torch; see above", 4)]
+    from benchmarks.data.inspection import PictureCache
+    from compress.console import Console
     from compress.data.config import FolderConfig
     from compress.data.health import data_health
+    from compress.data.pictures import look_at_pictures
     from compress.recipe import load_recipe
 
     if path.is_dir():
         opened = FolderConfig(root=path, image_size=_FOLDER_SIDE).open()
     else:
         opened = load_recipe(path)[0].data.open()
+    look_at_pictures([opened], PictureCache(runs), Console(), decode=True)
     health = data_health(opened)
     counts = ", ".join(
         f"{role} {split.images} pictures with {split.boxes} boxes"
@@ -236,7 +241,8 @@ def data(path: Path) -> list[Finding]:
     )
     head = f"{opened.format}, {len(opened.classes)} classes; {counts}"
     found = [Finding(str(path), "ok", head)]
-    return [*found, *(Finding(str(path), "note", text) for text in health.warnings)]
+    notes = [f"{role}: {note}" for role, split in health.splits.items() for note in split.notes]
+    return [*found, *(Finding(str(path), "note", text) for text in (*health.warnings, *notes))]
 
 
 def engine(path: Path) -> list[Finding]:
@@ -265,7 +271,7 @@ def engine(path: Path) -> list[Finding]:
     return [Finding(str(path), "note", f"{said}; built on {' and '.join(slower)}: {command}")]
 
 
-def bundle(path: Path) -> list[Finding]:
+def bundle(path: Path, runs: Path) -> list[Finding]:
     """A bundle: every file whole, every engine for this machine."""
     from export.verify import BundleError, read_bundle
 
@@ -277,7 +283,7 @@ def bundle(path: Path) -> list[Finding]:
     found = [Finding(str(path), "ok", f"bundle of {count} files, all whole")]
     for artifact in content["artifacts"]:
         if artifact["built_on"] is not None:  # it depends on the machine
-            found += named(path / artifact["file"])
+            found += named(path / artifact["file"], runs)
     return found
 
 

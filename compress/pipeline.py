@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from benchmarks.data.division import keep_division
+from benchmarks.data.inspection import PictureCache
 from benchmarks.gates import GateError, broken_gates, load_report
 from benchmarks.timing.step_ratio import StepRatio
 from compress.checks import check_models, check_training, wanted_classifier
 from compress.console import Console
 from compress.data.config import Data
 from compress.data.health import Health, data_health
+from compress.data.pictures import look_at_pictures
 from compress.losses.parts.classifier import Classifier
 from compress.recipe import Recipe, load_recipe
 from compress.recipe_file import complete_text
@@ -43,12 +45,17 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
     session = Session(runs / recipe.name, device, console)
     deterministic(session.torch_device())
     opened = Run.open(session, recipe, source)
+    cache = PictureCache(runs)
+    pictures = (opened.data, *(teacher.data for teacher in opened.teachers))
+    look_at_pictures(pictures, cache, console, decode=False)
     health = data_health(opened.data)  # reads every file once: hashes tell leaks between splits
     say_data(console, opened.data, health)
     check_models(opened)
     check_training(opened)
     if session.rank == 0:
+        look_at_pictures(pictures, cache, console, decode=True)
         open_run(runs, recipe.name, recipe.resolved(), complete_text(source), Recipe.resolved_anew)
+        cache.save()
     if session.world > 1:
         session.fabric("32-true").barrier()
     if session.rank != 0:

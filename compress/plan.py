@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.data.inspection import PictureCache
 from benchmarks.timing.load import LoadWatch
 from compress.checks import check_models, check_training, wanted_classifier
 from compress.console import Console
 from compress.data.health import data_health
 from compress.data.loading import steps_per_epoch
+from compress.data.pictures import look_at_pictures
 from compress.detector import Detector
 from compress.parts.weights import count_parameters
 from compress.recipe import Recipe
@@ -112,6 +114,8 @@ def plan(
     where = torch_device(device)
     opened = Run.open(Session(runs / recipe.name, device, Console()), recipe, source)
     data = opened.data
+    several = (data, *(teacher.data for teacher in opened.teachers))
+    look_at_pictures(several, PictureCache(runs, keep=False), opened.session.console, decode=False)
     student, teachers = check_models(opened)
     check_training(opened)
     size = (data.input_height, data.input_width)

@@ -240,23 +240,35 @@ def read_photograph(image_set: ImageSet, index: int) -> NDArray[np.uint8]:
     Raises:
         DataError: the picture cannot be read, or has another size than its annotations say.
     """
-    image = image_set.images[index]
     if image_set.draw is not None:
         return image_set.draw(index)
-    path = image_set.paths[index]
-    pixels = open_photograph(path, image_set.bit_depth)
-    height, width = pixels.shape[:2]
-    if (width, height) == (image.width, image.height):
-        return pixels
-    if (height, width) == (image.width, image.height):
+    pixels = open_photograph(image_set.paths[index], image_set.bit_depth)
+    turn = check_size(image_set, index, (pixels.shape[1], pixels.shape[0]))
+    return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+
+
+def check_size(image_set: ImageSet, index: int, size: tuple[int, int]) -> Image.Transpose | None:
+    """Compare the upright (width, height) of a picture file with what its annotations state.
+
+    Returns:
+        How to turn the upright picture back to the frame of its boxes; None if it is that.
+
+    Raises:
+        DataError: the sizes differ, and not by the turn that EXIF states.
+    """
+    image, path = image_set.images[index], image_set.paths[index]
+    stated = (image.width, image.height)
+    if size == stated:
+        return None
+    if size[::-1] == stated:
         with Image.open(path) as picture:
             turn = _AS_STORED.get(picture.getexif().get(_ORIENTATION, 1))
         if turn is not None:
-            return np.array(Image.fromarray(pixels).transpose(turn))
+            return turn
     raise DataError(
-        f"{path}: the picture is {width} x {height} pixels, its annotations ({image_set.source}) "
-        f"say {image.width} x {image.height}. Boxes would be misplaced: correct the annotation "
-        "file or put the original picture back."
+        f"{path}: the picture is {size[0]} x {size[1]} pixels, its annotations "
+        f"({image_set.source}) say {image.width} x {image.height}. Boxes would be misplaced: "
+        "correct the annotation file or put the original picture back."
     )
 
 

@@ -71,4 +71,5 @@ def format_warning(
 
 def _fits(boxes: Array, size: Array) -> NDArray[np.bool_]:
     inside = (boxes[:, :2] >= -_TOLERANCE) & (boxes[:, 2:] <= size + _TOLERANCE)
-    return np.all(inside & (boxes[:, 2:] > boxes[:, :2]), axis=1)
+    fits: NDArray[np.bool_] = np.all(inside & (boxes[:, 2:] > boxes[:, :2]), axis=1)
+    return fits

@@ -324,3 +324,15 @@ def test_the_photographs_open_with_no_more_than_their_root(photographs: Path) ->
     for name, train, val in (("bccd", 205, 87), ("aquarium", 448, 127), ("coco128", 96, 32)):
         data = _open(root=photographs / name, image_size=[256, 320])
         assert (data.format, len(data.train), len(data.val)) == ("coco", train, val)
+
+
+def test_a_split_of_crowd_boxes_alone_is_refused(tmp_path: Path) -> None:
+    write_coco_root(tmp_path)
+    for split in ("train", "val"):
+        file = tmp_path / f"{split}.json"
+        document = json.loads(file.read_text(encoding="utf-8"))
+        for entry in document["annotations"]:
+            entry["iscrowd"] = 1
+        file.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(DataError, match=r"data\.train: all 4 boxes are crowd"):
+        FolderConfig(root=tmp_path, image_size=32).open()

@@ -1,0 +1,34 @@
+"""The pictures of a run, looked at before its first training step."""
+
+from collections.abc import Sequence
+
+from benchmarks.data.image_set import ImageSet
+from benchmarks.data.inspection import PictureCache, inspect_pictures, pictures_of
+from compress.console import Console
+from compress.data.config import Data
+
+_MANY = 500  # pictures; fewer are read before a progress display would be
+
+
+def sets_of(several: Sequence[Data]) -> list[ImageSet]:
+    """Return the splits of all data, each once."""
+    sets = [one for data in several for one in (data.train, data.val, data.unlabeled) if one]
+    return list({id(one): one for one in sets}.values())
+
+
+def look_at_pictures(
+    several: Sequence[Data], cache: PictureCache, console: Console, *, decode: bool
+) -> None:
+    """Read every picture's header, or all of it; show progress where there are many.
+
+    Raises:
+        DataError: a picture cannot be read, or has another size than its annotations state.
+    """
+    sets = sets_of(several)
+    total = pictures_of(sets)
+    if total < _MANY:
+        inspect_pictures(sets, cache, decode=decode)
+        return
+    what = "decoding pictures" if decode else "reading picture headers"
+    with console.progress(what, total) as shown:
+        inspect_pictures(sets, cache, decode=decode, progress=shown.update)

@@ -1,0 +1,80 @@
+"""Every picture is looked at before anything is trained or measured."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks.data.folder import read_measured
+from benchmarks.data.image_set import ImageSet
+from benchmarks.data.inspection import CACHE, PictureCache, inspect_pictures
+from export.errors import DataError
+from tests.benchmarks.data.tiny import coco, picture, write_coco
+
+
+def _set(root: Path) -> ImageSet:
+    write_coco(root, "train", coco(3))
+    return read_measured(root, "train")
+
+
+def _cut(path: Path) -> None:
+    noise = Image.effect_noise((40, 30), 90).convert("RGB")
+    noise.save(path)
+    path.write_bytes(path.read_bytes()[:-400])
+
+
+def test_a_cut_picture_is_found_by_decoding_and_not_by_its_header(tmp_path: Path) -> None:
+    images = _set(tmp_path)
+    _cut(images.paths[1])
+    cache = PictureCache(tmp_path)
+    inspect_pictures([images], cache, decode=False)
+    with pytest.raises(DataError, match=r"2\.png: a broken picture"):
+        inspect_pictures([images], cache, decode=True)
+
+
+def test_a_picture_of_another_size_than_stated_is_found_by_its_header(tmp_path: Path) -> None:
+    images = _set(tmp_path)
+    for path in images.paths[:2]:
+        picture(path, 20, 15)
+    said = r"1\.png: the picture is 20 x 15 .* say 40 x 30.* 2 of 3 pictures .* also 2\.png"
+    with pytest.raises(DataError, match=said):
+        inspect_pictures([images], PictureCache(tmp_path), decode=False)
+
+
+def test_a_picture_stored_turned_is_as_stated_in_either_frame(tmp_path: Path) -> None:
+    images = _set(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(images.paths[0], exif=exif)
+    inspect_pictures([images], PictureCache(tmp_path), decode=True)
+
+
+def test_what_was_looked_at_is_not_read_again_until_it_changes(tmp_path: Path) -> None:
+    images = _set(tmp_path)
+    inspect_pictures([images], PictureCache(tmp_path), decode=True)
+    assert (tmp_path / CACHE).is_file()
+    path = images.paths[1]
+    state = path.stat()
+    path.write_bytes(bytes(state.st_size))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    inspect_pictures([images], PictureCache(tmp_path), decode=True)  # it trusts size and time
+    path.touch()
+    with pytest.raises(DataError, match="not a picture"):
+        inspect_pictures([images], PictureCache(tmp_path), decode=False)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"pictures": 3, "version": 1}'])
+def test_a_damaged_record_is_ignored(tmp_path: Path, text: str) -> None:
+    images = _set(tmp_path)
+    (tmp_path / CACHE).write_text(text, encoding="utf-8")
+    done: list[int] = []
+    inspect_pictures([images], PictureCache(tmp_path), decode=False, progress=done.append)
+    assert done == [1, 2, 3]
+
+
+def test_nothing_is_written_where_there_are_no_runs(tmp_path: Path) -> None:
+    inspect_pictures([_set(tmp_path)], PictureCache(tmp_path / "runs"), decode=True)
+    inspect_pictures([_set(tmp_path)], PictureCache(tmp_path, keep=False), decode=True)
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / CACHE).exists()

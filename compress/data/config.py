@@ -19,6 +19,7 @@ from compress.data.depth import with_bit_depth
 from compress.data.splits import (
     chosen,
     limited,
+    refuse_useless,
     same_classes,
     select_classes,
     without_labels,
@@ -349,13 +350,8 @@ def _data(
     for image_set in (train, val, *([unlabeled] if unlabeled is not None else [])):
         if not len(image_set):
             raise DataError(f"data.{image_set.name}: no pictures in {image_set.source}")
-        if image_set is not unlabeled and all(i.crowd.all() for i in image_set.images):
-            crowd = sum(len(i.labels) for i in image_set.images)
-            what = f"all {crowd} boxes are crowd (iscrowd, difficult)" if crowd else "no boxes"
-            raise DataError(
-                f"data.{image_set.name}: {what} in {image_set.source}; nothing could be learnt or "
-                "measured on it"
-            )
+        if image_set is not unlabeled:
+            refuse_useless(image_set)
     height, width = config.input_size
     named = [train, val] if unlabeled is None else [train, val, unlabeled]
     train, val, *rest = with_bit_depth(named, config.bit_depth)

@@ -139,3 +139,19 @@ def same_classes(train: ImageSet, val: ImageSet) -> None:
         f"train and val have different classes. {what}. Train: {train.source}; val: {val.source}. "
         "Both splits must list the same categories with the same ids."
     )
+
+
+def refuse_useless(image_set: ImageSet) -> None:
+    """Refuse a split without boxes, or with boxes that neither training nor AP regards.
+
+    Raises:
+        DataError: no box of the split is other than crowd.
+    """
+    if not all(image.crowd.all() for image in image_set.images):
+        return
+    crowd = sum(len(image.labels) for image in image_set.images)
+    what = f"all {crowd} boxes are crowd (iscrowd, difficult)" if crowd else "no boxes"
+    raise DataError(
+        f"data.{image_set.name}: {what} in {image_set.source}; nothing could be learnt or measured "
+        "on it"
+    )

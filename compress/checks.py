@@ -12,12 +12,13 @@ from compress.detectors import DetectorConfig
 from compress.distillation.pairing import check_pair
 from compress.losses.parts.classifier import ClassifierConfig
 from compress.recipe import Recipe
-from compress.recipe_source import Key, Source
+from compress.recipe_source import Source
 from compress.stages.opened import Run
 from compress.tracking.open import check_trackers
 from compress.training.optim import TrainConfig
 from export.errors import DataError, RecipeError
 from export.precision.model_optimizer import require_model_optimizer
+from export.reading.plain_yaml import Key
 
 
 def check_models(run: Run) -> tuple[Detector, list[Detector]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
+    BeforeValidator,
     Discriminator,
     Field,
     NonNegativeFloat,
@@ -30,8 +31,18 @@ from compress.recipe_weights import fill_from_weights
 from compress.tracking.open import TrackerName
 from compress.training.optim import TrainConfig
 from export.config import Section
+from export.reading.mistakes import brief
 
 Given = TypeVar("Given")
+
+
+def _is_one(value: object) -> object:
+    if type(value) is not int or value != 1:  # true and 1.0 are equal to 1
+        raise ValueError(f"expected 1, the version of recipes, found {brief(value)}")
+    return value
+
+
+Version = Annotated[Literal[1], BeforeValidator(_is_one)]
 
 
 class TeacherConfig(Section):
@@ -146,7 +157,7 @@ class Recipe(Section):
     one detector is trained.
     """
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Version = Field(alias="schema")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     seed: NonNegativeInt = 0
     seeds: PositiveInt = 1  # trainings of student and baseline, with seed, seed + 1, ...

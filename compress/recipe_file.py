@@ -4,54 +4,46 @@ import copy
 import io
 import json
 import re
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from os import PathLike, fspath
 from pathlib import Path
 from typing import TypeVar
 
 import yaml
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from compress.recipe_source import Key, Source, Tree
-from export.errors import RecipeError
+from compress.recipe_python import plain_copy
+from compress.recipe_source import Source, Tree
+from compress.recipe_types import fields, fitted
+from export.errors import RecipeError, shown
 from export.optional import require
+from export.reading.mistakes import brief
+from export.reading.plain_yaml import MOST_CHARACTERS, MOST_DEPTH, Key, Plain, YamlError, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 Container = dict[str, JsonValue] | list[JsonValue]
+Setting = tuple[Key, JsonValue]  # of the command line
 
 # A setting of the first name and one of the second exclude each other: an override of one on the
 # command line takes the other out of the file's section.
 EXCLUSIVE = {"epochs": "steps", "steps": "epochs"}
 
-
 Complete = Callable[[Source], None]
+
+MOST_BYTES = 4 * MOST_CHARACTERS  # of a recipe's file
+MOST_SHOWN = 120  # characters of an override in a message
+_ENCODINGS = {  # by byte order mark, the longer one first
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
 
 
 def _as_it_is(source: Source) -> None:
     """Add nothing to a recipe's settings."""
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number (YAML 1.1 wants 1.0e-3) and dates as text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes what `_Loader` would read as something else."""
-
-
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def load_model(
@@ -64,13 +56,7 @@ def load_model(
     Raises:
         RecipeError: all mistakes at once, each as `file:line: key: what is wrong`.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: there is no such recipe file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as a text file ({error})") from None
-    return _validated(kind, read_source(path, text, overrides), complete)
+    return _validated(kind, read_source(kind, path, _text(path), overrides), complete)
 
 
 def read_model(
@@ -86,32 +72,57 @@ def read_model(
     Raises:
         RecipeError: all mistakes at once, each as `key: what is wrong`.
     """
-    try:
-        plain = json.loads(json.dumps(dict(settings), allow_nan=False, default=_plain))
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"recipe: holds a value that is no text, number or list ({error})") from (
-            None
-        )
-    return _validated(kind, read_source(None, _dump(plain), overrides), complete)
+    source = read_source(kind, None, _dump(dict(plain_copy(settings))), overrides)
+    return _validated(kind, source, complete)
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, PathLike):
-        return fspath(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{value!r} is of type {type(value).__name__}")
-
-
-def read_source(path: Path | None, text: str, overrides: Sequence[str] = ()) -> Source:
+def read_source(
+    kind: type[BaseModel], path: Path | None, text: str, overrides: Sequence[str] = ()
+) -> Source:
     """Parse a recipe's text and apply the overrides.
 
     Raises:
         RecipeError: the text is no plain YAML mapping, or an override does not fit it.
     """
-    node, tree = _parse(path or "recipe", text)
-    changed = _override(tree, [_setting(text) for text in overrides], overrides)
-    return Source(path, text, tuple(overrides), node, tree, changed)
+    node, tree = _parse(kind, path, text)
+    given = tuple(overrides)
+    changed = _override(tree, [_setting(kind, one) for one in given], given)
+    return Source(path, text, given, kind, node, tree, changed)
+
+
+def _text(path: Path) -> str:
+    """Read a recipe's file.
+
+    Raises:
+        RecipeError: there is no such file, or it is no text.
+    """
+    try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise RecipeError(f"{path}: is a folder; name the recipe's YAML file")
+        if not stat.S_ISREG(found.st_mode):
+            raise RecipeError(f"{path}: is no regular file; save the recipe and name that file")
+        if found.st_size > MOST_BYTES:
+            raise RecipeError(
+                f"{path}: holds {found.st_size} bytes; a recipe has at most {MOST_BYTES}"
+            )
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: there is no such recipe file") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "the name is not valid"
+        raise RecipeError(f"{path}: cannot be read ({reason})") from None
+    marks = (code for mark, code in _ENCODINGS.items() if content.startswith(mark))
+    encoding = next(marks, "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RecipeError(
+            f"{path}:{line}: holds the byte 0x{content[error.start]:02x}, which is not "
+            f"{encoding.upper()} text; save the recipe as UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _validated(kind: type[Model], source: Source, complete: Complete) -> tuple[Model, Source]:
@@ -120,7 +131,7 @@ def _validated(kind: type[Model], source: Source, complete: Complete) -> tuple[M
     try:
         return kind.model_validate_json(json.dumps(filled.tree)), source
     except ValidationError as error:
-        raise filled.explain(error, kind) from None
+        raise filled.explain(error) from None
 
 
 def complete_text(source: Source) -> str:
@@ -137,7 +148,7 @@ def complete_text(source: Source) -> str:
     header += "# Relative paths start from the folder in which the run was started.\n"
     edited = _edited(source)
     try:
-        same = edited is not None and _parse("recipe", edited)[1] == source.tree
+        same = edited is not None and _parse(source.kind, None, edited)[1] == source.tree
     except RecipeError:
         same = False
     return header + (edited if edited is not None and same else _dump(source.tree))
@@ -149,16 +160,16 @@ def _edited(source: Source) -> str | None:
     editor = ruamel.YAML()
     editor.preserve_quotes, editor.width = True, 4096
     editor.indent(mapping=2, sequence=4, offset=2)
+    settings = [_setting(source.kind, text) for text in source.overrides]
+    written = io.StringIO()
     try:
         document = editor.load(source.text)
-    except ruamel.YAMLError:
-        return None
-    settings = [_setting(text) for text in source.overrides]
-    for keys, _ in settings:
-        _copy_path(document, keys)
-    _override(document, [(keys, _quoted(value)) for keys, value in settings], source.overrides)
-    written = io.StringIO()
-    editor.dump(document, written)
+        for keys, _ in settings:
+            _copy_path(document, keys)
+        _override(document, [(keys, _quoted(value)) for keys, value in settings], source.overrides)
+        editor.dump(document, written)
+    except (ruamel.YAMLError, ValueError, TypeError, LookupError, AttributeError):
+        return None  # some forms that our reader takes are none to this one
     return written.getvalue()
 
 
@@ -177,7 +188,7 @@ def _copy_path(document: Container, keys: Key) -> None:
 
 
 def _quoted(value: JsonValue) -> JsonValue:
-    """Quote strings that `_Loader` would read as something else without quotes, such as `off`."""
+    """Quote strings that a reader could take for something else without quotes, such as `off`."""
     if isinstance(value, dict):
         return {key: _quoted(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -189,88 +200,91 @@ def _quoted(value: JsonValue) -> JsonValue:
     return quoted
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that also quotes 1e-3: text to YAML 1.1, a number to 1.2."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$|^0o[0-7]+$"),
+    list("-+.0123456789"),
+)
+
+
 def _dump(value: JsonValue) -> str:
     return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
-def _parse(path: Path | str, text: str) -> tuple[yaml.Node, Tree]:
-    loader = _Loader(text)
+def _parse(kind: type[BaseModel], path: Path | None, text: str) -> tuple[yaml.Node, Tree]:
+    """Parse a recipe; scalars are read as the types of their settings in `kind`."""
     try:
-        node = loader.get_single_node()
-        if node is None:
-            raise RecipeError(
-                f"{path}: is empty; a recipe needs at least schema, name, data, student, train"
-            )
-        _refuse_repeats(path, node)
-        tree = loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(f"{path}:{line}: is not plain YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: is not plain YAML: {error}") from None
-    finally:
-        loader.dispose()
-    if not isinstance(tree, dict):
+        # what was given in Python has been measured before it was written as YAML
+        found = read_yaml(text, most=MOST_CHARACTERS if path else MOST_BYTES)
+    except YamlError as error:
+        where = f"{path}:{error.line}: " if path else ""
+        key = f"{error.key}: " if error.key else "" if path else "recipe: "
+        raise RecipeError(f"{where}{key}{error.problem}") from None
+    if found.node is None or found.value is None:
         raise RecipeError(
-            f"{path}:1: a recipe is a mapping of sections, found {type(tree).__name__}"
+            f"{path or 'recipe'}: is empty; a recipe needs at least schema, name, data, student, "
+            "train"
         )
-    try:
-        tree = json.loads(json.dumps(tree, allow_nan=False))  # also copies what YAML aliases share
-    except (TypeError, ValueError) as error:
-        raise RecipeError(
-            f"{path}: holds a value that is no text, number or list ({error})"
-        ) from None
-    return node, tree
+    if not isinstance(found.value, dict):
+        line = f"{path}:{found.node.start_mark.line + 1}" if path else "recipe"
+        raise RecipeError(f"{line}: a recipe is a mapping of sections, found {brief(found.value)}")
+    tree = _fitted(found, kind, ())
+    assert isinstance(tree, dict)
+    return found.node, tree
 
 
-def _refuse_repeats(path: Path | str, node: yaml.Node) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for name, value in node.value:
-            line = name.start_mark.line + 1
-            if name.value in seen:
-                raise RecipeError(
-                    f"{path}:{line}: {name.value}: stands twice in one section (first on line "
-                    f"{seen[name.value]}); keep one"
-                )
-            seen[name.value] = line
-            _refuse_repeats(path, value)
-    elif isinstance(node, yaml.SequenceNode):
-        for child in node.value:
-            _refuse_repeats(path, child)
+def _fitted(found: Plain, kind: type[BaseModel], keys: Key) -> JsonValue:
+    """Return a value as the setting at `keys` takes it."""
+    kinds: list[object] = [kind]
+    for key in keys:
+        kinds = fields(kinds, key)
+    return fitted(found.value, kinds, found.texts, ())
 
 
-def _setting(text: str) -> tuple[Key, JsonValue]:
+def _setting(kind: type[BaseModel], text: str) -> Setting:
     """Read `a.b=value`.
 
     Raises:
         RecipeError: it is no key=value, or the value is no YAML.
     """
     name, equals, value = text.partition("=")
-    if not equals or not name:
+    parts = name.split(".")
+    well_formed = all(part and part == part.strip() for part in parts)
+    if not equals or not well_formed or len(parts) > MOST_DEPTH:
         raise RecipeError(
-            f"command line: {text!r} is no override; write key=value, as in train.epochs=1"
+            f"command line: {shown(text, MOST_SHOWN)} is no override; write key=value, as in "
+            "train.epochs=1"
         )
-    keys = tuple(int(part) if part.isdigit() else part for part in name.split("."))
+    # an entry of a list; no list has a million of them
+    keys = tuple(int(p) if p.isascii() and p.isdigit() and len(p) < 7 else p for p in parts)
     try:
-        # through JSON, which copies what YAML aliases share
-        return keys, json.loads(json.dumps(yaml.load(value, Loader=_Loader), allow_nan=False))
-    except (yaml.YAMLError, TypeError, ValueError):
-        raise RecipeError(f"command line: {text}: the value is not plain YAML") from None
+        return keys, _fitted(read_yaml(value), kind, keys)
+    except YamlError as error:
+        place = f" {error.key}:" if error.key else ""
+        raise RecipeError(f"command line: {_cut(text)}:{place} {error.problem}") from None
 
 
-def _override(
-    tree: Tree, settings: Sequence[tuple[Key, JsonValue]], texts: Sequence[str]
-) -> dict[Key, str]:
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
+
+
+def _override(tree: Tree, settings: Sequence[Setting], texts: Sequence[str]) -> dict[Key, str]:
     """Apply `settings` to `tree`; return key path -> the one of `texts` that set it."""
     changed: dict[Key, str] = {}
     for (keys, value), text in zip(settings, texts, strict=True):
         parent: Container = tree
+        path: list[str | int] = []
         for position, key in enumerate(keys):
+            path.append(key if isinstance(parent, list) else str(key))
             if isinstance(parent, list) and not (isinstance(key, int) and key < len(parent)):
+                missing = _cut(".".join(map(str, keys[: position + 1])))
                 raise RecipeError(
-                    f"command line: {text}: the recipe's list has {len(parent)} entries, numbered "
-                    f"from 0; there is no {'.'.join(map(str, keys[: position + 1]))}"
+                    f"command line: {_cut(text)}: the recipe's list has {len(parent)} entries, "
+                    f"numbered from 0; there is no {missing}"
                 )
             if position == len(keys) - 1:
                 _put(parent, key, value)
@@ -282,7 +296,7 @@ def _override(
                 child = {}
                 _put(parent, key, child)
             parent = child
-        changed[keys] = text
+        changed[tuple(path)] = _cut(text)
     return changed
 
 

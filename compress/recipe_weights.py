@@ -11,8 +11,9 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from compress.parts.weights import read_metadata
-from compress.recipe_source import Key, Source, Tree
+from compress.recipe_source import Source, Tree
 from export.errors import RecipeError, ToolkitError
+from export.reading.plain_yaml import Key
 
 # Settings of use: a trained model runs with others as well.
 FREE = frozenset({"weights", "backbone_weights", "pre_nms"})

@@ -10,11 +10,12 @@ from compress.data.config import Data
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
 from compress.recipe import Recipe, TeacherConfig
-from compress.recipe_source import Key, Source, dotted
+from compress.recipe_source import Source
 from compress.recipe_weights import described
 from compress.stages.model_name import ModelName, Role, stages_of
 from compress.stages.session import Session
 from export.errors import RecipeError
+from export.reading.plain_yaml import Key, dotted
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ ONE_FILE_EACH = {"compress/losses"}  # a file per method, however many there are
 # do not import each other.
 FLOORS = [
     ["export/errors", "export/config"],
-    ["export/optional", "export/atomic", "export/arguments"],
+    ["export/optional", "export/atomic", "export/arguments", "export/reading"],
     ["export/artifact"],
     ["export/pictures"],
     ["export/detections"],
@@ -56,6 +56,7 @@ FLOORS = [
     ["compress/losses/parts", "compress/detectors/parts"],
     ["compress/losses", "compress/detectors"],
     ["compress/distillation"],
+    ["compress/recipe_types", "compress/recipe_python"],
     ["compress/recipe_source"],
     ["compress/recipe_file", "compress/recipe_weights"],
     ["compress/recipe"],

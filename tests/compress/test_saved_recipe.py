@@ -74,11 +74,12 @@ def test_an_edit_under_an_alias_leaves_the_other_place_alone(tmp_path: Path) -> 
 
 
 def test_a_text_that_cannot_be_edited_is_written_without_comments(tmp_path: Path) -> None:
-    # `on` is true to YAML 1.1, which our reader takes, and text to ruamel.yaml
-    source = read_source(tmp_path / "recipe.yaml", "on: a  # comment\nb: {c: 1}\n", ["on=2"])
+    text = "? seed  # comment\n: 3\nbaseline: {enabled: on}\n"
+    source = read_source(Recipe, tmp_path / "recipe.yaml", text, ["seeds=2"])
     text = complete_text(source)
     assert "# comment" not in text
-    assert read_source(None, text).tree == source.tree == {"true": "a", "b": {"c": 1}, "on": 2}
+    expected = {"seed": 3, "baseline": {"enabled": True}, "seeds": 2}
+    assert read_source(Recipe, None, text).tree == source.tree == expected
 
 
 def test_a_run_goes_on_from_the_recipe_that_it_kept(
@@ -111,8 +112,8 @@ def test_settings_given_in_python_are_a_recipe_and_are_kept_as_one(tmp_path: Pat
     [
         ({"name": "../elsewhere"}, "name: '../elsewhere' does not fit"),
         ({"student": {"type": "gfl"}}, "student.backbone: is missing"),
-        ({"seed": object()}, "recipe: holds a value that is no text, number or list"),
-        ({"seed": float("nan")}, "recipe: holds a value that is no text, number or list"),
+        ({"seed": object()}, "seed: holds a value that is no text, number or list"),
+        ({"seed": float("nan")}, "seed: expected a finite number, found nan"),
     ],
 )
 def test_mistakes_in_settings_given_in_python_are_told_by_key(

@@ -1,0 +1,1 @@
+"""Read plain data that anybody wrote, and describe in plain words what is wrong with it."""

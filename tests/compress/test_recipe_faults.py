@@ -1,0 +1,186 @@
+"""Recipes that are wrong in form, and values that are right as users type them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from compress.recipe import load_recipe, read_recipe
+from compress.recipe_file import complete_text
+from export.errors import RecipeError
+from tests.compress.smoke import SMOKE, write_smoke
+
+FOREIGN = ("pydantic", "Input should", "should be", "http", "Traceback", "Error", "errno", "Errno")
+
+
+def mistake(path: Path, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    said = str(caught.value)
+    assert not any(word in said for word in FOREIGN), said
+    return said
+
+
+def written(tmp_path: Path, content: bytes) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + SMOKE.encode(),
+        SMOKE.replace("\n", "\r\n").encode(),
+        SMOKE.replace("\n", "\r").encode(),
+        SMOKE.encode("utf-16"),
+        SMOKE.encode("utf-32"),
+    ],
+    ids=["mark", "crlf", "cr", "utf-16", "utf-32"],
+)
+def test_a_recipe_may_have_any_mark_and_line_end(tmp_path: Path, content: bytes) -> None:
+    assert load_recipe(written(tmp_path, content))[0] == load_recipe(write_smoke(tmp_path))[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"# nothing\n", "is empty"),
+        (b"name: a\nseed: \xff\n", ":2: holds the byte 0xff, which is not UTF-8 text"),
+        ("name: a\n".encode("utf-16-le"), ":1: holds the control character U+0000"),
+        (b"[1, 2]", ":1: a recipe is a mapping of sections, found a list of 2 entries"),
+        (b"x" * 400_001, "holds 400001 bytes"),
+    ],
+)
+def test_a_file_that_is_no_text_says_why(tmp_path: Path, content: bytes, said: str) -> None:
+    assert said in mistake(written(tmp_path, content))
+
+
+def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
+    assert "is a folder" in mistake(tmp_path)
+    assert "no such recipe file" in mistake(tmp_path / "none.yaml")
+    assert "cannot be read" in mistake(tmp_path / ("x" * 300))
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    assert "is no regular file" in mistake(pipe)
+    assert "is no regular file" in mistake(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("train.amp=off", "off"),
+        ("export.nms=host", "host"),
+        ("export.calibration.method=minmax", "minmax"),
+        ("inherit=none", "none"),
+        ("name=2024", "2024"),
+        ("name=on", "on"),
+        ("name=1e3", "1e3"),
+        ("name=0o17", "0o17"),
+        ("name=true", "true"),
+        ("data.train.split=2017", "2017"),
+        ("baseline.enabled=off", False),
+        ("baseline.enabled=No", False),
+        ("baseline.enabled=false", False),
+        ("export.dynamic_batch=on", True),
+        ("export.dynamic_batch=yes", True),
+        ("seed=1_000", 1000),
+        ("seed=0o17", 15),
+        ("train.lr=1e-3", 0.001),
+        ("train.lr=1", 1.0),
+        ("data.root=5", "5"),
+        ("data.classes=[no, 1, 1.50, y]", ("no", "1", "1.50", "y")),
+        ("gates={reference: 7, max_p50: +5%}", ("7", "+5%")),
+    ],
+)
+def test_values_work_as_users_type_them(tmp_path: Path, override: str, value: object) -> None:
+    path = write_smoke(tmp_path)
+    keys = override.partition("=")[0].split(".")
+    others = []
+    if keys[-1] in {"root", "classes"}:
+        others = ["data={type: folder, root: here, image_size: 64}"]
+    recipe, source = load_recipe(path, [*others, override])
+    found: object = recipe
+    for key in keys:
+        found = getattr(found, key)
+    if override.startswith("gates"):
+        assert recipe.gates is not None
+        found = (str(recipe.gates.reference), recipe.gates.max_p50)
+    assert (str(found) if isinstance(found, Path) else found) == value
+    in_file = written(tmp_path, complete_text(source).encode())
+    assert load_recipe(in_file)[0] == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.=1", "'train.=1' is no override"),
+        ("=1", "'=1' is no override"),
+        (".=1", "'.=1' is no override"),
+        ("a..b=1", "'a..b=1' is no override"),
+        ("train. lr=1", "is no override"),
+        (".".join("a" * 40) + "=1", "is no override"),
+        ("train", "is no override"),
+        ("train=1", "train: expected a section of keys and values, found 1"),
+        ("trian.lr=1", "trian: unknown key; did you mean 'train'"),
+        ("distill.²=1", "there is no distill.²"),
+        ("distill." + "9" * 5000 + "=1", "there is no distill.999"),
+        ("distill.-1=1", "there is no distill.-1"),
+        ("data.unlabeled=[[]]", "data.unlabeled: expected a section"),
+        ("data.image_size=[64]", "data.image_size"),
+        ("data.image_size=x", "data.image_size: expected a whole number"),
+        ("seed=" + "9" * 5000, "a number of 5000 digits"),
+        ("seed=017", "write 17"),
+        ("seed=1:30", 'expected a whole number, found "1:30"'),
+        ("seed=.nan", "expected a finite number"),
+        ("seed=true", "expected a whole number, found true"),
+        ("schema=true", "expected 1, the version of recipes, found true"),
+        ("schema=1.0", "expected 1, the version of recipes, found 1.0"),
+        ("name=&a [*a]", "contains itself"),
+        ("name=a: b", "name: expected text, found a section of 1 key"),
+        ('name="\\e[31m"', "the control character U+001B"),
+        ("\x1b[31m=1", r"\x1b[31m: unknown key"),
+        ("train.amp=yes", "'yes' is not one of the allowed values"),
+        ("distill=5", "distill: expected a list, found 5"),
+        ("distill=[5]", "distill[0]: expected a section"),
+        ("teacher=[[]]", "teacher[0]: expected a section"),
+        ("student=resnet18", 'student: expected a section of keys and values, found "resnet18"'),
+    ],
+)
+def test_an_override_that_does_not_fit_says_why(tmp_path: Path, override: str, said: str) -> None:
+    found = mistake(write_smoke(tmp_path), override)
+    assert found.startswith("command line: ")
+    assert said in found
+    assert len(found) < 1000
+
+
+def test_at_most_twenty_mistakes_are_listed(tmp_path: Path) -> None:
+    text = SMOKE + "".join(f"key{number}: 1\n" for number in range(500))
+    lines = mistake(written(tmp_path, text.encode())).splitlines()
+    assert (len(lines), lines[-1]) == (21, "and 480 more mistakes")
+
+
+def test_settings_given_in_python_may_not_hold_themselves_or_explode() -> None:
+    loop: dict[str, object] = {"schema": 1}
+    loop["data"] = loop
+    with pytest.raises(RecipeError, match="data: contains itself"):
+        read_recipe(loop)
+    bomb: list[object] = ["x"]
+    for _ in range(10):
+        bomb = [bomb] * 10
+    with pytest.raises(RecipeError, match="holds more than 100000 characters"):
+        read_recipe({"name": bomb})
+    deep: list[object] = []
+    chain = {}
+    for number in range(1000):
+        deep = [deep]
+        chain[str(number)] = deep
+    with pytest.raises(RecipeError, match="nested more than 32 levels"):
+        read_recipe(chain)
+    with pytest.raises(RecipeError, match="1 stands as a key"):
+        read_recipe({"data": {1: 2}})
+    with pytest.raises(RecipeError, match="name: holds the control character"):
+        read_recipe({"name": "\0"})
+    with pytest.raises(RecipeError, match="more than 40 digits"):
+        read_recipe({"seed": 10**5000})

@@ -13,9 +13,9 @@ from typing import TypeVar
 import yaml
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from compress.recipe_python import plain_copy
+from compress.reading.python_values import plain_copy
+from compress.reading.setting_types import fields, fitted
 from compress.recipe_source import Source, Tree
-from compress.recipe_types import fields, fitted
 from export.errors import RecipeError, shown
 from export.optional import require
 from export.reading.mistakes import brief

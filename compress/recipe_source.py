@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import yaml
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from compress.recipe_types import Kinds, fields, is_branch_name, names, tagged, tags
+from compress.reading.setting_types import Kinds, fields, is_branch_name, names, tagged, tags
 from export.errors import RecipeError, shown
 from export.reading.mistakes import brief, described
 from export.reading.plain_yaml import Key, dotted

@@ -56,7 +56,7 @@ FLOORS = [
     ["compress/losses/parts", "compress/detectors/parts"],
     ["compress/losses", "compress/detectors"],
     ["compress/distillation"],
-    ["compress/recipe_types", "compress/recipe_python"],
+    ["compress/reading"],
     ["compress/recipe_source"],
     ["compress/recipe_file", "compress/recipe_weights"],
     ["compress/recipe"],

@@ -1,0 +1,1 @@
+"""Read the settings of a recipe as their types and from Python."""

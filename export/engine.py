@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.artifact.manifest import InputSpec, NmsSpec, read_manifest
+from export.artifact.manifest import InputSpec, Manifest, NmsSpec, read_manifest
 from export.backends import BACKENDS
 from export.backends.interface import Engine, EngineSettings
 from export.detections import Candidates, Detections, select_detections, to_photograph
@@ -110,6 +110,7 @@ def detect_placed(
     """Return the detections on each photograph, in its own pixels."""
     manifest = engine.manifest
     found = engine.candidates(to_input([one.canvas for one in placed], manifest.input))
+    _require_finite(found, manifest)
     return in_photographs(found, placed, manifest.nms, score_threshold)
 
 
@@ -131,4 +132,16 @@ def detect_on_canvases(
     """Return the detections on each letterboxed canvas, in input pixels."""
     manifest = engine.manifest
     found = engine.candidates(to_input(canvases, manifest.input))
+    _require_finite(found, manifest)
     return select_detections(found, manifest.nms, score_threshold)
+
+
+def _require_finite(found: Candidates, manifest: Manifest) -> None:
+    """Refuse NaN, which is above no threshold: it would be taken for an empty picture."""
+    if np.isfinite(found.scores).all() and np.isfinite(found.boxes).all():
+        return
+    raise ExportError(
+        f"{manifest.artifact or manifest.model} ({manifest.backend}, {manifest.precision}): gives "
+        "boxes or scores that are not finite; its weights or its precision are broken: export "
+        "it again from a model that has not diverged, or use fp32"
+    )

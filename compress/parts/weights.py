@@ -84,7 +84,7 @@ def load_weights(module: nn.Module, path: Path, *, strict: bool, what: str) -> W
 
     Raises:
         RecipeError: no such file, a file that is more than tensors, or tensors that don't match.
-        DataError: the file is damaged or holds no tensors.
+        DataError: the file is damaged, holds no tensors, or values that are not finite.
     """
     found = read_tensors(path, what)
     report, matched = _match(module.state_dict(), found, str(path))
@@ -94,6 +94,7 @@ def load_weights(module: nn.Module, path: Path, *, strict: bool, what: str) -> W
             f"{len(module.state_dict())} tensors. Check backbone, width, head and classes of the "
             f"recipe against the model that was saved{_described(path)}"
         )
+    _require_finite(matched, str(path))
     module.load_state_dict(matched, strict=False)
     return report
 
@@ -146,6 +147,7 @@ def fill(
 
     Raises:
         RecipeError: a tensor of the module is missing or has another shape.
+        DataError: a tensor has values that are not finite.
     """
     own = module.state_dict()
     known = {name: found[rename.get(name, name)] for name in own if rename.get(name, name) in found}
@@ -155,6 +157,7 @@ def fill(
             f"{source}: not the weights of this backbone: {report.summary()}; the backbone has "
             f"{len(own)} tensors, the source {len(found)}"
         )
+    _require_finite(matched, source)
     module.load_state_dict(matched, strict=False)
     used = {rename.get(name, name) for name in known}
     return WeightsReport(source, report.loaded, (), tuple(n for n in found if n not in used), ())
@@ -269,6 +272,15 @@ def _described(path: Path) -> str:
         )
     except (ToolkitError, ValueError, KeyError, TypeError, AttributeError):
         return ""
+
+
+def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise DataError(
+            f"{source}: {len(broken)} of {len(tensors)} tensors hold NaN or infinite values "
+            f"({_first(broken)}); such a model finds nothing. Give weights from before it diverged"
+        )
 
 
 def _first(names: Iterable[str], count: int = 3) -> str:

@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from export.artifact.manifest import file_sha256, read_manifest, write_manifest
 from export.backends.onnxruntime.engine import OnnxRuntimeEngine
 from export.backends.onnxruntime.settings import OnnxRuntimeConfig
-from export.engine import open_engine
+from export.engine import detect, detect_on_canvases, open_engine
 from export.errors import ExportError
 from export.pictures.images import to_tensor
 from tests.export.tiny import canvases
@@ -78,6 +79,24 @@ def test_images_of_another_shape_or_type_are_refused(static_model, images):
         pytest.raises(ExportError, match=r"expected \(1, 3, 32, 32\) float32"),
     ):
         engine.candidates(images)
+
+
+def test_scores_that_are_not_finite_are_no_empty_picture(static_model, tmp_path):
+    model = Path(shutil.copytree(static_model.parent, tmp_path / "model")) / static_model.name
+    graph = onnx.load(model)
+    weights = next(w for w in graph.graph.initializer if len(w.dims) == 4)
+    values = onnx.numpy_helper.to_array(weights).copy()
+    values[...] = np.nan
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+    onnx.save(graph, model)
+    sidecar = model.with_suffix(".json")
+    changed = {"sha256": file_sha256(model)}
+    write_manifest(read_manifest(sidecar).model_copy(update=changed), sidecar)
+    with open_engine(model, threads=1) as engine:
+        with pytest.raises(ExportError, match=r"model\.onnx .* not finite"):
+            detect(engine, canvases(1), 0.25)
+        with pytest.raises(ExportError, match="not finite"):
+            detect_on_canvases(engine, canvases(1), 0.25)
 
 
 def test_using_a_closed_engine_is_an_error(static_model):

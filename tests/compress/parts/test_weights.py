@@ -9,7 +9,7 @@ from torch import nn
 
 from compress.parts.backbones import SlimResNetConfig
 from compress.parts.pretrained import load_backbone_weights
-from compress.parts.weights import inherit, load_weights, save_weights, weights_hash
+from compress.parts.weights import fill, inherit, load_weights, save_weights, weights_hash
 from export.errors import DataError, MissingDependencyError, RecipeError
 from tests.compress.detectors.small import small_detector
 
@@ -46,6 +46,19 @@ def test_a_torch_file_is_unwrapped(tmp_path, wrap):
     torch.save(wrap(source.state_dict()), tmp_path / "w.pth")
     load_weights(module, tmp_path / "w.pth", strict=True, what="teacher")
     assert weights_hash(module) == weights_hash(source)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name_and_loaded_nowhere(tmp_path, value):
+    source, module = net(), net()
+    source[1].running_var[1] = value
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    before = weights_hash(module)
+    with pytest.raises(DataError, match=r"w\.pth: 1 of \d tensors hold NaN .*1\.running_var"):
+        load_weights(module, tmp_path / "w.pth", strict=True, what="teacher")
+    with pytest.raises(DataError, match="NaN or infinite"):
+        fill(module, source.state_dict(), "w.pth", rename={})
+    assert weights_hash(module) == before
 
 
 def test_weights_that_match_in_part_are_refused_with_counts_and_names(tmp_path):

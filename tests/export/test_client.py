@@ -1,6 +1,7 @@
 """A bundle's README is enough: a client written from it alone finds the same boxes."""
 
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.accuracy.coco_map import coco_map
+from benchmarks.accuracy.evaluate import predict as evaluate
+from benchmarks.accuracy.metric import CocoResult
+from benchmarks.data.image_set import coco_ground_truth, read_coco
 from export.bundles.packing import write_bundle
 from export.detections import Detections
 from export.engine import open_engine
@@ -117,3 +122,55 @@ def test_the_readme_states_sizes_thresholds_and_where_nms_is(bundle):
     assert "| `bytes` | onnxruntime | fp32 | uint8 | client |" in text
     assert "Keep scores above 0.25" in text
     assert "Note on" not in text
+
+
+def test_the_client_measures_the_ap_of_evaluation_on_large_jpegs(bundle, tmp_path):
+    """Objects are moved detections of the first model, so that AP is far from 0 and from 1."""
+    rng = np.random.default_rng(0)
+    paths = models(bundle)
+    with open_engine(next(iter(paths.values())), threads=1) as engine:
+        images, objects = [], []
+        for number in range(1, 7):
+            path = tmp_path / f"{number}.jpg"
+            Image.fromarray(pixels(400 + 37 * number, 300)).save(path, quality=85)
+            images.append(
+                {"id": number, "file_name": path.name, "width": 400 + 37 * number, "height": 300}
+            )
+            found = predict(engine, path, 0.2)
+            for box, label in zip(found.boxes[:6], found.labels, strict=False):
+                x1, y1, x2, y2 = box + rng.normal(0, 8, 4)
+                side = [float(max(x2 - x1, 5)), float(max(y2 - y1, 5))]
+                objects.append(
+                    {
+                        "id": len(objects) + 1,
+                        "image_id": number,
+                        "category_id": (17, 18)[label],
+                        "bbox": [float(x1), float(y1), *side],
+                        "area": side[0] * side[1],
+                        "iscrowd": 0,
+                    }
+                )
+    categories = [{"id": 17, "name": "cat"}, {"id": 18, "name": "dog"}]
+    document = {"images": images, "annotations": objects, "categories": categories}
+    (tmp_path / "val.json").write_text(json.dumps(document))
+    truth = coco_ground_truth(read_coco(tmp_path / "val.json"))
+    for path in paths.values():
+        client = Client(path)
+        results: list[CocoResult] = [
+            {
+                "image_id": image["id"],
+                "category_id": client.sidecar["category_ids"][label],
+                "bbox": [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)],
+                "score": round(score, 7),
+            }
+            for image in truth["images"]
+            for label, score, (x1, y1, x2, y2) in client.detect(
+                picture(tmp_path / image["file_name"]), 0.001
+            )
+        ]
+        with open_engine(path, threads=1) as engine:
+            ours = coco_map(evaluate(engine, read_coco(tmp_path / "val.json")), truth).values["AP"]
+        theirs = coco_map(results, truth, judge="pycocotools").values["AP"]
+        assert ours is not None
+        assert 0.05 < ours < 0.95
+        assert theirs == pytest.approx(ours, abs=1e-3)

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,7 +130,8 @@ def test_the_client_measures_the_ap_of_evaluation_on_large_jpegs(bundle, tmp_pat
     rng = np.random.default_rng(0)
     paths = models(bundle)
     with open_engine(next(iter(paths.values())), threads=1) as engine:
-        images, objects = [], []
+        images: list[dict[str, Any]] = []
+        objects: list[dict[str, Any]] = []
         for number in range(1, 7):
             path = tmp_path / f"{number}.jpg"
             Image.fromarray(pixels(400 + 37 * number, 300)).save(path, quality=85)

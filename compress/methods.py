@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from compress.detector import Detector
     from compress.detectors.parts.settings import DetectorSettings
     from compress.losses.parts.loss import LossSection
+    from compress.parts.norm import Norm
     from export.config import Section
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,10 +93,11 @@ def families() -> tuple[str, ...]:
     return tuple(detector_settings())
 
 
-def small_pair(family: str) -> SmallPair:
+def small_pair(family: str, norm: "Norm" = "batch") -> SmallPair:
     """Build a small student and teacher of a family, with random weights."""
     settings_class = detector_settings()[family]
     known = {key: value for key, value in SMALL.items() if key in settings_class.model_fields}
+    known["norm"] = norm
 
     def build(widths: tuple[int, ...]) -> "Detector":
         backbone = {"type": "slim_resnet", "widths": widths}

@@ -151,10 +151,15 @@ class Schedule:
         if self._orders.get(labeled, (-1,))[0] != epoch:
             rng = np.random.default_rng([self.seed, epoch, 1 + labeled])
             self._orders[labeled] = (epoch, rng.permutation(count))
-        own = batch // self.world
-        start = place * batch + self.rank * own
-        chosen = self._orders[labeled][1][start : start + own]
-        return [Key(labeled, epoch, picture) for picture in chosen.tolist()]
+        order = self._orders[labeled][1]
+        own = own_share(batch, self.rank, self.world)
+        chosen = [int(order[place * batch + index]) for index in own]
+        return [Key(labeled, epoch, picture) for picture in chosen]
+
+
+def own_share(count: int, rank: int, world: int) -> range:
+    """Return the contiguous share of one of `world` processes; sizes differ by one at most."""
+    return range(rank * count // world, (rank + 1) * count // world)
 
 
 class RawBatch(NamedTuple):
@@ -273,8 +278,8 @@ def training_batches(
             pictures that are decoded already where the cache holds them.
 
     Raises:
-        DataError: a set is smaller than its batch, a batch cannot be shared evenly by `world`, or
-            a picture cannot be read.
+        DataError: a set is smaller than its batch, the batch has fewer pictures than there are
+            processes, or a picture cannot be read.
     """
     steps_per_epoch(data, batch)
     unlabeled = data.unlabeled if unlabeled_batch else None
@@ -283,10 +288,11 @@ def training_batches(
             f"train.unlabeled_batch is {unlabeled_batch}, but data.unlabeled has "
             f"{len(data.unlabeled or ())} pictures; choose a smaller batch or give more pictures"
         )
-    if batch % world or unlabeled_batch % world:
+    if batch < world:
         raise DataError(
-            f"a batch of {batch} labelled and {unlabeled_batch} unlabelled pictures cannot be "
-            f"shared evenly by {world} processes; choose multiples of {world}"
+            f"train.batch is {batch}, the pictures of a step over all processes, and {world} "
+            f"processes train: some would have none; choose a batch of at least {world}, or start "
+            "fewer processes"
         )
     size = (data.input_height, data.input_width)
     fast = data.fast_decode

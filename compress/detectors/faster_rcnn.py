@@ -11,7 +11,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from compress.batch import Batch, Targets
+from compress.batch import Batch
 from compress.detector import (
     FEATURES,
     Candidates,
@@ -31,6 +31,7 @@ from compress.detectors.parts.roi_pool import RoiAlignForm
 from compress.detectors.parts.settings import DetectorSettings, build_trunk, check_maps
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
+from compress.parts.processes import mean_of_batch
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
@@ -186,29 +187,37 @@ class FasterRcnn(Detector):
     def _first_losses(self, objectness: Tensor, deltas: Tensor, batch: Batch) -> dict[str, Tensor]:
         count, rpn = batch.labeled, self.head.rpn
         if count == 0:  # an empty sum: 0, attached to the graph
-            return {"rpn_objectness": objectness[:0].sum(), "rpn_box": deltas[:0].sum()}
+            return {
+                "rpn_objectness": mean_of_batch(objectness[:0].sum(), 0),
+                "rpn_box": mean_of_batch(deltas[:0].sum(), 0),
+            }
         anchors = [self.anchors] * count
         labels, boxes = rpn.assign_targets_to_anchors(
             anchors, as_torchvision(batch.targets[:count])
         )
         wanted = rpn.box_coder.encode(boxes, anchors)
+        sampler = self.head.rpn_sampler.of(batch.image_ids[:count])
         object_loss, box_loss = rpn.compute_loss(
             objectness[:count].reshape(-1, 1), deltas[:count].reshape(-1, 4), labels, wanted
         )
-        return {"rpn_objectness": object_loss, "rpn_box": box_loss}
+        return {
+            "rpn_objectness": mean_of_batch(object_loss, sampler.sampled),
+            "rpn_box": mean_of_batch(box_loss, sampler.sampled),
+        }
 
     @torch.no_grad()
     def _sample(
-        self, objectness: Tensor, deltas: Tensor, targets: Sequence[Targets]
+        self, objectness: Tensor, deltas: Tensor, batch: Batch, seen: int
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Return per picture the sampled boxes, torchvision's labels and the wanted deltas."""
+        """Return of `seen` pictures the sampled boxes, torchvision's labels and wanted deltas."""
         config = self.config
         boxes, scores = self._propose(
             objectness, deltas, config.rpn_pre_nms_train, config.rpn_post_nms_train
         )
         found = [image[kept >= 0] for image, kept in zip(boxes, scores, strict=True)]
+        self.head.roi_sampler.of(batch.image_ids[:seen])
         sampled, _, labels, wanted = self.head.roi.select_training_samples(
-            found, as_torchvision(targets, offset=1)
+            found, as_torchvision(batch.targets[:seen], offset=1)
         )
         return sampled, labels, list(wanted)
 
@@ -230,9 +239,10 @@ class FasterRcnn(Detector):
             rois = self._no_rois(features[0])
             if given is not None:
                 rois = self._score_too(features, [], given)[1]
-            return rois, {"roi_classification": zero, "roi_box": zero}
+            losses = {"roi_classification": zero, "roi_box": zero}
+            return rois, {name: mean_of_batch(loss, 0) for name, loss in losses.items()}
         boxes, labels, wanted = self._sample(
-            objectness[:seen].detach(), deltas[:seen].detach(), batch.targets[:seen]
+            objectness[:seen].detach(), deltas[:seen].detach(), batch, seen
         )
         others = None
         if given is None:
@@ -250,7 +260,10 @@ class FasterRcnn(Detector):
                 )
             else:
                 class_loss, box_loss = logits[:0].sum(), box_deltas[:0].sum()
-        losses = {"roi_classification": class_loss, "roi_box": box_loss}
+            losses = {
+                "roi_classification": mean_of_batch(class_loss, rows),
+                "roi_box": mean_of_batch(box_loss, rows),
+            }
         if others is not None:
             return others, losses
         flat = torch.cat(labels)

@@ -10,7 +10,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from compress.batch import Batch, Targets, boxes_per_image
 from compress.detector import FEATURES, Candidates, Dense, Detector, Outputs, Rois, Wanted
-from compress.detectors.parts.assignment import as_torchvision, joined_matches, own_share
+from compress.detectors.parts.assignment import as_torchvision, joined_matches, positive_count
 from compress.detectors.parts.dense import (
     Raw,
     TowerSettings,
@@ -23,6 +23,7 @@ from compress.detectors.parts.settings import build_trunk, check_maps
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
 from compress.parts.norm import Norm
+from compress.parts.processes import mean_of_batch
 
 CENTRE_RADIUS = 1.5  # of centre sampling, in strides
 
@@ -166,8 +167,8 @@ class Fcos(Detector):
                 "box": raw["bbox_regression"].sum(),
                 "centerness": raw["bbox_ctrness"].sum(),
             }
-        share = own_share(matches, self.anchors)
-        return {name: loss * share for name, loss in losses.items()}
+        count = positive_count(matches, self.anchors)
+        return {name: mean_of_batch(loss, count) for name, loss in losses.items()}
 
     def candidates(self, images: Tensor) -> Candidates:
         """Return the best (point, class) pairs; see `Detector.candidates`."""

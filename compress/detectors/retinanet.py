@@ -29,6 +29,7 @@ from compress.detectors.parts.settings import build_trunk, check_maps
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
 from compress.parts.norm import Norm
+from compress.parts.processes import mean_of_batch
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 POSITIVE_IOU = 0.5
@@ -129,15 +130,19 @@ class RetinaNet(Detector):
     def losses(self, raw: Raw, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """Return torchvision's losses; see `OneStage`."""
         if not targets:
-            return {
+            losses = {
                 "classification": raw["cls_logits"].sum(),  # an empty sum: 0, attached to the graph
-                "box": raw["bbox_regression"].sum(),
+                "bbox_regression": raw["bbox_regression"].sum(),
             }
-        matches = [match_overlaps(self.matcher, self.anchors, t.boxes) for t in targets]
-        losses = self.head.predictor.compute_loss(
-            as_torchvision(targets), raw, [self.anchors] * len(targets), matches
-        )
-        return {"classification": losses["classification"], "box": losses["bbox_regression"]}
+        else:
+            matches = [match_overlaps(self.matcher, self.anchors, t.boxes) for t in targets]
+            losses = self.head.predictor.compute_loss(
+                as_torchvision(targets), raw, [self.anchors] * len(targets), matches
+            )
+        return {
+            name: mean_of_batch(losses[key], len(targets))
+            for name, key in (("classification", "classification"), ("box", "bbox_regression"))
+        }
 
     def candidates(self, images: Tensor) -> Candidates:
         """Return the best (anchor, class) pairs; see `Detector.candidates`."""

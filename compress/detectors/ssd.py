@@ -35,7 +35,7 @@ from compress.detectors.parts.assignment import (
     as_torchvision,
     decode_at,
     match_overlaps,
-    own_share,
+    positive_count,
 )
 from compress.detectors.parts.dense import Raw, dense_outputs
 from compress.detectors.parts.selection import MAX_CANDIDATES, clip_to, gather_rows
@@ -49,6 +49,7 @@ from compress.detectors.parts.settings import (
 )
 from compress.parts.backbones import build_backbone
 from compress.parts.norm import Norm, NormLayer, backbone_norm
+from compress.parts.processes import mean_of_batch
 
 ASPECT_RATIOS = (2, 3)
 MATCH_IOU = 0.5
@@ -199,8 +200,8 @@ class Ssd(Detector):
                 "classification": raw["cls_logits"].sum(),  # an empty sum: 0, attached to the graph
                 "box": raw["bbox_regression"].sum(),
             }
-        share = own_share(matches, self.anchors)
-        return {name: loss * share for name, loss in losses.items()}
+        count = positive_count(matches, self.anchors)
+        return {name: mean_of_batch(loss, count) for name, loss in losses.items()}
 
     def candidates(self, images: Tensor) -> Candidates:
         """Return the best boxes of each class, then the best of all; see `Detector.candidates`.

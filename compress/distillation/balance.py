@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
+
+from compress.parts.processes import mean_over_processes
 
 
 class Balance(nn.Module):
@@ -26,9 +27,7 @@ class Balance(nn.Module):
         """Add one step's task loss and the loss's own sum of terms, both scalars."""
         if float(self.steps) >= self.window:
             return
-        seen = torch.stack([task.detach().double(), own.detach().double().abs()])
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(seen)
+        seen = mean_over_processes(torch.stack([task.double(), own.double()])).abs()
         if bool(seen.isfinite().all()):  # the loop stops for one that is not
             self.task += seen[0]
             self.own += seen[1]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from compress.batch import Batch
 from compress.detector import FEATURES, Detector, Knowledge, Outputs, Rois
@@ -20,6 +19,7 @@ from compress.distillation.pairing import (
     teacher_columns,
 )
 from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource
+from compress.parts.processes import mean_over_processes, process_count, sum_over_processes
 from compress.training.objective import Objective, SeparateTraining, Term
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class Distiller(Objective):
 
     def _attach_idle(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Attach the adapters of inactive losses to the graph, as DDP waits for all gradients."""
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if process_count() == 1:
             return terms
         active = {method.name for method, _ in self._active()}
         resting = (method.loss for method in self.methods if method.name not in active)
@@ -274,13 +274,13 @@ class Distiller(Objective):
     def _compare(self, terms: dict[str, Tensor], maps: Sequence[Tensor]) -> list[Term]:
         task = torch.stack([v for n, v in terms.items() if n.startswith("task/")]).sum()
         shared = [f for f in maps if f.requires_grad]
-        task_norm = _gradient_norm(task, shared)
+        task_size, task_norm = float(mean_over_processes(task)), _gradient_norm(task, shared)
         found = []
         apart = {f"{m.name}/{term}" for m in self.methods for term in m.loss.unweighted}
         for name, value in terms.items():
             if not name.startswith("task/") and name not in apart:
-                size = value.item()
-                ratio = size / max(task.item(), 1e-12)
+                size = float(mean_over_processes(value))
+                ratio = size / max(task_size, 1e-12)
                 gradient = _gradient_norm(value, shared) / max(task_norm, 1e-12)
                 found.append(Term(name, size, ratio, gradient))
         return found
@@ -331,11 +331,14 @@ def advice(terms: Sequence[Term], limit: float = 10.0) -> list[str]:
 
 
 def _gradient_norm(value: Tensor, at: Sequence[Tensor]) -> float:
+    """Return the norm of the gradient at the maps of the whole batch."""
     if not value.requires_grad or not at:
         return 0.0
     gradients = torch.autograd.grad(value, list(at), retain_graph=True, allow_unused=True)
-    squares = [g.float().square().sum() for g in gradients if g is not None]
-    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    squares = [value.new_zeros(()), *(g.float().square().sum() for g in gradients if g is not None)]
+    # each map's gradient is that of the mean over the processes, times their number
+    total = sum_over_processes(torch.stack(squares).sum())
+    return float(total.sqrt()) / process_count()
 
 
 def _unique(name: str, taken: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapSection, finest_pairs
 from compress.losses.parts.loss import DistillationLoss
+from compress.parts.processes import mean_of_batch
 
 
 class AtConfig(MapSection):
@@ -38,13 +39,13 @@ class At(DistillationLoss):
         super().__init__(config, student, teacher)
         self.levels = finest_pairs(student, teacher, config.levels)
 
-    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 - maps alone
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `attention`: the mean squared difference of each level, summed over levels."""
         errors = [
             functional.mse_loss(attention(own), attention(other))
             for own, other in self.levels.select(student.features, teacher.features)
         ]
-        return {"attention": torch.stack(errors).sum()}
+        return {"attention": mean_of_batch(torch.stack(errors).sum(), len(batch.images))}
 
 
 def attention(maps: Tensor) -> Tensor:

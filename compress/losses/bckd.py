@@ -19,9 +19,9 @@ from compress.losses.parts.responses import (
     IGNORED,
     focal_cross_entropy,
     giou_error,
-    normaliser,
     score_gap,
 )
+from compress.parts.processes import over_batch
 
 
 class BckdConfig(LossSection):
@@ -59,16 +59,16 @@ class Bckd(DistillationLoss):
         config = self.config
         matched = own.match(boxes_per_image(batch.targets))  # (B, P)
         counts = (matched != IGNORED).float()
-        positives = normaliser((matched >= 0).sum())
+        positives = (matched >= 0).sum()
         scores = other.class_logits.sigmoid()
         gap = score_gap(own.class_logits, scores)
         terms: dict[str, tuple[float, Tensor]] = {}
         if config.class_weight:
             value = focal_cross_entropy(own.class_logits, scores, gap, config.beta)
-            terms["class"] = (config.class_weight, (counts * value).sum() / positives)
+            terms["class"] = (config.class_weight, over_batch((counts * value).sum(), positives))
         if config.box_weight:
             value = box_term(own.boxes, other.boxes, gap, counts)
-            terms["box"] = (config.box_weight, value / positives)
+            terms["box"] = (config.box_weight, over_batch(value, positives))
         return weigh(terms)
 
 

@@ -24,11 +24,11 @@ from compress.losses.parts.responses import (
     edge_divergence,
     focal_cross_entropy,
     giou_error,
-    normaliser,
     score_gap,
 )
+from compress.losses.parts.statistics import mean_and_deviation
 from compress.parts.atss import paired_iou
-from compress.parts.processes import mean_over_processes
+from compress.parts.processes import over_batch
 
 BoxTerm = Literal["dfl", "giou", "iou"]
 BOX_WEIGHTS: dict[BoxTerm, float] = {"dfl": 4.0, "giou": 1.0, "iou": 0.75}
@@ -194,16 +194,16 @@ class CrossKd(DistillationLoss):
         """
         scores = teacher.class_logits.sigmoid()
         weight = scores.amax(dim=-1).masked_fill(counts == 0, 0.0)  # (B, P)
-        divisor = normaliser(divisor)
         terms: dict[str, tuple[float, Tensor]] = {}
         if self.class_weight:
             gap = score_gap(crossed.class_logits, scores)
             value = focal_cross_entropy(crossed.class_logits, scores, gap, self.config.beta)
-            terms["class"] = (self.class_weight, (counts * value).sum() / divisor)
+            terms["class"] = (self.class_weight, over_batch((counts * value).sum(), divisor))
         if self.box_weight:
+            value, least = self.box_sum(crossed, teacher, weight), 1.0
             if self.box == "dfl":
-                divisor = mean_over_processes(weight.sum()).clamp(min=STATISTICS_EPSILON)
-            terms["box"] = (self.box_weight, self.box_sum(crossed, teacher, weight) / divisor)
+                divisor, least = weight.sum(), STATISTICS_EPSILON
+            terms["box"] = (self.box_weight, over_batch(value, divisor, least=least))
         return weigh(terms)
 
     def box_sum(self, crossed: Dense, teacher: Dense, weight: Tensor) -> Tensor:
@@ -229,14 +229,11 @@ def restyle(student: Tensor, teacher: Tensor) -> Tensor:
 
     Shapes: (B, C, H, W).
     """
-    over = (0, 2, 3)
-    centred = student - student.mean(dim=over, keepdim=True)
-    mean = teacher.mean(dim=over, keepdim=True)
-    if student.numel() == student.shape[1]:
-        return centred + mean
-    # not var().sqrt(), whose gradient is infinite at a constant channel
-    deviation = student.std(dim=over, keepdim=True) + STATISTICS_EPSILON
-    return centred / deviation * teacher.std(dim=over, keepdim=True) + mean
+    own, other = mean_and_deviation(student), mean_and_deviation(teacher)
+    centred = student - own.mean
+    if own.numbers == 1:
+        return centred + other.mean
+    return centred / (own.deviation + STATISTICS_EPSILON) * other.deviation + other.mean
 
 
 def centerness_sum(points: Tensor, matched: Tensor, targets: tuple[Targets, ...]) -> Tensor:

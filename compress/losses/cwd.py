@@ -18,6 +18,7 @@ from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
 from compress.losses.parts.alignment import AlignedLevels, MapSection, finest_pairs
 from compress.losses.parts.levels import check_classes
 from compress.losses.parts.loss import DistillationLoss
+from compress.parts.processes import mean_of_batch
 
 
 class CwdConfig(MapSection):
@@ -63,7 +64,7 @@ class Cwd(DistillationLoss):
         if config.source == "features":
             self.maps = AlignedLevels(student, teacher, config.levels, bias=False)
 
-    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 - maps alone
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `feature` or `class`, summed over levels."""
         if self.maps is not None:
             name, pairs = "feature", self.maps(student.features, teacher.features)
@@ -72,7 +73,7 @@ class Cwd(DistillationLoss):
         divergences = [
             channel_divergence(own, other, self.config.temperature) for own, other in pairs
         ]
-        return {name: torch.stack(divergences).sum()}
+        return {name: mean_of_batch(torch.stack(divergences).sum(), len(batch.images))}
 
     def _class_maps(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
         own, other = (class_maps(outputs.dense, outputs.features) for outputs in (student, teacher))

@@ -22,6 +22,7 @@ from compress.losses.parts.classifier import Classifier, ClassifierConfig
 from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource, Source, weigh
 from compress.losses.parts.masks import stack_boxes
 from compress.parts.crops import crop_boxes
+from compress.parts.processes import over_batch
 
 Variant = Literal["kl-ce softmax", "kl-ce sigmoid", "kl-bce sigmoid"]
 EPSILON = 1e-10
@@ -132,23 +133,19 @@ class Dicod(DistillationLoss):
             best = best_of_each(owner[places], overlap, self.config.boxes_per_object)
             places = places[best]
         if not len(places):
-            return 0 * predicted.sum()
+            return over_batch(0 * predicted.sum(), 0)
         objects = owner[places]
         counts = torch.bincount(picture[objects], minlength=len(batch.images)).tolist()
         (classifier,) = self._classifier
         seen = crop_boxes(batch.images, torch.split(predicted[places], counts), classifier.crop)
         pairs = ((seen, known.crops[objects]), (classifier.last_map(seen), known.maps[objects]))
-        return torch.stack(
-            [
-                (
-                    functional.adaptive_avg_pool2d(a, cells)
-                    - functional.adaptive_avg_pool2d(b, cells)
-                )
-                .abs()
-                .mean()
-                for (a, b), cells in zip(pairs, self.config.pooled, strict=True)
-            ]
-        ).sum()
+        errors = [
+            (functional.adaptive_avg_pool2d(a, cells) - functional.adaptive_avg_pool2d(b, cells))
+            .abs()
+            .mean(dim=(1, 2, 3))
+            for (a, b), cells in zip(pairs, self.config.pooled, strict=True)
+        ]
+        return over_batch(torch.stack(errors).sum(), len(places))
 
 
 def class_term(
@@ -173,7 +170,7 @@ def class_term(
     else:
         own, other = own.sigmoid(), other.sigmoid()
         rows = (_divergence(own, other) + _divergence(1 - own, 1 - other)).mean(1)
-    return temperature**2 * rows.sum() / count.clamp(min=1)
+    return over_batch(temperature**2 * rows.sum(), count)
 
 
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:

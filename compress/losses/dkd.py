@@ -16,6 +16,7 @@ from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.loss import check_weights, weigh
 from compress.losses.parts.responses import divergence
 from compress.losses.parts.rows import RowLoss, RowSection, compares_rois
+from compress.parts.processes import over_batch
 
 
 class DkdConfig(RowSection):
@@ -51,11 +52,11 @@ class Dkd(RowLoss):
         rows = self.select(student, teacher, batch)
         assert rows.labels is not None  # `check` refuses rows without labels
         target, others = decoupled(rows.student, rows.teacher, rows.labels, config.temperature)
-        count = max(1, len(rows.labels))
+        count = len(rows.labels)
         return weigh(
             {
-                "target": (config.target_weight, target.sum() / count),
-                "non_target": (config.non_target_weight, others.sum() / count),
+                "target": (config.target_weight, over_batch(target.sum(), count)),
+                "non_target": (config.non_target_weight, over_batch(others.sum(), count)),
             }
         )
 

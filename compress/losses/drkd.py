@@ -20,6 +20,7 @@ from compress.losses.parts.alignment import MapSection
 from compress.losses.parts.levels import check_one_width, pair_levels
 from compress.losses.parts.loss import DistillationLoss, Source, check_weights, weigh
 from compress.losses.parts.patches import pool_instances
+from compress.parts.processes import mean_of_batch, over_batch
 
 
 class DrkdConfig(MapSection):
@@ -93,7 +94,10 @@ class Drkd(DistillationLoss):
                 with torch.no_grad():
                     wanted = graph(other)
                 errors.append((after(graph(own)) - wanted).square().mean())
-            found["pixel_relation"] = (config.pixel_weight, torch.stack(errors).mean())
+            found["pixel_relation"] = (
+                config.pixel_weight,
+                mean_of_batch(torch.stack(errors).mean(), len(batch.images)),
+            )
         if config.relation_weight or config.instance_weight:
             boxes = boxes_per_image(batch.targets)
             own, other = (
@@ -104,7 +108,7 @@ class Drkd(DistillationLoss):
                 counts = [len(one) for one in boxes]
                 error = self.relation(own.flatten(1), other.flatten(1), counts)
                 found["instance_relation"] = (config.relation_weight, error)
-            error = (own - other).square().sum() / max(1, own.numel())
+            error = over_batch((own - other).square().sum(), own.numel())
             found["instance"] = (config.instance_weight, error)
         return weigh(found)
 
@@ -167,8 +171,8 @@ class InstanceRelation(nn.Module):
             wanted = self.relate(
                 pad_sequence(list(torch.split(other, split)), batch_first=True), pairs
             )
-        pictures = max(1, sum(count > 0 for count in counts))
-        return (mine - wanted).square().sum() / pictures
+        pictures = sum(count > 0 for count in counts)
+        return over_batch((mine - wanted).square().sum(), pictures)
 
     def relate(self, vectors: Tensor, pairs: Tensor) -> Tensor:
         """Return (B, n * n) relations of (B, n, V) vectors; 0 where `pairs` is False."""

@@ -18,6 +18,7 @@ from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapSection, finest_pairs
 from compress.losses.parts.loss import DistillationLoss, check_weights, weigh
+from compress.parts.processes import gather_rows, process_count
 
 Pair = tuple[Tensor, Tensor]  # student's first
 
@@ -181,4 +182,13 @@ def level_errors(adapted: Mapping[str, Pair], attention: Pair) -> dict[str, Tens
     differences = {name: own - other for name, (own, other) in adapted.items()}
     if "feature" in differences:
         differences["feature"] = root * differences["feature"]
-    return {name: torch.linalg.vector_norm(error) for name, error in differences.items()}
+    return {name: norm_of_batch(error) for name, error in differences.items()}
+
+
+def norm_of_batch(values: Tensor) -> Tensor:
+    """Return the root of the sum of the squares of the whole batch."""
+    own: Tensor = torch.linalg.vector_norm(values)
+    if process_count() == 1:
+        return own
+    found: Tensor = torch.linalg.vector_norm(gather_rows(own[None]).rows)  # of the norms of all
+    return found

@@ -21,6 +21,7 @@ from compress.losses.parts.alignment import MapSection
 from compress.losses.parts.levels import LevelPairs, listed, pair_levels
 from compress.losses.parts.loss import DistillationLoss, check_weights, weigh
 from compress.losses.parts.masks import between, largest_product, pad_boxes
+from compress.parts.processes import over_batch
 
 
 class FgdWeights(NamedTuple):
@@ -141,7 +142,7 @@ class Fgd(DistillationLoss):
             masks = scale_masks(boxes, size, (other.shape[-2], other.shape[-1]))
             found.append(level(own, other, *masks))
         foreground, background, attention, relation = (
-            torch.stack(values).sum() for values in zip(*found, strict=True)
+            over_batch(torch.stack(values).sum(), len(boxes)) for values in zip(*found, strict=True)
         )
         return weigh(
             {
@@ -177,7 +178,7 @@ class FgdLevel(nn.Module):
     def forward(
         self, student: Tensor, teacher: Tensor, foreground: Tensor, background: Tensor
     ) -> FgdTerms:
-        """Compare maps (B, C, H, W) under two masks (B, H, W); each term is a mean over B."""
+        """Compare maps (B, C, H, W) under two masks (B, H, W); each term is a sum over B."""
         student = self.align(student)
         spatial_s, channel_s = attention(student, self.temperature)
         spatial_t, channel_t = attention(teacher, self.temperature)
@@ -188,13 +189,7 @@ class FgdLevel(nn.Module):
         if self.student_context is not None and self.teacher_context is not None:
             context = self.student_context(student) - self.teacher_context(teacher)
             relation = (difference + context[..., None, None]).square().sum()
-        pictures = student.shape[0]
-        return FgdTerms(
-            (foreground * error).sum() / pictures,
-            (background * error).sum() / pictures,
-            apart / pictures,
-            relation / pictures,
-        )
+        return FgdTerms((foreground * error).sum(), (background * error).sum(), apart, relation)
 
 
 class GlobalContext(nn.Module):

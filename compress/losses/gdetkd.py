@@ -38,6 +38,7 @@ from compress.losses.parts.loss import (
 )
 from compress.losses.parts.masks import stack_boxes
 from compress.losses.parts.patches import pool_every_level, pool_instances
+from compress.parts.processes import gather_rows, over_batch
 
 AUTOMATIC_BOX_WEIGHT = 1.0
 
@@ -136,7 +137,7 @@ class GDetKd(DistillationLoss):
             adapted = [adapt(own) for adapt, (own, _) in zip(self.adapters, maps, strict=True)]
             other = pool_instances([level for _, level in maps], strides, boxes, size)
             own = self.mixture(pool_every_level(adapted, strides, boxes, size), other)
-            error = (own - other).square().sum() / max(1, other.numel())
+            error = over_batch((own - other).square().sum(), other.numel())
             found["feature"] = (config.feature_weight, error)
         if self.contrast is not None:
             if rois is not None:
@@ -145,7 +146,10 @@ class GDetKd(DistillationLoss):
                 own, other = self._tower_regions(student, teacher, boxes)
             else:
                 own, other = own.mean(dim=(2, 3)), other.mean(dim=(2, 3))
-            found["contrast"] = (config.contrast_weight, self.contrast(own, other, boxes))
+            found["contrast"] = (
+                config.contrast_weight,
+                self.contrast(own, other, boxes, batch.labeled),
+            )
         if self.box_weight and own_rois is not None and rois is not None:
             found["box"] = (self.box_weight, box_loss(own_rois, rois))
         return weigh(found)
@@ -221,13 +225,14 @@ class Contrast(nn.Module):
         self.register_buffer("queue", torch.zeros(config.queue, config.contrast_channels))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, own: Tensor, other: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """Return the mean over G regions, 0 without any; queue them in train mode.
+    def forward(self, own: Tensor, other: Tensor, boxes: Sequence[Tensor], labeled: int) -> Tensor:
+        """Return the mean over the batch's regions, 0 without any; queue them in train mode.
 
         Args:
             own: (G, D_s) the student's embeddings.
             other: (G, D_t) the teacher's.
             boxes: one (n, 4) xyxy tensor per picture; they sum to G.
+            labeled: how many of the pictures are labelled.
         """
         own = functional.normalize(self.own(own), dim=1)
         other = functional.normalize(self.other(other), dim=1)
@@ -236,12 +241,17 @@ class Contrast(nn.Module):
         same = (box_iou(stacked, stacked) > self.same_iou) & (picture[:, None] == picture)
         same.fill_diagonal_(False)
         empty = torch.arange(len(self.queue), device=own.device) >= self.filled
-        logits = own @ torch.cat([other, self.queue]).T / self.temperature
-        logits = logits.masked_fill(torch.cat([same, empty.expand(count, -1)], dim=1), -math.inf)
-        answers = torch.arange(count, device=own.device)
-        loss = functional.cross_entropy(logits, answers, reduction="sum") / max(1, count)
+        others, place = gather_rows(other)  # regions of other pictures are all a contrast
+        hidden = empty.new_zeros(count, len(others))
+        hidden[:, place] = same
+        logits = own @ torch.cat([others, self.queue]).T / self.temperature
+        logits = logits.masked_fill(torch.cat([hidden, empty.expand(count, -1)], dim=1), -math.inf)
+        answers = torch.arange(place.start, place.stop, device=own.device)
+        loss = over_batch(functional.cross_entropy(logits, answers, reduction="sum"), count)
         if self.training:
-            self.remember(other.detach())
+            # in the order of one process: the labelled pictures of all come first
+            later = gather_rows((picture >= labeled).to(own)).rows
+            self.remember(others.detach()[later.argsort(stable=True)])
         return loss
 
     @torch.no_grad()
@@ -259,7 +269,7 @@ def box_loss(student: Rois, teacher: Rois) -> Tensor:
     """
     chances = teacher.class_logits.softmax(dim=1)[:, :-1]  # (R, K)
     error = torch.einsum("rk,rkd->rd", chances, teacher.deltas - student.deltas)
-    return error.abs().sum() / max(1, len(error))
+    return over_batch(error.abs().sum(), len(error))
 
 
 def _embeddings(rois: Rois | None) -> Tensor:

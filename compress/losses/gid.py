@@ -21,6 +21,7 @@ from compress.losses.parts.gid_selection import Instances, ScoreForm, select_ins
 from compress.losses.parts.levels import check_classes, check_levels, check_locations, pair_levels
 from compress.losses.parts.loss import DistillationLoss, LossSection, check_weights, weigh
 from compress.losses.parts.patches import pool_instances
+from compress.parts.processes import gather_rows, over_batch
 
 
 class GidConfig(LossSection):
@@ -123,12 +124,11 @@ class Gid(DistillationLoss):
         in_class, in_box = response_loss(
             student.dense, teacher.dense, positive, beta=config.box_beta
         )
-        relation = relation_loss(
-            own,
-            other,
-            [sum(found.counts)] if config.relation_scope == "batch" else found.counts,
-            beta=config.relation_beta,
-        )
+        if config.relation_scope == "batch":
+            related = gather_rows(own).rows, gather_rows(other).rows
+            relation = batch_relation_loss(*related, beta=config.relation_beta)
+        else:
+            relation = relation_loss(own, other, found.counts, beta=config.relation_beta)
         return weigh(
             {
                 "feature": (config.feature_weight, feature_loss(own, other)),
@@ -142,34 +142,46 @@ class Gid(DistillationLoss):
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the squared error of patches (G, C, S, S): sum over C, mean over G and cells."""
     cells = student.shape[0] * student.shape[2] * student.shape[3]
-    return (student - teacher).square().sum() / max(1, cells)
+    return over_batch((student - teacher).square().sum(), cells)
 
 
 def relation_loss(
     student: Tensor, teacher: Tensor, counts: Sequence[int], *, beta: float
 ) -> Tensor:
-    """Compare the distances between instances, each side's scaled by its own mean.
+    """Compare the distances between instances of a picture, each side's scaled by its own mean.
 
     Args:
         student: patches (G, C, S, S).
         teacher: patches (G, C, S, S).
-        counts: how many consecutive instances belong together; they sum to G.
+        counts: how many consecutive instances each picture has; they sum to G.
         beta: width of the quadratic part of the comparison.
 
     Returns:
-        The mean over groups of three or more, each a mean over its ordered pairs; else 0.
+        The mean over pictures of three or more, each a mean over its ordered pairs; else 0.
     """
-    groups = []
-    for own, other in zip(
-        torch.split(student.flatten(1), list(counts)),
-        torch.split(teacher.flatten(1), list(counts)),
-        strict=True,
-    ):
-        count = own.shape[0]
-        if count >= 3:
-            difference = relative_distances(other) - relative_distances(own)
-            groups.append(smooth_absolute(difference, beta).sum() / (count**2 - count))
-    return torch.stack(groups).mean() if groups else 0 * student.sum()
+    groups = [
+        batch_relation_loss(own, other, beta=beta)
+        for own, other in zip(
+            torch.split(student, list(counts)), torch.split(teacher, list(counts)), strict=True
+        )
+        if len(own) >= 3
+    ]
+    total = torch.stack(groups).sum() if groups else 0 * student.sum()
+    return over_batch(total, len(groups))
+
+
+def batch_relation_loss(student: Tensor, teacher: Tensor, *, beta: float) -> Tensor:
+    """Compare the distances between all instances; arguments as of `relation_loss`.
+
+    Returns:
+        A mean over ordered pairs; 0 of fewer than three instances.
+    """
+    count = len(student)
+    if count < 3:
+        return 0 * student.sum()
+    own, other = student.flatten(1), teacher.flatten(1)
+    difference = relative_distances(other) - relative_distances(own)
+    return smooth_absolute(difference, beta).sum() / (count**2 - count)
 
 
 def response_loss(
@@ -183,12 +195,12 @@ def response_loss(
         positive: (B, P) bool.
         beta: width of the quadratic part of the box term.
     """
-    count = positive.sum().clamp(min=1)
+    count = positive.sum()
     in_class = functional.binary_cross_entropy_with_logits(
         student.class_logits[positive], teacher.class_logits[positive].sigmoid(), reduction="sum"
     )
     in_box = smooth_absolute(student.deltas[positive] - teacher.deltas[positive], beta).sum()
-    return in_class / count, in_box / count
+    return over_batch(in_class, count), over_batch(in_box, count)
 
 
 def smooth_absolute(difference: Tensor, beta: float) -> Tensor:

@@ -41,6 +41,12 @@ from compress.losses.parts.icd_queries import (
 )
 from compress.losses.parts.levels import pair_levels
 from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.parts.processes import (
+    mean_of_batch,
+    over_batch,
+    process_count,
+    sum_over_processes,
+)
 from compress.training.objective import SeparateTraining
 
 USUAL_HEADS, LEAST_HEAD_CHANNELS = 8, 4
@@ -248,7 +254,10 @@ def weighted_error(student: Tensor, teacher: Tensor, weights: Tensor, *, form: E
         error = functional.mse_loss(own, other, reduction="none")
     weighted = (error.mean(dim=-1).transpose(1, 2) * weights).sum(dim=-1)  # (B, a)
     if form == "squared":
-        return (weighted / weights.sum(dim=-1).clamp(min=1e-6)).mean()
-    mean = weighted.sum() / weights.sum().clamp(min=1e-6)
-    # the gradient of the root at 0 is infinite
-    return mean.clamp(min=1e-12).sqrt() if form == "root" else mean
+        means = weighted / weights.sum(dim=-1).clamp(min=1e-6)
+        return mean_of_batch(means.mean(), len(means))
+    mean = over_batch(weighted.sum(), weights.sum(), least=1e-6)
+    if form != "root":
+        return mean
+    # of all processes' parts; the root's slope at 0 is infinite
+    return (sum_over_processes(mean) / process_count()).clamp(min=1e-12).sqrt()

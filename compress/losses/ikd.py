@@ -10,6 +10,7 @@ the files, so each such step costs `iterations` more forward and backward passes
 `data.augment.scale: [1.0, 1.25]`.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -23,6 +24,8 @@ from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.parts.levels import check_classes, pair_levels
 from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource, TaskLosses
 from compress.losses.parts.masks import stack_boxes
+from compress.parts.draws import picture_generators
+from compress.parts.processes import over_batch
 from compress.training.objective import SeparateTraining
 
 if TYPE_CHECKING:
@@ -153,12 +156,15 @@ class Ikd(DistillationLoss):
         count = torch.zeros(len(batch.images), device=boxes.device)
         small = count.index_add(0, picture, large.to(count)) == 0
         small &= torch.arange(len(small), device=boxes.device) < batch.labeled
-        chosen = small & (torch.rand(len(small), device=small.device) < config.noise_probability)
+        generators = picture_generators(batch.image_ids, "ikd")
+        chances = torch.stack([torch.rand((), generator=source) for source in generators])
+        chosen = small.cpu() & (chances < config.noise_probability)
         if not bool(chosen.any()):
             return batch
-        noise = config.noise_std * torch.randn_like(batch.images)
-        noisy = (batch.images + noise).clamp(0, 1)
-        images = torch.where(chosen[:, None, None, None], noisy, batch.images)
+        images = batch.images.clone()
+        for index in chosen.nonzero()[:, 0].tolist():
+            noise = torch.randn(images.shape[1:], generator=generators[index]).to(images)
+            images[index] = (images[index] + config.noise_std * noise).clamp(0, 1)
         return with_images(batch, images, batch.targets)
 
     def view(self, batch: Batch, task_losses: TaskLosses) -> Batch | None:
@@ -197,7 +203,8 @@ class Ikd(DistillationLoss):
             )
         ]
         total = torch.stack(distances).sum()
-        return {"adversarial": self.config.adversarial_weight / len(batch.images) * total}
+        error = over_batch(total, len(batch.images))
+        return {"adversarial": self.config.adversarial_weight * error}
 
     def _due(self) -> bool:
         due = self.changes and self.step % self.config.every == 0
@@ -210,22 +217,30 @@ def shifted_pictures(batch: Batch, task_losses: TaskLosses, config: IkdConfig) -
     lowest = (clean - config.epsilon).clamp(min=0)
     highest = (clean + config.epsilon).clamp(max=1)
     moved = clean.clone()
+    (shared,) = picture_generators([0], "ikd diversity")  # one draw for the batch of all processes
     for _ in range(config.iterations):
+        draw = torch.rand(4, generator=shared).tolist()
         with torch.enable_grad():
             leaf = moved.detach().requires_grad_()
-            losses = task_losses(diverse_input(with_images(batch, leaf, batch.targets), config))
+            moving = with_images(batch, leaf, batch.targets)
+            losses = task_losses(diverse_input(moving, config, draw))
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
             (gradient,) = torch.autograd.grad(total, leaf)
         moved = (moved + config.step_size * gradient.sign()).clamp(lowest, highest)
     return moved.detach()
 
 
-def diverse_input(batch: Batch, config: IkdConfig) -> Batch:
+def diverse_input(batch: Batch, config: IkdConfig, draw: Sequence[float]) -> Batch:
     """Return the batch, or with some probability a smaller copy of it at a random place.
 
     Boxes are moved too. All pictures have the same size and place; the rest is padding.
+
+    Args:
+        batch: the pictures.
+        config: probability and smallest size.
+        draw: four numbers, uniform in 0..1.
     """
-    chance, size, down, right = torch.rand(4).tolist()
+    chance, size, down, right = draw
     if chance >= config.diversity:
         return batch
     height, width = batch.images.shape[-2:]

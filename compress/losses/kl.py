@@ -14,6 +14,7 @@ from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.responses import divergence, two_way_divergence
 from compress.losses.parts.rows import RowLoss, RowSection, check_rows, compares_rois
+from compress.parts.processes import over_batch
 
 
 class KlConfig(RowSection):
@@ -47,4 +48,4 @@ class Kl(RowLoss):
         rows = self.select(student, teacher, batch)
         compare = divergence if self.config.scores == "softmax" else two_way_divergence
         apart = compare(rows.student, rows.teacher, self.config.temperature)  # (R,)
-        return {"class": apart.sum() / max(1, len(apart))}
+        return {"class": over_batch(apart.sum(), len(apart))}

@@ -19,8 +19,9 @@ from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
 from compress.losses.parts.levels import check_classes, check_locations
 from compress.losses.parts.loss import DistillationLoss, LossSection, check_weights, weigh
 from compress.losses.parts.masks import stack_boxes
-from compress.losses.parts.responses import divergence, edge_divergence, normaliser
+from compress.losses.parts.responses import divergence, edge_divergence
 from compress.parts.atss import atss_thresholds
+from compress.parts.processes import over_batch, sum_of_batch
 
 
 class LdConfig(LossSection):
@@ -84,7 +85,7 @@ class Ld(DistillationLoss):
             value = self.edges(own, other, positive, sure) / config.main_divisor
             terms["main"] = (config.main_weight, value)
             apart = divergence(logits, other.class_logits[positive], config.class_temperature)
-            value = apart.sum() / logits.shape[1] / normaliser(positive.sum())
+            value = over_batch(apart.sum() / logits.shape[1], positive.sum())
             terms["class"] = (config.class_weight, value)
         if config.region_weight:
             overlap = valuable_region(
@@ -108,7 +109,9 @@ class Ld(DistillationLoss):
             raise ValueError("LD compares edge by edge; ask both detectors for `dfl`")
         own, other = student.dfl_logits[region], teacher.dfl_logits[region]
         value = edge_term(own, other, weight, self.config.temperature)
-        return value / normaliser(weight.sum()) if self.config.normalize == "sum" else value
+        if self.config.normalize == "none":
+            return sum_of_batch(value)
+        return over_batch(value, weight.sum())
 
 
 def edge_term(student: Tensor, teacher: Tensor, weight: Tensor, temperature: float) -> Tensor:

@@ -17,6 +17,8 @@ from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import AlignedLevels, MapSection, is_two_stage
 from compress.losses.parts.loss import DistillationLoss
+from compress.parts.draws import picture_generators
+from compress.parts.processes import over_batch
 
 
 class MgdConfig(MapSection):
@@ -68,11 +70,8 @@ class Mgd(DistillationLoss):
         by_cell = self.config.mask == "cell"
         shapes = [(1, *level.shape[-2:]) if by_cell else (level.shape[1], 1, 1) for level in maps]
         sizes = [math.prod(shape) for shape in shapes]
-        pictures = []
-        for image_id in image_ids:
-            seed = hash((torch.initial_seed(), self.step, image_id)) % 2**63
-            source = torch.Generator().manual_seed(seed)
-            pictures.append(torch.rand(sum(sizes), generator=source))
+        sources = picture_generators(image_ids, f"mgd {self.step}")
+        pictures = [torch.rand(sum(sizes), generator=source) for source in sources]
         levels = torch.split(torch.stack(pictures).to(maps[0].device), sizes, dim=1)
         return [level.reshape(-1, *shape) for level, shape in zip(levels, shapes, strict=True)]
 
@@ -88,8 +87,8 @@ class Mgd(DistillationLoss):
         errors = []
         for generate, (own, other), drawn in zip(self.generators, pairs, draws, strict=True):
             visible = own * (drawn <= 1 - self.masked)
-            errors.append((generate(visible) - other).square().sum() / own.shape[0])
-        return self.loss_weight * torch.stack(errors).sum()
+            errors.append((generate(visible) - other).square().sum())
+        return self.loss_weight * over_batch(torch.stack(errors).sum(), len(pairs[0][0]))
 
 
 def generator(channels: int) -> nn.Sequential:

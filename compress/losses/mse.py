@@ -15,6 +15,7 @@ from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import AlignedLevels, MapSection
 from compress.losses.parts.loss import DistillationLoss, Source
+from compress.parts.processes import mean_of_batch
 
 
 class MseConfig(MapSection):
@@ -39,7 +40,8 @@ class Mse(DistillationLoss):
         super().__init__(config, student, teacher)
         self.maps = AlignedLevels(student, teacher, config.levels)
 
-    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 - maps alone
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `feature`: the mean squared error of each level, summed over levels."""
         pairs = self.maps(student.features, teacher.features)
-        return {"feature": torch.stack([functional.mse_loss(*pair) for pair in pairs]).sum()}
+        error = torch.stack([functional.mse_loss(*pair) for pair in pairs]).sum()
+        return {"feature": mean_of_batch(error, len(batch.images))}

@@ -18,6 +18,8 @@ from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapSection, align_channels, finest_pairs, is_two_stage
 from compress.losses.parts.loss import DistillationLoss
+from compress.losses.parts.statistics import ChannelStatistics, mean_and_deviation
+from compress.parts.processes import mean_of_batch
 
 ONE_STAGE_WEIGHT, TWO_STAGE_WEIGHT = 10.0, 6.0
 
@@ -87,13 +89,12 @@ def standardised_error(
     channel in which the student's deviation is below `dead_below` adds 0 to the mean; maps with a
     single value per channel have no deviation and give 0.
     """
-    if student[:, 0].numel() < 2:
+    own, other = mean_and_deviation(student), mean_and_deviation(teacher)
+    if own.numbers < 2:
         return 0 * student.sum()
-    own, deviation = _standardised(student, epsilon)
-    other, _ = _standardised(teacher, epsilon)
-    return ((own - other).square() * (deviation >= dead_below)).mean()
+    error = _standardised(student, own, epsilon) - _standardised(teacher, other, epsilon)
+    return mean_of_batch((error.square() * (own.deviation >= dead_below)).mean(), len(student))
 
 
-def _standardised(maps: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    deviation, mean = torch.std_mean(maps, dim=(0, 2, 3), keepdim=True)
-    return (maps - mean) / (deviation + epsilon), deviation
+def _standardised(maps: Tensor, over: ChannelStatistics, epsilon: float) -> Tensor:
+    return (maps - over.mean) / (over.deviation + epsilon)

@@ -17,6 +17,8 @@ from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapSection, finest_pairs
 from compress.losses.parts.loss import DistillationLoss
+from compress.parts.batch_norm import BatchNormOverProcesses
+from compress.parts.processes import mean_of_batch, process_count
 
 
 class ReviewKdConfig(MapSection):
@@ -48,7 +50,7 @@ class ReviewKd(DistillationLoss):
             for level, (own, other) in enumerate(channels)
         )
 
-    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 - maps alone
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `feature`, summed over levels."""
         pairs = self.levels.select(student.features, teacher.features)
         fused = self.fuse([own for own, _ in pairs])
@@ -56,7 +58,7 @@ class ReviewKd(DistillationLoss):
             pooled_error(own, other, self.config.pools)
             for own, (_, other) in zip(fused, pairs, strict=True)
         ]
-        return {"feature": torch.stack(errors).sum()}
+        return {"feature": mean_of_batch(torch.stack(errors).sum(), len(batch.images))}
 
     def fuse(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return the student's L maps, finest first, with the teacher's channels, fused."""
@@ -91,7 +93,7 @@ def normed_conv(inputs: int, outputs: int, size: int) -> nn.Sequential:
     """Return a convolution without bias that keeps the map's size, and its normalisation."""
     conv = nn.Conv2d(inputs, outputs, kernel_size=size, padding=size // 2, bias=False)
     nn.init.kaiming_uniform_(conv.weight, a=1)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+    return nn.Sequential(conv, BatchNormOverProcesses(outputs))
 
 
 def apply_normed(layers: nn.Sequential, maps: Tensor) -> Tensor:
@@ -101,12 +103,10 @@ def apply_normed(layers: nn.Sequential, maps: Tensor) -> Tensor:
     """
     conv, norm = layers
     out: Tensor = conv(maps)
-    assert isinstance(norm, nn.BatchNorm2d)
-    if out[:, 0].numel() > 1:
+    assert isinstance(norm, BatchNormOverProcesses)
+    if process_count() > 1 or out[:, 0].numel() > 1:
         return norm(out)  # type: ignore[no-any-return]
-    return functional.batch_norm(
-        out, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-    )
+    return norm.by_running_statistics(out)
 
 
 def pooled_error(student: Tensor, teacher: Tensor, pools: Sequence[int]) -> Tensor:

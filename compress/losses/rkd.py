@@ -18,6 +18,7 @@ from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapSection, finest_pairs
 from compress.losses.parts.distances import relative_distances
 from compress.losses.parts.loss import DistillationLoss
+from compress.parts.processes import gather_rows
 
 
 class RkdConfig(MapSection):
@@ -49,7 +50,7 @@ class Rkd(DistillationLoss):
             own, other = (m.mean(dim=(2, 3)) for m in (student.features[i], teacher.features[j]))
             if self.config.normalize:
                 own, other = functional.normalize(own, dim=1), functional.normalize(other, dim=1)
-            errors.append(distance_error(own, other))
+            errors.append(distance_error(gather_rows(own).rows, gather_rows(other).rows))
         return {"distance": torch.stack(errors).sum()}
 
 

@@ -16,6 +16,7 @@ from compress.data.loading import steps_per_epoch
 from compress.losses.parts.classifier import Classifier, ClassifierConfig
 from compress.parts.crops import crop_boxes
 from compress.parts.pretrained import load_backbone_weights
+from compress.parts.processes import over_batch, process_count
 from compress.parts.weights import load_weights
 from compress.stages.fit import batches_of, furnish
 from compress.stages.opened import Run
@@ -41,12 +42,14 @@ class CropClassification(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return `task/class`; a zero with a gradient path for a batch without boxes."""
         boxes = boxes_per_image(batch.targets[: batch.labeled])
-        if not sum(len(own) for own in boxes):
+        count = sum(len(own) for own in boxes)
+        if not count and process_count() == 1:  # BatchNorm alone refuses an empty batch
             zero = torch.stack([p.sum() for p in self.student.parameters()]).sum() * 0
             return {"task/class": zero}
         labels = torch.cat([target.labels for target in batch.targets[: batch.labeled]])
         logits = self.student(crop_boxes(batch.images, boxes, self.student.crop))
-        return {"task/class": functional.cross_entropy(logits, labels)}
+        error = functional.cross_entropy(logits, labels, reduction="sum")
+        return {"task/class": over_batch(error, count)}
 
 
 def classifier_room(run: Run, config: ClassifierConfig) -> Path:

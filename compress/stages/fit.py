@@ -18,6 +18,7 @@ from compress.data.config import Data
 from compress.data.loading import steps_per_epoch, training_batches
 from compress.detector import Detector
 from compress.distillation.distiller import Distiller, advice
+from compress.parts.batch_norm import over_processes
 from compress.parts.weights import count_parameters, save_weights, weights_hash
 from compress.recipe import ExportConfig
 from compress.stages.model_file import ModelMetadata, describe_model, save_model
@@ -169,6 +170,7 @@ def _first_look(
 ) -> Sequence[Term]:
     """Compare every distillation term with the task loss on the first batch, and print it."""
     objective.to(device).train()
+    over_processes(objective, device)
     if objective.teacher is not None:
         objective.teacher.to(device)
     batch = next(batches(0, 1)).to(device)

@@ -1,7 +1,6 @@
 """Training loop: minimise the summed terms, evaluate periodically, resume exactly."""
 
 import contextlib
-import hashlib
 import json
 import math
 import time
@@ -15,6 +14,9 @@ from torch import Tensor, nn
 
 from compress.batch import Batch
 from compress.console import Console
+from compress.parts.batch_norm import over_processes
+from compress.parts.draws import step_seed
+from compress.parts.processes import ids_of_batch, mean_over_processes
 from compress.tracking.tracker import Log, Trackers
 from compress.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from compress.training.ema import Ema
@@ -120,6 +122,8 @@ class Loop:
         self.job, self.config, self.fabric = job, job.config, job.fabric
         objective, config, fabric = job.objective, job.config, job.fabric
         objective.to(fabric.device)
+        for line in over_processes(objective, fabric.device):
+            job.console.warn(f"{job.name}: {line}")
         if config.channels_last:
             objective.to(memory_format=torch.channels_last)
         self.raw = objective
@@ -223,8 +227,9 @@ class Loop:
     def take_step(self, feed: Iterator[Batch]) -> float:
         """Take one optimiser step on the next batches of `feed`; return the loss."""
         start = time.perf_counter()
-        # Randomness depends on seed, step and rank alone, so a resumed run draws the same.
-        torch.manual_seed(_mix(self.job.seed, self.step, self.fabric.global_rank))
+        # Randomness depends on seed and step alone, so that a resumed run draws the same. All
+        # processes have one seed: what differs by picture is drawn by `picture_generators`.
+        torch.manual_seed(step_seed(self.job.seed, self.step))
         rate = self.config.lr * learning_rate_factor(self.config, self.step, self.job.total)
         set_learning_rate(self.optimizer, rate)
         fall = 0.5 * (1 + math.cos(math.pi * self.step / self.job.total))
@@ -256,9 +261,9 @@ class Loop:
         return total
 
     def _account(self, terms: dict[str, Tensor], loss: Tensor, batch: Batch) -> float:
-        values = torch.stack(
-            [t.detach().float() for t in terms.values()] + [loss.detach()]
-        ).tolist()
+        own = torch.stack([t.detach().float() for t in terms.values()] + [loss.detach()])
+        # of the whole batch, so that all processes log, and stop for, the same
+        values = mean_over_processes(own).tolist()
         if not math.isfinite(values[-1]):
             bad = [n for n, v in zip(terms, values, strict=False) if not math.isfinite(v)]
             raise DivergedError(
@@ -283,7 +288,8 @@ class Loop:
         return float(values[-1])
 
     def _circumstances(self, batch: Batch) -> str:
-        pictures = ", ".join(map(str, batch.image_ids[:16]))
+        # all processes stop at the same loss, so all of them are here
+        pictures = ", ".join(map(str, ids_of_batch(batch.image_ids)[:16]))
         levels = self.raw.explain(batch)
         return (
             f"pictures {pictures}{'; ' if levels else ''}{levels}. The last good checkpoint is "
@@ -383,11 +389,6 @@ class Loop:
 
 def _cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in state.items()}
-
-
-def _mix(seed: int, step: int, rank: int) -> int:
-    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=7).digest()
-    return int.from_bytes(digest, "big")
 
 
 def _channels_last(batch: Batch) -> Batch:

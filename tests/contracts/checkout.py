@@ -31,8 +31,8 @@ class Checkout:
         lines.insert(place, line + "\n")
         path.write_text("".join(lines), encoding="utf-8")
 
-    def python(self, *arguments: str) -> str:
-        """Run Python in the tree and return what it writes; fail with its output if it fails."""
+    def python(self, *arguments: str, fails: bool = False) -> str:
+        """Run Python in the tree and return what it writes; it must succeed, or fail if `fails`."""
         environment = {**os.environ, "PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, *arguments],
@@ -42,7 +42,7 @@ class Checkout:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        assert done.returncode == 0, done.stdout
+        assert (done.returncode != 0) == fails, done.stdout
         return done.stdout
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Knowledge, Outputs
 from compress.losses.parts.loss import DistillationLoss, LossSection, Source
+from compress.parts.processes import mean_of_batch
 
 
 class ToyConfig(LossSection):
@@ -46,8 +47,12 @@ class Toy(DistillationLoss):
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         gap = student.features[-1].mean(dim=(1, 2, 3)) - teacher.features[-1].mean(dim=(1, 2, 3))
-        return {"mean": (gap.abs() - self.config.margin).clamp(min=0).mean()}
+        error = (gap.abs() - self.config.margin).clamp(min=0).mean()
+        return {"mean": mean_of_batch(error, len(batch.images))}
 '''
+
+LOCAL = TOY.replace("mean_of_batch(error, len(batch.images))", "error")
+TOY_ONLY = ("-p", "no:cacheprovider", "-k", "toy")
 
 STEP = """
 import dataclasses, json, sys
@@ -79,8 +84,11 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    made = copy_to(tmp_path_factory.mktemp("toy_loss"))
-    made.add("compress/losses/toy.py", TOY)
+    return with_toy(copy_to(tmp_path_factory.mktemp("toy_loss")), TOY)
+
+
+def with_toy(made: Checkout, text: str) -> Checkout:
+    made.add("compress/losses/toy.py", text)
     entry = "compress/losses/__init__.py"
     made.insert(entry, "from compress.losses.tadf", "from compress.losses.toy import ToyConfig")
     made.insert(entry, "    | TadfConfig", "    | ToyConfig")
@@ -115,3 +123,23 @@ def test_the_contract_tests_cover_the_new_loss_without_a_change(checkout: Checko
     said = checkout.python("-m", "pytest", tests, *options)
     assert f"PASSED {tests}::test_no_gradient_reaches_the_teacher[toy]" in said
     assert " failed" not in said
+
+
+PROCESSES = "tests/contracts/test_processes.py"
+
+
+@pytest.mark.slow
+def test_the_contract_on_processes_covers_the_new_loss_without_a_change(
+    checkout: Checkout,
+) -> None:
+    said = checkout.python("-m", "pytest", PROCESSES, "-q", "-rA", *TOY_ONLY)
+    assert f"PASSED {PROCESSES}::test_two_processes_train_and_log_what_one_does[toy]" in said
+
+
+@pytest.mark.slow
+def test_a_new_loss_with_a_mean_of_one_process_is_found(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    made = with_toy(copy_to(tmp_path_factory.mktemp("local_toy_loss")), LOCAL)
+    said = made.python("-m", "pytest", PROCESSES, "-q", "-rA", *TOY_ONLY, fails=True)
+    assert f"FAILED {PROCESSES}::test_two_processes_train_and_log_what_one_does[toy]" in said

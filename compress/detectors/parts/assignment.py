@@ -10,7 +10,6 @@ from torchvision.ops import box_iou
 
 from compress.batch import Targets
 from compress.detector import Dense
-from compress.parts.processes import mean_over_processes
 
 
 def overlap_mask(anchors: Tensor, boxes: Sequence[Tensor], threshold: float) -> Tensor:
@@ -50,15 +49,10 @@ def match_all(matcher: Matcher, anchors: Tensor, boxes: Sequence[Tensor]) -> Ten
     return joined_matches([match_overlaps(matcher, anchors, own) for own in boxes], boxes)
 
 
-def own_share(matches: Sequence[Tensor], anchors: Tensor) -> Tensor:
-    """Return the factor that renormalises a loss from this process's positives to all processes'.
-
-    Torchvision divides by the positives of this process; one process on the whole batch would
-    divide by the mean over processes. This is a collective operation: every process must call it.
-    """
+def positive_count(matches: Sequence[Tensor], anchors: Tensor) -> Tensor:
+    """Return how many anchors of this process's pictures have a box, a scalar."""
     counts = [anchors.new_zeros(()), *((match >= 0).sum() for match in matches)]
-    positives = torch.stack([count.float() for count in counts]).sum()
-    return positives.clamp(min=1) / mean_over_processes(positives).clamp(min=1)
+    return torch.stack([count.float() for count in counts]).sum()
 
 
 def decode_at(coder: BoxCoder, anchors: Tensor, deltas: Tensor, locations: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 from compress.batch import Targets
 from compress.parts.atss import paired_iou
-from compress.parts.processes import mean_over_processes
+from compress.parts.processes import over_batch
 
 GIOU_WEIGHT = 2.0
 DFL_WEIGHT = 0.25
@@ -45,7 +45,7 @@ def gfl_losses(
     """Return `quality`, `giou` and `dfl`, weighted; without boxes the latter two are 0.
 
     Positives are weighted by the model's own best class score, and the two box losses divided by
-    the sum of these weights. Counts and sums are averaged over processes.
+    the sum of these weights. Counts and sums are those of the whole batch.
 
     Args:
         class_logits: (B, P, K).
@@ -71,16 +71,16 @@ def gfl_losses(
     quality[positive, labels] = paired_iou(predicted.detach(), boxes)
     cross_entropy = F.binary_cross_entropy_with_logits(flat_logits, quality, reduction="none")
     focal = ((quality - flat_logits.sigmoid()).square() * cross_entropy).sum()
-    positives = mean_over_processes(focal.new_tensor(len(positive))).clamp(min=1)
-
     weight = flat_logits.detach()[positive].sigmoid().amax(dim=1)
-    total = mean_over_processes(weight.sum()).clamp(min=1e-6)
+    total = weight.sum()
     giou = generalized_box_iou_loss(predicted, boxes)
     wanted = torch.cat((points - boxes[:, :2], boxes[:, 2:] - points), dim=1) / steps
     return {
-        "quality": focal / positives,
-        "giou": GIOU_WEIGHT * (weight * giou).sum() / total,
-        "dfl": DFL_WEIGHT * (weight * distribution_focal(logits, wanted)).sum() / total,
+        "quality": over_batch(focal, len(positive)),
+        "giou": over_batch(GIOU_WEIGHT * (weight * giou).sum(), total, least=1e-6),
+        "dfl": over_batch(
+            DFL_WEIGHT * (weight * distribution_focal(logits, wanted)).sum(), total, least=1e-6
+        ),
     }
 
 

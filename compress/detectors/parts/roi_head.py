@@ -12,6 +12,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from compress.detectors.parts.roi_pool import POOLED, SAMPLING_RATIO, RoiAlignForm, pool
+from compress.detectors.parts.sampling import PictureSampler
 
 RPN_FOREGROUND_IOU = 0.7
 RPN_NMS_IOU = 0.7
@@ -60,6 +61,11 @@ class TwoStageHead(nn.Module):
             nms_thresh=0.5,
             detections_per_img=100,
         )
+
+        # torchvision's own draw from one generator for all pictures of a batch
+        self.rpn_sampler = PictureSampler(256, 0.5, "first stage")
+        self.roi_sampler = PictureSampler(rois_per_image, 0.25, "second stage")
+        self.rpn.fg_bg_sampler, self.roi.fg_bg_sampler = self.rpn_sampler, self.roi_sampler
 
     def score(
         self, features: Sequence[Tensor], boxes: Sequence[Tensor], input_size: tuple[int, int]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress.losses.parts.icd_queries import LONGEST_PERIOD
+from compress.parts.processes import over_batch
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,8 @@ def auxiliary_losses(
     extents = (offsets[..., :2] + offsets[..., 2:]).clamp(min=1e-7).repeat(1, 1, 2)
     error = ((predictions[..., 1:].sigmoid() - offsets).abs() / extents).sum(dim=-1)
     return (
-        (there * present).sum() / present.sum().clamp(min=1),
-        (error * real).sum() / real.sum().clamp(min=1e-6),
+        over_batch((there * present).sum(), present.sum()),
+        over_batch((error * real).sum(), real.sum(), least=1e-6),
     )
 
 

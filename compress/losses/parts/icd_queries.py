@@ -1,7 +1,7 @@
 """ICD's queries: the objects of a picture, and sampled negatives.
 
-Random numbers of a picture depend on one draw from torch's generator and on the picture's id, not
-on its position in the batch or on other pictures.
+Random numbers of a picture depend on the step's seed and on the picture's id, not on its position
+in the batch, on other pictures or on the process.
 """
 
 import math
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from compress.batch import Batch, boxes_per_image
 from compress.losses.parts.masks import stack_boxes
+from compress.parts.draws import picture_generators
 from export.config import Section
 
 CENTRE_FEATURES = 128  # per axis
@@ -165,10 +166,9 @@ def centre_code(centres: Tensor) -> Tensor:
 
 def _noise(image_ids: Sequence[int], slots: Sequence[int], width: int) -> Tensor:
     """Return (B, k, 7) on the CPU: five columns uniform in 0..1, two normal."""
-    base = int(torch.randint(2**31, ()))
     noise = torch.zeros(len(slots), width, 7)
-    for row, image_id, count in zip(noise, image_ids, slots, strict=True):
-        generator = torch.Generator().manual_seed((base + image_id) % 2**32)
+    generators = picture_generators(image_ids, "icd")
+    for row, generator, count in zip(noise, generators, slots, strict=True):
         row[:count, :5] = torch.rand(count, 5, generator=generator)
         row[:count, 5:] = torch.randn(count, 2, generator=generator)
     return noise

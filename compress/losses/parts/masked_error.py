@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from compress.parts.processes import over_batch
+
 
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the squared difference of maps (B, C, H, W) summed over channels, (B, H, W)."""
@@ -22,8 +24,7 @@ def masked_error(error: Tensor, mask: Tensor, channels: int) -> Tensor:
     Returns:
         A scalar; 0, attached to the graph, under an empty mask.
     """
-    count = mask.sum() * (2 * channels)
-    return (error * mask).sum() / count.clamp(min=1)
+    return over_batch((error * mask).sum(), mask.sum() * (2 * channels))
 
 
 def mean_masked_error(

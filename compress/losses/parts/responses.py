@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss
 
-from compress.parts.processes import mean_over_processes
+from compress.parts.processes import over_batch
 
 IGNORED = -2  # in `Dense.match`: neither positive nor negative
 GIOU_EPSILON = 1e-6
@@ -24,8 +24,8 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def mean_over(values: Tensor, rows: Tensor) -> Tensor:
-    """Return the mean of values (R,) over the rows (R,) that are True; 0, attached, without any."""
-    return (values * rows).sum() / rows.sum().clamp(min=1)
+    """Return the batch's mean of values (R,) over the rows (R,) that are True; 0 without any."""
+    return over_batch((values * rows).sum(), rows.sum())
 
 
 def edge_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -76,8 +76,3 @@ def giou_error(student: Tensor, teacher: Tensor) -> Tensor:
     pairs = student.reshape(-1, 4), teacher.reshape(-1, 4)
     error: Tensor = generalized_box_iou_loss(*pairs, eps=GIOU_EPSILON)
     return error.reshape(student.shape[:-1])
-
-
-def normaliser(count: Tensor) -> Tensor:
-    """Return a count or a sum of weights as a divisor: averaged over processes, at least 1."""
-    return mean_over_processes(count.float()).clamp(min=1) + torch.finfo(torch.float32).eps

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,15 +86,19 @@ def test_another_seed_changes_order_and_augmentation() -> None:
     assert not _same(_batches(data, steps=1)[0], _batches(data, steps=1, seed=4)[0])
 
 
-def test_two_processes_share_each_batch_of_one() -> None:
+@pytest.mark.parametrize(
+    "order",  # of each process: its labelled slice, then its unlabelled one
+    [([0, 1, 4], [2, 3, 5]), ([0], [1, 4], [2, 3, 5])],
+    ids=["two, evenly", "three, unevenly"],
+)
+def test_processes_share_each_batch_of_one(order: Sequence[list[int]]) -> None:
     data = _drawn()
     whole = _batches(data)
-    ranks = [_batches(data, rank=rank, world=2) for rank in (0, 1)]
+    ranks = [_batches(data, rank=rank, world=len(order)) for rank in range(len(order))]
     for step, batch in enumerate(whole):
-        first, second = ranks[0][step], ranks[1][step]
-        assert (first.labeled, len(first.targets)) == (2, 3)
-        order = [0, 1, 4], [2, 3, 5]  # labelled slices, then unlabelled ones
-        for part, rows in zip((first, second), order, strict=True):
+        for steps, rows in zip(ranks, order, strict=True):
+            part = steps[step]
+            assert part.labeled == sum(row < batch.labeled for row in rows)
             assert torch.equal(part.images, batch.images[rows])
             assert part.image_ids == tuple(batch.image_ids[row] for row in rows)
 
@@ -209,7 +214,7 @@ def test_incomplete_batches_are_left_out_of_an_epoch() -> None:
     [
         ({"batch": 11}, "train.batch is 11, but shapes .* has only 10 pictures"),
         ({"unlabeled_batch": 6}, "unlabeled_batch is 6, but data.unlabeled has 5 pictures"),
-        ({"world": 3}, "cannot be shared evenly by 3"),
+        ({"world": 5}, "train.batch is 4, .*and 5 processes train: some would have none"),
     ],
 )
 def test_batches_that_cannot_be_are_refused_at_once(settings: dict[str, Any], message: str) -> None:

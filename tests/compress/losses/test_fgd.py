@@ -86,8 +86,8 @@ def test_attention_is_a_softmax_of_mean_sizes_around_one():
 def level_terms(student, teacher, foreground, background, temperature=0.5):
     level = FgdLevel(student.shape[1], teacher.shape[1], temperature, relates=True)
     return {
-        name: float(term.detach())
-        for name, term in level(student, teacher, foreground, background)._asdict().items()
+        name: float(total.detach()) / len(student)
+        for name, total in level(student, teacher, foreground, background)._asdict().items()
     }
 
 

@@ -69,22 +69,24 @@ class TestContrast:
         ],
     )
     def test_other_regions_are_contrast_unless_they_overlap(self, boxes, expected):
-        found = self.contrast()(torch.eye(2), torch.eye(2), [torch.tensor(own) for own in boxes])
+        found = self.contrast()(
+            torch.eye(2), torch.eye(2), [torch.tensor(own) for own in boxes], len(boxes)
+        )
         assert found.item() == pytest.approx(expected)
 
     def test_regions_of_earlier_steps_are_contrast_too(self):
         module = self.contrast()
-        module(torch.eye(2), torch.eye(2), [torch.tensor(APART)])
+        module(torch.eye(2), torch.eye(2), [torch.tensor(APART)], 1)
         one = torch.eye(2)[:1]
-        found = module(one, one, [torch.tensor(APART[:1])])
+        found = module(one, one, [torch.tensor(APART[:1])], 1)
         # its like and the other one are remembered
         assert found.item() == pytest.approx(math.log((math.e + math.e + 1) / math.e))
 
     def test_the_queue_has_a_fixed_length_and_is_saved_with_the_weights(self):
         module = self.contrast(queue=3)
-        module(torch.eye(2), torch.eye(2), [torch.tensor(APART)])
+        module(torch.eye(2), torch.eye(2), [torch.tensor(APART)], 1)
         assert module.filled == 2
-        module(-torch.eye(2), -torch.eye(2), [torch.tensor(APART)])
+        module(-torch.eye(2), -torch.eye(2), [torch.tensor(APART)], 1)
         assert module.filled == 3
         assert module.queue.tolist() == [[-1, 0], [0, -1], [1, 0]]
         again = self.contrast(queue=3)
@@ -93,12 +95,12 @@ class TestContrast:
 
     def test_the_queue_is_filled_only_in_training(self):
         module = self.contrast().eval()
-        module(torch.eye(2), torch.eye(2), [torch.tensor(APART)])
+        module(torch.eye(2), torch.eye(2), [torch.tensor(APART)], 1)
         assert module.filled == 0
 
     def test_without_regions_it_is_zero(self):
         none = torch.zeros(0, 2, requires_grad=True)
-        found = self.contrast()(none, none, [torch.zeros(0, 4)])
+        found = self.contrast()(none, none, [torch.zeros(0, 4)], 1)
         assert found.item() == 0
         assert found.requires_grad
 

@@ -58,14 +58,15 @@ def test_a_diverse_input_carries_its_boxes_along():
     image = torch.zeros(1, 3, 64, 64)
     image[:, :, 16:32, 8:40] = 1.0
     batch = make_batch([[[8.0, 16.0, 40.0, 32.0]]])._replace(images=image)
-    smaller = diverse_input(batch, ikd(diversity=1, diversity_scale=0.5))
+    draw = (0.4, 0.3, 0.6, 0.2)
+    smaller = diverse_input(batch, ikd(diversity=1, diversity_scale=0.5), draw)
     x1, y1, x2, y2 = smaller.targets[0].boxes[0].tolist()
     assert smaller.images.shape == image.shape
     assert 16 <= x2 - x1 < 32
     inside = smaller.images[0, 0, round(y1) + 1 : round(y2) - 1, round(x1) + 1 : round(x2) - 1]
     assert inside.min() > 0.9
     assert smaller.images.sum(dim=1).gt(2.7).sum() <= (x2 - x1 + 1) * (y2 - y1 + 1)
-    assert diverse_input(batch, ikd(diversity=0)) is batch
+    assert diverse_input(batch, ikd(diversity=0), draw) is batch
 
 
 def test_noise_falls_on_labelled_pictures_whose_objects_are_all_small():

@@ -4,7 +4,8 @@ from torch import Tensor
 
 from compress.detectors.parts.gfl_losses import distances_to_boxes, expected_distances
 from compress.losses.bckd import box_term
-from compress.losses.parts.responses import normaliser, score_gap
+from compress.losses.parts.responses import score_gap
+from compress.parts.processes import over_batch
 from tests.golden.case import Case, Deviation, gradient, loss
 
 
@@ -19,7 +20,6 @@ def compare(case: Case) -> list[Deviation]:
     gap = score_gap(case.tensor("in_cls_s"), case.tensor("in_cls_t").sigmoid())
     teacher = boxes(case.tensor("in_teacher_dfl"))
     value = box_term(boxes(student), teacher, gap, case.tensor("in_label_weight"))
-    count = normaliser(student.new_tensor(hyper["avg_factor"]))
-    total = hyper["loss_weight"] * value / count
+    total = hyper["loss_weight"] * over_batch(value, hyper["avg_factor"])
     total.backward()
     return [loss(case, "out_total", total), gradient(case, "grad_student_dfl", student)]

@@ -42,7 +42,10 @@ def compare(case: Case) -> list[Deviation]:
         ):
             if f"out_{form}_att_{side}" in case:
                 found.append(tensor(case, f"out_{form}_att_{side}", ours))
-    bare = level(student, teacher, *masks)._asdict()
+    bare = {
+        term: total / student.shape[0]
+        for term, total in level(student, teacher, *masks)._asdict().items()
+    }
     found += [
         loss(case, theirs, bare[ours])
         for ours, theirs in TERMS.items()

@@ -227,8 +227,7 @@ class Loop:
     def take_step(self, feed: Iterator[Batch]) -> float:
         """Take one optimiser step on the next batches of `feed`; return the loss."""
         start = time.perf_counter()
-        # Randomness depends on seed and step alone, so that a resumed run draws the same. All
-        # processes have one seed: what differs by picture is drawn by `picture_generators`.
+        # Depends on seed and step alone: a resumed run draws the same, and so does every process.
         torch.manual_seed(step_seed(self.job.seed, self.step))
         rate = self.config.lr * learning_rate_factor(self.config, self.step, self.job.total)
         set_learning_rate(self.optimizer, rate)
@@ -262,8 +261,7 @@ class Loop:
 
     def _account(self, terms: dict[str, Tensor], loss: Tensor, batch: Batch) -> float:
         own = torch.stack([t.detach().float() for t in terms.values()] + [loss.detach()])
-        # of the whole batch, so that all processes log, and stop for, the same
-        values = mean_over_processes(own).tolist()
+        values = mean_over_processes(own).tolist()  # the whole batch's, equal in all processes
         if not math.isfinite(values[-1]):
             bad = [n for n, v in zip(terms, values, strict=False) if not math.isfinite(v)]
             raise DivergedError(
@@ -288,7 +286,7 @@ class Loop:
         return float(values[-1])
 
     def _circumstances(self, batch: Batch) -> str:
-        # all processes stop at the same loss, so all of them are here
+        # a collective operation: all processes stop at the same loss
         pictures = ", ".join(map(str, ids_of_batch(batch.image_ids)[:16]))
         levels = self.raw.explain(batch)
         return (

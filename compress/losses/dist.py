@@ -79,4 +79,5 @@ def uncorrelated_classes(student: Tensor, teacher: Tensor) -> Tensor:
     # a class without variation has a norm of 0, where the root's slope is infinite
     norms = [square.where(square > 0, 1.0).sqrt() * (square > 0) for square in squares]
     cosine: Tensor = product / (norms[0] * norms[1] + EPSILON)
-    return (1 - cosine) * (counts > 0)
+    apart: Tensor = (1 - cosine) * (counts > 0)
+    return apart

@@ -30,7 +30,7 @@ VARIANTS: dict[str, Cell] = {
     for cell in (
         Cell("amp", "gfl", {"type": "defeat"}, COUNTS, 5, {"amp": "bf16"}),
         Cell("accumulate", "gfl", {"type": "defeat"}, COUNTS, 5, {"accumulate": 2}),
-        Cell("adamw", "retinanet", {"type": "pkd"}, COUNTS, 5, {"optimizer": "adamw", "lr": 1e-3}),
+        Cell("adamw", "gfl", {"type": "defeat"}, COUNTS, 5, {"optimizer": "adamw", "lr": 1e-3}),
         Cell("ema", "fcos", {"type": "mse"}, COUNTS, 5, {"ema": 0.9}),
         Cell("batch_norm", "fcos", {"type": "at"}, COUNTS, 5, {}, norm="batch"),
         Cell("frozen_norm", "retinanet", {"type": "at"}, COUNTS, 5, {}, norm="frozen"),
@@ -46,7 +46,7 @@ VARIANTS: dict[str, Cell] = {
         Cell("ld_none", "gfl", {"type": "ld", "normalize": "none"}, COUNTS, 5, {}),
         Cell("gid_image", "gfl", {"type": "gid", "relation_scope": "image"}, COUNTS, 5, {}),
         Cell("icd_root", "retinanet", {"type": "icd", "error": "root"}, COUNTS, 5, {}),
-        Cell("crosskd_fcos", "fcos", {"type": "crosskd"}, COUNTS, 5, {}),
+        Cell("crosskd_fcos", "fcos", {"type": "crosskd", "weight": 0.05}, COUNTS, 5, {}),
         Cell("fgfi_all", "fcos", {"type": "fgfi", "levels": "all"}, COUNTS, 5, {}),
         Cell("cwd_logits", "gfl", {"type": "cwd", "source": "class_logits"}, COUNTS, 5, {}),
         Cell("mgd_channel", "fcos", {"type": "mgd", "mask": "channel"}, COUNTS, 5, {}),

@@ -26,8 +26,8 @@ from compress.losses.parts.responses import (
     giou_error,
     score_gap,
 )
-from compress.losses.parts.statistics import mean_and_deviation
 from compress.parts.atss import paired_iou
+from compress.parts.channel_statistics import mean_and_deviation
 from compress.parts.processes import over_batch
 
 BoxTerm = Literal["dfl", "giou", "iou"]

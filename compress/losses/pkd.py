@@ -18,7 +18,7 @@ from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapSection, align_channels, finest_pairs, is_two_stage
 from compress.losses.parts.loss import DistillationLoss
-from compress.losses.parts.statistics import ChannelStatistics, mean_and_deviation
+from compress.parts.channel_statistics import ChannelStatistics, mean_and_deviation
 from compress.parts.processes import mean_of_batch
 
 ONE_STAGE_WEIGHT, TWO_STAGE_WEIGHT = 10.0, 6.0

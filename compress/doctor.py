@@ -273,7 +273,7 @@ def engine(path: Path) -> list[Finding]:
 
 def bundle(path: Path, runs: Path) -> list[Finding]:
     """A bundle: every file whole, every engine for this machine."""
-    from export.verify import BundleError, read_bundle
+    from export.artifact.bundle_content import BundleError, read_bundle
 
     try:
         content = read_bundle(path)
@@ -282,7 +282,7 @@ def bundle(path: Path, runs: Path) -> list[Finding]:
     count = len(content["files"])
     found = [Finding(str(path), "ok", f"bundle of {count} files, all whole")]
     for artifact in content["artifacts"]:
-        if artifact["built_on"] is not None:  # it depends on the machine
+        if artifact.get("built_on") is not None:  # it depends on the machine
             found += named(path / artifact["file"], runs)
     return found
 

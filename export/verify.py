@@ -1,21 +1,27 @@
 """Check a bundle on a device: every artifact must reproduce the expected detections.
 
 `python -m export.verify BUNDLE`, or `python verify.py` inside of it. A bundle holds a copy of this
-file and, beside it, one `verify_<backend>.py` per backend, which opens that backend's artifacts.
-The copies need numpy and the runtime (onnxruntime, or tensorrt and cuda-python) alone.
+file and, beside it, `bundle_content.py`, which reads and checks `bundle.json`, and one
+`verify_<backend>.py` per backend, which opens that backend's artifacts. The copies need numpy and
+the runtime (onnxruntime, or tensorrt and cuda-python) alone.
 """
 
 import argparse
-import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING or __package__ == "export":
+    from export.artifact.bundle_content import Artifact, Bundle, BundleError, Nms, read_bundle
+else:  # the copy in a bundle, whose folder `python -I` leaves out of the path
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from bundle_content import Artifact, Bundle, BundleError, Nms, read_bundle
 
 DONE, MISSING_PACKAGE, BROKEN = 0, 4, 6  # as in export/errors.py, which is not part of a bundle
 MIN_IOU = 0.5
@@ -24,39 +30,6 @@ Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3) RGB
 Batch: TypeAlias = NDArray[np.float32 | np.uint8]
 # boxes (B, P, 4), scores (B, P), labels (B, P), perhaps more
 Outputs: TypeAlias = Mapping[str, NDArray[np.generic]]
-
-
-class Nms(TypedDict):
-    """The part of an artifact's NMS settings that is read here."""
-
-    mode: str
-    iou: float
-    max_detections: int
-
-
-class Artifact(TypedDict):
-    """An entry of `artifacts` in `bundle.json`; a backend's session may read further keys."""
-
-    name: str
-    file: str  # path inside the bundle
-    backend: str
-    precision: str
-    input: dict[str, object]  # `format` is float32 or uint8
-    nms: Nms
-    tolerance: dict[str, float]  # of a detection: score, box_px
-    min_score: float
-    extra_above: float
-    expected: list[tuple[int, float, list[float]]]  # label, score, box xyxy in input pixels
-    built_on: dict[str, str] | None  # of an engine, its machine
-
-
-class Bundle(TypedDict):
-    """The content of `bundle.json`."""
-
-    schema: int
-    golden: dict[str, str]  # input, drawn: files of the golden picture
-    artifacts: list[Artifact]
-    files: dict[str, str]  # path -> SHA-256
 
 
 class Result(TypedDict):
@@ -102,10 +75,6 @@ class SessionModule(Protocol):
         """
 
 
-class BundleError(Exception):
-    """The bundle or its detections differ from what it states."""
-
-
 class NotHereError(Exception):
     """This artifact cannot be checked on this machine, as a package is missing."""
 
@@ -116,7 +85,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "verify") -> int:
     results: list[Result] = []
     try:
         bundle = read_bundle(options.bundle)
-        sessions = load_sessions()
+        sessions = load_sessions(bundle["files"])
         for artifact in chosen(options.bundle, bundle, options.only, sessions):
             results.append(check(options.bundle, bundle, artifact, options.device, sessions))
             if not options.json:
@@ -138,53 +107,26 @@ def exit_code(results: Sequence[str]) -> int:
     return DONE if "ok" in results else MISSING_PACKAGE
 
 
-def read_bundle(folder: Path) -> Bundle:
-    """Return the content of `bundle.json`, and make sure that every file is the one it lists.
-
-    Raises:
-        BundleError: naming the first file that is missing or differs.
-    """
-    try:
-        bundle: Bundle = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(
-            f"{folder}: no bundle ({error}); name a folder that holds bundle.json"
-        ) from None
-    if bundle.get("schema") != 1:
-        raise BundleError(f"{folder}: a bundle of schema {bundle.get('schema')}; expected 1")
-    for name, expected in bundle["files"].items():
-        try:
-            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        except OSError as error:
-            raise BundleError(
-                f"{folder / name}: missing ({error.strerror}); unpack it again"
-            ) from None
-        if found != expected:
-            raise BundleError(
-                f"{folder / name}: damaged or changed (sha256 {found[:12]}…, the bundle lists "
-                f"{expected[:12]}…); unpack it again"
-            )
-    return bundle
-
-
-def session_files() -> dict[str, Path]:
+def session_files(listed: Collection[str]) -> dict[str, Path]:
     """Return backend -> the file that opens its artifacts.
 
-    They lie beside a copy of this file in a bundle. Inside the package they are the backends' own,
-    so that verifying a bundle never runs code that came with it.
+    They lie beside a copy of this file in a bundle, which must list them in `listed` with their
+    hashes. Inside the package they are the backends' own, so that verifying a bundle never runs
+    code that came with it.
     """
     if __package__ == "export":
         from export.backends import BACKENDS
 
         return {name: backend.session for name, backend in BACKENDS.items()}
     here = Path(__file__).resolve().parent
-    return {path.stem.removeprefix(SESSION): path for path in sorted(here.glob(f"{SESSION}*.py"))}
+    paths = [path for path in sorted(here.glob(f"{SESSION}*.py")) if path.name in listed]
+    return {path.stem.removeprefix(SESSION): path for path in paths}
 
 
-def load_sessions() -> dict[str, SessionModule]:
+def load_sessions(listed: Collection[str]) -> dict[str, SessionModule]:
     """Import the session file of every backend; none of them imports its runtime by that."""
     loaded: dict[str, SessionModule] = {}
-    for name, path in session_files().items():
+    for name, path in session_files(listed).items():
         spec = importlib.util.spec_from_file_location(f"{SESSION}{name}", path)
         assert spec is not None  # the name ends in .py
         assert spec.loader is not None
@@ -231,8 +173,8 @@ def check(
     sessions: Mapping[str, SessionModule],
 ) -> Result:
     """Run one artifact on the golden picture; return `ok`, `failed` or `skipped`, and why."""
-    picture: Picture = np.load(folder / bundle["golden"]["input"])
     try:
+        picture = golden_picture(folder / bundle["golden"]["input"])
         session = open_session(folder / artifact["file"], artifact, device, sessions)
         try:
             said = compare_runs(session, picture, artifact)
@@ -243,6 +185,24 @@ def check(
     except (BundleError, RuntimeError) as error:
         return {"name": artifact["name"], "result": "failed", "said": str(error)}
     return {"name": artifact["name"], "result": "ok", "said": said}
+
+
+def golden_picture(path: Path) -> Picture:
+    """Return the canvas that every artifact is run on.
+
+    Raises:
+        BundleError: the file holds something else than a picture.
+    """
+    try:
+        # Mapped, so that a header that states a huge shape takes no memory.
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, OverflowError, MemoryError) as error:
+        said = str(error).splitlines() or [type(error).__name__]
+        raise BundleError(f"{path}: cannot be read ({said[0]}); unpack the bundle again") from None
+    if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape[2:] != (3,):
+        what = f"{found.shape} {found.dtype}" if isinstance(found, np.ndarray) else "several arrays"
+        raise BundleError(f"{path}: holds {what}; expected a picture, (H, W, 3) uint8")
+    return np.array(found)
 
 
 def open_session(
@@ -309,6 +269,14 @@ def select(outputs: Outputs, place: int, nms: Nms, threshold: float) -> list[Det
 
     Twice as many as the limit, so that near it every box can find its partner.
     """
+    wanted = ("boxes", "scores", "labels")
+    shapes = {name: outputs[name].shape for name in wanted if name in outputs}
+    pairs = shapes.get("scores", ())
+    if len(pairs) != 2 or shapes != {"boxes": (*pairs, 4), "scores": pairs, "labels": pairs}:
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise BundleError(
+            f"gives {found or 'no boxes'}; expected boxes (B, P, 4), scores (B, P), labels (B, P)"
+        )
     boxes = outputs["boxes"][place].astype(np.float64)
     scores = outputs["scores"][place].astype(np.float64)
     labels = outputs["labels"][place].astype(np.int64)

@@ -20,7 +20,7 @@ from compress.parts.weights import (
 from compress.recipe import ExportConfig, Recipe
 from compress.stages.model_name import ModelName
 from export.artifact.manifest import InputSpec, Manifest, NmsSpec, read_manifest
-from export.config import Section
+from export.config import Section, mistakes
 from export.errors import ExportError, RecipeError
 
 SCHEMA = 1
@@ -150,11 +150,10 @@ def read_model_metadata(path: Path) -> ModelMetadata:
     try:
         return ModelMetadata.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
         raise ExportError(
             f"{path}: the description of the model is not one that this version reads: "
-            f"{'.'.join(map(str, first['loc'])) or 'metadata'}: {first['msg']}; use the version "
-            "that wrote it, or copy the file again from its run folder"
+            f"{mistakes(error)}; use the version that wrote it, or copy the file again from its "
+            "run folder"
         ) from None
 
 

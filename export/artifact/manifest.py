@@ -11,12 +11,16 @@ from typing_extensions import Self
 from export.artifact.machine import EngineRecord
 from export.artifact.preprocessing import VERSION, Preprocessing
 from export.atomic import write_bytes
-from export.config import Section
-from export.errors import ExportError
+from export.config import Section, mistakes
+from export.errors import ExportError, shown, unsafe_character
 
 # Precisions of ONNX files that TensorRT's builder is to read: what they compute can be checked in
 # ONNX Runtime, their speed cannot.
 MADE_FOR_TENSORRT = frozenset({"int8-trt", "fp8"})
+
+
+MAX_SIDE = 16384  # pixels of an input's side; one picture of that size has 800 MB
+MAX_DETECTIONS = 1_000_000  # of a picture
 
 
 class InputSpec(Section):
@@ -30,8 +34,8 @@ class InputSpec(Section):
 
     name: str = "images"
     format: Literal["float32", "uint8"] = "float32"
-    height: PositiveInt
-    width: PositiveInt
+    height: PositiveInt = Field(le=MAX_SIDE)
+    width: PositiveInt = Field(le=MAX_SIDE)
     fill: int = Field(default=114, ge=0, le=255)
     dynamic_batch: bool = False
     preprocessing: Preprocessing | None = None
@@ -58,7 +62,7 @@ class NmsSpec(Section):
 
     mode: Literal["host", "graph", "matrix", "none"] = "host"
     iou: float = Field(default=0.6, gt=0, le=1)
-    max_detections: PositiveInt = 100
+    max_detections: PositiveInt = Field(default=100, le=MAX_DETECTIONS)
     rounds: PositiveInt | None = None  # of the matrix form
 
     @property
@@ -122,6 +126,15 @@ class Manifest(Section):
                 f"{len(self.category_ids)} category_ids for {len(self.classes)} classes; "
                 "expected one each"
             )
+        if not self.classes:
+            raise ValueError("classes is empty; a detector has at least one")
+        for name in self.classes:
+            unsafe = unsafe_character(name)
+            if not name.strip() or unsafe:
+                what = f"with the character {unsafe}" if unsafe else "that is empty"
+                raise ValueError(f"a class name {what} ({shown(name)}) cannot stand in labels.txt")
+        if self.artifact is not None and Path(self.artifact).name != self.artifact:
+            raise ValueError(f"artifact is {shown(self.artifact)}; expected a file name alone")
         return self
 
 
@@ -150,23 +163,25 @@ def read_manifest(path: Path) -> Manifest:
         ) from None
     try:
         content = json.loads(text)
-        schema = content.get("schema", 1)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ExportError(f"{path}: not a JSON object ({error}); export the model again") from None
-    if schema != 1:
+    if not isinstance(content, dict):
         raise ExportError(
-            f"{path}: schema {schema!r}, and this version reads schema 1; "
+            f"{path}: not a JSON object (found {shown(content)}); export the model again"
+        )
+    schema = content.get("schema", 1)
+    if schema != 1 or schema is True:
+        raise ExportError(
+            f"{path}: schema {shown(schema)}, and this version reads schema 1; "
             "export the model again, or use the version that wrote it"
         )
     _require_known_preprocessing(content, path)
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        mistakes = "; ".join(
-            f"{'.'.join(map(str, mistake['loc'])) or 'manifest'}: {mistake['msg']}"
-            for mistake in error.errors()
-        )
-        raise ExportError(f"{path}: not a sidecar of a model: {mistakes}") from None
+        raise ExportError(
+            f"{path}: not a sidecar of a model: {mistakes(error)}; export the model again"
+        ) from None
 
 
 def _require_known_preprocessing(content: dict[str, Any], path: Path) -> None:
@@ -176,7 +191,7 @@ def _require_known_preprocessing(content: dict[str, Any], path: Path) -> None:
     version = stated.get("version", VERSION) if isinstance(stated, dict) else VERSION
     if version != VERSION:
         raise ExportError(
-            f"{path}: input.preprocessing is of version {version!r}, and this version of slimdet "
+            f"{path}: input.preprocessing is of version {shown(version)}, and this version of slimdet "
             f"does {VERSION}, other pixels; use the version that exported the model"
         )
 

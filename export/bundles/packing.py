@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import json
 import os
 import shutil
 import tarfile
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export import verify
+from export.artifact import bundle_content
 from export.artifact.manifest import Manifest, file_sha256, read_manifest
 from export.atomic import write_bytes, write_json, write_text
 from export.backends import BACKENDS
@@ -189,13 +189,11 @@ def bundle_artifact(folder: Path, name: str | None = None) -> Path:
         ExportError: it is no bundle, or has no artifact of that name.
     """
     try:
-        content = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-        files = {one["name"]: str(one["file"]) for one in content["artifacts"]}
-        wanted = name or str(content["default"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(
-            f"{folder}: no bundle ({error}); expected a folder with bundle.json, or a model.onnx"
-        ) from None
+        content = bundle_content.read_content(folder)
+    except bundle_content.BundleError as error:
+        raise ExportError(str(error)) from None
+    files = {artifact["name"]: artifact["file"] for artifact in content["artifacts"]}
+    wanted = name or content["default"]
     if wanted not in files:
         raise ExportError(f"{folder}: holds no artifact {wanted!r}, but {', '.join(files)}")
     return folder / files[wanted]
@@ -300,9 +298,9 @@ def _describe(folder: Path, one: Packed) -> dict[str, object]:
 
 
 def _write_verification(folder: Path) -> None:
-    """Write `verify.py` and each backend's part of it."""
-    source = Path(verify.__file__)
-    write_bytes(source.read_bytes(), folder / source.name)
+    """Write `verify.py`, what it reads the bundle with, and each backend's part of it."""
+    for source in (Path(verify.__file__), Path(bundle_content.__file__)):
+        write_bytes(source.read_bytes(), folder / source.name)
     for name, backend in BACKENDS.items():
         write_bytes(backend.session.read_bytes(), folder / f"{verify.SESSION}{name}.py")
 

@@ -115,7 +115,9 @@ def test_a_bundle_is_verified_with_only_numpy_and_the_runtime(bundle):
 def test_what_is_expected_is_what_the_export_package_finds(made):
     picture = np.load(made / "golden" / "input.npy")
     artifact = content(made)["artifacts"][0]
-    session = verify.open_session(made / artifact["file"], artifact, "cpu", verify.load_sessions())
+    session = verify.open_session(
+        made / artifact["file"], artifact, "cpu", verify.load_sessions([])
+    )
     outputs = session.run(verify._input([picture], "float32"))
     nms = NmsSpec(iou=0.3)
     ours = verify.select(outputs, 0, {"mode": "host", "iou": 0.3, "max_detections": 100}, 0.1)

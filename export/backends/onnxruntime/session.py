@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 BUILT = None  # the graph is what runs
+MAX_BATCH = 1024  # of a graph with a fixed batch
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -30,11 +31,18 @@ class OnnxSession:
         self._input = session.get_inputs()[0]
         self._names = [output.name for output in session.get_outputs()]
         size = self._input.shape[0]
-        self.batches = (size, size) if isinstance(size, int) else (1, 3)
+        self.batches: tuple[int, int] = (size, size) if isinstance(size, int) else (1, 3)
 
     def run(self, batch: NDArray[np.float32 | np.uint8]) -> dict[str, NDArray[np.generic]]:
-        """Return the outputs by name."""
-        values = self._session.run(self._names, {self._input.name: batch})
+        """Return the outputs by name.
+
+        Raises:
+            RuntimeError: the graph refuses the batch, or fails.
+        """
+        try:
+            values = self._session.run(self._names, {self._input.name: batch})
+        except Exception as error:  # its exception classes share no base but this
+            raise RuntimeError(f"ONNX Runtime fails: {error}") from None
         return dict(zip(self._names, values, strict=True))
 
     def close(self) -> None:
@@ -69,4 +77,9 @@ def open_session(path: Path, artifact: Mapping[str, object], device: str) -> Onn
             f"{wanted} was asked for, and ONNX Runtime offers "
             f"{', '.join(session.get_providers())}; install its libraries, or leave out --device"
         )
+    shapes = [taken.shape for taken in session.get_inputs()]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][0] == 0:
+        raise RuntimeError(f"the graph takes {shapes}; expected one batch of pictures")
+    if isinstance(shapes[0][0], int) and shapes[0][0] > MAX_BATCH:
+        raise RuntimeError(f"the graph takes {shapes[0][0]} pictures at once, over {MAX_BATCH}")
     return OnnxSession(session)

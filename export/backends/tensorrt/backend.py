@@ -154,6 +154,7 @@ def _config(settings: Mapping[str, object]) -> "TensorRTConfig":
     from pydantic import ValidationError
 
     from export.backends.tensorrt.settings import TensorRTConfig
+    from export.config import mistakes
 
     known = {name: settings[name] for name in TensorRTConfig.model_fields if name in settings}
     batch = settings.get("batch")
@@ -162,4 +163,4 @@ def _config(settings: Mapping[str, object]) -> "TensorRTConfig":
     try:
         return TensorRTConfig.model_validate(known)
     except ValidationError as error:
-        raise ExportError("; ".join(mistake["msg"] for mistake in error.errors())) from None
+        raise ExportError(mistakes(error)) from None

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from export.errors import DataError, MissingDependencyError, ToolkitError
+from export.errors import DataError, MissingDependencyError, ToolkitError, printable
 
 LEAST_FREE_GB = 5.0  # a run of a few models with checkpoints and artifacts
 _FOLDER_SIDE = 640  # input size that a folder without a recipe is judged at
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m compress
     def tell(finding: Finding) -> None:
         findings.append(finding)
         if not options.json:
-            print(f"{finding.state:>6}  {finding.what}: {finding.said}", flush=True)
+            print(printable(f"{finding.state:>6}  {finding.what}: {finding.said}"), flush=True)
 
     try:
         for look in (python, torch, onnxruntime_cpu, onnxruntime_cuda, onnxruntime_tensorrt):
@@ -253,12 +253,15 @@ def engine(path: Path) -> list[Finding]:
     from export.backends.tensorrt.cuda import describe_machine, load_cuda
     from export.backends.tensorrt.engine import rebuild_command, refuse_other_machine
     from export.backends.tensorrt.library import load_tensorrt
+    from export.engine import open_engine
 
     manifest = read_manifest(path.with_suffix(".json"))
     verify_artifact(path, manifest)
     record = manifest.engine
     if record is None:
-        return [Finding(str(path), "ok", f"{manifest.backend} {manifest.precision}, whole")]
+        with open_engine(path, threads=1):
+            pass  # the runtime takes the graph, which has the sidecar's inputs and outputs
+        return [Finding(str(path), "ok", f"{manifest.backend} {manifest.precision}, opens here")]
     trt = load_tensorrt(f"Holding {path} against this machine")
     here = describe_machine(load_cuda(), trt.__version__)
     if differences(record, here):

@@ -39,14 +39,9 @@ def command_line(prog: str) -> argparse.ArgumentParser:
 
 def _lint(path: Path) -> list[str]:
     from export.checks.qdq_lint import lint_qdq
-    from export.optional import require
+    from export.graph.edit import read_graph
 
-    onnx = require("onnx", extra="train", purpose="Checking a quantised graph")
-    try:
-        model = onnx.load(str(path))
-    except Exception as error:  # protobuf's and the system's errors share no base but this
-        raise ExportError(f"{path}: cannot be read as ONNX ({error})") from None
-    return lint_qdq(model)
+    return lint_qdq(read_graph(path))
 
 
 if __name__ == "__main__":

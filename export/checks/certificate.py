@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from export.artifact.manifest import Certificate, read_manifest
 from export.errors import ExportError
-from export.graph.edit import WEIGHTED, decoding_nodes
+from export.graph.edit import WEIGHTED, decoding_nodes, read_graph
 from export.optional import require
 from export.pictures.images import Images, to_input
 
@@ -36,9 +36,8 @@ def certify(path: Path, canvas: NDArray[np.uint8] | None = None) -> Certificate:
     Raises:
         ExportError: the graph contradicts the precision that its sidecar names.
     """
-    onnx = require("onnx", extra="train", purpose="Reading a graph's precision")
     manifest = read_manifest(path.with_suffix(".json"))
-    nodes = node_types(onnx.load(str(path)))
+    nodes = node_types(read_graph(path))
     time: dict[str, float] = {}
     runtime = None
     if canvas is not None:
@@ -58,7 +57,6 @@ def node_types(model: "onnx.ModelProto") -> dict[str, int]:
     A node counts as int8 or fp8 when both its data and its weights come out of DequantizeLinear,
     which is what every runtime turns into a kernel of that type.
     """
-    onnx = require("onnx", extra="train", purpose="Reading a graph's precision")
     kinds = onnx.TensorProto
     floats = {kinds.FLOAT: "fp32", kinds.FLOAT16: "fp16"}
     eight_bits = {kinds.INT8: "int8", kinds.UINT8: "int8", kinds.FLOAT8E4M3FN: "fp8"}

@@ -53,6 +53,26 @@ _FEATURE_OPS = WEIGHTED | {
 }
 
 
+def read_graph(path: Path) -> "onnx.ModelProto":
+    """Return the ONNX model at `path` with its weights, after ONNX's own checker has passed it.
+
+    Raises:
+        ExportError: it cannot be read, is no whole graph, or keeps weights outside of its folder.
+        MissingDependencyError: onnx is not installed.
+    """
+    onnx = require("onnx", extra="train", purpose=f"Reading {path.name}")
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf's, the checker's and the system's share no base but this
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(f"{path}: cannot be read as an ONNX graph ({said[0]})") from None
+    if not model.graph.output:
+        raise ExportError(f"{path}: the graph gives no output; export the model again")
+    checked: onnx.ModelProto = model
+    return checked
+
+
 def prediction_nodes(model: "onnx.ModelProto") -> frozenset[str]:
     """Return the names of the prediction layers and of all weighted nodes after them.
 

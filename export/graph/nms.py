@@ -19,7 +19,7 @@ from export.artifact.manifest import Manifest, NmsSpec, file_sha256, read_manife
 from export.detections import Candidates, overlapping
 from export.engine import open_engine
 from export.errors import ExportError
-from export.graph.edit import save_checked, tidy
+from export.graph.edit import read_graph, save_checked, tidy
 from export.optional import require
 from export.pictures.images import to_input
 
@@ -56,8 +56,7 @@ def put_nms_inside(
             raise ExportError(f"{path}: matrix NMS needs real pictures to show that it converges")
         rounds = rounds_needed(path, canvases)
     spec = manifest.nms.model_copy(update={"mode": mode, "rounds": rounds})
-    onnx = require("onnx", extra="train", purpose="Putting NMS into a graph")
-    model = with_nms(onnx.load(str(path)), spec, len(manifest.classes))
+    model = with_nms(read_graph(path), spec, len(manifest.classes))
     save_checked(model, path)
     filled = manifest.model_copy(update={"nms": spec, "sha256": file_sha256(path)})
     write_manifest(filled, sidecar)

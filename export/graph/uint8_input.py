@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from export.artifact.manifest import Manifest, file_sha256, read_manifest, write_manifest
 from export.errors import ExportError
-from export.graph.edit import save_checked, tidy
+from export.graph.edit import read_graph, save_checked, tidy
 from export.optional import require
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ def take_uint8(path: Path) -> Manifest:
     manifest = read_manifest(sidecar)
     if manifest.input.format == "uint8":
         raise ExportError(f"{path}: takes uint8 pictures already")
-    onnx = require("onnx", extra="train", purpose="Changing a graph's input")
-    save_checked(with_uint8_input(onnx.load(str(path)), manifest), path)
+    save_checked(with_uint8_input(read_graph(path), manifest), path)
     filled = manifest.model_copy(
         update={
             "input": manifest.input.model_copy(update={"format": "uint8"}),

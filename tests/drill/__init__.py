@@ -1,0 +1,1 @@
+"""Inputs that are wrong on purpose, by the hundred: see `python -m tests.drill --help`."""

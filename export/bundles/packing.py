@@ -20,6 +20,7 @@ from export.atomic import write_bytes, write_json, write_text
 from export.backends import BACKENDS
 from export.backends.interface import Backend
 from export.bundles.text import build_script, readme, triton_config
+from export.bundles.wheel import wheel
 from export.detections import Candidates, Detections, select_detections
 from export.draw import draw_boxes
 from export.engine import open_engine, place
@@ -147,7 +148,13 @@ def fill_bundle(
     (folder / "build_engines.sh").chmod(0o755)
     machines = [(one.name, one.manifest, one.backend.made_for(one.manifest)) for one in packed]
     packages = [backend.packages for backend in BACKENDS.values()]
-    write_text(readme(name, machines, packages), folder / "README.md")
+    used = dict.fromkeys(one.manifest.backend for one in packed)
+    requirements = {backend: BACKENDS[backend].requirements() for backend in used}
+    own = wheel()
+    if own is not None:
+        write_bytes(own[1], folder / own[0])
+    text = readme(name, machines, packages, own[0] if own else None, requirements)
+    write_text(text, folder / "README.md")
     described = [_describe(folder, one) for one in packed]
     written = sorted(path for path in folder.rglob("*") if path.is_file())
     content = {

@@ -69,7 +69,11 @@ def _tensor(name: str, values: NDArray[np.generic], batched: bool) -> str:
 
 
 def readme(
-    name: str, artifacts: Sequence[tuple[str, Manifest, str]], packages: Sequence[str]
+    name: str,
+    artifacts: Sequence[tuple[str, Manifest, str]],
+    packages: Sequence[str],
+    wheel: str | None,
+    requirements: Mapping[str, Sequence[str]],
 ) -> str:
     """Return the README of a bundle.
 
@@ -77,6 +81,8 @@ def readme(
         name: the model's name.
         artifacts: name, sidecar and the machines it runs on, of each.
         packages: packages that `verify.py` needs besides numpy, per backend.
+        wheel: file in the bundle that installs slimdet; None where it could not be packed.
+        requirements: backend of an artifact -> what pip installs to run it.
     """
     first = artifacts[0][1]
     rows = "\n".join(
@@ -102,10 +108,7 @@ of a batch. Exit codes: 0 as expected, 4 nothing could be checked here, 6 someth
 
 ## See it on your own pictures
 
-```sh
-pip install 'slimdet[onnxruntime]'
-slimdet predict . photographs/ --draw --out seen
-```
+{_predict_section(wheel, requirements)}
 
 ## Models
 
@@ -121,6 +124,29 @@ for; ONNX files run everywhere. `int8` is for CPUs, `int8-trt` and `fp8` are the
 
 `triton/` is a model repository: `tritonserver --model-repository=triton`.
 """
+
+
+def _predict_section(wheel: str | None, requirements: Mapping[str, Sequence[str]]) -> str:
+    """Say how to install slimdet from the bundle itself, with a line per runtime, and predict."""
+    if wheel is None:
+        return (
+            "The bundle was made by a slimdet that is not installed but runs from its folder, so\n"
+            "no wheel of it lies here; run `python -m export.predict` in that folder."
+        )
+    lines = []
+    for backend, packages in requirements.items():
+        packed = " ".join(f"'{package}'" for package in packages)
+        lines.append(f"pip install ./{wheel} {packed}   # to run the models of {backend}".rstrip())
+    on_gpu = (
+        "On an NVIDIA GPU, ONNX Runtime is `onnxruntime-gpu` of the same version. "
+        if "onnxruntime" in requirements
+        else ""
+    )
+    commands = "\n".join([*lines, "slimdet predict . photographs/ --draw --out seen"])
+    return (
+        f"```sh\n{commands}\n```\n\n{on_gpu}The wheel is the slimdet that made this bundle; on a "
+        "package index the name may be\nanother's."
+    )
 
 
 def _plain(text: str) -> str:

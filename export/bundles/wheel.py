@@ -46,7 +46,9 @@ def wheel() -> tuple[str, bytes] | None:
     info = f"{DISTRIBUTION}-{version}.dist-info"
     members = dict(_sources())
     members[f"{info}/METADATA"] = (distribution.read_text("METADATA") or "").encode()
-    members[f"{info}/entry_points.txt"] = (distribution.read_text("entry_points.txt") or "").encode()
+    members[f"{info}/entry_points.txt"] = (
+        distribution.read_text("entry_points.txt") or ""
+    ).encode()
     members[f"{info}/WHEEL"] = (
         b"Wheel-Version: 1.0\nGenerator: slimdet\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     )

@@ -57,6 +57,7 @@ def node_types(model: "onnx.ModelProto") -> dict[str, int]:
     A node counts as int8 or fp8 when both its data and its weights come out of DequantizeLinear,
     which is what every runtime turns into a kernel of that type.
     """
+    onnx = require("onnx", extra="train", purpose="Reading a graph's precision")
     kinds = onnx.TensorProto
     floats = {kinds.FLOAT: "fp32", kinds.FLOAT16: "fp16"}
     eight_bits = {kinds.INT8: "int8", kinds.UINT8: "int8", kinds.FLOAT8E4M3FN: "fp8"}

@@ -67,6 +67,12 @@ def read_graph(path: Path) -> "onnx.ModelProto":
     except Exception as error:  # protobuf's, the checker's and the system's share no base but this
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(f"{path}: cannot be read as an ONNX graph ({said[0]})") from None
+    known = onnx.defs.onnx_opset_version()
+    if opset_of(model) > known:
+        raise ExportError(
+            f"{path}: is of operator set {opset_of(model)}, and the onnx package here knows {known}"
+            "; install a newer onnx"
+        )
     if not model.graph.output:
         raise ExportError(f"{path}: the graph gives no output; export the model again")
     checked: onnx.ModelProto = model

@@ -16,6 +16,7 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 from packaging.requirements import Requirement
 
@@ -227,22 +228,43 @@ def test_the_commands_of_a_bundle_work(prepared: Path, tmp_path: Path) -> None:
     from export.artifact.manifest import read_manifest
     from export.backends import BACKENDS
     from export.bundles.text import readme
+    from export.bundles.wheel import wheel
 
     bundle = tmp_path / "bundle"
     shutil.copytree(prepared / "bundle", bundle)
+    name, content = wheel() or ("", b"")
+    (bundle / name).write_bytes(content)
     manifest = read_manifest(bundle / "models" / "seed0-student-fp32" / "model.json")
     packages = [backend.packages for backend in BACKENDS.values()]
-    text = readme("smoke", [("seed0-student-fp32", manifest, "any machine")], packages)
+    requirements = {"onnxruntime": BACKENDS["onnxruntime"].requirements()}
+    models = [("seed0-student-fp32", manifest, "any machine")]
+    text = readme("smoke", models, packages, name, requirements)
     lines = [c for b in blocks(text) if b.language == "sh" for c in b.text.splitlines()]
     shown = {re.split(r"\s+#", line)[0].strip() for line in lines}
     verify = subprocess.run([sys.executable, "verify.py"], cwd=bundle, capture_output=True)
     script = subprocess.run(["sh", "-n", "build_engines.sh"], cwd=bundle, capture_output=True)
     picture(bundle / "photographs" / "0.jpg", 80, 60)
+
+    def install(path: Path) -> int:
+        """Install the wheel alone, since no package is fetched here, and predict with it."""
+        pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target"]
+        room = tmp_path / "site"
+        subprocess.run([*pip, str(room), str(path)], check=True, capture_output=True)
+        code = (
+            "import sys; sys.path.insert(0, sys.argv.pop(1)); import slimdet.__main__ as m; "
+            "assert m.__file__.startswith(sys.path[0]); sys.exit(m.main(sys.argv[1:]))"
+        )
+        words = [str(room), "predict", str(bundle), str(bundle / "photographs"), "--out"]
+        words.append(str(tmp_path / "boxes"))
+        done = subprocess.run([sys.executable, "-I", "-c", code, *words], capture_output=True)
+        assert (tmp_path / "boxes" / "predictions.json").is_file(), done.stderr
+        return done.returncode
+
     predict = ["predict", str(bundle), str(bundle / "photographs"), "--draw", "--out"]
     known = {
         "python verify.py": verify.returncode,
         "./build_engines.sh": script.returncode,
-        "pip install 'slimdet[onnxruntime]'": installed(["slimdet[onnxruntime]"]),
+        f"pip install ./{name} 'onnxruntime=={onnxruntime.__version__}'": install(bundle / name),
         "slimdet predict . photographs/ --draw --out seen": slimdet(
             [*predict, str(bundle / "seen")]
         ),

@@ -110,6 +110,12 @@ class Backend(Protocol):
     def packages(self) -> str:
         """What verifying its artifacts needs besides numpy, in words."""
 
+    def requirements(self) -> tuple[str, ...]:
+        """Return the runtime's packages in the versions that run here, as pip takes them.
+
+        Called where an artifact of this backend was opened, so the runtime is here.
+        """
+
     @property
     def session(self) -> Path:
         """File of which every bundle holds a copy as `verify_<backend>.py`.

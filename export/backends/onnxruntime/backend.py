@@ -29,6 +29,13 @@ class OnnxRuntimeBackend:
     packages = "onnxruntime"
     session = Path(__file__).with_name("session.py")
 
+    def requirements(self) -> tuple[str, ...]:
+        """Return ONNX Runtime for CPUs in the version that runs here."""
+        from export.optional import require
+
+        runtime = require("onnxruntime", extra="onnxruntime", purpose="Naming its version")
+        return (f"onnxruntime=={runtime.__version__}",)
+
     def open(self, path: Path, settings: "EngineSettings") -> "OnnxRuntimeEngine":
         """Return the engine of the ONNX file at `path`; it loads on enter.
 

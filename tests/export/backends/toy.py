@@ -75,6 +75,9 @@ class ToyBackend:
     packages = "nothing"
     session = Path(__file__)
 
+    def requirements(self):
+        return ()
+
     def open(self, path, settings):
         del settings
         return ToyEngine(path)

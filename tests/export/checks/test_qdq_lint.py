@@ -120,4 +120,4 @@ def test_a_file_that_is_no_graph_is_named(tmp_path, capsys):
     (tmp_path / "x.onnx").write_bytes(b"no graph")
     assert main([str(tmp_path / "x.onnx")]) == 6
     assert main([str(tmp_path / "missing.onnx")]) == 6
-    assert "cannot be read as ONNX" in capsys.readouterr().err
+    assert "cannot be read as an ONNX graph" in capsys.readouterr().err

@@ -9,6 +9,7 @@ the runtime (onnxruntime, or tensorrt and cuda-python) alone.
 import argparse
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -194,15 +195,21 @@ def golden_picture(path: Path) -> Picture:
         BundleError: the file holds something else than a picture.
     """
     try:
-        # Mapped, so that a header that states a huge shape takes no memory.
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # of files, zip archives, headers, sizes and the tokenizer
+        with path.open("rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            if version != (1, 0):
+                raise ValueError(f"npy of version {version}, expected (1, 0)")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+            pixels = stream.read()
+    except Exception as error:  # of files, headers, sizes and the tokenizer that reads them
         said = str(error).splitlines() or [type(error).__name__]
         raise BundleError(f"{path}: cannot be read ({said[0]}); unpack the bundle again") from None
-    if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape[2:] != (3,):
-        what = f"{found.shape} {found.dtype}" if isinstance(found, np.ndarray) else "several arrays"
-        raise BundleError(f"{path}: holds {what}; expected a picture, (H, W, 3) uint8")
-    return np.array(found)
+    if dtype != np.uint8 or fortran or shape[2:] != (3,) or len(pixels) != math.prod(shape):
+        raise BundleError(
+            f"{path}: holds {len(pixels)} bytes of {shape} {dtype}; expected a picture, (H, W, 3) "
+            "uint8"
+        )
+    return np.frombuffer(pixels, dtype=np.uint8).reshape(shape)
 
 
 def open_session(

@@ -195,7 +195,7 @@ class _Checker:
         return str(value)
 
     def _number(self, owner: Mapping[str, Any], at: str, key: str, low: float, high: float) -> None:
-        value = owner.get(key)
+        value: Any = owner.get(key)
         if not _is_number(value) or not low <= value <= high:
             self._fail(f"{at}{key}", value, f"a number in {low:g}..{high:g}")
 

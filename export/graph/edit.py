@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from export.atomic import write_bytes
 from export.errors import ExportError
@@ -75,8 +75,7 @@ def read_graph(path: Path) -> "onnx.ModelProto":
         )
     if not model.graph.output:
         raise ExportError(f"{path}: the graph gives no output; export the model again")
-    checked: onnx.ModelProto = model
-    return checked
+    return cast("onnx.ModelProto", model)
 
 
 def prediction_nodes(model: "onnx.ModelProto") -> frozenset[str]:

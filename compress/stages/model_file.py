@@ -20,8 +20,9 @@ from compress.parts.weights import (
 from compress.recipe import ExportConfig, Recipe
 from compress.stages.model_name import ModelName
 from export.artifact.manifest import InputSpec, Manifest, NmsSpec, read_manifest
-from export.config import Section, mistakes
+from export.config import Section
 from export.errors import ExportError, RecipeError
+from export.reading.mistakes import all_described
 
 SCHEMA = 1
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -152,7 +153,7 @@ def read_model_metadata(path: Path) -> ModelMetadata:
     except ValidationError as error:
         raise ExportError(
             f"{path}: the description of the model is not one that this version reads: "
-            f"{mistakes(error)}; use the version that wrote it, or copy the file again from its "
+            f"{all_described(error)}; use the version that wrote it, or copy the file again from its "
             "run folder"
         ) from None
 

@@ -11,8 +11,9 @@ from typing_extensions import Self
 from export.artifact.machine import EngineRecord
 from export.artifact.preprocessing import VERSION, Preprocessing
 from export.atomic import write_bytes
-from export.config import Section, mistakes
+from export.config import Section
 from export.errors import ExportError, shown, unsafe_character
+from export.reading.mistakes import all_described
 
 # Precisions of ONNX files that TensorRT's builder is to read: what they compute can be checked in
 # ONNX Runtime, their speed cannot.
@@ -180,7 +181,7 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         raise ExportError(
-            f"{path}: not a sidecar of a model: {mistakes(error)}; export the model again"
+            f"{path}: not a sidecar of a model: {all_described(error)}; export the model again"
         ) from None
 
 

@@ -60,14 +60,14 @@ def read_graph(path: Path) -> "onnx.ModelProto":
         ExportError: it cannot be read, is no whole graph, or keeps weights outside of its folder.
         MissingDependencyError: onnx is not installed.
     """
-    onnx = require("onnx", extra="train", purpose=f"Reading {path.name}")
+    package = require("onnx", extra="train", purpose=f"Reading {path.name}")
     try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model)
+        model = package.load(str(path))
+        package.checker.check_model(model)
     except Exception as error:  # protobuf's, the checker's and the system's share no base but this
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(f"{path}: cannot be read as an ONNX graph ({said[0]})") from None
-    known = onnx.defs.onnx_opset_version()
+    known = package.defs.onnx_opset_version()
     if opset_of(model) > known:
         raise ExportError(
             f"{path}: is of operator set {opset_of(model)}, and the onnx package here knows {known}"

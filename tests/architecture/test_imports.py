@@ -26,8 +26,7 @@ ONE_FILE_EACH = {"compress/losses"}  # a file per method, however many there are
 # a folder; a file directly in a package is a room of its own. Rooms of one line share a floor and
 # do not import each other.
 FLOORS = [
-    ["export/errors"],
-    ["export/config"],
+    ["export/errors", "export/config"],
     ["export/optional", "export/atomic", "export/arguments", "export/reading"],
     ["export/artifact"],
     ["export/pictures"],

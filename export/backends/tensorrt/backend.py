@@ -161,7 +161,7 @@ def _config(settings: Mapping[str, object]) -> "TensorRTConfig":
     from pydantic import ValidationError
 
     from export.backends.tensorrt.settings import TensorRTConfig
-    from export.config import mistakes
+    from export.reading.mistakes import all_described
 
     known = {name: settings[name] for name in TensorRTConfig.model_fields if name in settings}
     batch = settings.get("batch")
@@ -170,4 +170,4 @@ def _config(settings: Mapping[str, object]) -> "TensorRTConfig":
     try:
         return TensorRTConfig.model_validate(known)
     except ValidationError as error:
-        raise ExportError(mistakes(error)) from None
+        raise ExportError(all_described(error)) from None

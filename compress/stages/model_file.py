@@ -153,8 +153,8 @@ def read_model_metadata(path: Path) -> ModelMetadata:
     except ValidationError as error:
         raise ExportError(
             f"{path}: the description of the model is not one that this version reads: "
-            f"{all_described(error)}; use the version that wrote it, or copy the file again from its "
-            "run folder"
+            f"{all_described(error)}; use the version that wrote it, or copy the file again from "
+            "its run folder"
         ) from None
 
 

@@ -149,7 +149,11 @@ def fill_bundle(
     machines = [(one.name, one.manifest, one.backend.made_for(one.manifest)) for one in packed]
     packages = [backend.packages for backend in BACKENDS.values()]
     used = dict.fromkeys(one.manifest.backend for one in packed)
-    requirements = {backend: BACKENDS[backend].requirements() for backend in used}
+    requirements = {
+        runtime: packages
+        for backend in used
+        for runtime, packages in BACKENDS[backend].requirements().items()
+    }
     own = wheel()
     if own is not None:
         write_bytes(own[1], folder / own[0])

@@ -82,7 +82,7 @@ def readme(
         artifacts: name, sidecar and the machines it runs on, of each.
         packages: packages that `verify.py` needs besides numpy, per backend.
         wheel: file in the bundle that installs slimdet; None where it could not be packed.
-        requirements: backend of an artifact -> what pip installs to run it.
+        requirements: runtime in words -> what pip installs to run artifacts with it.
     """
     first = artifacts[0][1]
     rows = "\n".join(
@@ -134,18 +134,13 @@ def _predict_section(wheel: str | None, requirements: Mapping[str, Sequence[str]
             "no wheel of it lies here; run `python -m export.predict` in that folder."
         )
     lines = []
-    for backend, packages in requirements.items():
-        packed = " ".join(f"'{package}'" for package in packages)
-        lines.append(f"pip install ./{wheel} {packed}   # to run the models of {backend}".rstrip())
-    on_gpu = (
-        "On an NVIDIA GPU, ONNX Runtime is `onnxruntime-gpu` of the same version. "
-        if "onnxruntime" in requirements
-        else ""
-    )
+    for runtime, packages in requirements.items():
+        packed = "".join(f" '{package}'" for package in packages)
+        lines.append(f"pip install ./{wheel}{packed}   # {runtime}")
     commands = "\n".join([*lines, "slimdet predict . photographs/ --draw --out seen"])
     return (
-        f"```sh\n{commands}\n```\n\n{on_gpu}The wheel is the slimdet that made this bundle; on a "
-        "package index the name may be\nanother's."
+        f"One of the lines, for the runtime of this device:\n\n```sh\n{commands}\n```\n\nThe wheel is "
+        "the slimdet that made this bundle; on a package index the name may be another's."
     )
 
 

@@ -236,7 +236,7 @@ def test_the_commands_of_a_bundle_work(prepared: Path, tmp_path: Path) -> None:
     (bundle / name).write_bytes(content)
     manifest = read_manifest(bundle / "models" / "seed0-student-fp32" / "model.json")
     packages = [backend.packages for backend in BACKENDS.values()]
-    requirements = {"onnxruntime": BACKENDS["onnxruntime"].requirements()}
+    requirements = BACKENDS["onnxruntime"].requirements()
     models = [("seed0-student-fp32", manifest, "any machine")]
     text = readme("smoke", models, packages, name, requirements)
     lines = [c for b in blocks(text) if b.language == "sh" for c in b.text.splitlines()]
@@ -265,6 +265,7 @@ def test_the_commands_of_a_bundle_work(prepared: Path, tmp_path: Path) -> None:
         "python verify.py": verify.returncode,
         "./build_engines.sh": script.returncode,
         f"pip install ./{name} 'onnxruntime=={onnxruntime.__version__}'": install(bundle / name),
+        f"pip install ./{name} 'onnxruntime-gpu=={onnxruntime.__version__}'": 0,
         "slimdet predict . photographs/ --draw --out seen": slimdet(
             [*predict, str(bundle / "seen")]
         ),

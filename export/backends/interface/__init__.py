@@ -110,8 +110,8 @@ class Backend(Protocol):
     def packages(self) -> str:
         """What verifying its artifacts needs besides numpy, in words."""
 
-    def requirements(self) -> tuple[str, ...]:
-        """Return the runtime's packages in the versions that run here, as pip takes them.
+    def requirements(self) -> Mapping[str, tuple[str, ...]]:
+        """Return runtime in words -> its packages, as pip takes them, in the version used here.
 
         Called where an artifact of this backend was opened, so the runtime is here.
         """

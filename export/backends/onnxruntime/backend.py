@@ -29,12 +29,16 @@ class OnnxRuntimeBackend:
     packages = "onnxruntime"
     session = Path(__file__).with_name("session.py")
 
-    def requirements(self) -> tuple[str, ...]:
-        """Return ONNX Runtime for CPUs in the version that runs here."""
+    def requirements(self) -> Mapping[str, tuple[str, ...]]:
+        """Return ONNX Runtime for CPUs and for GPUs, in the version used here."""
         from export.optional import require
 
         runtime = require("onnxruntime", extra="onnxruntime", purpose="Naming its version")
-        return (f"onnxruntime=={runtime.__version__}",)
+        version = runtime.__version__
+        return {
+            "ONNX Runtime on a CPU": (f"onnxruntime=={version}",),
+            "ONNX Runtime on an NVIDIA GPU": (f"onnxruntime-gpu=={version}",),
+        }
 
     def open(self, path: Path, settings: "EngineSettings") -> "OnnxRuntimeEngine":
         """Return the engine of the ONNX file at `path`; it loads on enter.

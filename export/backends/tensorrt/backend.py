@@ -28,12 +28,12 @@ class TensorRTBackend:
     packages = "tensorrt and cuda-python"
     session = Path(__file__).with_name("session.py")
 
-    def requirements(self) -> tuple[str, ...]:
-        """Return TensorRT in the version that runs here, and what calls CUDA."""
+    def requirements(self) -> Mapping[str, tuple[str, ...]]:
+        """Return TensorRT in the version used here, and what calls CUDA."""
         from export.backends.tensorrt.library import load_tensorrt
 
         version = load_tensorrt("Naming its version").__version__
-        return f"tensorrt=={version}", "cuda-python>=12.6"
+        return {"TensorRT": (f"tensorrt=={version}", "cuda-python>=12.6")}
 
     def open(self, path: Path, settings: "EngineSettings") -> "TensorRTEngine":
         """Return the engine at `path`; it loads on enter and has no settings of its user.

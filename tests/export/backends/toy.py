@@ -76,7 +76,7 @@ class ToyBackend:
     session = Path(__file__)
 
     def requirements(self):
-        return ()
+        return {"the toy": ()}
 
     def open(self, path, settings):
         del settings

@@ -139,8 +139,9 @@ def _predict_section(wheel: str | None, requirements: Mapping[str, Sequence[str]
         lines.append(f"pip install ./{wheel}{packed}   # {runtime}")
     commands = "\n".join([*lines, "slimdet predict . photographs/ --draw --out seen"])
     return (
-        f"One of the lines, for the runtime of this device:\n\n```sh\n{commands}\n```\n\nThe wheel is "
-        "the slimdet that made this bundle; on a package index the name may be another's."
+        f"One of the lines, for the runtime of this device:\n\n```sh\n{commands}\n```\n\n"
+        "The wheel is the slimdet that made this bundle; on a package index the name may be\n"
+        "another's."
     )
 
 

@@ -192,8 +192,8 @@ def _require_known_preprocessing(content: dict[str, Any], path: Path) -> None:
     version = stated.get("version", VERSION) if isinstance(stated, dict) else VERSION
     if version != VERSION:
         raise ExportError(
-            f"{path}: input.preprocessing is of version {shown(version)}, and this slimdet "
-            f"does {VERSION}, other pixels; use the version that exported the model"
+            f"{path}: input.preprocessing is of version {shown(version)}, and this version of "
+            f"slimdet does {VERSION}, other pixels; use the version that exported the model"
         )
 
 

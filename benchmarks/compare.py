@@ -105,6 +105,8 @@ def _figures(row: "ReportRow | None") -> Figures | None:
 
 
 def _table(changes: Sequence[Change]) -> list[str]:
+    if not changes:
+        return ["neither report has a row"]
     width = max(len(change["row"]) for change in changes)
     lines = [f"{'row':<{width}}  {'AP':>20}  {'p50 ms':>22}  {'p99 ms':>22}  {'size MB':>22}"]
     for change in changes:

@@ -1,6 +1,8 @@
-"""Limits for a new report relative to a reference report."""
+"""Limits for a new report relative to a reference report. What cannot be checked is exceeded."""
 
+import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 
 RowKey = tuple[str, str, str]
 Quantile = Literal["p50", "p99"]
+LIMITS = ("max_ap_drop", "max_p50", "max_p99", "max_size")
+# Kinds of verdicts on a timing; a row with any other has failed.
+TIMINGS = ("valid", "noisy", "throttled", "not measured")
+FAILURES = ("failed", "error")  # keys by which other programs mark a row
 
 
 class GateError(ToolkitError):
@@ -30,11 +36,18 @@ class GatesConfig(Section):
     """
 
     reference: Path | None = None  # report.json, or the report's or the run's folder
-    max_ap_drop: float | None = Field(default=None, ge=0)  # AP points, 0..100
+    max_ap_drop: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # AP points
     max_p50: str | float | None = None  # end to end
     max_p99: str | float | None = None  # end to end
     max_size: str | float | None = None
     allow_noisy: bool = False  # apply latency limits also to timings from a busy machine
+
+    @field_validator(*LIMITS, mode="before")
+    @classmethod
+    def _no_truth_value(cls, limit: object) -> object:
+        if isinstance(limit, bool):
+            raise ValueError(f"{limit} is not a limit; write a number")
+        return limit
 
     @field_validator("max_p50", "max_p99", "max_size")
     @classmethod
@@ -43,16 +56,23 @@ class GatesConfig(Section):
             parse_limit(limit)
         return limit
 
+    @property
+    def given(self) -> bool:
+        """Whether there is any limit."""
+        return any(getattr(self, name) is not None for name in LIMITS)
+
 
 def parse_limit(limit: str | float) -> tuple[float, bool]:
     """Return the number, and whether it is a share of the reference (`+5%` is 0.05, True).
 
     Raises:
-        ValueError: the text is neither a percentage nor a number.
+        ValueError: it is neither a percentage nor a finite number from 0.
     """
     if isinstance(limit, int | float):
+        if not math.isfinite(limit) or limit < 0:
+            raise ValueError(f"{limit} is not a limit; write +5% or a plain number from 0")
         return float(limit), False
-    found = re.fullmatch(r"\s*\+?(\d+(?:\.\d*)?)\s*(%?)\s*", limit)
+    found = re.fullmatch(r"\s*\+?([0-9]{1,15}(?:\.[0-9]*)?)\s*(%?)\s*", limit)
     if not found:
         raise ValueError(f"{limit!r} is not a limit; write +5% or a plain number")
     number = float(found.group(1))
@@ -76,11 +96,17 @@ def load_report(path: Path) -> "ReportData":
     return read_report(file)
 
 
+def row_key(row: "ReportRow") -> RowKey:
+    """Return (model, backend, precision); a further teacher is its name, such as `teacher2`."""
+    numbered = row.model == "teacher" and row.name
+    return (row.name if numbered and row.name else row.model, row.backend, row.precision)
+
+
 def rows_by_key(data: "ReportData") -> dict[RowKey, "ReportRow"]:
-    """Return the rows by (model, backend, precision); of several teachers or seeds the first."""
-    found: dict[RowKey, ReportRow] = {}
+    """Return the rows by `row_key`; of rows that occur twice the first."""
+    found: dict[RowKey, "ReportRow"] = {}
     for row in data.rows:
-        found.setdefault((row.model, row.backend, row.precision), row)
+        found.setdefault(row_key(row), row)
     return found
 
 
@@ -93,35 +119,69 @@ def latency(row: "ReportRow", quantile: Quantile) -> float | None:
 
 
 def broken_gates(before: "ReportData", after: "ReportData", gates: GatesConfig) -> list[str]:
-    """Return one line per exceeded limit, over the rows that both reports have.
+    """Return one line per exceeded limit, over the rows of the reference `before`.
 
-    A limit that cannot be checked counts as exceeded: a figure that was not measured, or a latency
-    from a busy machine (unless `allow_noisy`).
+    A limit that cannot be checked counts as exceeded: a row that is gone, occurs twice or is marked
+    as failed, a figure that was not measured, or a latency from a busy machine (unless
+    `allow_noisy`).
     """
     old, new = rows_by_key(before), rows_by_key(after)
-    shared = [key for key in old if key in new]
-    if not shared:
+    if not old.keys() & new.keys():
         return ["the reports have no row in common, so no limit can be checked"]
-    lines = []
-    for key in shared:
+    if not gates.given:
+        return []
+    lines = _repeated(before, "the reference") + _repeated(after, "the new report")
+    for key in old:
         title = " ".join(key)
-        if gates.max_ap_drop is not None:
-            lines += _ap_drop(title, old[key], new[key], gates.max_ap_drop)
-        limits: dict[Quantile, str | float | None] = {"p50": gates.max_p50, "p99": gates.max_p99}
-        for quantile, limit in limits.items():
-            if limit is not None:
-                values = latency(old[key], quantile), latency(new[key], quantile)
-                noisy = [r.verdict for r in (old[key], new[key]) if r.verdict != "valid"]
-                if noisy and not gates.allow_noisy:
-                    lines.append(
-                        f"{title}: {quantile} cannot be checked: the timing is {noisy[0]}; measure "
-                        "again on a quiet machine, or allow noisy timings"
-                    )
-                else:
-                    lines += _growth(title, f"end-to-end {quantile}", "ms", values, limit)
-        if gates.max_size is not None:
-            sizes = old[key].size_mb, new[key].size_mb
-            lines += _growth(title, "size", "MB", sizes, gates.max_size)
+        if key not in new:
+            lines.append(
+                f"{title}: the row is gone from the new report, so no limit can be checked"
+            )
+            continue
+        failed = [
+            f"{title}: no limit can be checked: the row of {where} is marked {mark}"
+            for where, row in (("the reference", old[key]), ("the new report", new[key]))
+            if (mark := _failure(row)) is not None
+        ]
+        lines += failed or _row_gates(title, old[key], new[key], gates)
+    return lines
+
+
+def _repeated(data: "ReportData", where: str) -> list[str]:
+    counts = Counter(row_key(row) for row in data.rows)
+    return [
+        f"{' '.join(key)}: {where} has {count} such rows, so it is not known which one counts"
+        for key, count in counts.items()
+        if count > 1
+    ]
+
+
+def _failure(row: "ReportRow") -> str | None:
+    """Return how a row is marked as failed; None for one that is not."""
+    if row.verdict.partition(":")[0].strip() not in TIMINGS:
+        return repr(row.verdict)
+    marks = row.model_extra or {}
+    return next((f"{name}: {marks[name]}" for name in FAILURES if marks.get(name)), None)
+
+
+def _row_gates(title: str, old: "ReportRow", new: "ReportRow", gates: GatesConfig) -> list[str]:
+    lines = []
+    if gates.max_ap_drop is not None:
+        lines += _ap_drop(title, old, new, gates.max_ap_drop)
+    limits: dict[Quantile, str | float | None] = {"p50": gates.max_p50, "p99": gates.max_p99}
+    for quantile, limit in limits.items():
+        if limit is not None:
+            values = latency(old, quantile), latency(new, quantile)
+            noisy = [row.verdict for row in (old, new) if row.verdict != "valid"]
+            if noisy and not gates.allow_noisy:
+                lines.append(
+                    f"{title}: {quantile} cannot be checked: the timing is {noisy[0]}; measure "
+                    "again on a quiet machine, or allow noisy timings"
+                )
+            else:
+                lines += _growth(title, f"end-to-end {quantile}", "ms", values, limit)
+    if gates.max_size is not None:
+        lines += _growth(title, "size", "MB", (old.size_mb, new.size_mb), gates.max_size)
     return lines
 
 
@@ -145,6 +205,8 @@ def _growth(
     before, after = values
     if before is None or after is None:
         return [f"{title}: {what} cannot be checked: it was not measured in both reports"]
+    if before <= 0 or after <= 0:
+        return [f"{title}: {what} cannot be checked: {min(before, after):g} {unit} is no {what}"]
     number, relative = parse_limit(limit)
     allowed = before * (1 + number) if relative else number
     if after <= allowed + 1e-9:

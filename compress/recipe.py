@@ -20,7 +20,7 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from benchmarks.gates import GatesConfig
+from benchmarks.gates import LIMITS, GatesConfig
 from benchmarks.timing.latency import BenchmarkConfig
 from compress.data.config import DataConfig
 from compress.detectors import DetectorConfig
@@ -219,6 +219,8 @@ class Recipe(Section):
     def _gates_need_a_reference(self) -> Self:
         if self.gates is not None and self.gates.reference is None:
             raise ValueError("gates: give reference, the report or run to compare with")
+        if self.gates is not None and not self.gates.given:
+            raise ValueError(f"gates: give at least one limit of {', '.join(LIMITS)}")
         return self
 
     @field_validator("track")

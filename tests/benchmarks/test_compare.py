@@ -10,6 +10,9 @@ from pydantic import ValidationError
 from benchmarks.accuracy.coco_map import COCO_NAMES
 from benchmarks.compare import main
 from benchmarks.gates import GatesConfig, parse_limit
+from compress.recipe import load_recipe
+from export.errors import RecipeError
+from tests.compress.smoke import write_smoke
 
 
 def write(
@@ -88,6 +91,99 @@ def test_reports_without_a_common_row_keep_no_limit(
     captured = capsys.readouterr()
     assert "only in the first report" in captured.out
     assert "no row in common" in captured.err
+
+
+def change(folder: Path, *rows: dict[str, Any] | None) -> Path:
+    """Replace the report's row by copies of it, each with some keys changed."""
+    file = folder / "report" / "report.json"
+    content = json.loads(file.read_text())
+    (row,) = content["rows"]
+    content["rows"] = [{**row, **changes} for changes in rows if changes is not None]
+    file.write_text(json.dumps(content))
+    return folder
+
+
+FP32 = {"precision": "fp32"}
+LIMITS = ["--max-ap-drop", "50", "--max-p99", "+900%", "--max-size", "+900%", "--allow-noisy"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ([{}, FP32], [FP32], "student onnxruntime int8: the row is gone from the new report"),
+        ([{}], [{}, {}], "int8: the new report has 2 such rows"),
+        ([{}, {}], [{}], "int8: the reference has 2 such rows"),
+        ([{}], [], "no row in common"),
+        ([], [{}], "no row in common"),
+        ([], [], "no row in common"),
+        ([{}], [{"verdict": "failed: no kernel"}], "report is marked 'failed: no kernel'"),
+        ([{"verdict": "crashed"}], [{}], "the row of the reference is marked 'crashed'"),
+        ([{}], [{"failed": True}], "the row of the new report is marked failed: True"),
+        ([{}], [{"error": "died"}], "the row of the new report is marked error: died"),
+        ([{}], [{"verdict": "not measured: x", "latency_ms": None}], "p99 cannot be checked"),
+        ([{}], [{"size_mb": None}], "size cannot be checked: it was not measured"),
+        ([{}], [{"size_mb": -4.0}], "size cannot be checked: -4 MB is no size"),
+        ([{}], [{"ap": dict.fromkeys(COCO_NAMES)}], "AP cannot be checked"),
+        (
+            [{"model": "teacher", "name": "teacher"}, {"model": "teacher", "name": "teacher2"}],
+            [{"model": "teacher", "name": "teacher"}],
+            "teacher2 onnxruntime int8: the row is gone",
+        ),
+    ],
+)
+def test_a_limit_that_cannot_be_checked_is_exceeded(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    before: list[dict[str, Any]],
+    after: list[dict[str, Any]],
+    said: str,
+) -> None:
+    a, b = change(write(tmp_path / "a"), *before), change(write(tmp_path / "b"), *after)
+    assert main([str(a), str(b), *LIMITS]) == 3
+    assert said in capsys.readouterr().err
+
+
+def test_rows_that_only_the_new_report_has_exceed_nothing(tmp_path: Path) -> None:
+    a, b = change(write(tmp_path / "a"), {}), change(write(tmp_path / "b"), {}, FP32)
+    assert main([str(a), str(b), *LIMITS]) == 0
+    assert main([str(b), str(a)]) == 0  # a row is gone, but no limit is given
+
+
+def test_a_report_without_a_key_is_no_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = write(tmp_path / "a"), write(tmp_path / "b")
+    file = b / "report" / "report.json"
+    content = json.loads(file.read_text())
+    for broken in ({**content, "rows": None}, {"schema": 1}, {}, [], None):
+        file.write_text(json.dumps(broken))
+        assert main([str(a), str(b), *LIMITS]) == 1
+        assert "not a readable report" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--max-p99", value) for value in ("-5%", "-5", "nan", "inf", "", "5%%", "1e3")),
+        *(("--max-ap-drop", value) for value in ("-0.1", "nan", "inf", "-inf")),
+    ],
+)
+def test_a_limit_is_a_number_from_0(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    a = write(tmp_path / "a")
+    assert main([str(a), str(a), f"{option}={value}"]) == 2
+    assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "limit", ["max_p50: -1", "max_size: .inf", "max_p99: .nan", "max_ap_drop: true", "max_p50: no"]
+)
+def test_gates_of_a_recipe_need_a_limit_that_is_one(tmp_path: Path, limit: str) -> None:
+    with pytest.raises(RecipeError, match=limit.partition(":")[0]):
+        load_recipe(write_smoke(tmp_path), [f"gates={{reference: there, {limit}}}"])
+    with pytest.raises(RecipeError, match="at least one limit"):
+        load_recipe(write_smoke(tmp_path), ["gates={reference: there}"])
 
 
 def test_bad_arguments_are_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from compress.stages.model_name import ModelName
 from compress.stages.opened import Run
 from compress.stages.rundir import differences, read_step_ratio
 from compress.stages.session import Session, torch_device
+from compress.training.precision import planned_in_words
 
 # A training step costs about three forward passes: one forward, and a backward of twice its work.
 TRAINING = 3.0
@@ -148,6 +149,7 @@ def plan(
         schedule = wanted[0].schedule()
         steps = schedule.total_steps(steps_per_epoch(data, schedule.batch))
         notes.append(f"classifier: {steps} steps on object crops come before the students")
+    notes += _precisions(opened)
     return Plan(
         recipe.name,
         (f"data: {data.format}", *(f"  {line}" for line in health.lines())),
@@ -304,6 +306,19 @@ def _memory_bytes(model: Detector, device: torch.device, size: tuple[int, int]) 
         for handle in handles:
             handle.remove()
     return float(kept[0])
+
+
+def _precisions(run: Run) -> list[str]:
+    """Say which precision each training takes; one line where all take the same."""
+    where, record = run.session.torch_device(), run.home / "precision.json"
+    asked = {"students": run.recipe.train.amp}
+    for teacher in run.teachers:
+        if teacher.config.train is not None:
+            asked[str(teacher.name)] = teacher.config.train.amp
+    found = {who: planned_in_words(amp, where, record) for who, amp in asked.items()}
+    if len(set(found.values())) == 1:
+        return [f"precision of training: {found['students']}"]
+    return [f"precision of training, {who}: {said}" for who, said in found.items()]
 
 
 def _notes(recipe: Recipe, runs: Path) -> list[str]:

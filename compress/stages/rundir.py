@@ -38,6 +38,7 @@ class TrainingRecord(Record):
     """`training.json`: how the weights in a folder of `models/` were made.
 
     Attributes:
+        precision_why: precision of the training with the reason for it, or "".
         rows: one entry per evaluation: step, learning rate, metrics and loss terms by name.
         terms: sizes of the distillation terms against the task loss, step by step.
         stopped: reason of an early end, or "".
@@ -50,6 +51,7 @@ class TrainingRecord(Record):
     steps: int = 0
     seconds: float | None = None
     step_ms: float | None = None
+    precision_why: str = ""
     rows: tuple[dict[str, float | None], ...] = ()
     terms: tuple[MeasuredTerm, ...] = ()
     terms_at_first_step: tuple[Term, ...] = ()

@@ -210,6 +210,7 @@ def _notes(run: Run, rooms: Rooms) -> list[str]:
                 f"relative to its gradient at the shared features) after {step} steps: {sizes}."
             )
     notes += _equal_time_notes(run, rooms)
+    notes += _precision_notes(rooms)
     if "fp16" in recipe.export.precisions:
         notes.append(
             "ONNX Runtime's CPU kernels compute FP16 files in FP32 and convert before and after; "
@@ -249,6 +250,18 @@ def _equal_time_notes(run: Run, rooms: Rooms) -> list[str]:
         f"Equal time is equal cost of the steps: {counts}, as {ratio.sentence()}. Training of the "
         "teacher and of a classifier is not counted."
     ]
+
+
+def _precision_notes(rooms: Rooms) -> list[str]:
+    """Say in which precision was trained and why, once where all trainings have the same."""
+    found: dict[str, list[str]] = {}
+    for name, room in rooms.items():
+        why = read_record(room).precision_why
+        if why:
+            found.setdefault(why, []).append(str(name))
+    if len(found) == 1:
+        return [f"Precision of training: {why}." for why in found]
+    return [f"Precision of training: {why} ({', '.join(names)})." for why, names in found.items()]
 
 
 def _refused(home: Path) -> list[str]:

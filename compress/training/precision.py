@@ -1,6 +1,7 @@
-"""Choose a run's numeric precision by measuring the model at hand."""
+"""Choose a run's numeric precision: by the device's features, and on a CPU by its own clock."""
 
 import json
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,15 @@ from torch import Tensor, nn
 from export.atomic import write_json
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Choice = tuple[Precision, str]
+
+CPUINFO = Path("/proc/cpuinfo")
+# Linux's names of bf16 arithmetic, of x86 and of ARM; other processors only emulate it.
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+# Native bf16 is kept unless it takes more than this share of fp32's processor time: far above what
+# it takes where it works, so that the answer does not depend on how busy the machine is.
+TOO_SLOW = 1.1
+ROUNDS = 5
 
 
 def resolve_precision(
@@ -20,12 +30,34 @@ def resolve_precision(
     probe: Callable[[], nn.Module],
     record: Path,
     size: tuple[int, int],
-) -> tuple[Precision, str]:
+    cpuinfo: Path = CPUINFO,
+) -> Choice:
     """Return Fabric's name of the precision, and the reason in words.
 
-    `auto` on a GPU: bf16 where it is native, else fp16. On a CPU both are timed on the backbone
-    that `probe` builds, and bf16 must be at least 10 % faster. The answer is written to `record`,
-    because a resumed run must keep the precision that it began with.
+    `auto` on a GPU: bf16 where it is native, else fp16. On a CPU: fp32 without bf16 arithmetic;
+    with it bf16, unless the backbone that `probe` builds takes more than 1.1 times the processor
+    time of fp32. The answer is written to `record`, because a resumed run must keep the precision
+    that it began with.
+    """
+    known = planned_precision(amp, device, record, cpuinfo)
+    if known is not None:
+        if amp == "auto" and device.type == "cpu" and not record.exists():
+            write_json({"precision": known[0], "why": known[1]}, record)
+        return known
+    share = _bf16_share(probe, size)
+    chosen: Precision = "32-true" if share > TOO_SLOW else "bf16-mixed"
+    name = "fp32" if chosen == "32-true" else "bf16"
+    why = f"{name}: bf16, native here, takes {share:.2f} of fp32's processor time"
+    write_json({"precision": chosen, "why": why}, record)
+    return chosen, why
+
+
+def planned_precision(
+    amp: str, device: torch.device, record: Path, cpuinfo: Path = CPUINFO
+) -> Choice | None:
+    """Return what `resolve_precision` will return as far as that is known without timing.
+
+    None: native bf16 on a CPU, which is timed when the training begins.
     """
     if amp == "off":
         return "32-true", "fp32, as the recipe says"
@@ -38,31 +70,50 @@ def resolve_precision(
             return "bf16-mixed", "bf16: native on this GPU"
         return "16-mixed", "fp16 with a loss scaler: this GPU has no native bf16"
     if record.exists():
-        known = json.loads(record.read_text(encoding="utf-8"))
-        return known["precision"], known["why"]
-    slow, fast = _time(probe, size)
-    chosen: Precision = "bf16-mixed" if fast < 0.9 * slow else "32-true"
-    name = "bf16" if chosen == "bf16-mixed" else "fp32"
-    why = f"{name}: bf16 takes {fast / slow:.2f} of fp32's time here"
-    write_json({"precision": chosen, "why": why}, record)
-    return chosen, why
+        found = json.loads(record.read_text(encoding="utf-8"))
+        return found["precision"], found["why"]
+    return None if has_bf16(cpuinfo) else ("32-true", "fp32: this processor has no bf16 arithmetic")
 
 
-def _time(probe: Callable[[], nn.Module], size: tuple[int, int]) -> tuple[float, float]:
-    """Return the fastest of three forward and backward passes in fp32 and in bf16, seconds."""
+def planned_in_words(amp: str, device: torch.device, record: Path) -> str:
+    """Return the planned precision and its reason as text."""
+    known = planned_precision(amp, device, record)
+    if known is None:
+        return (
+            "bf16: native on this processor; fp32 if, timed before the training, it takes over "
+            f"{TOO_SLOW:g} times fp32's processor time"
+        )
+    return known[1]
+
+
+def has_bf16(cpuinfo: Path = CPUINFO) -> bool:
+    """Whether the processor computes in bf16 by itself; unknown processors do not."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return False
+    lines = (line.partition(":") for line in text.splitlines())
+    return any(
+        not BF16_FLAGS.isdisjoint(flags.split())
+        for name, _, flags in lines
+        if name.strip() in {"flags", "Features"}
+    )
+
+
+def _bf16_share(probe: Callable[[], nn.Module], size: tuple[int, int]) -> float:
+    """Return the processor time of a pass in bf16 over one in fp32: median of rounds in turns."""
     with torch.random.fork_rng(devices=[]):
         model = probe().train().to(memory_format=torch.channels_last)
         images = torch.rand(2, 3, *size).contiguous(memory_format=torch.channels_last)
-    best = []
-    for half in (False, True):
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                found = model(images)
-            maps: list[Tensor] = list(found.values()) if isinstance(found, dict) else list(found)
-            loss = torch.stack([m.float().mean() for m in maps]).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            times.append(time.perf_counter() - start)
-        best.append(min(times))
-    return best[0], best[1]
+
+    def cost(half: bool) -> float:
+        start = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            found = model(images)
+        maps: list[Tensor] = list(found.values()) if isinstance(found, dict) else list(found)
+        loss = torch.stack([m.float().mean() for m in maps]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return time.process_time() - start
+
+    rounds = [(cost(half=True), cost(half=False)) for _ in range(1 + ROUNDS)]
+    return statistics.median(bf16 / fp32 for bf16, fp32 in rounds[1:])  # the first one warms up

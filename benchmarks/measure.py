@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from benchmarks.accuracy.ceiling import ceiling_warnings
 from benchmarks.accuracy.deployed import deployed_accuracy
 from benchmarks.accuracy.evaluate import (
     category_of_label,
@@ -27,7 +28,7 @@ from benchmarks.timing.repeats import measure_repeatedly
 from benchmarks.timing.throughput import sweep
 from export.artifact.preprocessing import UNSTATED
 from export.backends.interface import EngineSettings
-from export.engine import open_engine
+from export.engine import Engine, open_engine
 
 
 def measure(
@@ -91,15 +92,25 @@ def measure(
         rows=tuple(rows),
         speed=_speeds(rows, [timings[name] for name in engines]),
         per_class={name: row.per_class for name, row in zip(engines, rows, strict=True)},
-        warnings=tuple(
-            f"{name}: {UNSTATED}"
-            for name, engine in engines.items()
-            if engine.manifest.input.preprocessing is None
-        ),
+        warnings=(*_full_pictures(engines, images), *_unstated(engines)),
     )
     if out is not None:
         content = _save(content, images, predictions, out)
     return content
+
+
+def _full_pictures(engines: Mapping[str, Engine], images: ImageSet) -> list[str]:
+    """Return a warning where the models' limits on detections cut the truth."""
+    limits = {engine.manifest.nms.max_detections for engine in engines.values()}
+    return [line for most in sorted(limits) for line in ceiling_warnings({"data": images}, most)]
+
+
+def _unstated(engines: Mapping[str, Engine]) -> list[str]:
+    return [
+        f"{name}: {UNSTATED}"
+        for name, engine in engines.items()
+        if engine.manifest.input.preprocessing is None
+    ]
 
 
 def _speeds(rows: Sequence[ReportRow], timings: Sequence[Timing]) -> tuple[Speed, ...]:

@@ -229,12 +229,14 @@ def data(path: Path, runs: Path) -> list[Finding]:
     from compress.data.pictures import look_at_pictures
     from compress.recipe import load_recipe
 
+    most = 100  # of a recipe that does not say it
     if path.is_dir():
         opened = FolderConfig(root=path, image_size=_FOLDER_SIDE).open()
     else:
-        opened = load_recipe(path)[0].data.open()
+        recipe = load_recipe(path)[0]
+        opened, most = recipe.data.open(), recipe.export.max_detections
     look_at_pictures([opened], PictureCache(runs), Console(), decode=True)
-    health = data_health(opened)
+    health = data_health(opened, most)
     counts = ", ".join(
         f"{role} {split.images} pictures with {split.boxes} boxes"
         for role, split in health.splits.items()

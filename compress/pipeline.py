@@ -48,7 +48,8 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
     cache = PictureCache(runs)
     pictures = (opened.data, *(teacher.data for teacher in opened.teachers))
     look_at_pictures(pictures, cache, console, decode=False)
-    health = data_health(opened.data)  # reads every file once: hashes tell leaks between splits
+    # reads every file once: hashes tell leaks between splits
+    health = data_health(opened.data, recipe.export.max_detections)
     say_data(console, opened.data, health)
     check_models(opened)
     check_training(opened)

@@ -120,7 +120,7 @@ def plan(
     student, teachers = check_models(opened)
     check_training(opened)
     size = (data.input_height, data.input_width)
-    health = data_health(data)
+    health = data_health(data, recipe.export.max_detections)
     models = (student, *teachers)
     memory = [_memory_bytes(model, where, size) for model in models]  # and so they are warm
     passes = [_time_pass(model, where, size) for model in models] if estimate else []

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from benchmarks.accuracy.ceiling import ceiling_warnings
 from benchmarks.data.division import picture_hashes
 from benchmarks.data.image_set import ImageSet
 from compress.data.config import Data
@@ -95,8 +96,10 @@ class Health:
         return [*lines, *(f"warning: {warning}" for warning in self.warnings)]
 
 
-def data_health(data: Data) -> Health:
+def data_health(data: Data, max_detections: int = 100) -> Health:
     """Inspect every split; reads each picture file once, for its hash.
+
+    `max_detections` is the most that a model returns, and so cuts AP on fuller pictures.
 
     Raises:
         DataError: picture files that cannot be read at all.
@@ -116,7 +119,8 @@ def data_health(data: Data) -> Health:
         for role, own in hashes.items()
     }
     repeated = {role: names for role, names in repeated.items() if names}
-    warnings = tuple(_warnings(splits, leaks, repeated, data))
+    full = ceiling_warnings({"val": data.val, "train": data.train}, max_detections)
+    warnings = (*full, *_warnings(splits, leaks, repeated, data))
     division = "" if data.division is None else data.division.line()
     return Health(data.format, splits, leaks, repeated, warnings, division)
 

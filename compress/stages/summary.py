@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.accuracy import COCO
+from benchmarks.accuracy.ceiling import ceiling_warnings
 from benchmarks.accuracy.deployed import deployed_accuracy
 from benchmarks.accuracy.gain_statistics import bootstrap_gain, gain_interval, verdict
 from benchmarks.accuracy.metric import CocoResult
@@ -56,7 +57,7 @@ def summarize(
         data=json.loads((run.home / "data.json").read_text(encoding="utf-8")),
         recipe=complete_text(run.source),
         notes=tuple(_notes(run, rooms)),
-        warnings=(*_warnings(rooms), *_refused(run.home)),
+        warnings=(*_full_pictures(run), *_warnings(rooms), *_refused(run.home)),
     )
     return write_report(report, out)
 
@@ -262,6 +263,11 @@ def _precision_notes(rooms: Rooms) -> list[str]:
     if len(found) == 1:
         return [f"Precision of training: {why}." for why in found]
     return [f"Precision of training: {why} ({', '.join(names)})." for why, names in found.items()]
+
+
+def _full_pictures(run: Run) -> list[str]:
+    sets = {"val": run.data.val, "train": run.data.train}
+    return ceiling_warnings(sets, run.recipe.export.max_detections)
 
 
 def _refused(home: Path) -> list[str]:

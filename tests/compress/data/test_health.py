@@ -108,3 +108,17 @@ def test_the_photographs_have_no_leaks(photographs: Path) -> None:
     assert health.leaks == {}
     assert health.repeated == {}
     assert health.splits["train"].boxes_per_class == {"RBC": 2381, "WBC": 214, "Platelets": 209}
+
+
+def test_pictures_with_more_objects_than_a_model_returns_are_warned_about(tmp_path: Path) -> None:
+    write_coco_root(tmp_path)
+    data = FolderConfig(root=tmp_path, image_size=32).open()
+    assert not any("max_detections" in warning for warning in data_health(data).warnings)
+    document = coco(3)
+    document["annotations"] = [
+        {**document["annotations"][0], "id": number} for number in range(1, 5)
+    ]
+    write_coco(tmp_path, "train", document)
+    cut = FolderConfig(root=tmp_path, image_size=32).open()
+    (warning,) = [w for w in data_health(cut, 3).warnings if "max_detections" in w]
+    assert warning.startswith("train: 1 of 3 pictures hold more than 3 objects (the fullest 4)")

@@ -1,0 +1,104 @@
+"""The AP that a perfect detector reaches, where limits on detections cut the truth itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.data.image_set import ImageSet
+
+COCO_LIMIT = 100  # detections of one class and picture that COCO's AP counts
+RECALLS = 101  # recall points at which COCO reads precision: 0, 0.01, ..., 1
+
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Fullness:
+    """The objects of a set, crowds not counted.
+
+    Attributes:
+        pictures: number of pictures.
+        total: (K,) objects by class.
+        full: (N, K) objects by class of the pictures with more than `COCO_LIMIT` or
+            `max_detections` objects.
+        max_detections: the most that a model returns per picture.
+    """
+
+    pictures: int
+    total: Counts
+    full: Counts
+    max_detections: int
+
+    @property
+    def most(self) -> int:
+        """Objects of the fullest picture; 0 if none is full."""
+        return int(self.full.sum(axis=1).max(initial=0))
+
+    @property
+    def cut(self) -> int:
+        """Number of pictures with more than `max_detections` objects."""
+        return int((self.full.sum(axis=1) > self.max_detections).sum())
+
+    @property
+    def cut_by_coco(self) -> int:
+        """Number of pictures with more than `COCO_LIMIT` objects of one class."""
+        return int((self.full > COCO_LIMIT).any(axis=1).sum())
+
+    def perfect_ap(self, max_detections: int) -> float:
+        """Return AP of a detector that errs nowhere and returns at most so many boxes, 0..1.
+
+        Of a picture's objects it returns those of the rarest classes first, which weigh most.
+        """
+        room = np.full(len(self.full), max_detections)
+        lost = np.zeros_like(self.total)
+        for kind in np.argsort(self.total, kind="stable"):
+            kept = np.minimum(self.full[:, kind], np.minimum(room, COCO_LIMIT))
+            room -= kept
+            lost[kind] = (self.full[:, kind] - kept).sum()
+        there = self.total > 0
+        recall = 1 - lost[there] / self.total[there]
+        reached = np.floor(recall * (RECALLS - 1) + 1e-9) + 1  # recall 0 is always reached
+        return float(np.mean(reached / RECALLS)) if there.any() else 1.0
+
+
+def fullness(images: ImageSet, max_detections: int) -> Fullness:
+    """Count the objects of a set, in one pass."""
+    kinds = len(images.classes)
+    total, full = np.zeros(kinds, dtype=np.int64), []
+    for image in images.images:
+        counts = np.bincount(image.labels[~image.crowd], minlength=kinds)
+        total += counts
+        if counts.sum() > min(max_detections, COCO_LIMIT):
+            full.append(counts)
+    stacked = np.stack(full) if full else np.zeros((0, kinds), dtype=np.int64)
+    return Fullness(len(images.images), total, stacked, max_detections)
+
+
+def ceiling_warnings(sets: Mapping[str, ImageSet], max_detections: int) -> list[str]:
+    """Return a warning for every set, by its role, whose truth the limits cut."""
+    lines = []
+    for role, images in sets.items():
+        found = fullness(images, max_detections)
+        if not (found.cut or found.cut_by_coco):
+            continue
+        best = f"a perfect detector has AP {100 * found.perfect_ap(max_detections):.1f} there"
+        of = f"of {found.pictures} pictures hold more than"
+        coco = f"COCO's AP counts {COCO_LIMIT} detections of one class and picture"
+        if not found.cut:
+            line = f"{role}: {found.cut_by_coco} {of} {COCO_LIMIT} objects of one class"
+            line += f": {coco}, so {best}"
+        else:
+            line = (
+                f"{role}: {found.cut} {of} {max_detections} objects (the fullest {found.most}), "
+                f"which is the most that a model returns, so {best}; raise export.max_detections"
+            )
+            if found.cut_by_coco:
+                raised = 100 * found.perfect_ap(found.most)
+                line += f" (AP then ends at {raised:.1f}: {coco})"
+        if role == "train":
+            line += ". The AP of 8-bit artifacts is checked on training pictures"
+        lines.append(line)
+    return lines

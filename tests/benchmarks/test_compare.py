@@ -155,8 +155,9 @@ def test_a_report_without_a_key_is_no_report(
     a, b = write(tmp_path / "a"), write(tmp_path / "b")
     file = b / "report" / "report.json"
     content = json.loads(file.read_text())
-    for broken in ({**content, "rows": None}, {"schema": 1}, {}, [], None):
-        file.write_text(json.dumps(broken))
+    broken: list[Any] = [{**content, "rows": None}, {"schema": 1}, {}, [], None]
+    for given in broken:
+        file.write_text(json.dumps(given))
         assert main([str(a), str(b), *LIMITS]) == 1
         assert "not a readable report" in capsys.readouterr().err
 

@@ -104,7 +104,7 @@ def row_key(row: "ReportRow") -> RowKey:
 
 def rows_by_key(data: "ReportData") -> dict[RowKey, "ReportRow"]:
     """Return the rows by `row_key`; of rows that occur twice the first."""
-    found: dict[RowKey, "ReportRow"] = {}
+    found: dict[RowKey, ReportRow] = {}
     for row in data.rows:
         found.setdefault(row_key(row), row)
     return found

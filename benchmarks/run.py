@@ -57,7 +57,7 @@ def _print_table(data: "ReportData") -> None:
 
     for warning in data.warnings:
         print(f"warning: {warning}")
-    cells = [list(HEADER)] + [table_row(row) for row in data.rows]
+    cells = [list(HEADER)] + [table_row(row, data) for row in data.rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEADER))]
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))

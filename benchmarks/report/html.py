@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from benchmarks.report import tables, text
+from benchmarks.report import claims, tables, text
 from benchmarks.report.plots import Plot
 from benchmarks.report.schema import ReportData
 
@@ -86,7 +86,7 @@ def html_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
         "<h2>Results</h2>",
         _table(
             text.HEADER,
-            [text.table_row(row) for row in data.rows],
+            [text.table_row(row, data) for row in data.rows],
             text.NUMERIC_COLUMNS,
             [row.model for row in data.rows],
         ),
@@ -149,7 +149,7 @@ def _tiles(data: ReportData) -> str:
         f'<div class="tile {headline.tone}"><h3>{escape(headline.title)}</h3>'
         f'<div class="figure">{escape(headline.figure)}</div>'
         f"<p>{escape(headline.explanation)}</p></div>"
-        for headline in text.headlines(data)
+        for headline in claims.headlines(data)
     ]
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from benchmarks.report import tables, text
+from benchmarks.report import claims, tables, text
 from benchmarks.report.plots import Plot
 from benchmarks.report.schema import ReportData
 
@@ -19,10 +19,12 @@ def markdown_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
         lines += [f"> **Warning.** {warning}", ">"]
     if data.warnings:
         lines[-1] = ""
-    for headline in text.headlines(data):
+    for headline in claims.headlines(data):
         lines.append(f"- **{headline.title}: {headline.figure}.** {headline.explanation}")
     lines += ["", "## Results", ""]
-    lines += _table(text.HEADER, [text.table_row(row) for row in data.rows], text.NUMERIC_COLUMNS)
+    lines += _table(
+        text.HEADER, [text.table_row(row, data) for row in data.rows], text.NUMERIC_COLUMNS
+    )
     lines += ["", *(f"{note}  " for note in text.table_footnotes(data)), ""]
     lines += _plots(plots, "results", folder)
     lines += _chapter("Accuracy", tables.accuracy_tables(data))

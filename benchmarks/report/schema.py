@@ -22,6 +22,7 @@ class ReportRow(Record):
         key: name of the row's folder in the run.
         artifact: path relative to the report, or as given on the command line.
         ap: COCO's twelve metrics, 0..1; None where COCO gives -1.
+        seed_aps: AP of the same artifact of every seed, this row's first; empty for one seed.
         per_class: AP by class name.
         metrics: values of every entry of `METRICS`, by its name.
         latency_ms: None where it was not measured.
@@ -44,6 +45,7 @@ class ReportRow(Record):
     size_mb: float | None
     parameters: int | None
     ap: dict[str, float | None]
+    seed_aps: tuple[float, ...] = ()
     per_class: dict[str, float | None] = Field(default_factory=dict)
     metrics: dict[str, MetricValues] = Field(default_factory=dict)
     latency_ms: Latencies | None

@@ -2,14 +2,10 @@
 
 from collections.abc import Sequence
 
-from benchmarks.report.schema import Gain, ReportData, ReportRow, Speed, Stage
-from benchmarks.report.text import (
-    TITLES,
-    milliseconds,
-    points,
-    row_title,
-    signed_points,
-)
+from benchmarks.report.claims import outcome_sentence, speed_doubt
+from benchmarks.report.schema import ReportData, ReportRow, Speed, Stage
+from benchmarks.report.seeds import over_seeds
+from benchmarks.report.text import TITLES, milliseconds, points, row_title
 from export.backends import BACKENDS
 
 COMPARABLE = 0.01  # AP by which the artifact to ship may be below the best one
@@ -17,42 +13,43 @@ ORDER = ("fp32", "fp16", "fp8", "int8", "int8-trt")
 
 
 def headline_sentence(data: ReportData) -> str:
-    """Return accuracy, gain and speed of the artifact to ship; empty without such an artifact."""
+    """Return who won, and accuracy and speed of the artifact to ship; "" without such an artifact.
+
+    The first sentence is on distilled against plain training, where both were done.
+    """
     shipped = shipped_row(data.rows)
     if shipped is None:
         return ""
+    sentences = [outcome_sentence(data.gain)] if data.gain else []
     text = f"The {row_title(shipped)} reaches {points(shipped.ap['AP'])} AP"
     teacher = _first(data.rows, "teacher")
     if teacher is not None:
-        apart = (shipped.ap["AP"] or 0.0) - (teacher.ap["AP"] or 0.0)
-        if points(abs(apart)) == points(0):
-            text += ", as much as the teacher"
-        else:
-            text += f", {points(abs(apart))} {'below' if apart < 0 else 'above'} the teacher"
-    sentences = [text]
-    gain = data.gain
-    if gain:
-        nothing = "" if gain.ap > 0 else "nothing: "
-        text = f"Distillation gained {nothing}{_gain(gain)}"
-        if gain.equal_time:
-            text += f"; over a baseline trained for as long, {_gain(gain.equal_time)}"
-        sentences.append(text)
+        text += f" (the teacher {points(teacher.ap['AP'])})"
+    exported = _first(data.rows, "student")
+    seeds = over_seeds(exported, data) if exported else None
+    if seeds is not None:
+        text += (
+            f"; its seeds' students have {points(seeds.mean)} \u00b1 {points(seeds.deviation)} AP "
+            f"({seeds.count} seeds)"
+        )
+    sentences.append(text)
     speed = _speed(data.speed, shipped)
     if speed is not None:
-        sentences.append(_speed_sentence(speed, shipped))
+        sentences.append(_speed_sentence(speed, shipped, data.rows))
     return ". ".join(sentences) + "."
 
 
-def _speed_sentence(speed: Speed, shipped: ReportRow) -> str:
-    interval = speed.ci95
+def _speed_sentence(speed: Speed, shipped: ReportRow, rows: Sequence[ReportRow]) -> str:
+    interval, doubt = speed.ci95, speed_doubt(speed, rows)
     between = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
     times = f"{speed.ratio:.2f}\u00d7{between} as fast as the {speed.reference}"
-    if speed.verdict == "no change":
+    if doubt:
+        times += f" ({doubt})"
+    elif speed.verdict == "no change":
         times += " (no significant change)"
     latency = shipped.latency_ms
     took = f": {milliseconds(latency.end_to_end.p50)} ms at the median" if latency else ""
-    doubt = "" if shipped.verdict == "valid" else f" (timing {_kind(shipped.verdict)})"
-    return f"End to end it is {times}{took}{doubt}"
+    return f"End to end it is {times}{took}"
 
 
 def shipped_row(rows: Sequence[ReportRow]) -> ReportRow | None:
@@ -131,17 +128,6 @@ def _runs_graphs(row: ReportRow) -> bool:
     return backend is not None and backend.runs_graphs
 
 
-def _gain(gain: Gain) -> str:
-    text = f"{signed_points(gain.ap)} AP"
-    if gain.ci95:
-        low, high = (signed_points(end) for end in gain.ci95)
-        return f"{text} [{low}, {high}] over {gain.seeds} seeds ({gain.verdict})"
-    if gain.bootstrap:
-        low, high = (signed_points(end) for end in gain.bootstrap.ci95)
-        return f"{text} [{low}, {high} over validation pictures] on one seed (not proven)"
-    return f"{text} on one seed (not proven)"
-
-
 def _speed(speeds: Sequence[Speed], row: ReportRow) -> Speed | None:
     title = f"{row.model} {row.backend} {row.precision}"
     for speed in speeds:
@@ -161,7 +147,3 @@ def _first(
     ]
     exported = [row for row in found if row.backend != "torch" and row.precision == "fp32"]
     return next(iter([*exported, *found]), None)
-
-
-def _kind(verdict: str) -> str:
-    return verdict.partition(":")[0]

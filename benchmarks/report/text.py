@@ -1,12 +1,13 @@
 """Text and figures of a report, the same in every format."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from benchmarks.report.schema import Gain, ReportData, ReportRow, Speed
+from benchmarks.report.schema import ReportData, ReportRow
+from benchmarks.report.seeds import over_seeds, several
 from benchmarks.timing.latency import INCLUSIONS
+from benchmarks.timing.load import kind_of_reason, worse_reason
 from benchmarks.timing.records import Latency, Repeats
 
 ABSENT = "n/a"
@@ -32,25 +33,8 @@ HEADER = (
     "timing",
 )
 NUMERIC_COLUMNS = range(3, 12)
-# COCO AP, 0..1: beyond these an export is reported as costing accuracy.
-FP32_TOLERANCE = 0.001
-INT8_TOLERANCE = 0.01
 DOUBTFUL = ("noisy", "throttled")
 BELOW_RELIABLE = "\u2020"  # a dagger; an asterisk would start a list in Markdown
-
-
-@dataclass(frozen=True)
-class Headline:
-    """A tile at the top of the report: one figure with its explanation.
-
-    Attributes:
-        tone: good, bad or neutral.
-    """
-
-    title: str
-    figure: str
-    explanation: str
-    tone: str
 
 
 def points(value: float | None, decimals: int = 1) -> str:
@@ -90,8 +74,8 @@ def model_title(row: ReportRow) -> str:
     return f"{title} {number}" if row.model == "teacher" and number.isdigit() else title
 
 
-def table_row(row: ReportRow) -> list[str]:
-    """Return the cells of one row, in the order of `HEADER`."""
+def table_row(row: ReportRow, data: ReportData) -> list[str]:
+    """Return the cells of one row of `data`, in the order of `HEADER`."""
     latency, ap, size = row.latency_ms, row.ap, row.size_mb
     p90 = p99 = ABSENT
     if latency is not None:
@@ -101,7 +85,7 @@ def table_row(row: ReportRow) -> list[str]:
         model_title(row),
         row.backend,
         row.precision,
-        points(ap["AP"]),
+        ap_cell(row, data),
         points(ap["AP50"]),
         points(ap["AP75"]),
         ABSENT if size is None else f"{size:.2f}",
@@ -114,9 +98,25 @@ def table_row(row: ReportRow) -> list[str]:
     ]
 
 
+def ap_cell(row: ReportRow, data: ReportData) -> str:
+    """Return AP; of several seeds the mean and standard deviation, or the seed it is of."""
+    found = over_seeds(row, data)
+    if found is not None:
+        return f"{points(found.mean)} \u00b1 {points(found.deviation)}"
+    seed = (row.name or "").partition("-")[0].removeprefix("seed")
+    one = several(data) and row.model != "teacher" and row.ap["AP"] is not None
+    return points(row.ap["AP"]) + (f" (seed {seed or 0})" if one else "")
+
+
 def table_footnotes(data: ReportData) -> list[str]:
     """Return the notes below the table of results."""
     notes = [f"AP is COCO's (pycocotools), 0 to 100. {ABSENT}: not applicable or not measured."]
+    seeds = [found.count for row in data.rows if (found := over_seeds(row, data)) is not None]
+    if seeds:
+        notes.append(
+            f"\u00b1: mean and standard deviation of AP over {seeds[0]} seeds. All other figures "
+            "of the row are those of the first seed's file."
+        )
     timed = [row.latency_ms for row in data.rows if row.latency_ms is not None]
     if timed:
         calls = sorted({latency.engine.n for latency in timed})
@@ -136,12 +136,25 @@ def table_footnotes(data: ReportData) -> list[str]:
     }
     if repeated:
         notes.append(_repeats_note(repeated))
-    doubts: dict[str, list[str]] = {}
-    for row in data.rows:
-        if row.verdict.startswith(DOUBTFUL):
-            doubts.setdefault(row.verdict, []).append(row_title(row))
-    notes += [f"{', '.join(titles)}: {doubt}." for doubt, titles in doubts.items()]
+    notes += timing_doubts(data.rows)
     return notes
+
+
+def timing_doubts(rows: Sequence[ReportRow]) -> list[str]:
+    """Return why timings are unreliable: every reason once, at its worst, with its rows."""
+    doubtful = [row for row in rows if row.verdict.startswith(DOUBTFUL)]
+    worst: dict[str, str] = {}
+    titles: dict[str, list[str]] = {}
+    for row in doubtful:
+        for reason in row.verdict.partition(": ")[2].split("; "):
+            key = kind_of_reason(reason)
+            worst[key] = worse_reason(worst.get(key, reason), reason)
+            titles.setdefault(key, []).append(row_title(row))
+    return [
+        f"Unreliable timing: {reason} "
+        f"({'all rows' if len(titles[key]) == len(rows) else ', '.join(titles[key])})."
+        for key, reason in worst.items()
+    ]
 
 
 def _repeats_note(found: Mapping[str, Repeats]) -> str:
@@ -160,85 +173,6 @@ def _repeats_note(found: Mapping[str, Repeats]) -> str:
         "blocks within the processes, not the spread of their medians, which is at most: "
         f"{', '.join(apart)}."
     )
-
-
-def headlines(data: ReportData) -> list[Headline]:
-    """Return the tiles: gain, speed and the AP cost of export."""
-    found = [_gain_headline(data.gain)] if data.gain else []
-    found += [_speed_headline(speed) for speed in data.speed]
-    costs = export_costs(data.rows)
-    if costs:
-        worst = min(cost for _, cost in costs)
-        found.append(
-            Headline(
-                "AP cost of export",
-                " / ".join(signed_points(cost, 2) for _, cost in costs),
-                " / ".join(title for title, _ in costs) + ", against the same weights in torch",
-                "bad" if worst < -INT8_TOLERANCE else "neutral",
-            )
-        )
-    return found
-
-
-def export_costs(rows: Sequence[ReportRow]) -> list[tuple[str, float]]:
-    """Return AP of every exported student row minus that of its torch row, 0..1 scale."""
-    reference = _ap_of(rows, "student", "torch")
-    if reference is None:
-        return []
-    exported = [row for row in rows if row.model == "student" and row.backend != "torch"]
-    return [
-        (f"{row.backend} {row.precision}", ap - reference)
-        for row in exported
-        if (ap := row.ap["AP"]) is not None
-    ]
-
-
-def gain_sentence(gain: Gain) -> str:
-    """Return the gain, its interval and the sample behind it, in one sentence."""
-    seeds = gain.seeds
-    text = f"{signed_points(gain.ap)} AP"
-    if gain.ci95:
-        text += f" [{_interval(gain.ci95)}] over {seeds} seeds"
-    elif gain.bootstrap:
-        drawn = _interval(gain.bootstrap.ci95)
-        text += f" on one seed; [{drawn}] over validation pictures"
-    else:
-        text += f" on {seeds} seed" + ("s" if seeds > 1 else "")
-    return f"{text}: {gain.verdict}"
-
-
-def derived_warnings(data: ReportData) -> list[str]:
-    """Return the warnings that follow from the numbers."""
-    rows = data.rows
-    found = []
-    teachers = [row.ap["AP"] for row in rows if row.model == "teacher"]
-    teacher = max((ap for ap in teachers if ap is not None), default=None)
-    for other in ("baseline", "student"):
-        ap = _ap_of(rows, other, None)
-        if teacher is not None and ap is not None and teacher < ap:
-            found.append(
-                f"The teacher ({points(teacher)} AP) is worse than the {other} ({points(ap)} AP): "
-                "distillation cannot be expected to help. Train or choose a better teacher."
-            )
-            break
-    gain = data.gain
-    if gain and gain.verdict == "worse":
-        found.append(f"Distillation lowered the student's AP: {gain_sentence(gain)}.")
-    for title, cost in export_costs(rows):
-        limit = FP32_TOLERANCE if title.endswith("fp32") else INT8_TOLERANCE
-        if abs(cost) > limit if title.endswith("fp32") else cost < -limit:
-            found.append(
-                f"Export to {title} changes the student by {signed_points(cost, 2)} AP "
-                f"(expected within {points(limit)})."
-            )
-    found += _slow_int8(rows)
-    noisy = [row_title(row) for row in rows if row.verdict.startswith(DOUBTFUL)]
-    if noisy:
-        found.append(
-            f"Latency is unreliable in {len(noisy)} of {len(rows)} rows: the machine was busy or "
-            "throttled. Measure again before quoting it."
-        )
-    return found
 
 
 def training_table(data: ReportData) -> tuple[tuple[str, ...], list[list[str]]]:
@@ -286,62 +220,6 @@ def _inline(value: JsonValue) -> str:
     if isinstance(value, list):
         return ", ".join(_inline(inner) for inner in value) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _gain_headline(gain: Gain) -> Headline:
-    proven, worse = gain.verdict == "proven", gain.verdict == "worse"
-    explanation, figure = gain_sentence(gain), f"{signed_points(gain.ap)} AP"
-    if gain.equal_time:
-        explanation += f". At equal training time: {gain_sentence(gain.equal_time)}"
-    return Headline(
-        "Gain by distillation",
-        figure if proven else f"{figure}, {gain.verdict.split(' (')[0]}",
-        explanation,
-        "good" if proven else "bad" if worse else "neutral",
-    )
-
-
-def _speed_headline(speed: Speed) -> Headline:
-    scope = {"engine": "model with copies", "end_to_end": "end to end"}[speed.scope]
-    interval = speed.ci95
-    between = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
-    changed = speed.verdict != "no change"
-    return Headline(
-        f"Speed, {scope}",
-        f"{speed.ratio:.2f}\u00d7" if changed else "no change",
-        f"{speed.model} is {speed.ratio:.2f}{between} times as fast as {speed.reference}: "
-        f"{speed.verdict}",
-        {"faster": "good", "slower": "bad"}.get(speed.verdict, "neutral"),
-    )
-
-
-def _slow_int8(rows: Sequence[ReportRow]) -> list[str]:
-    found = []
-    for row in rows:
-        if row.precision != "int8" or row.latency_ms is None:
-            continue
-        for other in rows:
-            same = (other.model, other.backend) == (row.model, row.backend)
-            if same and other.precision == "fp32" and other.latency_ms is not None:
-                int8, fp32 = row.latency_ms.engine.p50, other.latency_ms.engine.p50
-                if int8 >= fp32:
-                    found.append(
-                        f"{row_title(row)} takes {milliseconds(int8)} ms, fp32 "
-                        f"{milliseconds(fp32)} ms"
-                    )
-    return [f"INT8 is not faster than FP32 here: {'; '.join(found)}."] if found else []
-
-
-def _ap_of(rows: Sequence[ReportRow], model: str, backend: str | None) -> float | None:
-    """Return AP of the first row of `model` (on `backend`, if given)."""
-    for row in rows:
-        if row.model == model and backend in (None, row.backend):
-            return row.ap["AP"]
-    return None
-
-
-def _interval(interval: Sequence[float]) -> str:
-    return f"{signed_points(interval[0])}, {signed_points(interval[1])}"
 
 
 def _median_and_interval(latency: Latency) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from benchmarks.gates import rows_by_key
 from benchmarks.report.content import read_report
-from benchmarks.report.schema import ReportData
-from benchmarks.report.text import points
+from benchmarks.report.schema import Gain, ReportData
+from benchmarks.report.text import ap_cell
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("slimdet", "compress", "export", "benchmarks")
@@ -28,7 +28,7 @@ def tree(root: Path) -> str:
 def results(root: Path) -> str:
     """Return a row per run in `benchmarks/results/run_*.json`, which are copies of report.json."""
     rows = [
-        "| run | teacher AP | baseline | student | gain [95 %] | equal time | "
+        "| run | teacher AP | baseline | student | gain [95 %] | at equal time | "
         "INT8 | student / teacher latency |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -42,7 +42,7 @@ def _row(report: ReportData) -> str:
 
     def ap(model: str, precision: str = "fp32") -> str:
         row = found.get((model, "onnxruntime", precision))
-        return "-" if row is None else points(row.ap["AP"])
+        return "-" if row is None else ap_cell(row, report)
 
     def engine_ms(model: str) -> float:
         latency = found[(model, "onnxruntime", "fp32")].latency_ms
@@ -51,16 +51,21 @@ def _row(report: ReportData) -> str:
 
     gain = report.gain
     assert gain is not None, f"{report.name}: a published run has a baseline"
-    interval, equal = gain.ci95, gain.equal_time
+    equal = gain.equal_time
     seeds = f"{gain.seeds} seed{'s' if gain.seeds > 1 else ''}"
-    spread = f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else ""
-    over_time = f"{100 * equal.ap:+.1f}" if equal else "-"
+    over_time = "-" if equal is None else f"{_gain(equal)}: {equal.verdict.split(' (')[0]}"
     return (
         f"| {report.name} | {ap('teacher')} | {ap('baseline')} | {ap('student')} | "
-        f"{100 * gain.ap:+.1f}{spread}, {seeds}: {gain.verdict.split(' (')[0]} | "
+        f"{_gain(gain)}, {seeds}: {gain.verdict.split(' (')[0]} | "
         f"{over_time} | {ap('student', 'int8')} | "
         f"{engine_ms('student'):.1f} / {engine_ms('teacher'):.1f} ms |"
     )
+
+
+def _gain(gain: Gain) -> str:
+    interval = gain.ci95
+    spread = f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else ""
+    return f"{100 * gain.ap:+.1f}{spread}"
 
 
 def filled(readme: str, root: Path) -> str:

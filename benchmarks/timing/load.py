@@ -1,12 +1,15 @@
 """Detect load from other programs during a measurement."""
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from benchmarks.timing.environment import load_average, usable_cores
+
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass
@@ -41,9 +44,9 @@ class LoadWatch:
         self.load_after = _load()
         found = []
         cores = os.cpu_count() or 1
-        for moment, load in (("start", self.load_before), ("end", self.load_after)):
-            if load is not None and load > cores + self.LOAD_MARGIN:
-                found.append(f"load average {load:.1f} on {cores} cores at the {moment}")
+        load = max((one for one in (self.load_before, self.load_after) if one), default=0.0)
+        if load > cores + self.LOAD_MARGIN:
+            found.append(f"load average up to {load:.1f} on {cores} cores")
         busy, elapsed = _busy_s(), time.monotonic() - self.started_s
         self.own_used_s = round(time.process_time() - self.own_s, 2)
         if busy is not None and self.busy_s is not None and elapsed > 0:
@@ -54,6 +57,16 @@ class LoadWatch:
             if share > self.OTHERS_SHARE and others_s > 0.2:
                 found.append(f"other programs used {share:.0%} of the processors")
         return found
+
+
+def kind_of_reason(reason: str) -> str:
+    """Return what a reason says without its figures."""
+    return NUMBER.sub("#", reason)
+
+
+def worse_reason(one: str, other: str) -> str:
+    """Return the one of two reasons of a kind that has the larger figures."""
+    return max(one, other, key=lambda reason: [float(n) for n in NUMBER.findall(reason)])
 
 
 def _load() -> float | None:

@@ -29,7 +29,6 @@ from compress.stages.ship import Evaluated
 from compress.stages.students import Rooms
 
 SHIPPED = ("onnxruntime", "fp32")  # gains are those of the exported files
-COMPARED: tuple[Role, Role] = ("student", "baseline")
 PICTURES = 8
 
 
@@ -50,7 +49,7 @@ def summarize(
         training=training,
         gain=_gain(run, accuracy),
         equal_time=read_step_ratio(run.home) if run.recipe.has_equal_time else None,
-        rows=tuple(_rows(run, table)),
+        rows=tuple(_rows(run, table, accuracy)),
         speed=tuple(_speed(run.recipe, latency)),
         per_class={_title(row): row.per_class for row in table if row.backend != "torch"},
         pictures=tuple(_pictures(run, out)),
@@ -62,13 +61,21 @@ def summarize(
     return write_report(report, out)
 
 
-def _rows(run: Run, table: Sequence[ReportRow]) -> Iterator[ReportRow]:
-    """Add to each row its accuracy at the score threshold of use."""
+def _rows(run: Run, table: Sequence[ReportRow], accuracy: Evaluated) -> Iterator[ReportRow]:
+    """Add to each row its accuracy at the score threshold of use, and that of the other seeds."""
     truth = coco_ground_truth(run.data.val)
     for row in table:
         results = _predictions(run, str(row.key))
         deployed = deployed_accuracy(results, truth, run.recipe.export.score_threshold)
-        yield row.model_copy(update={"deployed": deployed})
+        aps: tuple[float, ...] = ()
+        role = ModelName.parse(str(row.name)).role
+        if role != "teacher" and run.recipe.seeds > 1 and (row.backend, row.precision) == SHIPPED:
+            aps = tuple(_ap(accuracy, seed, role) for seed in run.seeds)
+        yield row.model_copy(update={"deployed": deployed, "seed_aps": aps})
+
+
+def _ap(accuracy: Evaluated, seed: int, role: Role) -> float:
+    return accuracy[ModelName(seed, role).key(*SHIPPED)][COCO].values["AP"] or 0.0
 
 
 def _training(name: ModelName, room: Path) -> TrainingRun:
@@ -86,29 +93,31 @@ def _gain(run: Run, accuracy: Evaluated) -> Gain | None:
     recipe = run.recipe
     if not recipe.has_baseline:
         return None
-    gain = _paired(recipe, accuracy, "baseline")
+    gain = _with_luck(run, _paired(recipe, accuracy, "baseline"), "baseline")
     if recipe.has_equal_time:
-        gain = gain.model_copy(
-            update={"equal_time": _paired(recipe, accuracy, "baseline_equal_time")}
-        )
-    if recipe.seeds == 1:
-        student, baseline = (
-            _predictions(run, ModelName(recipe.seed, role).key(*SHIPPED)) for role in COMPARED
-        )
-        luck = bootstrap_gain(student, baseline, coco_ground_truth(run.data.val))
-        gain = gain.model_copy(update={"bootstrap": luck})
+        longer: Role = "baseline_equal_time"
+        equal_time = _with_luck(run, _paired(recipe, accuracy, longer), longer)
+        gain = gain.model_copy(update={"equal_time": equal_time})
     return gain
 
 
-def _paired(recipe: Recipe, accuracy: Evaluated, other: Role) -> Gain:
-    differences = []
+def _with_luck(run: Run, gain: Gain, other: Role) -> Gain:
+    """Add to the gain of one seed an interval over the validation pictures."""
+    if run.recipe.seeds > 1:
+        return gain
     roles: tuple[Role, Role] = ("student", other)
-    for seed in range(recipe.seed, recipe.seed + recipe.seeds):
-        student, against = (
-            accuracy[ModelName(seed, role).key(*SHIPPED)][COCO].values["AP"] or 0.0
-            for role in roles
-        )
-        differences.append(student - against)
+    student, baseline = (
+        _predictions(run, ModelName(run.recipe.seed, role).key(*SHIPPED)) for role in roles
+    )
+    luck = bootstrap_gain(student, baseline, coco_ground_truth(run.data.val))
+    return gain.model_copy(update={"bootstrap": luck})
+
+
+def _paired(recipe: Recipe, accuracy: Evaluated, other: Role) -> Gain:
+    differences = [
+        _ap(accuracy, seed, "student") - _ap(accuracy, seed, other)
+        for seed in range(recipe.seed, recipe.seed + recipe.seeds)
+    ]
     return Gain(
         ap=sum(differences) / len(differences),
         ci95=gain_interval(differences),

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks.accuracy.coco_map import COCO_NAMES
-from benchmarks.report.content import render_report, write_report
+from benchmarks.report.content import complete, render_report, write_report
 from benchmarks.report.plots import pareto_front
 from benchmarks.report.samples import sample_grid, telling_pictures
 from benchmarks.report.schema import Gain, Picture, ReportData, ReportRow, Speed, TrainingRun
@@ -131,10 +131,10 @@ def test_one_seed_is_not_proven_in_the_headline(tmp_path):
     assert "on 1 seed: not proven (one seed)" in markdown
 
 
-def test_a_teacher_worse_than_the_baseline_is_the_first_warning(tmp_path):
+def test_a_teacher_below_the_baseline_is_the_first_warning(tmp_path):
     rows = (row("teacher", 0.4), row("baseline", 0.5), row("student", 0.6))
     content, markdown, html = written(report(*rows), tmp_path)
-    warning = "The teacher (40.0 AP) is worse than the baseline (50.0 AP)"
+    warning = "The teacher (40.0 AP) measured below the baseline (50.0 AP)"
     assert content["warnings"][0].startswith(warning)
     assert markdown.splitlines()[2].startswith(f"> **Warning.** {warning}")
     assert html.index(warning) < html.index("<h2>")
@@ -155,21 +155,65 @@ def test_an_export_that_costs_accuracy_is_warned_of(tmp_path, precision, ap, war
     assert bool(content["warnings"]) is warned
 
 
-def test_noisy_timings_and_a_useless_int8_are_warned_of(tmp_path):
-    def latency(p50: float) -> dict[str, Any]:
-        scope = {"p50": p50, "p90": 3.0, "p99": 3.0, "min": 1.0, "n": 4, "ci95_p50": [1.0, 2.0]}
-        return {"engine": scope, "end_to_end": scope, "batch": 1}
+def timed(p50: float, low: float, high: float) -> dict[str, Any]:
+    scope = {"p50": p50, "p90": 3.0, "p99": 3.0, "min": 1.0, "n": 4, "ci95_p50": [low, high]}
+    return {"engine": scope, "end_to_end": scope, "batch": 1}
 
-    quick, slow = latency(1.0), latency(2.0)
-    content, _, _ = written(
-        report(
-            row("student", 0.6, backend="onnxruntime", latency=quick, verdict="noisy: load"),
-            row("student", 0.6, backend="onnxruntime", precision="int8", latency=slow),
-        ),
-        tmp_path,
+
+@pytest.mark.parametrize(
+    ("int8", "fp32", "verdict", "slower"),
+    [
+        ((2.0, 1.9, 2.1), (1.0, 0.9, 1.1), "valid", True),
+        ((1.62, 1.53, 1.78), (1.48, 1.39, 1.65), "valid", False),  # the intervals overlap
+        ((2.0, 1.9, 2.1), (1.0, 0.9, 1.1), "noisy: load", False),
+        ((1.0, 0.9, 1.1), (2.0, 1.9, 2.1), "valid", False),
+    ],
+)
+def test_int8_is_called_slower_only_where_the_intervals_show_it(int8, fp32, verdict, slower):
+    made = {"backend": "onnxruntime"}
+    rows = (
+        row("student", 0.6, latency=timed(*fp32), verdict=verdict, **made),
+        row("student", 0.6, precision="int8", latency=timed(*int8), **made),
     )
-    assert "INT8 is not faster than FP32" in content["warnings"][0]
-    assert "unreliable in 1 of 2 rows" in content["warnings"][1]
+    said = [warning for warning in complete(report(*rows)).warnings if "INT8" in warning]
+    told = "student onnxruntime int8 takes 2.00 [1.90, 2.10] ms, fp32 1.00 [0.90, 1.10] ms"
+    assert said == ([f"INT8 is slower than FP32 here: {told}."] if slower else [])
+
+
+def test_noisy_timings_are_warned_of_and_every_reason_is_named_once(tmp_path):
+    rows = [
+        row("student", 0.6, latency=timed(1, 1, 1), verdict=f"noisy: {reasons}")
+        for reasons in ("load average up to 3.1 on 2 cores", "load average up to 4.2 on 2 cores")
+    ]
+    rows[1] = rows[1].model_copy(
+        update={"precision": "int8", "verdict": f"{rows[1].verdict}; SM clock moved by 4%"}
+    )
+    content, markdown, _ = written(report(*rows), tmp_path)
+    assert "unreliable in 2 of 2 rows" in content["warnings"][0]
+    assert "Unreliable timing: load average up to 4.2 on 2 cores (all rows)." in markdown
+    assert "Unreliable timing: SM clock moved by 4% (student torch int8)." in markdown
+    assert "up to 3.1 on 2 cores (" not in markdown
+
+
+def test_a_ratio_of_unreliable_timings_decides_nothing(tmp_path):
+    speed = Speed(
+        model="student onnxruntime int8", reference="teacher torch fp32", scope="engine",
+        ratio=9.0, ci95=(8.5, 9.5), verdict="faster",
+    )  # fmt: skip
+    for verdict, figure, said in (
+        ("valid", "9.00\u00d7", "torch fp32: faster"),
+        ("throttled: hot", "undecided", "the timing is throttled, so nothing is decided"),
+    ):
+        _, markdown, _ = written(
+            report(
+                row("teacher", 0.7, verdict=verdict, latency=timed(1, 1, 1)),
+                row("student", 0.6, backend="onnxruntime", precision="int8"),
+                speed=(speed,),
+            ),
+            tmp_path,
+        )
+        assert f"**Speed, model with copies: {figure}.**" in markdown
+        assert said in markdown
 
 
 def test_a_speed_ratio_whose_interval_holds_one_is_no_change(tmp_path):

@@ -1,6 +1,7 @@
 """The headline, the waterfall and the further tables of a report."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from benchmarks.accuracy.coco_map import coco_map
 from benchmarks.accuracy.deployed import Deployed, deployed_accuracy
 from benchmarks.report.content import complete
 from benchmarks.report.schema import Gain, ReportRow, Speed, TrainingRun
+from benchmarks.report.seeds import OverSeeds, over_seeds
 from benchmarks.report.tables import (
     band_table,
     certificate_table,
@@ -47,18 +49,99 @@ def test_the_headline_is_about_the_fastest_artifact_that_kept_its_accuracy() -> 
     )  # fmt: skip
     said = complete(report(*ROWS, gain=gain, speed=(speed,))).headline
     assert said == (
-        "The student onnxruntime int8 reaches 59.5 AP, 10.5 below the teacher. Distillation gained "
-        "+10.0 AP [+8.0, +12.0] over 3 seeds (proven). End to end it is 9.00\u00d7 [8.50, 9.40] as "
-        "fast as the teacher onnxruntime fp32: 1.00 ms at the median (timing throttled)."
+        "Distillation won over plain training of as many steps (distilled minus plain: +10.0 AP "
+        "[+8.0, +12.0] over 3 seeds). The student onnxruntime int8 reaches 59.5 AP (the teacher "
+        "70.0). End to end it is 9.00\u00d7 [8.50, 9.40] as fast as the teacher onnxruntime fp32 "
+        "(the timing is throttled, so nothing is decided): 1.00 ms at the median."
     )
     worse = (*ROWS[:4], exported("student", 0.5, "int8", latency_ms=latency(1)))
     assert "student onnxruntime fp32" in complete(report(*worse)).headline
 
 
-def test_a_gain_that_is_none_is_called_none() -> None:
-    gain = Gain(ap=-0.01, ci95=None, seeds=1, verdict="not proven (one seed)")
-    said = complete(report(*ROWS, gain=gain)).headline
-    assert "Distillation gained nothing: \u22121.0 AP on one seed (not proven)" in said
+def gain_of(ap: float, *ci95: float, verdict: str, **fields: object) -> Gain:
+    made = {"ap": ap, "ci95": ci95 or None, "seeds": 3 if ci95 else 1, "verdict": verdict}
+    return Gain.model_validate({**made, **fields})
+
+
+ONE_SEED = "not proven (one seed)"
+PROVEN = gain_of(0.1, 0.08, 0.12, verdict="proven")
+LUCK = {"ap": -0.06, "ci95": (-0.09, -0.02), "samples": 200}
+
+
+@pytest.mark.parametrize(
+    ("gain", "first"),
+    [
+        (
+            gain_of(-0.05, -0.06, -0.04, verdict="worse"),
+            "Plain training of as many steps won (distilled minus plain: \u22125.0 AP [\u22126.0, "
+            "\u22124.0] over 3 seeds). The",
+        ),
+        (
+            gain_of(0.02, -0.01, 0.05, verdict="not proven"),
+            "Nothing is decided between distillation and plain training of as many steps "
+            "(distilled minus plain: +2.0 AP [\u22121.0, +5.0] over 3 seeds). The",
+        ),
+        (
+            PROVEN.model_copy(update={"equal_time": gain_of(-0.05, -0.06, -0.04, verdict="worse")}),
+            "Plain training of equal time won (distilled minus plain: \u22125.0 AP [\u22126.0, "
+            "\u22124.0] over 3 seeds). At equal steps: +10.0 AP [+8.0, +12.0] over 3 seeds "
+            "(proven). The",
+        ),
+        (
+            gain_of(
+                0.1,
+                verdict=ONE_SEED,
+                equal_time=gain_of(-0.06, verdict=ONE_SEED, bootstrap=LUCK),
+            ),
+            "Plain training of equal time ended ahead (distilled minus plain: \u22126.0 AP "
+            "[\u22129.0, \u22122.0 over validation pictures] on one seed), but one seed decides "
+            "nothing. At equal steps: +10.0 AP on one seed (not proven). The",
+        ),
+        (
+            gain_of(0.1, verdict=ONE_SEED),
+            "Nothing is decided between distillation and plain training of as many steps "
+            "(distilled minus plain: +10.0 AP on one seed). The",
+        ),
+        (
+            PROVEN.model_copy(update={"equal_time": PROVEN}),
+            "Distillation won over plain training of equal time (distilled minus plain: +10.0 AP "
+            "[+8.0, +12.0] over 3 seeds). At equal steps",
+        ),
+    ],
+)
+def test_the_first_line_says_who_won_at_equal_time_or_that_nothing_is_decided(
+    tmp_path: Path, gain: Gain, first: str
+) -> None:
+    content, markdown, html = written(report(*ROWS, gain=gain), tmp_path)
+    assert content["headline"].startswith(first)
+    assert markdown.splitlines()[2].startswith(first)
+    assert html.index('class="headline"') < html.index('class="tile')
+
+
+def test_ap_of_several_seeds_is_their_mean_and_deviation(tmp_path: Path) -> None:
+    seeds = exported("student", 0.599, name="seed0-student", seed_aps=(0.599, 0.5, 0.4))
+    other = exported("student", 0.595, "int8", name="seed0-student")
+    _, markdown, _ = written(report(ROWS[0], seeds, other, gain=PROVEN), tmp_path)
+    # mean (59.9 + 50 + 40) / 3, deviation sqrt((9.93^2 + 0.03^2 + 9.97^2) / 2)
+    assert "| student | onnxruntime | fp32 | 50.0 \u00b1 10.0 |" in markdown
+    assert "| student | onnxruntime | int8 | 59.5 (seed 0) |" in markdown
+    assert "| teacher | onnxruntime | fp32 | 70.0 |" in markdown
+    assert "mean and standard deviation of AP over 3 seeds" in markdown
+    assert "its seeds' students have 50.0 \u00b1 10.0 AP (3 seeds)" in markdown.splitlines()[2]
+
+
+def test_a_report_made_before_takes_its_seeds_from_the_trainings() -> None:
+    training = {
+        f"seed{seed}-{model}": TrainingRun(model=model, seed=seed, curve=({"step": 1, "AP": ap},))
+        for model, aps in (("student", (0.5, 0.6)), ("baseline", (0.4, 0.2)))
+        for seed, ap in enumerate(aps)
+    }
+    data = report(*ROWS, training=training)
+    found = {row.model: over_seeds(row, data) for row in ROWS if row.precision == "fp32"}
+    assert found["student"] == OverSeeds((0.5, 0.6))
+    assert found["baseline"] == OverSeeds((0.4, 0.2))
+    assert found["teacher"] is None
+    assert over_seeds(ROWS[-1], data) is None  # INT8 was made of the first seed alone
 
 
 def test_the_waterfall_names_what_each_stage_is_held_against() -> None:

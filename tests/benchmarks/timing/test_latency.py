@@ -158,7 +158,7 @@ def test_an_engine_whose_blocks_differ_is_noisy(clock):
 def test_a_loaded_machine_is_named_as_the_reason():
     watch = LoadWatch.start()
     watch.load_before = 1000.0
-    assert "at the start" in watch.reasons()[0]
+    assert "load average up to" in watch.reasons()[0]
 
 
 def test_end_to_end_ends_with_boxes_in_the_photograph():

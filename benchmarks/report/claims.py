@@ -176,8 +176,8 @@ def _speed_headline(speed: Speed, rows: Sequence[ReportRow]) -> Headline:
     return Headline(
         f"Speed, {scope}",
         "undecided" if doubt else figure,
-        f"{speed.model} is {speed.ratio:.2f}{between} times as fast as {speed.reference}: "
-        f"{doubt or speed.verdict}",
+        f"{speed.model} {'measured' if doubt else 'is'} {speed.ratio:.2f}{between} times as fast "
+        f"as {speed.reference}: {doubt or speed.verdict}",
         "neutral" if doubt else tone,
     )
 

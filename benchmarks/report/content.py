@@ -91,7 +91,7 @@ def complete(data: ReportData) -> ReportData:
     warnings = dict.fromkeys([*data.warnings, *derived_warnings(data)])
     added = {
         "headline": headline_sentence(data),
-        "waterfall": waterfall(data.rows),
+        "waterfall": waterfall(data),
         "warnings": tuple(warnings),
     }
     return data.model_copy(update=added)

@@ -28,10 +28,8 @@ def headline_sentence(data: ReportData) -> str:
     exported = _first(data.rows, "student")
     seeds = over_seeds(exported, data) if exported else None
     if seeds is not None:
-        text += (
-            f"; its seeds' students have {points(seeds.mean)} \u00b1 {points(seeds.deviation)} AP "
-            f"({seeds.count} seeds)"
-        )
+        over = f"{points(seeds.mean)} \u00b1 {points(seeds.deviation)} AP over {seeds.count} seeds"
+        text += f"; the student in fp32 has {over}"
     sentences.append(text)
     speed = _speed(data.speed, shipped)
     if speed is not None:
@@ -49,7 +47,7 @@ def _speed_sentence(speed: Speed, shipped: ReportRow, rows: Sequence[ReportRow])
         times += " (no significant change)"
     latency = shipped.latency_ms
     took = f": {milliseconds(latency.end_to_end.p50)} ms at the median" if latency else ""
-    return f"End to end it is {times}{took}"
+    return f"End to end it {'measured' if doubt else 'is'} {times}{took}"
 
 
 def shipped_row(rows: Sequence[ReportRow]) -> ReportRow | None:
@@ -71,12 +69,13 @@ def shipped_row(rows: Sequence[ReportRow]) -> ReportRow | None:
     return close[min(timed)[1]] if timed else close[0]
 
 
-def waterfall(rows: Sequence[ReportRow]) -> tuple[Stage, ...]:
+def waterfall(data: ReportData) -> tuple[Stage, ...]:
     """Return AP step by step: teacher, baseline, student in torch, each artifact, and as deployed.
 
-    Rows without AP are left out.
+    With several seeds baseline and student are their means, and the artifacts, which are those of
+    the first seed, are held against that seed's student. Rows without AP are left out.
     """
-    stages: list[Stage] = []
+    rows, stages = data.rows, list[Stage]()
 
     def add(title: str, model: str, ap: float | None, against: str | None) -> str | None:
         if ap is None:
@@ -93,14 +92,20 @@ def waterfall(rows: Sequence[ReportRow]) -> tuple[Stage, ...]:
         )
         return title
 
-    before: str | None = None
-    for model in ("teacher", "baseline"):
+    before, seed = None, ""
+    for model in ("teacher", "baseline", "student"):
         row = _first(rows, model)
-        if row is not None:
+        seeds = over_seeds(row, data) if row is not None else None
+        if row is not None and seeds is not None:
+            title = f"{TITLES[model]}, mean of {seeds.count} seeds"
+            before = add(title, model, seeds.mean, before)
+        elif row is not None and model != "student":
             before = add(TITLES[model], model, row.ap["AP"], before)
+        if seeds is not None and model == "student":
+            before, seed = None, ", first seed"
     in_torch = _first(rows, "student", backend="torch")
     if in_torch is not None:
-        before = add("student, torch", "student", in_torch.ap["AP"], before)
+        before = add(f"student, torch{seed}", "student", in_torch.ap["AP"], before)
     exported = sorted(
         (row for row in rows if row.model == "student" and row.backend != "torch"),
         key=lambda row: (
@@ -110,13 +115,13 @@ def waterfall(rows: Sequence[ReportRow]) -> tuple[Stage, ...]:
     )
     reference = before
     for row in exported:
-        title = f"student, {row.backend} {row.precision}"
+        title = f"student, {row.backend} {row.precision}{seed}"
         added = add(title, "student", row.ap["AP"], reference)
         if row.precision == "fp32" and _runs_graphs(row):
             reference = added  # the other precisions are made of this file
     for row in exported:
         if row.deployed:
-            title = f"student, {row.backend} {row.precision}"
+            title = f"student, {row.backend} {row.precision}{seed}"
             threshold = row.deployed.score_threshold
             add(f"{title}, scores from {threshold:g}", "student", row.deployed.ap["AP"], title)
     return tuple(stages)

@@ -51,8 +51,8 @@ def test_the_headline_is_about_the_fastest_artifact_that_kept_its_accuracy() -> 
     assert said == (
         "Distillation won over plain training of as many steps (distilled minus plain: +10.0 AP "
         "[+8.0, +12.0] over 3 seeds). The student onnxruntime int8 reaches 59.5 AP (the teacher "
-        "70.0). End to end it is 9.00\u00d7 [8.50, 9.40] as fast as the teacher onnxruntime fp32 "
-        "(the timing is throttled, so nothing is decided): 1.00 ms at the median."
+        "70.0). End to end it measured 9.00\u00d7 [8.50, 9.40] as fast as the teacher onnxruntime "
+        "fp32 (the timing is throttled, so nothing is decided): 1.00 ms at the median."
     )
     worse = (*ROWS[:4], exported("student", 0.5, "int8", latency_ms=latency(1)))
     assert "student onnxruntime fp32" in complete(report(*worse)).headline
@@ -127,7 +127,23 @@ def test_ap_of_several_seeds_is_their_mean_and_deviation(tmp_path: Path) -> None
     assert "| student | onnxruntime | int8 | 59.5 (seed 0) |" in markdown
     assert "| teacher | onnxruntime | fp32 | 70.0 |" in markdown
     assert "mean and standard deviation of AP over 3 seeds" in markdown
-    assert "its seeds' students have 50.0 \u00b1 10.0 AP (3 seeds)" in markdown.splitlines()[2]
+    said = markdown.splitlines()[2]
+    assert "the student in fp32 has 50.0 \u00b1 10.0 AP over 3 seeds" in said
+
+
+def test_the_waterfall_of_several_seeds_begins_with_their_means() -> None:
+    baseline = exported("baseline", 0.5, name="seed0-baseline", seed_aps=(0.5, 0.3))
+    student = exported("student", 0.4, name="seed0-student", seed_aps=(0.4, 0.6))
+    int8 = exported("student", 0.395, "int8", name="seed0-student")
+    stages = complete(report(ROWS[0], baseline, row("student", 0.4), student, int8)).waterfall
+    assert [(stage.title, round(stage.ap, 6), stage.against) for stage in stages] == [
+        ("teacher", 0.7, None),
+        ("baseline, mean of 2 seeds", 0.4, "teacher"),
+        ("student, mean of 2 seeds", 0.5, "baseline, mean of 2 seeds"),
+        ("student, torch, first seed", 0.4, None),
+        ("student, onnxruntime fp32, first seed", 0.4, "student, torch, first seed"),
+        ("student, onnxruntime int8, first seed", 0.395, "student, onnxruntime fp32, first seed"),
+    ]
 
 
 def test_a_report_made_before_takes_its_seeds_from_the_trainings() -> None:

@@ -134,6 +134,7 @@ def test_no_folder_holds_more_modules_than_one_can_survey() -> None:
     assert crowded.keys() <= ONE_FILE_EACH, crowded
 
 
+@pytest.mark.slow
 def test_heavy_packages_are_loaded_only_when_needed() -> None:
     device = {"export.engine": {"torch", "onnxruntime", "onnx"}}
     device |= {"export.predictions": {"torch", "onnx"}}

@@ -79,6 +79,7 @@ def test_a_model_is_measured_and_reported(tmp_path, data, capsys):
     assert names == {"report.json", "report.md", "report.html", "plots", "predictions"}
 
 
+@pytest.mark.slow
 def test_a_metric_is_one_file_and_one_entry_and_is_reported(tmp_path, data, capsys, monkeypatch):
     monkeypatch.setitem(METRICS, "boxes", boxes_metric)
     model = write_model(tmp_path / "student.onnx")
@@ -99,6 +100,7 @@ def test_a_metric_is_one_file_and_one_entry_and_is_reported(tmp_path, data, caps
     assert f">{size}</td>" in html
 
 
+@pytest.mark.slow
 def test_two_models_are_compared_with_the_first_on_a_split_of_a_folder(tmp_path, data, capsys):
     models = [write_model(tmp_path / name / "student.onnx") for name in ("a", "b")]
     arguments = ["--data", str(data.parent), "--threads", "1", "--repeats", "1", "--json"]

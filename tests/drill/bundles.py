@@ -70,14 +70,14 @@ class Case:
     fatal: bool
 
 
-def make_bundle(folder: Path) -> Path:
+def make_model(folder: Path) -> Path:
+    """Export a tiny model to `folder`."""
+    manifest = tiny_manifest(dynamic_batch=True)
+    return export_onnx(tiny_detector(), manifest, folder, to_tensor(canvases(1)))
+
+
+def make_bundle(folder: Path, model: Path) -> Path:
     """Write a good bundle of one tiny model to `folder`."""
-    model = export_onnx(
-        tiny_detector(),
-        tiny_manifest(dynamic_batch=True),
-        folder.with_name(f"{folder.name}-model"),
-        to_tensor(canvases(1)),
-    )
     photograph = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     return write_bundle(folder, [model], photograph, name="tiny", threads=1)
 

@@ -9,8 +9,8 @@ from tests.drill import bundles, judge
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundles.make_bundle(tmp_path_factory.mktemp("good") / "good")
+def good(dynamic_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundles.make_bundle(tmp_path_factory.mktemp("good") / "good", dynamic_model)
 
 
 def test_the_bundle_that_is_changed_is_good(good):
@@ -28,7 +28,7 @@ def test_every_named_change_is_told_by_verify_in_one_line(good, tmp_path):
 @pytest.mark.slow
 def test_every_command_keeps_its_promise_on_changed_bundles(good, tmp_path):
     picture = bundles.photograph(tmp_path / "photo.png")
-    for case in bundles.cases(good, tmp_path / "room", seed=1, count=90):
+    for case in bundles.cases(good, tmp_path / "room", seed=1, count=75):
         for module, arguments in bundles.commands(case.folder, tmp_path / "out", picture):
             done = judge.run(module, arguments, limit=60)
             assert not done.broken, f"{case.name}: {module}: {done.broken}"

@@ -106,6 +106,7 @@ def test_what_the_machine_did_is_told_of_all_processes():
     assert found.latency_ms.load_average == (0.1, 0.4)
 
 
+@pytest.mark.slow
 def test_a_model_is_measured_in_fresh_processes(tmp_path, data, capsys):
     model = write_model(tmp_path / "student.onnx")
     arguments = [str(model), "--data", str(data), "--threads", "1", "--repeats", "2", "--json"]
@@ -142,6 +143,7 @@ def test_the_time_limit_is_divided_by_the_processes():
     assert share_of_limit(unlimited) == unlimited
 
 
+@pytest.mark.slow
 def test_each_process_measures_within_its_share_of_the_time_limit(data):
     # A call sleeps 20 ms or longer. With half of 2 s and 2 blocks a process can afford no more than
     # 1 / (2 * 2 * 0.02) = 12 calls per block and scope; with all 2 s it could afford 25.

@@ -92,7 +92,8 @@ def measure(
         rows=tuple(rows),
         speed=_speeds(rows, [timings[name] for name in engines]),
         per_class={name: row.per_class for name, row in zip(engines, rows, strict=True)},
-        warnings=(*_full_pictures(engines, images), *_unstated(engines)),
+        warnings=(*images.warnings, *_full_pictures(engines, images), *_unstated(engines)),
+        notes=(*filter(None, [images.tally.line()]), *images.notes),
     )
     if out is not None:
         content = _save(content, images, predictions, out)

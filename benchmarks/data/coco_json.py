@@ -75,6 +75,11 @@ def categories(entries: Sequence[Entry], path: Path) -> dict[int, str]:
         if category_id in found:
             raise DataError(f"{path}: categories[{place}]: id {category_id} is there twice")
         found[category_id] = name
+        group = entry.get("supercategory")
+        if isinstance(group, list | dict):
+            raise DataError(
+                f"{path}: categories[{place}]: supercategory {shown(group)}; expected a text"
+            )
     return dict(sorted(found.items()))
 
 

@@ -11,7 +11,7 @@ from benchmarks.data.parts.splits import SPLITS, split_names
 from benchmarks.data.parts.text import read_lines
 from benchmarks.data.parts.voc_xml import VocObject, read_xml
 from export.errors import DataError, shown
-from export.pictures.files import pictures_in
+from export.pictures.files import SUFFIXES, pictures_in
 from export.pictures.images import photograph_size
 
 _DIFFICULT = "objects marked difficult: left out of training, ignored by COCO's rules in evaluation"
@@ -220,14 +220,13 @@ def _files(
 
 def _listed(file: Path, home: VocHome, must_exist: bool, notes: ReadingNotes) -> list[_Pair]:
     """Return the pairs that a split list names by their stems."""
-    lines = [line.strip() for line in read_lines(file, "a list of pictures")]
+    lines = [line.strip().replace("\\", "/") for line in read_lines(file, "a list of pictures")]
     pictures, files = _by_stem(home.pictures), FilesByStem(xml_files(home.annotations))
     pairs: dict[_Pair, None] = {}
     missing = []
-    stems = [stem for stem in map(_stem_of, lines) if stem]
+    stems = [line for line in lines if line]
     for stem in stems:
-        bare = stem.rsplit("/", 1)[-1]
-        found = ((files.get(key), pictures.get(key)) for key in (stem, bare, Path(bare).stem))
+        found = ((files.get(key), pictures.get(key)) for key in _stems_of(stem))
         pair = next((_Pair(xml, own) for xml, own in found if xml and own), None)
         if pair is None:
             missing.append(shown(stem)[1:-1])
@@ -245,11 +244,18 @@ def _listed(file: Path, home: VocHome, must_exist: bool, notes: ReadingNotes) ->
     return list(pairs)
 
 
-def _stem_of(line: str) -> str:
-    """Return the stem that a line of a split list names; of a class's list, without its flag."""
-    line = line.replace("\\", "/")
+def _stems_of(line: str) -> Iterator[str]:
+    """Yield the stems that a line of a split list may name, likeliest first.
+
+    Lists hold stems, file names or paths; those of one class have a flag after each.
+    """
     head, _, last = line.rpartition(" ")
-    return head.strip() if head and last in {"-1", "0", "1"} else line
+    flagged = [head.strip()] if head and last in {"-1", "0", "1"} else []
+    for name in (line, *flagged):
+        bare = name.rsplit("/", 1)[-1]
+        yield from (name, bare)
+        if Path(bare).suffix.lower() in {*SUFFIXES, ".xml"}:
+            yield Path(bare).stem
 
 
 def _beside(folder: Path, notes: ReadingNotes) -> list[_Pair]:

@@ -31,6 +31,7 @@ from compress.recipe_weights import fill_from_weights
 from compress.tracking.open import TrackerName
 from compress.training.optim import TrainConfig
 from export.config import Section
+from export.errors import unsafe_character
 from export.reading.mistakes import brief
 
 Given = TypeVar("Given")
@@ -80,6 +81,9 @@ class TeacherConfig(Section):
                 )
             if not self.classes or len(set(self.classes)) < len(self.classes):
                 raise ValueError("classes must name each class that the teacher knows, once")
+            unsafe = next(filter(None, map(unsafe_character, self.classes)), None)
+            if unsafe is not None:
+                raise ValueError(f"classes: a name holds {unsafe}, which ends lines; remove it")
         return self
 
 

@@ -83,12 +83,13 @@ def inspect_pictures(
     decode: bool,
     progress: Progress | None = None,
 ) -> None:
-    """Read the header of every picture, or decode it, and compare its size with the stated one.
+    """Read header and end of every picture, or all of it; compare its size with the stated one.
 
     Args:
         sets: the splits; drawn ones are passed over.
         cache: pictures that it knows are not read again.
-        decode: read whole files, not headers alone; finds files that are cut.
+        decode: read whole files. Else headers and ends of files are read, and only those are
+            decoded that do not end as their format does, or have one without an end.
         progress: called after each picture.
 
     Raises:
@@ -133,6 +134,7 @@ def _look(path: Path, cache: PictureCache, decode: bool) -> _Facts | DataError:
         return known
     try:
         state = path.stat()
+        decode = decode or not _has_its_end(path, state.st_size)
         if decode:
             height, width = open_photograph(path).shape[:2]
         else:
@@ -144,6 +146,23 @@ def _look(path: Path, cache: PictureCache, decode: bool) -> _Facts | DataError:
     return _Facts(state.st_size, state.st_mtime_ns, width, height, decode)
 
 
+def _has_its_end(path: Path, size: int) -> bool:
+    """Whether a file ends as its format does; false also for formats without an end."""
+    with path.open("rb") as file:
+        head = file.read(12)
+        file.seek(max(0, size - 64))
+        tail = file.read()
+    if head.startswith(b"\xff\xd8"):
+        return tail.rstrip(b"\0").endswith(b"\xff\xd9")
+    if head.startswith(b"\x89PNG"):
+        return tail.endswith(b"IEND\xaeB`\x82")
+    if head.startswith(b"GIF8"):
+        return tail.rstrip(b"\0").endswith(b";")
+    if head.startswith(b"RIFF"):
+        return int.from_bytes(head[4:8], "little") + 8 <= size
+    return head.startswith(b"BM") and int.from_bytes(head[2:6], "little") <= size
+
+
 def _in_words(problems: dict[Path, str], count: int) -> str:
     first, *others = problems
     if not others:
@@ -152,6 +171,11 @@ def _in_words(problems: dict[Path, str], count: int) -> str:
     return f"{problems[first]} {len(problems)} of {count} pictures cannot be used; also {named}"
 
 
-def pictures_of(sets: Sequence[ImageSet]) -> int:
-    """Return how many pictures in files the sets have."""
-    return sum(len(image_set) for image_set in sets if image_set.draw is None)
+def pictures_of(sets: Sequence[ImageSet]) -> tuple[int, int]:
+    """Return how many pictures in files the sets have, and how many bytes these are."""
+    paths = {path for image_set in sets for path in image_set.paths}
+    size = 0
+    for path in paths:
+        with suppress(OSError):
+            size += path.stat().st_size
+    return len(paths), size

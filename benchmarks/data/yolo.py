@@ -74,6 +74,8 @@ def _note_others(found: YoloPictures, labels: Sequence[Path], notes: ReadingNote
     """Count the files of whole folders that were not read, and entries read in an unusual way."""
     for entry in found.moved:
         notes.add(_MOVED, entry)
+    for picture in found.doubled:
+        notes.add("pictures that the split names more than once, read once", picture.name)
     known = set(labels)
     places = dict.fromkeys([*found.folders, *(label_path(f / "x").parent for f in found.folders)])
     seen: set[Path] = set()

@@ -8,6 +8,7 @@ from compress.console import Console
 from compress.data.config import Data
 
 _MANY = 500  # pictures; fewer are read before a progress display would be
+_SMALL = 16 << 20  # bytes of all files; so little is decoded in a second or two
 
 
 def sets_of(several: Sequence[Data]) -> list[ImageSet]:
@@ -19,13 +20,16 @@ def sets_of(several: Sequence[Data]) -> list[ImageSet]:
 def look_at_pictures(
     several: Sequence[Data], cache: PictureCache, console: Console, *, decode: bool
 ) -> None:
-    """Read every picture's header, or all of it; show progress where there are many.
+    """Read header and end of every picture, or all of it; show progress where there are many.
+
+    Sets of up to 16 MiB are decoded in any case.
 
     Raises:
         DataError: a picture cannot be read, or has another size than its annotations state.
     """
     sets = sets_of(several)
-    total = pictures_of(sets)
+    total, size = pictures_of(sets)
+    decode = decode or size <= _SMALL
     if total < _MANY:
         inspect_pictures(sets, cache, decode=decode)
         return

@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks.data.annotations import Tally
 from benchmarks.data.image_set import ImageSet, LabeledImage
+from benchmarks.data.parts.class_names import checked_name
 from export.errors import DataError
 
 
@@ -34,6 +35,7 @@ def select_classes(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
     if len(set(classes)) < len(classes):
         raise DataError(f"data.classes: a name is there twice: {', '.join(classes)}")
     for name in classes:
+        checked_name(name, "data.classes")
         if name not in image_set.classes:
             near = difflib.get_close_matches(name, image_set.classes, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -1,5 +1,6 @@
 """Where a YOLO set keeps its class names and the pictures of each split."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -32,6 +33,7 @@ class YoloPictures:
         folders: the folders that were taken whole; empty where lists name the pictures.
         pose: each box is followed by its key points.
         moved: entries with the folders of another machine, found below those of this one.
+        doubled: pictures that the split names more than once.
     """
 
     file: Path
@@ -40,6 +42,7 @@ class YoloPictures:
     folders: list[Path]
     pose: bool = False
     moved: list[str] = field(default_factory=list)
+    doubled: list[Path] = field(default_factory=list)
 
 
 def find_data_yaml(root: Path) -> Path | None:
@@ -133,7 +136,7 @@ def _split(content: DataYaml, split: str) -> YoloPictures:
     entries = content.splits[key]
     bases = _bases(content)
     found = YoloPictures(file, content.names, [], [], content.pose)
-    pictures: dict[Path, None] = {}
+    pictures: list[Path] = []
     lists = False
     for entry in entries:
         place = _resolve(entry, bases) or _moved_folder(entry, bases, key, found.moved)
@@ -144,7 +147,7 @@ def _split(content: DataYaml, split: str) -> YoloPictures:
             )
         if place.is_dir():
             found.folders.append(place)
-            pictures.update(dict.fromkeys(pictures_below(place)))
+            pictures += pictures_below(place)
         elif is_picture_name(place):
             raise DataError(
                 f"{file}: {key}: {shown(entry)[1:-1]} is a picture; expected a folder of pictures, "
@@ -153,10 +156,11 @@ def _split(content: DataYaml, split: str) -> YoloPictures:
         else:
             lists = True
             where = f"{file}: {key}: {place}"
-            pictures.update(dict.fromkeys(_from_list(place, bases, where, found.moved)))
+            pictures += _from_list(place, bases, where, found.moved)
     if not pictures:
         raise DataError(f"{file}: {key}: no pictures in {', '.join(entries)}")
-    found.pictures = list(pictures)
+    found.pictures = list(dict.fromkeys(pictures))
+    found.doubled = [path for path, count in Counter(pictures).items() if count > 1]
     if lists:
         found.folders.clear()
     return found

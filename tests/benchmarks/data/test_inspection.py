@@ -1,6 +1,7 @@
 """Every picture is looked at before anything is trained or measured."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,19 +19,29 @@ def _set(root: Path) -> ImageSet:
     return read_measured(root, "train")
 
 
-def _cut(path: Path) -> None:
-    noise = Image.effect_noise((40, 30), 90).convert("RGB")
-    noise.save(path)
-    path.write_bytes(path.read_bytes()[:-400])
-
-
-def test_a_cut_picture_is_found_by_decoding_and_not_by_its_header(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "webp", "bmp", "tif"])
+def test_a_cut_picture_is_found_by_its_end(tmp_path: Path, ending: str) -> None:
     images = _set(tmp_path)
-    _cut(images.paths[1])
-    cache = PictureCache(tmp_path)
+    noise = Image.effect_noise((40, 30), 90).convert("RGB")
+    path = tmp_path / f"other.{ending}"
+    noise.save(path)
+    images = replace(images, paths=(path, *images.paths[1:]))
+    cache = PictureCache(tmp_path, keep=False)
     inspect_pictures([images], cache, decode=False)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=rf"other\.{ending}: a broken picture"):
+        inspect_pictures([images], PictureCache(tmp_path, keep=False), decode=False)
+
+
+def test_damage_inside_a_picture_is_found_by_decoding_it(tmp_path: Path) -> None:
+    images = _set(tmp_path)
+    Image.effect_noise((40, 30), 90).convert("RGB").save(images.paths[1])
+    content = bytearray(images.paths[1].read_bytes())
+    content[600:900] = bytes(300)
+    images.paths[1].write_bytes(content)
+    inspect_pictures([images], PictureCache(tmp_path), decode=False)
     with pytest.raises(DataError, match=r"2\.png: a broken picture"):
-        inspect_pictures([images], cache, decode=True)
+        inspect_pictures([images], PictureCache(tmp_path), decode=True)
 
 
 def test_a_picture_of_another_size_than_stated_is_found_by_its_header(tmp_path: Path) -> None:

@@ -41,9 +41,10 @@ def files_below(folder: Path) -> Iterator[Path]:
         raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}")
 
     seen: set[Path] = set()
+    around = set(folder.resolve().parents)  # a link to one of these leads in a circle
     for where, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         real = Path(where).resolve()
-        if real in seen:
+        if real in seen or real in around:
             folders.clear()  # a link in a circle, or to a folder that was read already
             continue
         seen.add(real)

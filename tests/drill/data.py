@@ -10,6 +10,7 @@ import importlib
 import json
 import math
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -129,7 +130,7 @@ def judge(case: Case, counts: Counts) -> list[str]:
         broken.append("something was written")
     if outcome.code not in {0, 3}:
         broken.append(f"exit code {outcome.code}: {outcome.err[-200:]}")
-    if outcome.err.count("error: ") != (outcome.code == 3):
+    if len(re.findall("(?m)^error: ", outcome.err)) != (outcome.code == 3):
         broken.append(f"not one message: {outcome.err[-300:]}")
     if outcome.code == 3:
         counts.refused += 1

@@ -55,7 +55,9 @@ def read_data_yaml(file: Path) -> DataYaml:
     if "nc" in keys:
         stated = number_in(_text(keys["nc"], f"{file}: nc"))
         if stated != len(names):
-            raise DataError(f"{file}: nc is {keys['nc'].value}, but names holds {len(names)}")
+            raise DataError(
+                f"{file}: nc is {shown(keys['nc'].value)[1:-1]}, but names holds {len(names)}"
+            )
     splits = {
         split: tuple(_text(node, f"{file}: {split}") for node in _entries(keys[split]))
         for split in SPLITS

@@ -246,6 +246,8 @@ def test_what_is_left_out_of_a_folder_is_counted(tmp_path: Path) -> None:
     (folder / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     picture(folder / ".hidden.png")
     (folder / "circle").symlink_to(folder, target_is_directory=True)
+    (folder / "around").symlink_to(tmp_path, target_is_directory=True)
+    picture(tmp_path / "images/val/other.png")
     (labels / "lost.txt").write_text(LINE, encoding="utf-8")
     (labels / "cam3").mkdir()
     (labels / "cam3" / "also_lost.txt").write_text(LINE, encoding="utf-8")

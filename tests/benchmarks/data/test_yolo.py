@@ -76,8 +76,8 @@ def test_a_wrong_line_is_named_by_file_and_line(tmp_path: Path, line: str, messa
         ("names: [a, a]\n", "'a' is there twice"),
         ("names: 4\n", "expected a list or a map"),
         ("names: [a, b]\ntrain: nowhere\n", "train: nowhere is not there"),
-        ("a: [\n", "cannot be read as YAML"),
-        ("a: !!python/object/apply:os.system ['true']\n", "cannot be read as YAML"),
+        ("a: [\n", "is not plain YAML"),
+        ("a: !!python/object/apply:os.system ['true']\n", "is not plain YAML"),
     ],
 )
 def test_a_wrong_description_is_refused(tmp_path: Path, extra: str, message: str) -> None:

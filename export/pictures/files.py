@@ -41,7 +41,8 @@ def files_below(folder: Path) -> Iterator[Path]:
         raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}")
 
     seen: set[Path] = set()
-    around = set(folder.resolve().parents)  # a link to one of these leads in a circle
+    # A link to one of the folders around this one leads in a circle, or to other splits.
+    around = {*folder.resolve().parents, *(p.resolve() for p in folder.absolute().parents)}
     for where, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         real = Path(where).resolve()
         if real in seen or real in around:

@@ -261,6 +261,15 @@ def test_what_is_left_out_of_a_folder_is_counted(tmp_path: Path) -> None:
     }
 
 
+def test_a_link_back_to_the_set_from_a_linked_folder_brings_no_other_split(tmp_path: Path) -> None:
+    root, store = tmp_path / "set", tmp_path / "store"
+    write_yolo(root, {"train/a": LINE, "val/b": LINE})
+    (root / "images/train").rename(store)
+    (root / "images/train").symlink_to(store, target_is_directory=True)
+    (store / "round").symlink_to(root, target_is_directory=True)
+    assert [image.file_name for image in read_measured(root, "train").images] == ["a.png"]
+
+
 def test_a_text_file_in_place_of_a_link_is_refused(tmp_path: Path) -> None:
     write_yolo(tmp_path, {"train/a": LINE})
     (tmp_path / "images/train/cam2").write_text("../../../store/cam2", encoding="utf-8")

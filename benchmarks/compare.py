@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import TypedDict
 
 from export.arguments import parser_of, run_command
-from export.errors import RecipeError
+from export.errors import RecipeError, printable
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -48,14 +48,16 @@ def _gates(options: argparse.Namespace) -> "GatesConfig":
     from pydantic import ValidationError
 
     from benchmarks.gates import GatesConfig
+    from export.reading.mistakes import described
 
     names = ("max_ap_drop", "max_p50", "max_p99", "max_size", "allow_noisy")
     try:
         return GatesConfig.model_validate({name: getattr(options, name) for name in names})
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False)[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise RecipeError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
+        problem = described(first["type"], first.get("ctx", {}), first["input"])
+        raise RecipeError(f"{option}: {problem}") from None
 
 
 class Figures(TypedDict):
@@ -83,7 +85,11 @@ def differences(before: "ReportData", after: "ReportData") -> list[Change]:
 
     old, new = rows_by_key(before), rows_by_key(after)
     return [
-        {"row": " ".join(key), "before": _figures(old.get(key)), "after": _figures(new.get(key))}
+        {
+            "row": printable(" ".join(key)),
+            "before": _figures(old.get(key)),
+            "after": _figures(new.get(key)),
+        }
         for key in dict.fromkeys([*old, *new])
     ]
 
@@ -150,7 +156,7 @@ def _notes(before: "ReportData", after: "ReportData") -> list[str]:
                 f"{_model(sides[1])}; latencies are not comparable"
             )
     noisy = [
-        f"{where} {' '.join(key)}"
+        f"{where} {printable(' '.join(key))}"
         for where, report in (("first", before), ("second", after))
         for key, row in rows_by_key(report).items()
         if row.verdict.partition(":")[0] not in {"valid", "not measured"}
@@ -161,7 +167,7 @@ def _notes(before: "ReportData", after: "ReportData") -> list[str]:
 
 
 def _model(part: "JsonValue") -> str:
-    return str(part.get("model", part)) if isinstance(part, dict) else str(part)
+    return printable(str(part.get("model", part)) if isinstance(part, dict) else str(part))
 
 
 def command_line(prog: str) -> argparse.ArgumentParser:

@@ -11,12 +11,15 @@ from compress.detector import Detector
 from compress.detectors import DetectorConfig
 from compress.distillation.pairing import check_pair
 from compress.losses.parts.classifier import ClassifierConfig
+from compress.memory import refuse_oversized
+from compress.parts.pretrained import FETCHED, check_starting_weights
+from compress.parts.weights import read_tensors
 from compress.recipe import Recipe
 from compress.recipe_source import Source
 from compress.stages.opened import Run
 from compress.tracking.open import check_trackers
 from compress.training.optim import TrainConfig
-from export.errors import DataError, RecipeError
+from export.errors import DataError, RecipeError, ToolkitError
 from export.precision.model_optimizer import require_model_optimizer
 from export.reading.plain_yaml import Key
 
@@ -25,8 +28,10 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
     """Build all models with random weights and match them; return the student and its teachers.
 
     Raises:
-        RecipeError: a loss cannot work on one of the pairs; a line for each, with its place.
+        RecipeError: a loss cannot work on one of the pairs, a line for each, with its place; a
+            model is too large for the machine; or its weights file is of another model.
     """
+    refuse_oversized(run)
     with torch.random.fork_rng(devices=[]):
         student = run.build_student(run.recipe.seed)
         built = [teacher.build(run.recipe.seed) for teacher in run.teachers]
@@ -39,15 +44,40 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
         ]
     if lines:
         raise RecipeError("\n".join(lines))
+    _check_weights(run, student, built)
     return student, built
+
+
+def _check_weights(run: Run, student: Detector, teachers: list[Detector]) -> None:
+    """Read the headers of the weights files that the models start from.
+
+    Raises:
+        ToolkitError: a file is missing, damaged, no store of tensors, or of another model.
+    """
+    detectors: list[tuple[DetectorConfig, Detector, bool, Key]]
+    detectors = [(run.recipe.student, student, True, ("student",))]
+    for teacher, model in zip(run.teachers, teachers, strict=True):
+        config = teacher.config
+        detectors.append((config.detector, model, config.strict, (*teacher.keys, "detector")))
+    for settings, model, strict, keys in detectors:
+        for key, error in check_starting_weights(settings, model, strict=strict):
+            raise type(error)(f"{run.source.at(*keys, key)}: {error}") from error
+    wanted = wanted_classifier(run.recipe, run.source)
+    file = None if wanted is None else wanted[0].backbone_weights
+    if wanted is not None and file is not None and file not in FETCHED:
+        try:
+            read_tensors(Path(file), "backbone_weights", shapes=True)
+        except ToolkitError as error:
+            where = run.source.at(*wanted[1], "backbone_weights")
+            raise type(error)(f"{where}: {error}") from error
 
 
 def check_training(run: Run) -> None:
     """Find mistakes that would otherwise stop the run only when a later stage begins.
 
     Raises:
-        RecipeError: the device lacks the precision, the processes cannot share a batch evenly, a
-            weights file does not exist, or pictures without labels have no use.
+        RecipeError: the device lacks the precision, the processes cannot share a batch evenly, or
+            pictures without labels have no use.
         DataError: a batch is larger than its set of pictures.
         MissingDependencyError: a tracker or the package that makes FP8 graphs is not installed.
     """
@@ -59,7 +89,10 @@ def check_training(run: Run) -> None:
         if teacher.config.train is not None
     ]
     if recipe.gates is not None and recipe.gates.reference is not None:
-        load_report(recipe.gates.reference)
+        try:
+            load_report(recipe.gates.reference)
+        except ToolkitError as error:
+            raise RecipeError(f"{source.at('gates', 'reference')}: {error}") from error
     check_trackers(recipe.track)
     if "fp8" in recipe.export.precisions:
         require_model_optimizer()
@@ -89,20 +122,6 @@ def check_training(run: Run) -> None:
             raise DataError(
                 f"{source.at('data', 'unlabeled')}: has {len(data.unlabeled)} pictures, and a step "
                 f"takes {asked}; set train.unlabeled_batch to no more than there are"
-            )
-    detectors: list[tuple[DetectorConfig, Key]] = [(recipe.student, ("student",))]
-    detectors += [(t.config.detector, (*t.keys, "detector")) for t in run.teachers]
-    named: list[tuple[Path | str | None, Key]]
-    named = [(d.weights, (*keys, "weights")) for d, keys in detectors]
-    named += [(d.backbone_weights, (*keys, "backbone_weights")) for d, keys in detectors]
-    if wanted is not None:
-        named.append((wanted[0].backbone_weights, (*wanted[1], "backbone_weights")))
-    for value, keys in named:
-        fetched = value in {"torchvision", "timm"}
-        if value is not None and not fetched and not Path(value).is_file():
-            raise RecipeError(
-                f"{source.at(*keys)}: there is no file {value}; put the weights there, or name "
-                "another file"
             )
 
 

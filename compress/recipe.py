@@ -9,9 +9,6 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
     Tag,
     ValidationError,
     ValidationInfo,
@@ -30,7 +27,7 @@ from compress.recipe_source import Source, Tree
 from compress.recipe_weights import fill_from_weights
 from compress.tracking.open import TrackerName
 from compress.training.optim import TrainConfig
-from export.config import Section
+from export.config import PositiveInt, Section, Seed
 from export.errors import unsafe_character
 from export.reading.mistakes import brief
 
@@ -94,7 +91,9 @@ def _one_or_several(value: object) -> str:
 
 TeachersConfig = Annotated[
     Annotated[TeacherConfig, Tag("TeacherConfig")]
-    | Annotated[tuple[TeacherConfig, ...], Field(min_length=1), Tag("tuple[TeacherConfig]")],
+    | Annotated[
+        tuple[TeacherConfig, ...], Field(min_length=1, max_length=16), Tag("tuple[TeacherConfig]")
+    ],
     Discriminator(_one_or_several),
 ]
 
@@ -111,17 +110,17 @@ class CalibrationConfig(Section):
 
     images: PositiveInt = 64
     method: Literal["minmax", "entropy", "percentile"] = "minmax"  # INT8 only; FP8 takes minmax
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
 
 class QuantizationConfig(Section):
     """Limit of the AP lost to 8 bits; layers are restored to float until it holds."""
 
-    max_drop: NonNegativeFloat | None = (
-        0.5  # AP points on held-back training pictures; null: no limit
-    )
+    # AP points on held-back training pictures; null: no limit
+    max_drop: Annotated[float, Field(ge=0, le=100)] | None = 0.5
     check_images: PositiveInt = 128  # held back, at most half of the training split
-    keep_float: tuple[str, ...] = ()  # parts of layer names; matching layers stay float
+    # parts of layer names; matching layers stay float
+    keep_float: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
     remainder: Literal["fp16", "fp32"] = "fp16"  # precision of int8-trt's float features
 
 
@@ -136,19 +135,22 @@ class ExportConfig(Section):
     opset: int = Field(default=18, ge=18, le=21)
     dynamic_batch: bool = False
     input: Literal["float32", "uint8"] = "float32"  # uint8: letterboxed pictures, channels last
-    nms: Literal["host", "graph", "matrix"] = (
-        "host"  # graph, matrix: as operators of the ONNX graph
-    )
+    # graph, matrix: as operators of the ONNX graph
+    nms: Literal["host", "graph", "matrix"] = "host"
     nms_iou: float = Field(default=0.6, gt=0, le=1)
-    max_detections: PositiveInt = 100
+    max_detections: int = Field(default=100, ge=1, le=10_000)
     score_threshold: float = Field(default=0.25, ge=0, le=1)  # for use on the device
     evaluation_score_threshold: float = Field(default=0.001, ge=0, le=1)  # for AP
     calibration: CalibrationConfig = CalibrationConfig()
     quantization: QuantizationConfig = QuantizationConfig()
-    parity_images: PositiveInt = 32
+    parity_images: int = Field(default=32, ge=1, le=10_000)
 
     @model_validator(mode="after")
     def _fp32_is_the_reference(self) -> Self:
+        if len(set(self.precisions)) < len(self.precisions):
+            raise ValueError(f"precisions names each one once; found {list(self.precisions)}")
+        if len(set(self.precisions)) < len(self.precisions):
+            raise ValueError(f"precisions names each one once; found {list(self.precisions)}")
         if "fp32" not in self.precisions:
             raise ValueError("precisions needs fp32: the others are made from it and judged by it")
         return self
@@ -163,12 +165,13 @@ class Recipe(Section):
 
     schema_version: Version = Field(alias="schema")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
-    seed: NonNegativeInt = 0
-    seeds: PositiveInt = 1  # trainings of student and baseline, with seed, seed + 1, ...
+    seed: Seed = 0
+    # trainings of student and baseline, with seed, seed + 1, ...
+    seeds: int = Field(default=1, ge=1, le=1000)
     data: DataConfig
     teacher: TeachersConfig | None = None  # one, or several that teach one after the other
     student: DetectorConfig  # the detector to train and ship
-    distill: tuple[LossConfig, ...] = ()
+    distill: Annotated[tuple[LossConfig, ...], Field(max_length=32)] = ()
     inherit: Literal["none", "neck+head"] = "none"  # from the teacher; baseline too
     baseline: BaselineConfig = BaselineConfig()  # of a recipe with a teacher
     train: TrainConfig  # of student and baseline

@@ -76,6 +76,15 @@ def read_model(
     return _validated(kind, source, complete)
 
 
+def check_form(path: Path) -> None:
+    """Read a recipe's file without knowing any setting, which needs nothing heavy.
+
+    Raises:
+        RecipeError: it cannot be read, or is no plain YAML.
+    """
+    _parse(BaseModel, path, _text(path))
+
+
 def read_source(
     kind: type[BaseModel], path: Path | None, text: str, overrides: Sequence[str] = ()
 ) -> Source:

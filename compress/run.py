@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compress.console import Console
-from export.errors import ToolkitError
+from export.errors import ToolkitError, printable
 from export.optional import require
 
 INTERRUPTED = 130
@@ -115,6 +115,11 @@ def _run(options: argparse.Namespace) -> int:
         outcome |= {"error": "interrupted", "kind": "KeyboardInterrupt"}
         code = INTERRUPTED
         console.say("interrupted; run the same command again to go on from here")
+    except OSError as error:
+        outcome |= {"error": str(error), "kind": type(error).__name__}
+        code = 1
+        place = f"{error.filename}: " if error.filename else ""
+        console.say(f"error: {printable(place)}{error.strerror or 'cannot be read or written'}")
     except Exception as error:
         outcome |= {"error": f"{type(error).__name__}: {error}", "kind": type(error).__name__}
         code = 1
@@ -134,6 +139,9 @@ def _run(options: argparse.Namespace) -> int:
 
 def execute(options: argparse.Namespace, console: Console) -> dict[str, object]:
     """Check or run; return what the JSON line says. Heavy imports begin here."""
+    from compress.recipe_file import check_form
+
+    check_form(options.recipe)  # before seconds of imports
     checks = options.check or options.estimate
     if checks:
         from compress.parts.without_compiler import import_torchvision

@@ -20,6 +20,7 @@ from benchmarks.timing.records import Timing
 from export.artifact.manifest import Manifest, file_sha256
 from export.atomic import write_json, write_text
 from export.errors import MissingDependencyError, ToolkitError
+from export.reading.mistakes import all_described
 
 NOT_MEASURED = "not measured: made for TensorRT"
 
@@ -104,9 +105,14 @@ def read_report(file: Path) -> ReportData:
         ToolkitError: the file is missing or is not a report.
     """
     try:
-        return ReportData.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError) as error:
-        raise ToolkitError(f"{file}: not a readable report: {error}; run it again") from None
+        return ReportData.model_validate(json.loads(file.read_text(encoding="utf-8-sig")))
+    except ValidationError as error:
+        problem = all_described(error)
+    except OSError as error:
+        problem = str(error.strerror)
+    except (ValueError, RecursionError):  # no UTF-8, no JSON, or thousands of levels of it
+        problem = "it is not JSON"
+    raise ToolkitError(f"{file}: not a readable report: {problem}; run it again")
 
 
 def render_report(folder: Path) -> Path:

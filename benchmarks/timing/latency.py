@@ -9,10 +9,11 @@ decoding the file is in none. Times are per call, so per `batch` pictures.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 
 from benchmarks.data.image_set import ImageSet, read_photograph
 from benchmarks.timing.clocks import ClockWatch, Span, energy_mj, ranges, throttled, unsteady
@@ -20,7 +21,7 @@ from benchmarks.timing.contender import Contender
 from benchmarks.timing.load import LoadWatch
 from benchmarks.timing.records import Latencies, Latency, Timing, Watch
 from export.backends.interface import EventTimed
-from export.config import Section
+from export.config import Seconds, Section
 from export.engine import Engine
 from export.errors import DataError
 
@@ -42,20 +43,29 @@ PHOTOGRAPH_BYTES = 512 * 2**20  # decoded photographs held in memory at most
 RESAMPLES = 1000
 
 
+EngineBatch = Annotated[int, Field(ge=1, le=4096)]  # pictures per call
+
+
+EngineBatch = Annotated[int, Field(ge=1, le=4096)]  # pictures per call
+
+
 class BenchmarkConfig(Section):
     """How latency is measured."""
 
-    blocks: int = Field(default=8, ge=2)  # interleaved between the engines
-    calls_per_block: PositiveInt = 25  # of each scope
-    repeats: PositiveInt = 3  # fresh processes that each measure all blocks: 600 calls in all
-    warmup: PositiveInt = 10  # calls of each scope before the first block
-    images: PositiveInt = 32  # distinct photographs in rotation
-    threads: PositiveInt | None = None  # of the engines; None: the runtime's default
-    batch: PositiveInt = 1
-    time_limit_s: PositiveFloat | None = 60.0  # per engine, over all repeats; fewer calls beyond it
+    blocks: int = Field(default=8, ge=2, le=10_000)  # interleaved between the engines
+    calls_per_block: int = Field(default=25, ge=1, le=100_000)  # of each scope
+    # fresh processes that each measure all blocks: 600 calls in all
+    repeats: int = Field(default=3, ge=1, le=100)
+    warmup: int = Field(default=10, ge=1, le=100_000)  # calls of each scope before the first block
+    images: int = Field(default=32, ge=1, le=100_000)  # distinct photographs in rotation
+    # of the engines; None: the runtime's default
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    batch: EngineBatch = 1
+    time_limit_s: Seconds | None = 60.0  # per engine, over all repeats; fewer calls beyond it
     score_threshold: float = Field(default=0.25, ge=0, le=1)  # end to end
-    throughput_batches: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16)  # empty: no throughput
-    throughput_s: PositiveFloat = 1.0  # seconds of calls per engine and batch
+    # empty: no throughput
+    throughput_batches: Annotated[tuple[EngineBatch, ...], Field(max_length=32)] = (1, 2, 4, 8, 16)
+    throughput_s: Seconds = 1.0  # seconds of calls per engine and batch
 
 
 @dataclass(frozen=True)

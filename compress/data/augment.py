@@ -7,10 +7,12 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator
+from pydantic import Field, field_validator
 
-from export.config import Section
+from export.config import NonNegativeFloat, Section
 
+Zoom = Annotated[float, Field(ge=0.01, le=100)]
+Zoom = Annotated[float, Field(ge=0.01, le=100)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 _MOSAIC_CENTRE = (0.3, 0.7)  # where the four pictures of a mosaic meet, of the side
@@ -33,7 +35,7 @@ class AugmentConfig(Section):
     flip: Probability = 0.5
     vertical_flip: Probability = 0.0
     transpose: Probability = 0.0
-    scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    scale: tuple[Zoom, Zoom] = (1.0, 1.0)
     color: Annotated[float, Field(ge=0, le=1)] = 0.0
     mosaic: Probability = 0.0
     min_box_px: NonNegativeFloat = 2.0

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from benchmarks.data.detect import own_splits
@@ -25,10 +25,14 @@ from compress.data.splits import (
     without_labels,
     without_pictures,
 )
-from export.config import Section
+from export.config import Section, Seed
 from export.errors import DataError
 
 _STRIDE = 32  # the coarsest that every detector has; input sides are multiples of it
+# Pixels of a side of the input; the coarsest stride is its least.
+InputInputSide = Annotated[int, Field(ge=_STRIDE, le=8192)]
+# Pixels of a side of the input; the coarsest stride is its least.
+InputSide = Annotated[int, Field(ge=_STRIDE, le=8192)]
 _DRAWN = {"train": 4000, "val": 500, "unlabeled": 4000}
 
 
@@ -49,9 +53,9 @@ class SplitConfig(Section):
     split: str | None = None
     path: Path | None = None
     images: Path | None = None
-    limit: PositiveInt | None = None
-    seed: NonNegativeInt = 0
-    count: PositiveInt | None = None
+    limit: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    seed: Seed = 0
+    count: Annotated[int, Field(ge=1, le=100_000)] | None = None
     rest: bool = False
 
 
@@ -66,12 +70,12 @@ class _Common(Section):
         bit_depth: bits in use of pictures with 16 bits a value; found by looking at some if None.
     """
 
-    image_size: PositiveInt | tuple[PositiveInt, PositiveInt]
+    image_size: InputSide | tuple[InputSide, InputSide]
     train: SplitConfig = SplitConfig()
     val: SplitConfig = SplitConfig()
     unlabeled: SplitConfig | None = None
     augment: AugmentConfig = AugmentConfig()
-    cache_gib: NonNegativeFloat = 4.0
+    cache_gib: float = Field(default=4.0, ge=0, le=100_000)
     fast_decode: bool = False
     bit_depth: Annotated[int, Field(ge=8, le=16)] | None = None
 
@@ -143,7 +147,7 @@ class DivisionConfig(Section):
 
     val: Annotated[float, Field(gt=0, lt=1)] = 0.2
     test: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:
@@ -305,7 +309,7 @@ class ShapesConfig(_Common):
     """
 
     type: Literal["shapes"]
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: Seed = 0
     difficulty: Difficulty = "standard"
 
     def open(self) -> Data:

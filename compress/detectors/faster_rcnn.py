@@ -5,7 +5,7 @@ from itertools import zip_longest
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.roi_heads import fastrcnn_loss
@@ -32,6 +32,7 @@ from compress.detectors.parts.settings import DetectorSettings, build_trunk, che
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
 from compress.parts.processes import mean_of_batch
+from export.config import Channels
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
@@ -40,13 +41,15 @@ class FasterRcnnConfig(DetectorSettings):
     """Settings of a Faster R-CNN; each cell has three anchors of anchor_scale strides."""
 
     type: Literal["faster_rcnn"]
-    head_width: PositiveInt = 1024  # units of the two fully connected layers
+    head_width: Channels = 1024  # units of the two fully connected layers
     head_depth: int = Field(default=1, ge=1, le=8)  # 3x3 convolutions of the proposal network
-    rpn_pre_nms_train: PositiveInt = 2000  # per level, before NMS
-    rpn_post_nms_train: PositiveInt = 2000  # proposals per picture, after NMS
+    rpn_pre_nms_train: int = Field(default=2000, ge=1, le=100_000)  # per level, before NMS
+    # proposals per picture, after NMS
+    rpn_post_nms_train: int = Field(default=2000, ge=1, le=100_000)
     rpn_pre_nms_test: int = Field(default=1000, ge=1, le=3840)
     proposals: int = Field(default=300, ge=1, le=3840)  # per picture in the shipped model
-    rois_per_image: PositiveInt = 512  # sampled for the loss of the second stage
+    # sampled for the loss of the second stage
+    rois_per_image: int = Field(default=512, ge=1, le=65_536)
     # RoI pooling of the candidates, also in the exported model: same result, atlas is faster
     roi_align: RoiAlignForm = "atlas"
 

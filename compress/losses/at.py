@@ -8,7 +8,6 @@ is averaged over all entries instead of taking a norm.
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,6 +16,7 @@ from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapSection, finest_pairs
 from compress.losses.parts.loss import DistillationLoss
 from compress.parts.processes import mean_of_batch
+from export.config import PositiveInt
 
 
 class AtConfig(MapSection):

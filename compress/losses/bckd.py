@@ -8,7 +8,6 @@ Departs from the released code in one place: levels without positives are includ
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from compress.batch import Batch, boxes_per_image
@@ -22,6 +21,7 @@ from compress.losses.parts.responses import (
     score_gap,
 )
 from compress.parts.processes import over_batch
+from export.config import NonNegativeFloat
 
 
 class BckdConfig(LossSection):

@@ -11,7 +11,7 @@ that head.
 from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,6 +29,7 @@ from compress.losses.parts.responses import (
 from compress.parts.atss import paired_iou
 from compress.parts.channel_statistics import mean_and_deviation
 from compress.parts.processes import over_batch
+from export.config import NonNegativeFloat, PositiveFloat
 
 BoxTerm = Literal["dfl", "giou", "iou"]
 BOX_WEIGHTS: dict[BoxTerm, float] = {"dfl": 4.0, "giou": 1.0, "iou": 0.75}
@@ -45,7 +46,7 @@ class CrossKdConfig(LossSection):
     """
 
     type: Literal["crosskd"]
-    index: int | None = Field(None, ge=0)  # tower layers taken from the student
+    index: int | None = Field(None, ge=0, le=64)  # tower layers taken from the student
     class_weight: NonNegativeFloat | None = None
     beta: NonNegativeFloat = 1.0  # power of the gap between scores in the class term
     box: BoxTerm | None = None

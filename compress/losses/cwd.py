@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,6 +18,7 @@ from compress.losses.parts.alignment import AlignedLevels, MapSection, finest_pa
 from compress.losses.parts.levels import check_classes
 from compress.losses.parts.loss import DistillationLoss
 from compress.parts.processes import mean_of_batch
+from export.config import PositiveFloat, PositiveInt
 
 
 class CwdConfig(MapSection):

@@ -8,7 +8,6 @@ separate temperatures, and the mask's size is multiplied by the teacher's channe
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,6 +32,7 @@ from compress.losses.parts.loss import (
 from compress.losses.parts.masked_error import masked_error, squared_error
 from compress.losses.parts.masks import level_masks, nearest, union_mask
 from compress.losses.parts.responses import divergence, mean_over
+from export.config import NonNegativeFloat, PositiveFloat, PositiveInt
 
 USUAL_STAGES = (8, 16, 32)  # C3, C4, C5
 AUTOMATIC_ROI_WEIGHT = 2.0

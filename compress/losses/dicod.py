@@ -11,7 +11,6 @@ forward pass of the classifier. The teacher of the recipe is not used.
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import box_iou
@@ -23,6 +22,7 @@ from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource,
 from compress.losses.parts.masks import stack_boxes
 from compress.parts.crops import crop_boxes
 from compress.parts.processes import over_batch
+from export.config import Cells, NonNegativeFloat, PositiveFloat, PositiveInt
 
 Variant = Literal["kl-ce softmax", "kl-ce sigmoid", "kl-bce sigmoid"]
 EPSILON = 1e-10
@@ -40,7 +40,7 @@ class DicodConfig(LossSection):
     sigmoid: Literal["kl-ce", "kl-bce"] = "kl-ce"  # for dense heads
     localization_weight: NonNegativeFloat = 0.15
     boxes_per_object: PositiveInt | None = 1  # None: all predictions assigned to it
-    pooled: tuple[PositiveInt, PositiveInt] = (8, 4)  # cells of the pictures, of the last map
+    pooled: tuple[Cells, Cells] = (8, 4)  # cells of the pictures, of the last map
     roi_source: RoiSource = "teacher"  # read by other losses only
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - the student's alone

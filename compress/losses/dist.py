@@ -8,7 +8,6 @@ softmax over the K logits.
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from compress.batch import Batch
@@ -16,6 +15,7 @@ from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.loss import check_weights, weigh
 from compress.losses.parts.rows import RowLoss, RowSection
 from compress.parts.processes import over_batch, process_count, sum_over_processes
+from export.config import NonNegativeFloat
 
 EPSILON = 1e-8
 

@@ -7,7 +7,6 @@ positive locations of the dense head, with a softmax over the K logits.
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,6 +16,7 @@ from compress.losses.parts.loss import check_weights, weigh
 from compress.losses.parts.responses import divergence
 from compress.losses.parts.rows import RowLoss, RowSection, compares_rois
 from compress.parts.processes import over_batch
+from export.config import NonNegativeFloat
 
 
 class DkdConfig(RowSection):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -21,6 +21,7 @@ from compress.losses.parts.levels import check_one_width, pair_levels
 from compress.losses.parts.loss import DistillationLoss, Source, check_weights, weigh
 from compress.losses.parts.patches import pool_instances
 from compress.parts.processes import mean_of_batch, over_batch
+from export.config import Channels, NonNegativeFloat
 
 
 class DrkdConfig(MapSection):
@@ -32,10 +33,10 @@ class DrkdConfig(MapSection):
     pixel_weight: NonNegativeFloat = 1.0
     relation_weight: NonNegativeFloat = 10.0
     instance_weight: NonNegativeFloat = 1.0
-    nodes: PositiveInt = 32  # C_2
-    node_channels: PositiveInt = 64  # C_1
-    relation_channels: PositiveInt = 64
-    roi_size: PositiveInt = 7
+    nodes: Channels = 32  # C_2
+    node_channels: Channels = 64  # C_1
+    relation_channels: Channels = 64
+    roi_size: int = Field(default=7, ge=1, le=64)
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Return the problems of these settings with this pair of detectors."""

@@ -7,10 +7,10 @@ have no normalisation and the default initialisation, and adapters take any two 
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,6 +19,7 @@ from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapSection, finest_pairs
 from compress.losses.parts.loss import DistillationLoss, check_weights, weigh
 from compress.parts.processes import gather_rows, process_count
+from export.config import NonNegativeFloat, PositiveFloat, PositiveInt
 
 Pair = tuple[Tensor, Tensor]  # student's first
 
@@ -33,8 +34,10 @@ class FbkdConfig(MapSection):
     relation_weight: NonNegativeFloat = 7e-5
     temperature: PositiveFloat = 0.5  # of the spatial attention
     levels: PositiveInt = 4  # how many of the finest
-    reductions: tuple[PositiveInt, ...] = (4, 4, 2, 2)  # of channels, in each level's block
-    pools: tuple[PositiveInt, ...] = (8, 4, 2, 2)  # cells per side that a block looks at as one
+    # of channels, in each level's block
+    reductions: Annotated[tuple[PositiveInt, ...], Field(max_length=16)] = (4, 4, 2, 2)
+    # cells per side that a block looks at as one
+    pools: Annotated[tuple[PositiveInt, ...], Field(max_length=16)] = (8, 4, 2, 2)
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Return the problems of these settings with this pair of detectors."""

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from compress.batch import Batch, boxes_per_image
@@ -22,6 +21,7 @@ from compress.losses.parts.levels import LevelPairs, listed, pair_levels
 from compress.losses.parts.loss import DistillationLoss, check_weights, weigh
 from compress.losses.parts.masks import between, largest_product, pad_boxes
 from compress.parts.processes import over_batch
+from export.config import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class FgdWeights(NamedTuple):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_iou
@@ -39,6 +39,7 @@ from compress.losses.parts.loss import (
 from compress.losses.parts.masks import stack_boxes
 from compress.losses.parts.patches import pool_every_level, pool_instances
 from compress.parts.processes import gather_rows, over_batch
+from export.config import Channels, NonNegativeFloat, PositiveFloat, PositiveInt
 
 AUTOMATIC_BOX_WEIGHT = 1.0
 
@@ -52,12 +53,12 @@ class GDetKdConfig(LossSection):
     feature_weight: NonNegativeFloat = 1.0
     contrast_weight: NonNegativeFloat = 0.1
     box_weight: NonNegativeFloat | None = None  # default 1 if both have RoIs
-    instances: PositiveInt = 32  # most regions per picture
+    instances: int = Field(default=32, ge=1, le=10_000)  # most regions per picture
     positive_share: float = Field(default=0.25, ge=0, le=1)  # of these, among proposals
-    roi_size: PositiveInt = 7
-    match_channels: PositiveInt = 64  # of the embedding that compares levels
+    roi_size: int = Field(default=7, ge=1, le=64)
+    match_channels: Channels = 64  # of the embedding that compares levels
     temperature: PositiveFloat | None = None  # initial; default: root of the embedding's size
-    contrast_channels: PositiveInt = 128
+    contrast_channels: Channels = 128
     contrast_temperature: PositiveFloat = 0.1  # gamma
     queue: PositiveInt = 1024  # negatives kept from earlier steps
     same_iou: float = Field(default=0.5, ge=0, le=1)  # boxes above this IoU are not negatives

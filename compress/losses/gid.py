@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,19 +22,20 @@ from compress.losses.parts.levels import check_classes, check_levels, check_loca
 from compress.losses.parts.loss import DistillationLoss, LossSection, check_weights, weigh
 from compress.losses.parts.patches import pool_instances
 from compress.parts.processes import gather_rows, over_batch
+from export.config import NonNegativeFloat
 
 
 class GidConfig(LossSection):
     """The selection of instances, and the weights of the terms."""
 
     type: Literal["gid"]
-    instances: PositiveInt = 10  # K, per picture
+    instances: int = Field(default=10, ge=1, le=10_000)  # K, per picture
     nms_iou: float = Field(0.3, ge=0, le=1)
-    pre_nms: PositiveInt = 3000
+    pre_nms: int = Field(default=3000, ge=1, le=100_000)
     min_size_px: NonNegativeFloat = 10.0  # of the input; lower it for small inputs
     score: ScoreForm = "class"
     box_from: ScoreForm = "max"
-    roi_size: PositiveInt = 10
+    roi_size: int = Field(default=10, ge=1, le=64)
     feature_weight: NonNegativeFloat = 5e-4
     relation_weight: NonNegativeFloat = 40.0
     relation_scope: Literal["batch", "image"] = "batch"

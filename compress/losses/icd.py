@@ -12,10 +12,10 @@ clipping to `auxiliary_clip` would cancel most of a factor anyway.
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -48,6 +48,7 @@ from compress.parts.processes import (
     sum_over_processes,
 )
 from compress.training.objective import SeparateTraining
+from export.config import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 USUAL_HEADS, LEAST_HEAD_CHANNELS = 8, 4
 USUAL_DELAY_STEPS = 1000
@@ -64,8 +65,8 @@ class IcdConfig(MapSection):
     instance_weight: PositiveFloat | None = None  # default 8, 3 with proposals
     temperature: PositiveFloat = 1.0  # of the attention that weighs cells
     error: ErrorForm = "squared"
-    heads: PositiveInt | None = None  # default 8, fewer below 32 channels
-    layers: PositiveInt = 1
+    heads: Annotated[int, Field(ge=1, le=256)] | None = None  # default 8, fewer below 32 channels
+    layers: int = Field(default=1, ge=1, le=64)
     queries: IcdQueries = IcdQueries()
     confidence_weight: NonNegativeFloat = 1.0
     box_weight: NonNegativeFloat = 1.0

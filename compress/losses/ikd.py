@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import Self
@@ -27,6 +27,7 @@ from compress.losses.parts.masks import stack_boxes
 from compress.parts.draws import picture_generators
 from compress.parts.processes import over_batch
 from compress.training.objective import SeparateTraining
+from export.config import NonNegativeFloat, PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
     from compress.losses import PlainLossConfig
@@ -46,7 +47,7 @@ class IkdConfig(LossSection):
     changed_until: float = Field(default=16 / 24, ge=0, le=1)
     adversarial_weight: NonNegativeFloat = 1e-5  # alpha_adv; 0: no shifted pictures
     every: PositiveInt = 1  # steps between perturbations
-    iterations: PositiveInt = 5  # of FGSM
+    iterations: int = Field(default=5, ge=1, le=1000)  # of FGSM
     epsilon: PositiveFloat = 8 / 255  # largest change of a pixel; pixels are in 0..1
     step_size: PositiveFloat = 2 / 255  # per iteration
     diversity: float = Field(default=0.5, ge=0, le=1)  # probability of a smaller, shifted input

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field
 from torch import Tensor
 from torchvision.ops import box_iou, distance_box_iou
 
@@ -22,6 +22,7 @@ from compress.losses.parts.masks import stack_boxes
 from compress.losses.parts.responses import divergence, edge_divergence
 from compress.parts.atss import atss_thresholds
 from compress.parts.processes import over_batch, sum_of_batch
+from export.config import NonNegativeFloat, PositiveFloat
 
 
 class LdConfig(LossSection):

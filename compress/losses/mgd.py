@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from compress.batch import Batch
@@ -19,6 +19,7 @@ from compress.losses.parts.alignment import AlignedLevels, MapSection, is_two_st
 from compress.losses.parts.loss import DistillationLoss
 from compress.parts.draws import picture_generators
 from compress.parts.processes import over_batch
+from export.config import PositiveFloat, PositiveInt
 
 
 class MgdConfig(MapSection):

@@ -7,7 +7,6 @@ the cost and gain of the other losses on maps.
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,6 +15,7 @@ from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import AlignedLevels, MapSection
 from compress.losses.parts.loss import DistillationLoss, Source
 from compress.parts.processes import mean_of_batch
+from export.config import PositiveInt
 
 
 class MseConfig(MapSection):

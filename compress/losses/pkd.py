@@ -10,7 +10,6 @@ and a dead channel of the student is ignored: its gradient would be about 1e6 ti
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +19,7 @@ from compress.losses.parts.alignment import MapSection, align_channels, finest_p
 from compress.losses.parts.loss import DistillationLoss
 from compress.parts.channel_statistics import ChannelStatistics, mean_and_deviation
 from compress.parts.processes import mean_of_batch
+from export.config import NonNegativeFloat, PositiveFloat, PositiveInt
 
 ONE_STAGE_WEIGHT, TWO_STAGE_WEIGHT = 10.0, 6.0
 

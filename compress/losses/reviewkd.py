@@ -6,10 +6,10 @@ several resolutions. As in the released code, the resolutions used depend on the
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,14 +19,16 @@ from compress.losses.parts.alignment import MapSection, finest_pairs
 from compress.losses.parts.loss import DistillationLoss
 from compress.parts.batch_norm import BatchNormOverProcesses
 from compress.parts.processes import mean_of_batch, process_count
+from export.config import Cells, Channels, PositiveInt
 
 
 class ReviewKdConfig(MapSection):
     """The width of the fusion and the resolutions of the comparison."""
 
     type: Literal["reviewkd"]
-    width: PositiveInt = 256  # mid: channels in which levels are fused
-    pools: tuple[PositiveInt, ...] = (4, 2, 1)  # cells per side; weights halve from one to the next
+    width: Channels = 256  # mid: channels in which levels are fused
+    # cells per side; weights halve from one to the next
+    pools: Annotated[tuple[Cells, ...], Field(max_length=16)] = (4, 2, 1)
     levels: PositiveInt | None = None  # how many of the finest; None: all
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "ReviewKd":

@@ -9,7 +9,6 @@ two, the only distance is divided by itself, so the term is always 0.
 from typing import Literal
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,6 +18,7 @@ from compress.losses.parts.alignment import MapSection, finest_pairs
 from compress.losses.parts.distances import relative_distances
 from compress.losses.parts.loss import DistillationLoss
 from compress.parts.processes import gather_rows
+from export.config import PositiveFloat, PositiveInt
 
 
 class RkdConfig(MapSection):

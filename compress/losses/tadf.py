@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from compress.batch import Batch, boxes_per_image
@@ -28,6 +27,7 @@ from compress.losses.parts.loss import (
 from compress.losses.parts.masked_error import mean_masked_error
 from compress.losses.parts.masks import between, box_levels, cell_ranges, largest_product, pad_boxes
 from compress.losses.parts.responses import divergence, mean_over
+from export.config import NonNegativeFloat, PositiveFloat
 
 AUTOMATIC_ROI_WEIGHT = 1.0
 

@@ -7,14 +7,14 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
-from pydantic import AfterValidator, Discriminator, PositiveInt, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock
 
 from compress.parts.norm import Norm, NormLayer, backbone_norm
-from export.config import Section
+from export.config import Channels, Section
 from export.errors import RecipeError
 from export.optional import require
 
@@ -32,6 +32,12 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+Blocks = Annotated[int, Field(ge=1, le=100)]
+
+
+Blocks = Annotated[int, Field(ge=1, le=100)]
+
+
 class SlimResNetConfig(Section):
     """A ResNet of basic blocks with a 3x3 stem, small enough to learn on a CPU.
 
@@ -40,9 +46,9 @@ class SlimResNetConfig(Section):
     """
 
     type: Literal["slim_resnet"] = "slim_resnet"
-    stem: PositiveInt = 16
-    widths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (16, 16, 32, 64)
-    blocks: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (1, 1, 1, 1)
+    stem: Channels = 16
+    widths: tuple[Channels, Channels, Channels, Channels] = (16, 16, 32, 64)
+    blocks: tuple[Blocks, Blocks, Blocks, Blocks] = (1, 1, 1, 1)
 
 
 def _known_name(value: str) -> str:

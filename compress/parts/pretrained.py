@@ -1,7 +1,7 @@
 """Load the weights that a training starts from: a local file, or ImageNet weights to fetch."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,10 +11,18 @@ from torchvision import models
 
 from compress.console import Console
 from compress.parts.backbones import Backbone, SlimResNetConfig
-from compress.parts.weights import WeightsReport, fill, load_weights, read_tensors
-from export.errors import MissingDependencyError, RecipeError
+from compress.parts.weights import (
+    WeightsReport,
+    check_fill,
+    check_weights,
+    fill,
+    load_weights,
+    read_tensors,
+)
+from export.errors import MissingDependencyError, RecipeError, ToolkitError
 from export.optional import require
 
+FETCHED = frozenset({"torchvision", "timm"})  # sources of backbone weights that are no files
 PREFIXES = ("", "features.", "backbone.body.", "backbone.", "model.", "encoder.")
 
 
@@ -56,6 +64,25 @@ def load_starting_weights(
         say(f"weights from {report.source}: {report.summary()}")
         reports.append(report)
     return reports
+
+
+def check_starting_weights(
+    config: StartingWeights, detector: nn.Module, *, strict: bool = True
+) -> Iterator[tuple[str, ToolkitError]]:
+    """Yield what is wrong with the files that a detector's settings name, by key; reads headers."""
+    source = config.backbone_weights
+    if source is not None and source not in FETCHED and isinstance(detector.backbone, Backbone):
+        try:
+            found = read_tensors(Path(source), "backbone_weights", shapes=True)
+            body = detector.backbone.body
+            check_fill(body, found, source, rename=_names(body, found))
+        except ToolkitError as error:
+            yield "backbone_weights", error
+    if config.weights is not None:
+        try:
+            check_weights(detector, config.weights, strict=strict, what=f"{config.type} weights")
+        except ToolkitError as error:
+            yield "weights", error
 
 
 def load_backbone_weights(

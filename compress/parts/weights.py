@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import warnings
+import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,11 @@ class InheritReport:
         )
 
 
+def check_weights(module: nn.Module, path: Path, *, strict: bool, what: str) -> None:
+    """Raise what `load_weights` would raise, from the names and shapes in the file alone."""
+    _matched(module, read_tensors(path, what, shapes=True), path, strict, what)
+
+
 def load_weights(module: nn.Module, path: Path, *, strict: bool, what: str) -> WeightsReport:
     """Fill `module` from a local .safetensors, .pt or .pth file.
 
@@ -86,7 +92,15 @@ def load_weights(module: nn.Module, path: Path, *, strict: bool, what: str) -> W
         RecipeError: no such file, a file that is more than tensors, or tensors that don't match.
         DataError: the file is damaged, holds no tensors, or values that are not finite.
     """
-    found = read_tensors(path, what)
+    report, matched = _matched(module, read_tensors(path, what), path, strict, what)
+    _require_finite(matched, str(path))
+    module.load_state_dict(matched, strict=False)
+    return report
+
+
+def _matched(
+    module: nn.Module, found: Mapping[str, Tensor], path: Path, strict: bool, what: str
+) -> tuple[WeightsReport, dict[str, Tensor]]:
     report, matched = _match(module.state_dict(), found, str(path))
     if not matched or (strict and not report.complete):
         raise RecipeError(
@@ -94,26 +108,33 @@ def load_weights(module: nn.Module, path: Path, *, strict: bool, what: str) -> W
             f"{len(module.state_dict())} tensors. Check backbone, width, head and classes of the "
             f"recipe against the model that was saved{_described(path)}"
         )
-    _require_finite(matched, str(path))
-    module.load_state_dict(matched, strict=False)
-    return report
+    return report, matched
 
 
-def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
+def read_tensors(path: Path, what: str, *, shapes: bool = False) -> dict[str, Tensor]:
     """Read the tensors of a file by name, never running code from it.
+
+    With `shapes` only the header is read, and the tensors have no values (device `meta`).
 
     Raises:
         RecipeError: no such file, an unknown ending, or a pickle of more than tensors.
         DataError: the file is damaged or holds no tensors.
     """
+    if path.is_dir():
+        raise RecipeError(f"{path}: is a folder; name the file of the {what}")
     if not path.is_file():
-        raise RecipeError(f"{path}: no such file; it was given as the {what}")
+        raise RecipeError(f"{path}: there is no such file; it was given as the {what}")
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise RecipeError(f"{path}: {what} must be a .safetensors, .pt or .pth file")
     try:
-        if path.suffix == ".safetensors":
+        content: Any
+        if path.suffix == ".safetensors" and shapes:
+            content = _safetensors_shapes(path)
+        elif path.suffix == ".safetensors":
             safetensors = require("safetensors.torch", extra="train", purpose="reading weights")
-            content: Any = safetensors.load_file(path)
+            content = safetensors.load_file(path)
+        elif shapes and zipfile.is_zipfile(path):
+            content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
         else:
             with warnings.catch_warnings():  # about pickles it is then going to refuse
                 warnings.simplefilter("ignore")
@@ -140,6 +161,20 @@ def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
     return tensors
 
 
+def _safetensors_shapes(path: Path) -> dict[str, Tensor]:
+    safetensors = require("safetensors", extra="train", purpose="reading weights")
+    with safetensors.safe_open(path, framework="pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def check_fill(
+    module: nn.Module, found: Mapping[str, Tensor], source: str, *, rename: Mapping[str, str]
+) -> None:
+    """Raise what `fill` would raise, from the shapes alone."""
+    _filled(module, found, source, rename)
+
+
 def fill(
     module: nn.Module, found: Mapping[str, Tensor], source: str, *, rename: Mapping[str, str]
 ) -> WeightsReport:
@@ -149,6 +184,16 @@ def fill(
         RecipeError: a tensor of the module is missing or has another shape.
         DataError: a tensor has values that are not finite.
     """
+    report, matched = _filled(module, found, source, rename)
+    _require_finite(matched, source)
+    module.load_state_dict(matched, strict=False)
+    used = {rename.get(name, name) for name in matched}
+    return WeightsReport(source, report.loaded, (), tuple(n for n in found if n not in used), ())
+
+
+def _filled(
+    module: nn.Module, found: Mapping[str, Tensor], source: str, rename: Mapping[str, str]
+) -> tuple[WeightsReport, dict[str, Tensor]]:
     own = module.state_dict()
     known = {name: found[rename.get(name, name)] for name in own if rename.get(name, name) in found}
     report, matched = _match(own, known, source)
@@ -157,10 +202,7 @@ def fill(
             f"{source}: not the weights of this backbone: {report.summary()}; the backbone has "
             f"{len(own)} tensors, the source {len(found)}"
         )
-    _require_finite(matched, source)
-    module.load_state_dict(matched, strict=False)
-    used = {rename.get(name, name) for name in known}
-    return WeightsReport(source, report.loaded, (), tuple(n for n in found if n not in used), ())
+    return report, matched
 
 
 def inherit(

@@ -2,44 +2,39 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, model_validator
 from torch import nn
 from typing_extensions import Self
 
 from compress.training.objective import SeparateTraining
-from export.config import Section
+from export.config import Batch, NonNegativeInt, PositiveFloat, PositiveInt, Seconds, Section, Share
 
 
 class TrainConfig(Section):
     """One training run. Exactly one of `epochs` and `steps` sets its length."""
 
-    epochs: PositiveInt | None = None
-    steps: PositiveInt | None = None
-    batch: PositiveInt = 16  # over all processes
-    unlabeled_batch: NonNegativeInt | None = (
-        None  # pictures without labels per step; None: as batch
-    )
-    accumulate: PositiveInt = 1  # batches per optimiser step
+    epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    batch: Batch = 16  # over all processes
+    # pictures without labels per step; None: as batch
+    unlabeled_batch: Annotated[int, Field(ge=0, le=65_536)] | None = None
+    accumulate: int = Field(default=1, ge=1, le=10_000)  # batches per optimiser step
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: PositiveFloat = 3e-3
-    backbone_lr: PositiveFloat = 1.0  # times lr, for pre-trained backbones
-    weight_decay: NonNegativeFloat = 0.05
+    lr: float = Field(default=3e-3, gt=0, le=1000)
+    backbone_lr: float = Field(default=1.0, gt=0, le=1000)  # times lr, for pre-trained backbones
+    weight_decay: float = Field(default=0.05, ge=0, le=100)
     decay_norms: bool = False  # also on norms and biases
     momentum: float = Field(default=0.9, ge=0, lt=1)  # SGD
     schedule: Literal["one_cycle", "cosine", "step", "constant"] = "one_cycle"
     warmup: float = Field(default=0.15, ge=0, lt=1)  # share of all steps
-    milestones: tuple[float, ...] = (0.67, 0.89)  # shares of all steps, for schedule: step
-    gamma: PositiveFloat = 0.1  # for schedule: step
+    milestones: Annotated[tuple[Share, ...], Field(max_length=100)] = (
+        0.67,
+        0.89,
+    )  # shares of all steps, for schedule: step
+    gamma: float = Field(default=0.1, gt=0, le=10)  # for schedule: step
     final_lr: float = Field(default=0.01, ge=0, le=1)  # times lr, for one_cycle and cosine
     clip: PositiveFloat | None = 10.0  # L2 norm of all gradients
     clip_value: PositiveFloat | None = None  # each gradient's entries, before `clip`
@@ -47,12 +42,12 @@ class TrainConfig(Section):
     ema: float | None = Field(default=None, gt=0, lt=1)
     channels_last: bool = True
     measure_every: NonNegativeInt = 100  # steps between comparisons of the distillation terms
-    evaluations: PositiveInt = 4  # evenly spaced, the last one at the end
+    evaluations: int = Field(default=4, ge=1, le=10_000)  # evenly spaced, the last one at the end
     keep: Literal["last", "best"] = "last"  # which weights ship; `best` chooses on val
     patience: PositiveInt | None = None  # evaluations without a better AP before stopping
-    time_budget_minutes: PositiveFloat | None = None
-    workers: NonNegativeInt = 0
-    checkpoint_every_s: PositiveFloat = 30.0
+    time_budget_minutes: Annotated[float, Field(gt=0, le=525_600)] | None = None
+    workers: int = Field(default=0, ge=0, le=256)
+    checkpoint_every_s: Seconds = 30.0
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -61,6 +61,7 @@ FLOORS = [
     ["compress/recipe_file", "compress/recipe_weights"],
     ["compress/recipe"],
     ["compress/stages"],
+    ["compress/memory"],
     ["compress/checks"],
     ["compress/pipeline"],
     ["compress/plan", "compress/doctor", "compress/methods"],

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from compress.batch import Batch, Targets
@@ -12,6 +12,7 @@ from compress.detector import Dense, DetectorSpec, Outputs, Towers, Wanted
 from compress.detectors.parts.settings import DetectorSettings, Trunk, check_maps
 from compress.detectors.parts.towers import Tower, TwoTowers, finish_towers, run_towers
 from compress.parts.norm import Norm
+from export.config import Channels
 
 # What a head predicts: float32 tensors (B, P, ...) by the names that torchvision's losses use.
 Raw = dict[str, Tensor]
@@ -58,7 +59,7 @@ class Towered(OneStage, Protocol):
 class TowerSettings(DetectorSettings):
     """The base of the settings of families with a head of two towers."""
 
-    head_width: PositiveInt | None = None  # channels of the towers; None: as the pyramid
+    head_width: Channels | None = None  # channels of the towers; None: as the pyramid
     head_depth: int = Field(default=4, ge=0, le=8)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
@@ -15,10 +16,12 @@ from compress.detector import Detector
 from compress.parts.backbones import Backbone, BackboneConfig, build_backbone
 from compress.parts.neck import Extra, Neck
 from compress.parts.norm import Norm
-from export.config import Section
+from export.config import Channels, Section
 from export.errors import RecipeError
 
 COARSEST_STAGE = 32  # stride of the backbone's last stage
+Stride = Annotated[int, Field(ge=1, le=128)]
+Stride = Annotated[int, Field(ge=1, le=128)]
 
 
 class DetectorSettings(Section, ABC):
@@ -29,12 +32,14 @@ class DetectorSettings(Section, ABC):
 
     type: str
     backbone: BackboneConfig
-    width: PositiveInt = 256  # channels of the pyramid
+    width: Channels = 256  # channels of the pyramid
     # batch: a BatchNorm per level in heads that levels share; frozen: the backbone keeps its
     # pre-trained statistics and the layers after it are those of the family's paper
     norm: Norm = "batch"
-    strides: tuple[PositiveInt, ...] | None = None  # pyramid levels, input pixels per cell
-    anchor_scale: PositiveFloat | None = None  # side of an anchor in strides
+    # pyramid levels, input pixels per cell
+    strides: Annotated[tuple[Stride, ...], Field(min_length=1, max_length=8)] | None = None
+    # side of an anchor in strides
+    anchor_scale: Annotated[float, Field(gt=0, le=1000)] | None = None
     weights: Path | None = None  # a whole detector: local .safetensors, .pt or .pth
     backbone_weights: str | None = None  # a local file, or "torchvision" / "timm": fetch them
     pre_nms: int = Field(default=1000, ge=1, le=3840)  # candidates kept per level

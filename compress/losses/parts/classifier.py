@@ -1,11 +1,11 @@
 """A small classifier of object crops, the teacher of `dicod`; compress/stages trains it."""
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from compress.parts.backbones import BackboneConfig, build_backbone
 from compress.training.optim import TrainConfig
-from export.config import Section
+from export.config import Batch, Section
 
 
 class ClassifierConfig(Section):
@@ -13,12 +13,12 @@ class ClassifierConfig(Section):
 
     backbone: BackboneConfig = "resnet18"
     backbone_weights: str | None = None  # a file, torchvision or timm, as for a detector
-    crop: int = Field(default=112, ge=32)  # side in pixels that crops are resized to
-    epochs: PositiveInt = 10
-    batch: PositiveInt = 16  # pictures, with all of their boxes
-    lr: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.05
-    workers: NonNegativeInt = 0
+    crop: int = Field(default=112, ge=32, le=1024)  # side in pixels that crops are resized to
+    epochs: int = Field(default=10, ge=1, le=100_000)
+    batch: Batch = 16  # pictures, with all of their boxes
+    lr: float = Field(default=1e-3, gt=0, le=1000)
+    weight_decay: float = Field(default=0.05, ge=0, le=100)
+    workers: int = Field(default=0, ge=0, le=256)
 
     def schedule(self) -> TrainConfig:
         """Return the settings of its training as those of the training loop."""

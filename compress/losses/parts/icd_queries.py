@@ -7,21 +7,25 @@ in the batch, on other pictures or on the process.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from compress.batch import Batch, boxes_per_image
 from compress.losses.parts.masks import stack_boxes
 from compress.parts.draws import picture_generators
-from export.config import Section
+from export.config import NonNegativeFloat, PositiveFloat, Section, Share
 
 CENTRE_FEATURES = 128  # per axis
 SCALE_BUCKETS = 5  # per axis
 SCALE_FACTOR, SCALE_OFFSET = 1.44, 5.0  # log2 of the size in pixels, bucket 0 below 2**6
 LONGEST_PERIOD = 10000.0
+
+
+BoxStatistics = tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, NonNegativeFloat]
 
 
 class IcdQueries(Section):
@@ -30,16 +34,17 @@ class IcdQueries(Section):
     Sizes and centres of negatives are shares of the picture's width and height.
     """
 
-    slots: PositiveInt | None = None  # most per picture; default 300, 100 with proposals
-    fakes_per_instance: NonNegativeInt = 5
+    # most per picture; default 300, 100 with proposals
+    slots: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    fakes_per_instance: int = Field(default=5, ge=0, le=1000)
     jitter: float = Field(default=0.3, ge=0, lt=0.5)  # largest shift, as a share of the box
-    fake_centre: tuple[float, float] = (0.03, 0.97)
+    fake_centre: tuple[Share, Share] = (0.03, 0.97)
     fake_side: tuple[PositiveFloat, PositiveFloat] = (0.002, 0.7)
     side_mean: PositiveFloat = 0.2  # without box_statistics
     side_deviation: NonNegativeFloat = 0.2
     class_prior: tuple[NonNegativeFloat, ...] | None = None  # K; default uniform
     # K rows: mean width, mean height, their standard deviations
-    box_statistics: tuple[tuple[float, float, float, float], ...] | None = None
+    box_statistics: tuple[BoxStatistics, ...] | None = None
 
     def check(self, num_classes: int) -> list[str]:
         """Say which of the lists does not fit the number of classes."""

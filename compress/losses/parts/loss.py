@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -18,7 +18,7 @@ from compress.batch import Batch
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.parts.full_precision import in_full_precision
 from compress.training.objective import SeparateTraining
-from export.config import Section
+from export.config import PositiveFloat, PositiveInt, Section
 
 if TYPE_CHECKING:
     from compress.losses.parts.classifier import Classifier, ClassifierConfig

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import PositiveFloat
 from torch import Tensor
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.parts.levels import both_provide, check_classes, check_locations
 from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource
+from export.config import PositiveFloat
 
 RowChoice = Literal["positive", "all"]
 

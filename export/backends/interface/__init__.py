@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from pydantic import PositiveInt
 from typing_extensions import Self
 
 from export.artifact.manifest import Manifest
-from export.config import Section
+from export.config import PositiveInt, Section
 from export.detections import Candidates
 from export.pictures.images import Images
 

@@ -2,10 +2,8 @@
 
 from typing import Literal, get_args
 
-from pydantic import PositiveInt
-
 from export.backends.onnxruntime.devices import Device
-from export.config import Section
+from export.config import PositiveInt, Section
 
 # int8-trt and fp8 are made for TensorRT: what they compute can be checked here, their speed cannot.
 Precision = Literal["fp32", "fp16", "int8", "int8-trt", "fp8"]
@@ -20,6 +18,5 @@ class OnnxRuntimeConfig(Section):
     precision: Precision = "fp32"
     max_batch: PositiveInt = 16  # that the TensorRT provider builds for, where the batch is open
     cpu_nodes: bool = True  # False refuses a GPU session that leaves any node to the CPU
-    cuda_graph: bool = (
-        False  # record a pass and replay it: device cuda, fixed batch, all on the GPU
-    )
+    # record a pass and replay it: device cuda, fixed batch, all on the GPU
+    cuda_graph: bool = False

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from export.artifact.machine import BatchProfile, Portable
-from export.config import Section
+from export.config import NonNegativeInt, PositiveInt, Section
 
 TensorRTPrecision = Literal["fp32", "fp16", "int8", "fp8"]
 

@@ -131,25 +131,21 @@ class _Describer:
 
         Where text or a mapping may stand and a mapping is given, the mapping's errors count alone.
         """
-        names_of = [str(part) for part in error["loc"]]
-        scalar = bool(names_of) and names_of[-1] in {
-            "str",
-            "int",
-            "float",
-            "bool",
-            "constrained-int",
-        }
-        scalar = scalar or (
-            bool(names_of) and names_of[-1].startswith(("function-", "constrained-"))
-        )
+        parts = [str(part) for part in error["loc"]]
+        last = parts[-1] if parts else ""
+        scalar = last in {"str", "int", "float", "bool"}
+        scalar = scalar or last.startswith(("function-", "constrained-"))
         if isinstance(value, dict | list):
             return scalar
-        if error["type"] in {"tuple_type", "list_type"} and names_of[-1:] and "[" in names_of[-1]:
-            return True  # a list may stand here too, and the other branch's limit is meant
+        if error["type"] in {"tuple_type", "list_type"} and "[" in last:
+            return True  # a list may stand here too; the other branch's limit is meant
+        if error["type"] == "literal_error" and last.startswith("literal["):
+            if isinstance(value, int | float):
+                return True  # a word may stand here too
         return (
             error["type"] in {"model_type", "model_attributes_type"}
             and not isinstance(value, dict)
-            and any(is_branch_name(n) for n in names_of)
+            and any(is_branch_name(n) for n in parts)
             and value is not None
         )
 

@@ -55,7 +55,7 @@ class SplitConfig(Section):
     images: Path | None = None
     limit: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     seed: Seed = 0
-    count: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    count: Annotated[int, Field(ge=1, le=10_000)] | None = None
     rest: bool = False
 
 

@@ -1,12 +1,17 @@
 """Recipes that are wrong in form, and values that are right as users type them."""
 
 import os
+import pickle
 from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
+import torch
+from pydantic import BaseModel
 
-from compress.recipe import load_recipe, read_recipe
+from compress.recipe import Recipe, load_recipe, read_recipe
 from compress.recipe_file import complete_text
+from compress.run import main
 from export.errors import RecipeError
 from tests.compress.smoke import SMOKE, write_smoke
 
@@ -184,3 +189,112 @@ def test_settings_given_in_python_may_not_hold_themselves_or_explode() -> None:
         read_recipe({"name": "\0"})
     with pytest.raises(RecipeError, match="more than 40 digits"):
         read_recipe({"seed": 10**5000})
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.epochs=100000000000",
+        "train={steps: 100000000000}",
+        "train.workers=100000",
+        "train.lr=1e30",
+        "train.batch=1000000",
+        "seed=18446744073709551616",
+        "seeds=1000000",
+        "data.image_size=100000",
+        "data.train.count=1000000",
+        "data.cache_gib=1e300",
+        "teacher.detector.backbone.stem=100000",
+        "student.backbone.widths=[16, 16, 16, 1000000]",
+        "student.width=1000000",
+        "export.max_detections=100000000",
+        "benchmark.repeats=100000",
+        "benchmark.throughput_batches=[1, 1000000]",
+        "distill.0.weight=1e30",
+    ],
+)
+def test_numbers_beyond_any_training_are_refused_with_the_bound(
+    tmp_path: Path, override: str
+) -> None:
+    said = mistake(write_smoke(tmp_path), override)
+    assert "expected at most " in said
+    assert "\n" not in said
+
+
+def test_a_precision_stands_once(tmp_path: Path) -> None:
+    said = mistake(write_smoke(tmp_path), "export.precisions=[fp32, fp32]")
+    assert "precisions names each one once" in said
+
+
+def numbers(annotation: object, metadata: tuple[object, ...], seen: set[object]) -> list[str]:
+    """Return the numeric settings below an annotation that lack a lower or an upper bound."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *more = get_args(annotation)
+        return numbers(inner, (*metadata, *more), seen)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if annotation in seen:
+            return []
+        seen.add(annotation)
+        return [
+            f"{annotation.__name__}.{name} {problem}".strip()
+            for name, field in annotation.model_fields.items()
+            for problem in numbers(field.annotation, tuple(field.metadata), seen)
+        ]
+    if origin is not None and origin is not Literal:
+        own = () if origin in {tuple, list} else metadata
+        return [p for arg in get_args(annotation) for p in numbers(arg, own, seen)]
+    if annotation not in {int, float}:
+        return []
+    limits = [one for entry in metadata for one in (*getattr(entry, "metadata", []), entry)]
+    lower = any(hasattr(one, "ge") or hasattr(one, "gt") for one in limits)
+    upper = any(hasattr(one, "le") or hasattr(one, "lt") for one in limits)
+    return [] if lower and upper else [""]
+
+
+def test_every_number_of_a_recipe_has_two_bounds() -> None:
+    unbounded = numbers(Recipe, (), set())
+    assert [name for name in unbounded if not name.startswith("Recipe.gates")] == []
+
+
+def test_weights_are_looked_into_at_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_smoke(tmp_path)
+    named = {
+        "text.pth": b"root:x:0:0\n",
+        "empty.pt": b"",
+        "cut.safetensors": b"\xff\0\0\0\0\0\0\0{}",
+        "pickle.pt": pickle.dumps(Path("x")),
+    }
+    for name, content in named.items():
+        (tmp_path / name).write_bytes(content)
+    torch.save({"other": torch.zeros(3)}, tmp_path / "other.pth")
+    files = {
+        "/etc/passwd": (2, "must be a .safetensors, .pt or .pth file"),
+        str(tmp_path): (2, "is a folder"),
+        str(tmp_path / "none.pt"): (2, "there is no such file"),
+        str(tmp_path / "other.pth"): (2, "these are not the weights of this gfl weights"),
+        str(tmp_path / "text.pth"): (3, "cannot be read as"),
+        str(tmp_path / "empty.pt"): (3, "cannot be read as"),
+        str(tmp_path / "cut.safetensors"): (3, "cannot be read as"),
+        str(tmp_path / "pickle.pt"): (2, "refused"),
+    }
+    for file, (code, said) in files.items():
+        keys = ["student.weights", "teacher.detector.backbone_weights"]
+        for key in keys if "other" not in file else keys[:1]:
+            assert main([str(recipe), "--check", f"{key}={file}"]) == code, file
+            told = capsys.readouterr().err
+            assert told.startswith(f"error: command line: {key}={file}"), told
+            assert said in told
+            assert told.count("\n") == 1
+
+
+def test_a_model_larger_than_the_machine_is_told_before_it_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_smoke(tmp_path)
+    assert main([str(recipe), "--check", "data.image_size=8192", "student.width=8192"]) == 2
+    told = capsys.readouterr().err
+    assert "a training step on one picture of 8192 x 8192 takes about" in told
+    assert told.count("\n") == 1

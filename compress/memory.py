@@ -1,0 +1,93 @@
+"""Memory of the machine, and models that would not fit it; found before they are built."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from compress.detectors import DetectorConfig
+from compress.parts.backbones import SlimResNetConfig, build_backbone
+from compress.stages.opened import Run
+from export.errors import RecipeError
+from export.reading.plain_yaml import Key
+
+COPIES = 4  # weights, gradients and AdamW's two moments
+GIB = 2**30
+HEADS = 1.5  # all outputs of a detector / those of its backbone and pyramid
+# Below both no model of a picture fills a machine, and nothing is estimated.
+LARGE_PIXELS, LARGE_CHANNELS = 1600 * 1600, 1024
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+def machine_bytes(device: torch.device) -> float | None:
+    """Return the memory of the device that trains; None where it is not known."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        found = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # Windows has no such call
+        return None
+    try:
+        return min(found, float(_CGROUP.read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # no limit, or none of this kind
+        return found
+
+
+def refuse_oversized(run: Run) -> None:
+    """Refuse models of which one picture needs more memory than the machine has.
+
+    Raises:
+        RecipeError: naming the model, the estimate and the machine's memory.
+    """
+    most = machine_bytes(run.session.torch_device())
+    size = (run.data.input_height, run.data.input_width)
+    parts: list[tuple[DetectorConfig, int, Key]]
+    parts = [(t.config.detector, len(t.classes), (*t.keys, "detector")) for t in run.teachers]
+    parts.append((run.recipe.student, run.data.num_classes, ("student",)))
+    for config, classes, keys in parts:
+        if most is None or not is_large(config, size):
+            continue
+        needed = step_bytes(config, classes, size)
+        if needed > most:
+            raise RecipeError(
+                f"{run.source.at(*keys)}: a training step on one picture of {size[0]} x {size[1]} "
+                f"takes about {needed / GIB:.0f} GiB, and this machine has {most / GIB:.0f}; lower "
+                "data.image_size or the channels of the model"
+            )
+
+
+def is_large(config: DetectorConfig, size: tuple[int, int]) -> bool:
+    """Whether a model is to be estimated before it is built."""
+    widths = [config.width, getattr(config, "head_width", None) or 0]
+    if isinstance(config.backbone, SlimResNetConfig):
+        widths += [config.backbone.stem, *config.backbone.widths]
+    return size[0] * size[1] > LARGE_PIXELS or max(widths) > LARGE_CHANNELS
+
+
+def step_bytes(config: DetectorConfig, classes: int, size: tuple[int, int]) -> float:
+    """Estimate the memory of a training step on one picture; builds and computes nothing."""
+    kept = [0]
+
+    def add(_module: torch.nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            kept[0] += output.numel() * 4
+
+    with torch.device("meta"), torch.inference_mode():
+        try:
+            detector = config.build(classes, (320, 320))
+            module: torch.nn.Module = detector
+        except RuntimeError:  # a family that computes its anchors while it is built
+            module = build_backbone(config.backbone, (8, 16, 32), "batch")
+            detector = None
+        for leaf in module.modules():
+            if not list(leaf.children()):
+                leaf.register_forward_hook(add)
+        images = torch.empty(1, 3, *size)
+        module.eval()
+        if detector is None:
+            module(images)
+        else:
+            detector.maps(images)
+    weights = sum(p.numel() for p in module.parameters())
+    return COPIES * 4 * weights + HEADS * kept[0]

@@ -139,9 +139,9 @@ class _Describer:
             return scalar
         if error["type"] in {"tuple_type", "list_type"} and "[" in last:
             return True  # a list may stand here too; the other branch's limit is meant
-        if error["type"] == "literal_error" and last.startswith("literal["):
-            if isinstance(value, int | float):
-                return True  # a word may stand here too
+        is_number = isinstance(value, int | float)
+        if is_number and error["type"] == "literal_error" and last.startswith("literal["):
+            return True  # a word may stand here too
         return (
             error["type"] in {"model_type", "model_attributes_type"}
             and not isinstance(value, dict)

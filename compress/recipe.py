@@ -149,8 +149,6 @@ class ExportConfig(Section):
     def _fp32_is_the_reference(self) -> Self:
         if len(set(self.precisions)) < len(self.precisions):
             raise ValueError(f"precisions names each one once; found {list(self.precisions)}")
-        if len(set(self.precisions)) < len(self.precisions):
-            raise ValueError(f"precisions names each one once; found {list(self.precisions)}")
         if "fp32" not in self.precisions:
             raise ValueError("precisions needs fp32: the others are made from it and judged by it")
         return self

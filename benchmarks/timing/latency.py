@@ -46,9 +46,6 @@ RESAMPLES = 1000
 EngineBatch = Annotated[int, Field(ge=1, le=4096)]  # pictures per call
 
 
-EngineBatch = Annotated[int, Field(ge=1, le=4096)]  # pictures per call
-
-
 class BenchmarkConfig(Section):
     """How latency is measured."""
 

@@ -12,7 +12,6 @@ from pydantic import Field, field_validator
 from export.config import NonNegativeFloat, Section
 
 Zoom = Annotated[float, Field(ge=0.01, le=100)]
-Zoom = Annotated[float, Field(ge=0.01, le=100)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 _MOSAIC_CENTRE = (0.3, 0.7)  # where the four pictures of a mosaic meet, of the side

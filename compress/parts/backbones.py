@@ -35,9 +35,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Blocks = Annotated[int, Field(ge=1, le=100)]
 
 
-Blocks = Annotated[int, Field(ge=1, le=100)]
-
-
 class SlimResNetConfig(Section):
     """A ResNet of basic blocks with a 3x3 stem, small enough to learn on a CPU.
 

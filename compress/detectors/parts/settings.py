@@ -21,7 +21,6 @@ from export.errors import RecipeError
 
 COARSEST_STAGE = 32  # stride of the backbone's last stage
 Stride = Annotated[int, Field(ge=1, le=128)]
-Stride = Annotated[int, Field(ge=1, le=128)]
 
 
 class DetectorSettings(Section, ABC):

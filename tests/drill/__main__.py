@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-KINDS = {"data": "tests.drill.data"}
+KINDS = {"data": "tests.drill.data", "recipes": "tests.drill.recipes"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

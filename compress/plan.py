@@ -17,6 +17,7 @@ from compress.data.health import data_health
 from compress.data.loading import steps_per_epoch
 from compress.data.pictures import look_at_pictures
 from compress.detector import Detector
+from compress.memory import GIB, machine_bytes
 from compress.parts.weights import count_parameters
 from compress.recipe import Recipe
 from compress.recipe_source import Source
@@ -150,6 +151,7 @@ def plan(
         steps = schedule.total_steps(steps_per_epoch(data, schedule.batch))
         notes.append(f"classifier: {steps} steps on object crops come before the students")
     notes += _precisions(opened)
+    notes += memory_warnings(stages, machine_bytes(where))
     return Plan(
         recipe.name,
         (f"data: {data.format}", *(f"  {line}" for line in health.lines())),
@@ -162,6 +164,17 @@ def plan(
         _time_in_words(stages, busy),
         (*notes, *_notes(recipe, runs)),
     )
+
+
+def memory_warnings(stages: Sequence[Stage], most: float | None) -> list[str]:
+    """Name the training that may need the most memory, if that is more than `most` bytes."""
+    largest = max(stages, key=lambda stage: stage.memory_gib)
+    if most is None or largest.memory_gib * GIB <= most:
+        return []
+    return [
+        f"WARNING: {largest.name} may take {largest.memory_gib:.0f} GiB, and this machine has "
+        f"{most / GIB:.0f}; lower train.batch and raise train.accumulate by as much"
+    ]
 
 
 def _time_in_words(stages: Sequence[Stage], busy: str | None) -> str:

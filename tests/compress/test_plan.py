@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.timing.load import LoadWatch
-from compress.plan import Cost, Pass, Stage, _student_stages, _why_useless
+from compress.plan import Cost, Pass, Stage, _student_stages, _why_useless, memory_warnings
 from compress.run import main
 from export.atomic import write_json
 from tests.compress.smoke import opened_smoke, write_smoke
@@ -121,3 +121,10 @@ def test_a_stage_is_told_with_its_minutes_if_they_are_known() -> None:
     timed = Stage("teacher", 950, 562_000, 0.1, 2.54)
     assert timed.line() == "  teacher: 950 steps, 0.562M parameters, 0.1 GiB, about 2.5 min"
     assert "as many steps as cost what the student's do" in Stage("b", None, 1, 0.1, None).line()
+
+
+def test_a_training_larger_than_the_machine_is_told() -> None:
+    stages = [Stage("teacher", 1, 1, 2.0, None), Stage("seed0-student", 1, 1, 30.0, None)]
+    assert memory_warnings(stages, None) == memory_warnings(stages, 31 * 2**30) == []
+    (said,) = memory_warnings(stages, 16 * 2**30)
+    assert said.startswith("WARNING: seed0-student may take 30 GiB, and this machine has 16;")

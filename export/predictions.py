@@ -20,6 +20,7 @@ from export.draw import draw_boxes
 from export.engine import Engine, detect, detect_placed, place_file
 from export.errors import DataError, MissingDependencyError, ToolkitError
 from export.pictures.calibration import picture_files
+from export.pictures.files import files_below, is_file, is_picture_name
 from export.pictures.images import open_photograph, photograph_size
 from export.pictures.video import SUFFIXES, VideoWriter, open_video
 
@@ -42,7 +43,7 @@ def write_predictions(options: argparse.Namespace, engine: Engine, model: Path) 
         engine: open.
         model: its file, for the record.
     """
-    files = [file for given in options.images for file in _pictures(given)]
+    files, left_out = _files_in(options.images)
     out: Path = options.out
     _make_folder(out)
     records: list[dict[str, object]] = []
@@ -71,29 +72,40 @@ def write_predictions(options: argparse.Namespace, engine: Engine, model: Path) 
         "score_threshold": threshold,
         "images": records,
         "broken": [str(error) for error in broken],
+        "left_out": [str(file) for file in left_out],
     }
     write_text(json.dumps(result, indent=1) + "\n", out / "predictions.json")
     if options.json:
         print(json.dumps(result))
     else:
+        others = f", {len(left_out)} other files left out" if left_out else ""
         print(
-            f"{len(records)} done with {model}, {len(broken)} broken; see "
+            f"{len(records)} done with {model}, {len(broken)} broken{others}; see "
             f"{out / 'predictions.json'}"
         )
     return broken[0].exit_code if broken else 0
 
 
-def _pictures(given: Path) -> list[Path]:
-    """Return a file, or the pictures and videos of a folder."""
-    if not given.is_dir():
-        return [given]
-    videos = sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES)
-    try:
-        return [*picture_files(given), *videos]
-    except DataError:
-        if videos:
-            return videos
-        raise
+def _files_in(named: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the files that are named, with the pictures and videos of folders; and the others.
+
+    Hidden files count as neither.
+
+    Raises:
+        DataError: a folder holds no picture and no video.
+    """
+    files: list[Path] = []
+    left_out: list[Path] = []
+    for given in named:
+        if not given.is_dir():
+            files.append(given)
+            continue
+        seen = [path for path in files_below(given) if not path.name.startswith(".")]
+        videos = sorted(path for path in seen if path.suffix.lower() in SUFFIXES)
+        pictures = sorted(path for path in seen if is_picture_name(path) and is_file(path))
+        files += [*pictures, *videos] if pictures or videos else picture_files(given)
+        left_out += sorted({*seen} - {*pictures, *videos})
+    return files, left_out
 
 
 def _output_names(files: Sequence[Path]) -> list[str]:

@@ -5,6 +5,7 @@ What happens to a picture here is the contract that sidecars state as `Preproces
 """
 
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ from export.pictures.depth import UnusableError, is_wide, largest_value, narrow
 
 # A batch, as `InputSpec` says: (B, 3, H, W) float32 in 0..1 or (B, H, W, 3) uint8.
 Images: TypeAlias = NDArray[np.float32 | np.uint8]
+
+# Pillow refuses more than 179 million pixels; a camera may have half of that, and no warning helps.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # What Pillow's readers raise on files that are broken in one way or another.
 _BROKEN = (

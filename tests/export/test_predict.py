@@ -78,6 +78,18 @@ def test_a_broken_picture_is_named_and_the_others_are_done(
     assert len(listed["broken"]) == 1
 
 
+def test_files_of_a_folder_that_are_left_out_are_counted(static_model, pictures, tmp_path, capsys):
+    (pictures / "a.png").rename(pictures / "a.JFIF")
+    for name in ("notes.docx", "c.heic", "._b.jpg", "._v.mp4"):
+        (pictures / name).write_bytes(b"x")
+    out = tmp_path / "out"
+    assert main([str(static_model), str(pictures), "--out", str(out)]) == 0
+    assert "2 done with" in (said := capsys.readouterr().out)
+    assert "0 broken, 2 other files left out; see" in said
+    listed = json.loads((out / "predictions.json").read_text())
+    assert [Path(file).name for file in listed["left_out"]] == ["c.heic", "notes.docx"]
+
+
 def test_pictures_of_one_name_do_not_overwrite_each_other(static_model, pictures, tmp_path):
     again = tmp_path / "again"
     again.mkdir()

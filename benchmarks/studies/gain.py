@@ -24,6 +24,7 @@ from pydantic import JsonValue
 
 from benchmarks.studies.gain_plot import draw_gains
 from benchmarks.studies.gain_table import (
+    EqualTime,
     Gains,
     MethodGain,
     Settings,
@@ -269,17 +270,7 @@ class _Table:
             students, gains = students_of(home), compare(self.plain, home)
             method: MethodGain = {"distill": entries, **students, **gains, "equal_time": None}
             if self.options.equal_time:
-                ratio = measured_step_ratio(home)
-                steps = ratio.plain_steps(method["steps"])
-                longer = (f"train.steps={steps}", "train.epochs=null")
-                name = f"{run}-equal-time-{steps}"
-                plain = self.work.run(name, *PLAIN, *self.settings, *longer)
-                cost: StepCost = {"ratio": ratio.ratio, "ci95": ratio.ci95, "clock": ratio.clock}
-                method["equal_time"] = {
-                    "step_ratio": cost,
-                    **students_of(plain),
-                    **compare(plain, home),
-                }
+                method["equal_time"] = self._equal_time(run, home, method["steps"])
             self.content["methods"][name] = method
             self.content["unlabeled"] = split_sizes(home).get("unlabeled", 0)
         except RunError as error:
@@ -288,6 +279,15 @@ class _Table:
             sys.stderr.write(f"{run}: {error}\n")
             self.content["failed"][name] = str(error)
         self._write()
+
+    def _equal_time(self, run: str, home: Path, steps: int) -> EqualTime:
+        """Train a plain student for as many steps as cost what the method's do; compare."""
+        ratio = measured_step_ratio(home)
+        longer = ratio.plain_steps(steps)
+        settings = (*self.settings, f"train.steps={longer}", "train.epochs=null")
+        plain = self.work.run(f"{run}-equal-time-{longer}", *PLAIN, *settings)
+        cost: StepCost = {"ratio": ratio.ratio, "ci95": ratio.ci95, "clock": ratio.clock}
+        return {"step_ratio": cost, **students_of(plain), **compare(plain, home)}
 
     def _write(self) -> None:
         tables: dict[str, Table] = {}

@@ -144,7 +144,8 @@ def step_ratio(samples: Sequence[Samples], device: torch.device) -> StepRatio:
     threads = torch.get_num_threads()
     clock = "time between CUDA events"
     if device.type != "cuda":
-        clock = f"processor time of the process, its {threads} threads and the loading included"
+        work = "its thread" if threads == 1 else f"all its {threads} threads"
+        clock = f"processor time of the process, {work} and the loading included"
     return StepRatio(
         ratio=float(weights @ [part.ratio for part in parts]),
         ci95=_interval(weights @ draws),

@@ -11,7 +11,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-KINDS = {"data": "tests.drill.data", "recipes": "tests.drill.recipes"}
+KINDS = {
+    "bundles": "tests.drill.bundles",
+    "data": "tests.drill.data",
+    "recipes": "tests.drill.recipes",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,9 +8,10 @@ import io
 import json
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from export.artifact.manifest import file_sha256
 from export.bundles.packing import write_bundle
 from export.graph.to_onnx import export_onnx
 from export.pictures.images import to_tensor
+from tests.drill.judge import run
 from tests.export.tiny import canvases, tiny_detector, tiny_manifest
 
+VERIFY = "export.verify"
 DEEP: list[Any] = []
 for _ in range(50):
     DEEP = [DEEP]
@@ -32,6 +35,13 @@ ODD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1e308, -0.0, 10**400, 2**64, "", " ", "\0", "x" * 5000),
     *("\x1b[31mred\x1b[0m", "a\nb", "<script>alert(1)</script>", "../../etc/passwd", "/etc/passwd"),
     *("models/../../x", "C:\\x", "\udcff", "NaN", [], {}, [[]], {"a": 1}, [None], [1, 2], DEEP),
+)
+NO_GRAPH = frozenset(
+    f"model {name}"
+    for name in (
+        *("of no bytes", "cut", "of random bytes", "that is a text", "without nodes"),
+        *("without a graph", "without outputs", "without an opset", "of opset 999"),
+    )
 )
 # Of bundle.json and of a sidecar: changes that must never end in "ok" of verify.
 FATAL: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -55,6 +65,26 @@ FATAL: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
+@dataclass
+class Counts:
+    """What became of the bundles."""
+
+    bundles: int = 0
+    codes: Counter[tuple[str, int | None]] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """Return the counts in a sentence."""
+        refused = sum(
+            number for (module, code), number in self.codes.items() if module == VERIFY and code
+        )
+        return (
+            f"{self.bundles} bundles, {self.codes.total()} commands; verify refuses {refused} of "
+            f"{sum(n for (module, _), n in self.codes.items() if module == VERIFY)}; "
+            f"{len(self.broken)} broken promises"
+        )
+
+
 @dataclass(frozen=True)
 class Case:
     """One bundle that was changed.
@@ -63,11 +93,13 @@ class Case:
         name: what was changed.
         folder: the bundle.
         fatal: whether `verify` must not say that all is well.
+        graph: whether the model itself is no graph, so that no command may take it.
     """
 
     name: str
     folder: Path
     fatal: bool
+    graph: bool = False
 
 
 def make_model(folder: Path) -> Path:
@@ -95,7 +127,7 @@ def cases(good: Path, room: Path, seed: int, count: int) -> Iterator[Case]:
             change(folder)
         else:
             name, fatal = _at_random(folder, chance), False
-        yield Case(name, folder, fatal)
+        yield Case(name, folder, fatal, graph=name in NO_GRAPH)
         shutil.rmtree(folder.parent)
 
 
@@ -118,6 +150,28 @@ def photograph(path: Path) -> Path:
     """Write a picture to predict on."""
     Image.fromarray(np.random.default_rng(4).integers(0, 256, (48, 64, 3), np.uint8)).save(path)
     return path
+
+
+def drill(room: Path, seed: int, count: int) -> Counts:
+    """Judge `count` changed bundles in `room`."""
+    good = make_bundle(room / "good", make_model(room / "model"))
+    picture, counts = photograph(room / "photo.png"), Counts()
+    for case in cases(good, room / "cases", seed, count):
+        judge(case, room / "out", picture, counts)
+    return counts
+
+
+def judge(case: Case, out: Path, picture: Path, counts: Counts) -> None:
+    """Give one bundle to every command, and note each promise that was not kept."""
+    counts.bundles += 1
+    for module, arguments in commands(case.folder, out, picture):
+        done = run(module, arguments)
+        counts.codes[module, done.code] += 1
+        broken = list(done.broken)
+        accepts = module == VERIFY or (case.graph and module in ("export.lint", "export.predict"))
+        if case.fatal and accepts and done.code in (0, 4):
+            broken.append(f"accepted: {done.out[-100:]!r}")
+        counts.broken += [f"{case.name}: {module}: {problem}" for problem in broken]
 
 
 def _fixed() -> list[tuple[str, Callable[[Path], None], bool]]:

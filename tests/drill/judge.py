@@ -31,7 +31,7 @@ class Outcome:
         code: exit code; None where it left an exception behind.
         out: standard output.
         err: standard error.
-        seconds: wall time.
+        seconds: processor time of this process, which other programs do not change.
         broken: promises that were not kept, in words.
     """
 
@@ -47,7 +47,7 @@ def run(module: str, arguments: Sequence[str], limit: float = SECONDS) -> Outcom
     main = importlib.import_module(module).main
     out, err, broken = io.StringIO(), io.StringIO(), []
     code: int | None = None
-    start = time.perf_counter()
+    start = time.process_time()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = main(list(arguments))
@@ -55,7 +55,7 @@ def run(module: str, arguments: Sequence[str], limit: float = SECONDS) -> Outcom
             code = error.code if isinstance(error.code, int) else 1
         except BaseException:
             broken.append("traceback: " + traceback.format_exc().strip().splitlines()[-1])
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     said = out.getvalue() + err.getvalue()
     if code is not None and code not in CODES:
         broken.append(f"exit code {code}")

@@ -4,6 +4,7 @@
 settings that make sense, within five seconds of processor time, and write nothing.
 """
 
+import importlib
 import math
 import random
 import time
@@ -215,6 +216,7 @@ def nonsense(settings: Any, key: str = "") -> list[str]:
 def drill(room: Path, seed: int, count: int) -> Counts:
     """Judge `count` mutated recipes in `room`."""
     counts = Counts()
+    importlib.import_module("compress.pipeline")  # loading torch is no part of the first case
     for case in cases(seed, count):
         judge(case, room, counts)
     return counts

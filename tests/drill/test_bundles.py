@@ -8,9 +8,13 @@ from export import verify
 from tests.drill import bundles, judge
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
-def good(dynamic_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundles.make_bundle(tmp_path_factory.mktemp("good") / "good", dynamic_model)
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    room = tmp_path_factory.mktemp("good")
+    return bundles.make_bundle(room / "good", bundles.make_model(room / "model"))
 
 
 def test_the_bundle_that_is_changed_is_good(good):
@@ -25,10 +29,8 @@ def test_every_named_change_is_told_by_verify_in_one_line(good, tmp_path):
         assert done.code == 6 or not case.fatal, f"{case.name}: {done.code} {done.out}"
 
 
-@pytest.mark.slow
 def test_every_command_keeps_its_promise_on_changed_bundles(good, tmp_path):
-    picture = bundles.photograph(tmp_path / "photo.png")
+    picture, counts = bundles.photograph(tmp_path / "photo.png"), bundles.Counts()
     for case in bundles.cases(good, tmp_path / "room", seed=1, count=75):
-        for module, arguments in bundles.commands(case.folder, tmp_path / "out", picture):
-            done = judge.run(module, arguments, limit=60)
-            assert not done.broken, f"{case.name}: {module}: {done.broken}"
+        bundles.judge(case, tmp_path / "out", picture, counts)
+    assert counts.broken == []

@@ -7,7 +7,6 @@ import pytest
 from export import verify
 from tests.drill import bundles, judge
 
-
 pytestmark = pytest.mark.slow
 
 

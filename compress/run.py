@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compress.console import Console
+from export.arguments import terminable
 from export.errors import ToolkitError, printable
 from export.optional import require
 
@@ -105,7 +106,8 @@ def _run(options: argparse.Namespace) -> int:
     console = Console(quiet=int(os.environ.get("RANK", "0")) != 0)
     outcome: dict[str, object] = {"ok": False}
     try:
-        outcome |= {"ok": True, **execute(options, console)}
+        with terminable():
+            outcome |= {"ok": True, **execute(options, console)}
         code = 0
     except ToolkitError as error:
         outcome |= {"error": str(error), "kind": type(error).__name__}

@@ -1,8 +1,11 @@
 """Shared by the commands: argument types, parsers, errors; imports nothing heavy."""
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from export.errors import ToolkitError
 
@@ -40,15 +43,38 @@ def parser_of(prog: str, description: str, exit_codes: str) -> argparse.Argument
     )
 
 
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the body as Ctrl-C does: by KeyboardInterrupt, with a message."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {}
+    try:
+        for number in numbers:
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so do we
+                before[number] = signal.signal(number, stop)
+    except ValueError:  # not the main thread, which alone may set handlers
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> int:
     """Run a command and return its exit code; a user's mistake is one line on stderr.
 
     Args:
         work: the command; returns its exit code.
-        interrupted: message after Ctrl-C, which exits with 130.
+        interrupted: message after Ctrl-C or SIGTERM, which exit with 130.
     """
     try:
-        return work()
+        with terminable():
+            return work()
     except ToolkitError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

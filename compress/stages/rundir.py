@@ -1,5 +1,6 @@
 """The run folder: finished stages, a lock, the recipe, and the records of trainings."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -128,7 +129,14 @@ def open_run(
     if lock.exists():
         try:
             before = json.loads(lock.read_text(encoding="utf-8"))
-        except ValueError as error:
+            if not isinstance(before, dict):
+                raise ValueError("expected an object of settings")
+        except OSError as error:
+            raise ToolkitError(
+                f"{lock}: cannot be read ({error.strerror}); correct its rights, or choose another "
+                "name"
+            ) from None
+        except (ValueError, RecursionError) as error:
             raise RecipeError(
                 f"{lock}: is not JSON ({error}); choose another name or delete {home}"
             ) from error
@@ -181,15 +189,29 @@ def owned(home: Path) -> Iterator[None]:
 
     Raises:
         RecipeError: another process has locked it.
+        ToolkitError: the lock cannot be written, or the file system has no locks.
     """
     if fcntl is None:
         yield
         return
-    with (home / ".lock").open("w") as file:
+    path = home / ".lock"
+    try:
+        file = path.open("w")
+    except OSError as error:
+        raise ToolkitError(
+            f"{path}: cannot be opened for writing ({error.strerror}); correct the folder's "
+            "rights, or choose another folder with --runs"
+        ) from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RecipeError(
-                f"{home} is in use by another process; wait for it, or choose another name"
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise RecipeError(
+                    f"{home} is in use by another process; wait for it, or choose another name"
+                ) from None
+            raise ToolkitError(
+                f"{path}: cannot be locked ({error.strerror}); choose a folder on a file system "
+                "with locks by --runs"
             ) from None
         yield

@@ -89,3 +89,28 @@ def test_differences_name_every_leaf() -> None:
 def test_a_run_folder_has_one_owner(tmp_path: Path) -> None:
     with owned(tmp_path), pytest.raises(RecipeError, match="in use"), owned(tmp_path):
         pass
+
+
+def test_a_lock_that_cannot_be_opened_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with (
+        pytest.raises(ToolkitError, match=r"\.lock: cannot be opened for writing .*--runs"),
+        owned(tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", "[" * 100_000, "\x00"])
+def test_settings_of_a_run_that_are_no_json_object_are_one_message(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "recipe.lock.json").write_text(content)
+    with pytest.raises(RecipeError, match=r"recipe\.lock\.json: is not JSON"):
+        open_run(tmp_path, "cells", {"seed": 0}, "seed: 0\n")
+
+
+def test_settings_of_a_run_that_cannot_be_read_are_one_message(tmp_path: Path) -> None:
+    (tmp_path / "cells" / "recipe.lock.json").mkdir(parents=True)
+    with pytest.raises(ToolkitError, match=r"recipe\.lock\.json: cannot be read .*rights"):
+        open_run(tmp_path, "cells", {"seed": 0}, "seed: 0\n")

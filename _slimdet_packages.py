@@ -39,6 +39,16 @@ def require_own(*names: str) -> None:
         raise ImportError(message, name=name)
 
 
+def leave_current_folder() -> None:
+    """Take the current folder out of the path of `python -m slimdet`: the command has it not.
+
+    A user's `yaml.py` or `torch.py` there would be imported in place of the library. The folder
+    stays where it is the one that slimdet itself lies in.
+    """
+    if sys.path and Path(sys.path[0] or ".").resolve() == Path.cwd() != HERE:
+        del sys.path[0]
+
+
 def _hiding(name: str) -> str | None:
     """Return what would be imported as `name`, or has been; None where that is our package."""
     try:

@@ -176,7 +176,7 @@ def _row_gates(title: str, old: "ReportRow", new: "ReportRow", gates: GatesConfi
             if noisy and not gates.allow_noisy:
                 lines.append(
                     f"{title}: {quantile} cannot be checked: the timing is {noisy[0]}; measure "
-                    "again on a quiet machine, or allow noisy timings"
+                    "again on a quiet machine, or allow it (--allow-noisy, gates.allow_noisy)"
                 )
             else:
                 lines += _growth(title, f"end-to-end {quantile}", "ms", values, limit)

@@ -67,6 +67,8 @@ def build(options: argparse.Namespace) -> Path:
 
 def _check_request(options: argparse.Namespace, name: str, backend: "Backend") -> None:
     """Refuse a precision that the backend does not have, and pictures too many or too few."""
+    from export.artifact.manifest import read_manifest
+
     model, precision = options.model, options.precision
     if model.suffix == ".safetensors":
         raise ExportError(f"{model}: is a checkpoint; use `slimdet build`, which exports it first")
@@ -78,6 +80,14 @@ def _check_request(options: argparse.Namespace, name: str, backend: "Backend") -
         )
     if backend.runs_graphs and options.images is None:
         raise ExportError(f"{model}: {precision} needs pictures; give --images DIR")
+    if options.images is None and options.backend is None and model.suffix == ".onnx":
+        found = read_manifest(model.with_suffix(".json")).precision
+        if found == "fp32" != backend.graphs[precision]:
+            raise ExportError(
+                f"{model}: is fp32, and {precision} was asked for, which is made by running "
+                f"pictures through the model: give --images DIR. Without pictures, {name} builds "
+                f"an engine of a graph that is {backend.graphs[precision]} already"
+            )
     if options.images is not None and backend.graphs[precision] == "fp32":
         raise ExportError(f"{model}: fp32 takes no pictures; leave out --images")
 

@@ -40,11 +40,14 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     parser = parser_of(
         prog,
         "Pack models with all that a device needs to run and to check them.",
-        "0 done, 3 the golden picture, 4 a package is missing, 6 a model cannot be used",
+        "0 done, 3 the golden picture cannot be read, 4 a package is missing, 6 a model cannot be "
+        "used",
     )
-    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help=".onnx or .engine")
-    parser.add_argument("--golden", type=Path, required=True, metavar="PHOTO")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="files with sidecars")
+    parser.add_argument(
+        "--golden", type=Path, required=True, metavar="PHOTO", help="with objects to be found"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the bundle")
     parser.add_argument("--name", help="of the model (default: the first model's folder)")
     parser.add_argument("--threads", type=positive, help="of the CPU (default: all cores)")
     return parser

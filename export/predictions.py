@@ -142,7 +142,7 @@ def _do_picture(
         "height": height,
         "detections": _listed(found, manifest),
     }
-    return record, _summary(found, manifest.classes)
+    return record, _summary(found, manifest.classes, threshold)
 
 
 def _do_video(
@@ -195,11 +195,11 @@ def _listed(found: Detections, manifest: Manifest) -> list[dict[str, object]]:
     ]
 
 
-def _summary(found: Detections, classes: Sequence[str]) -> str:
+def _summary(found: Detections, classes: Sequence[str], threshold: float) -> str:
     labels, counts = np.unique(found.labels, return_counts=True)
     return (
         ", ".join(f"{count} {classes[label]}" for label, count in zip(labels, counts, strict=True))
-        or "nothing found"
+        or f"nothing with a score above {threshold:g} (--score)"
     )
 
 

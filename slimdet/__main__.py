@@ -8,14 +8,23 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
-from _slimdet_packages import MISSING_PACKAGE, require_own
+from _slimdet_packages import MISSING_PACKAGE, leave_current_folder, require_own
 from slimdet.commands import COMMANDS
 
 UNKNOWN_COMMAND = 2  # as argparse ends on arguments that it does not know
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names; return its exit code."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # before the command handles it, which says what was written
+        sys.stderr.write("interrupted; nothing was written\n")
+        return INTERRUPTED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in {"-h", "--help", "help"}:
         sys.stdout.write(usage())
@@ -62,4 +71,5 @@ def usage() -> str:
 
 
 if __name__ == "__main__":
+    leave_current_folder()
     sys.exit(main())

@@ -8,6 +8,7 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from compress.stages.model_name import ModelName
+from export.artifact.manifest import MADE_FOR_TENSORRT, read_manifest
 from export.backends import device_choices
 from export.bundles.packing import bundle_artifact
 from export.engine import Engine, open_engine
@@ -105,6 +106,27 @@ def artifact_in(given: Path, name: str | None, stack: ExitStack) -> Path:
     return place
 
 
+def for_tensorrt(given: Path, stack: ExitStack) -> list[Path]:
+    """Return the files of a run or bundle whose graphs TensorRT is to read; any other model alone.
+
+    Raises:
+        ExportError: there is none.
+    """
+    place = unpacked(given, stack)
+    pattern = "models/*/*.onnx" if (place / "bundle.json").is_file() else "export/*/model.onnx"
+    if not any((place / file).is_file() for file in ("bundle.json", "recipe.lock.json")):
+        return [artifact_in(given, None, stack)]
+    files = sorted(place.glob(pattern))
+    found = {file: read_manifest(file.with_suffix(".json")).precision for file in files}
+    chosen = [file for file, precision in found.items() if precision in MADE_FOR_TENSORRT]
+    if not chosen:
+        raise ExportError(
+            f"{given}: holds no quantised graph for TensorRT ({', '.join(MADE_FOR_TENSORRT)}), but "
+            f"{', '.join(sorted(set(found.values()))) or 'nothing'}; name a file to check it anyway"
+        )
+    return chosen
+
+
 def _of_run(run: Path, name: str | None) -> Path:
     """Return an artifact of a run: the one named, else its first student's in FP32."""
     if name is None:
@@ -129,7 +151,7 @@ def _unpack(archive: Path, stack: ExitStack) -> Path:
     """Unpack a bundle into a temporary folder that `stack` removes; return the bundle's folder."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slimdet-")))
     try:
-        with tarfile.open(archive) as content:
+        with tarfile.open(archive, "r:gz") as content:
             if not hasattr(tarfile, "data_filter"):
                 raise ExportError(
                     f"{archive}: this Python cannot unpack it safely; unpack it first"

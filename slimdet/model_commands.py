@@ -56,7 +56,17 @@ def predict(arguments: Sequence[str] | None, prog: str) -> int:
 def lint(arguments: Sequence[str] | None, prog: str) -> int:
     """Check quantised ONNX files; return the exit code."""
     options = lint_command_line(prog).parse_args(arguments)
-    return run_command(lambda: _exported(options, run_lint))
+
+    def work() -> int:
+        from slimdet.loading import for_tensorrt
+
+        with ExitStack() as stack:
+            options.models = [
+                file for given in options.models for file in for_tensorrt(given, stack)
+            ]
+            return _exported(options, run_lint)
+
+    return run_command(work)
 
 
 def bench(arguments: Sequence[str] | None, prog: str) -> int:

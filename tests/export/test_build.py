@@ -168,3 +168,14 @@ def test_a_version_that_is_too_old_is_refused(tmp_path, capsys, monkeypatch):
     model = source(tmp_path / "onnx")
     assert main([str(model), "--precision", "fp16", "--out", str(tmp_path / "engine")]) == 4
     assert "needs TensorRT 10.3 or newer; 10.2.0 is installed" in capsys.readouterr().err
+
+
+def test_a_precision_that_needs_pictures_says_so_without_naming_another_backend_s_rule(
+    static_model, tmp_path, capsys
+):
+    for precision in ("int8", "fp16"):
+        out = tmp_path / precision
+        assert main([str(static_model), "--precision", precision, "--out", str(out)]) == 6
+        said = capsys.readouterr().err
+        assert f"is fp32, and {precision} was asked for" in said
+        assert "give --images DIR" in said

@@ -94,13 +94,23 @@ def test_a_run_and_a_packed_bundle_are_taken_for_what_is_in_them(tmp_path: Path,
     assert main(bundle) == 0
     assert main(["verify", str(run)]) == 0
     assert main(["verify", str(run / "bundle.tar.gz"), "--only", "seed0-student-fp32"]) == 0
-    assert main(["lint", str(run), str(model.parent)]) == 0
+    assert main(["lint", str(model.parent)]) == 0
+    assert main(["lint", str(run)]) == 6
+    assert "holds no quantised graph for TensorRT" in capsys.readouterr().err
     out = tmp_path / "out"
     for given in (run, run / "bundle.tar.gz", model.parent):
         assert main(["predict", str(given), str(golden), "--json", "--out", str(out)]) == 0
     assert capsys.readouterr().out.splitlines()[-3].startswith('{"model": ')
     assert main(["predict", str(run), str(golden), "--artifact", "other", "--out", str(out)]) == 6
     assert "holds no artifact 'other', but seed0-student-fp32" in capsys.readouterr().err
+
+
+def test_an_empty_archive_is_told_in_one_line(tmp_path: Path, capsys) -> None:
+    (tmp_path / "e.tar.gz").write_bytes(b"")
+    assert main(["verify", str(tmp_path / "e.tar.gz")]) == 6
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "cannot be unpacked as a bundle" in said
 
 
 def test_check_is_run_with_check(tmp_path: Path, capsys) -> None:

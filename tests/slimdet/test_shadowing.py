@@ -63,9 +63,6 @@ def test_a_module_says_in_a_sentence_what_hides_what(
     [
         ("compress.run", "benchmarks"),
         ("benchmarks.studies.gain", "compress"),
-        ("slimdet", "export"),
-        ("slimdet", "compress"),
-        ("slimdet", "benchmarks"),
     ],
 )
 def test_no_package_that_is_needed_may_be_hidden(tmp_path: Path, module: str, hidden: str) -> None:
@@ -119,4 +116,14 @@ def test_a_process_that_measures_latency_finds_what_its_parent_has_found(tmp_pat
     )
     done = run(starts, folder=folder)
     assert Path(done.stdout.strip()).parent.name == "export", done.stderr
+    assert executed(folder) == []
+
+
+def test_a_module_of_the_users_does_not_replace_a_library_of_python_m_slimdet(
+    tmp_path: Path,
+) -> None:
+    folder = own(tmp_path, "yaml", "pydantic", "numpy", *PACKAGES)
+    done = run("-m", "slimdet", "check", "none.yaml", folder=folder)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: none.yaml: there is no such recipe file")
     assert executed(folder) == []

@@ -1,7 +1,7 @@
-"""Say what works here, and what to do about what does not: `python -m compress.doctor [PATH...]`.
+"""Check what works on this machine, with advice: `python -m compress.doctor [PATH...]`.
 
-PATH is a recipe or a dataset folder, whose data is looked at; or an engine or a bundle, which is
-held against this machine.
+PATH is a recipe or a dataset folder, whose data is checked; or an engine or a bundle, which is
+checked against this machine.
 """
 
 import argparse
@@ -26,14 +26,14 @@ State = Literal["ok", "note", "absent", "bad"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line.
+    """One line of the output.
 
     Attributes:
-        what: was looked at.
-        state: ok; note, where it works and should be looked at; absent, where something optional
-            is not here; bad, where something that is needed or was named does not work.
+        what: name of the thing that was checked.
+        state: ok; note: works, but deserves attention; absent: optional and not installed; bad:
+            required, or named on the command line, and does not work.
         said: what was found, and what to do about it.
-        code: the exit code that a bad finding stands for.
+        code: exit code of the command if the state is bad.
     """
 
     what: str
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m compress
 
 
 def python() -> Finding:
-    """The interpreter and this package."""
+    """Check the interpreter and this package."""
     found, version = platform.python_version(), sys.version_info[:2]
     try:
         own = metadata.version("slimdet")
@@ -84,7 +84,7 @@ def python() -> Finding:
 
 
 def torch() -> Finding:
-    """Training, and the GPU for it."""
+    """Check torch, torchvision and the GPU for training."""
     try:
         module = importlib.import_module("torch")
         importlib.import_module("torchvision")
@@ -92,9 +92,9 @@ def torch() -> Finding:
         return Finding(
             "torch", "absent", f"not here ({error}); to train: pip install 'slimdet[train]'"
         )
-    except Exception as error:  # a torchvision of another torch fails in many ways
+    except Exception as error:  # a torchvision built for another torch fails in many ways
         return Finding(
-            "torch", "bad", f"torch and torchvision do not fit each other ({error}); reinstall both"
+            "torch", "bad", f"torch and torchvision are incompatible ({error}); reinstall both"
         )
     if module.cuda.is_available():
         names = [module.cuda.get_device_name(i) for i in range(module.cuda.device_count())]
@@ -103,7 +103,7 @@ def torch() -> Finding:
             "torch", "ok", f"{module.__version__}, CUDA on {', '.join(names)}, {bf16} bf16"
         )
     if module.version.cuda is None:
-        return Finding("torch", "ok", f"{module.__version__}, made without CUDA: trains on the CPU")
+        return Finding("torch", "ok", f"{module.__version__}, no CUDA support: trains on the CPU")
     return Finding(
         "torch",
         "ok",
@@ -113,7 +113,7 @@ def torch() -> Finding:
 
 
 def onnxruntime_cpu() -> Finding:
-    """The runtime that every report needs."""
+    """Check ONNX Runtime, which every report needs."""
     from export.backends.onnxruntime.providers import why_unusable
 
     try:
@@ -131,12 +131,12 @@ def onnxruntime_cpu() -> Finding:
 
 
 def onnxruntime_cuda() -> Finding:
-    """The CUDA provider, tried with a model of one node."""
+    """Check the CUDA provider by running a model of one node."""
     return _provider("cuda", "install onnxruntime-gpu, CUDA and cuDNN of the version it names")
 
 
 def onnxruntime_tensorrt() -> Finding:
-    """The TensorRT provider, tried with a model of one node."""
+    """Check the TensorRT provider by running a model of one node."""
     return _provider("tensorrt", "install onnxruntime-gpu and the TensorRT libraries it names")
 
 
@@ -155,7 +155,7 @@ def _provider(device: Literal["cuda", "tensorrt"], advice: str) -> Finding:
 
 
 def tensorrt() -> Finding:
-    """TensorRT itself with cuda-python and a GPU."""
+    """Check TensorRT with cuda-python and a GPU."""
     from export.backends.tensorrt.cuda import describe_machine, load_cuda
     from export.backends.tensorrt.library import load_tensorrt
 
@@ -170,7 +170,7 @@ def tensorrt() -> Finding:
 
 
 def model_optimizer() -> Finding:
-    """What makes FP8 graphs, which only a GPU runs fast."""
+    """Check Model Optimizer, which makes FP8 graphs; only a GPU runs those fast."""
     from export.precision.model_optimizer import require_model_optimizer
 
     try:
@@ -183,7 +183,7 @@ def model_optimizer() -> Finding:
 
 
 def disk(runs: Path) -> Finding:
-    """Room for run folders."""
+    """Check the free disk space for run folders."""
     place = runs.absolute()
     while not place.exists():
         place = place.parent
@@ -199,7 +199,7 @@ def disk(runs: Path) -> Finding:
 
 
 def named(path: Path, runs: Path) -> list[Finding]:
-    """Look at what was named on the command line."""
+    """Check a path that was named on the command line."""
     if not path.exists():
         return [Finding(str(path), "bad", "no such file or folder", DataError.exit_code)]
     look: Callable[[Path], list[Finding]]
@@ -219,9 +219,9 @@ def named(path: Path, runs: Path) -> list[Finding]:
 
 
 def data(path: Path, runs: Path) -> list[Finding]:
-    """A recipe's data, or a dataset folder: every picture decoded, and its health."""
+    """Check the data of a recipe or a dataset folder: decode every picture, then inspect it."""
     if importlib.util.find_spec("torch") is None:
-        return [Finding(str(path), "bad", "looking at data needs torch; see above", 4)]
+        return [Finding(str(path), "bad", "checking data needs torch; see above", 4)]
     from benchmarks.data.inspection import PictureCache
     from compress.console import Console
     from compress.data.config import FolderConfig
@@ -229,7 +229,7 @@ def data(path: Path, runs: Path) -> list[Finding]:
     from compress.data.pictures import look_at_pictures
     from compress.recipe import load_recipe
 
-    most = 100  # of a recipe that does not say it
+    most = 100  # default of a recipe without it
     if path.is_dir():
         opened = FolderConfig(root=path, image_size=_FOLDER_SIDE).open()
     else:
@@ -248,7 +248,7 @@ def data(path: Path, runs: Path) -> list[Finding]:
 
 
 def engine(path: Path) -> list[Finding]:
-    """An engine against this machine; an ONNX file against its sidecar."""
+    """Check that an engine runs on this machine, or that an ONNX file matches its sidecar."""
     from export.artifact.machine import cautions, differences
     from export.artifact.manifest import read_manifest
     from export.artifact.sidecar import verify_artifact
@@ -277,7 +277,7 @@ def engine(path: Path) -> list[Finding]:
 
 
 def bundle(path: Path, runs: Path) -> list[Finding]:
-    """A bundle: every file whole, every engine for this machine."""
+    """Check that a bundle's files are intact and its engines fit this machine."""
     from export.artifact.bundle_content import BundleError, read_bundle
 
     try:
@@ -285,7 +285,7 @@ def bundle(path: Path, runs: Path) -> list[Finding]:
     except BundleError as error:
         return [Finding(str(path), "bad", str(error), 6)]
     count = len(content["files"])
-    found = [Finding(str(path), "ok", f"bundle of {count} files, all whole")]
+    found = [Finding(str(path), "ok", f"bundle of {count} files, all intact")]
     for artifact in content["artifacts"]:
         if artifact.get("built_on") is not None:  # it depends on the machine
             found += named(path / artifact["file"], runs)
@@ -296,8 +296,8 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Say what works on this machine, and what to do about what does not.",
-        epilog="exit codes: 0 all that is needed works (what is optional may be absent), else "
+        description="Check what works on this machine, and state what to do about what does not.",
+        epilog="exit codes: 0 everything required works (optional parts may be absent), else "
         "that of the first bad line: 1 python, torch or disk, 2 recipe, 3 data, 4 a missing "
         "package, 6 an artifact",
     )

@@ -115,7 +115,7 @@ def train_models(run: Run) -> Rooms:
 
 
 def train_teachers(run: Run) -> tuple[Rooms, StudentTraining]:
-    """Train or load what teaches; return the teachers' folders and the training that they give."""
+    """Train or load the teachers; return their folders and the distillation they provide."""
     rooms = {t.name: teacher_room(run, t) for t in run.teachers}
     ready = [(t, load_teacher(run, t, rooms[t.name])) for t in run.teachers]
     classifier: Classifier | None = None
@@ -126,7 +126,7 @@ def train_teachers(run: Run) -> tuple[Rooms, StudentTraining]:
 
 
 def record_step_ratio(home: Path, device: str = "auto") -> StepRatio:
-    """Measure what a distilled step of a run costs, into its folder; return what is recorded."""
+    """Measure the cost of a distilled step, record it in the run folder and return the record."""
     session = Session(home, device, Console())
     deterministic(session.torch_device())
     run = Run.open(session, *load_recipe(home / "recipe.yaml"))
@@ -152,5 +152,5 @@ def load_models(run: Run, rooms: Rooms) -> list[Contestant]:
 
 
 def in_table(name: ModelName, recipe: Recipe) -> bool:
-    """Whether the report's table has rows of a model; other seeds enter the gain alone."""
+    """Whether the report's table has rows of a model; other seeds are used for the gain only."""
     return name.seed in {None, recipe.seed}

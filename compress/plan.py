@@ -33,9 +33,9 @@ TRAINING = 3.0
 COPIES = 4
 
 
-# Of the processors: where other programs take more, seconds say nothing of this one.
+# Share of the processors; where other programs use more, the measured time is meaningless.
 MOST_OF_OTHERS = 0.25
-# A step of a machine without rest has all of a processor; one that has less waits for its turn.
+# On an idle machine a pass has a whole processor; a smaller share means that it had to wait.
 LEAST_OF_OWN = 0.6
 
 
@@ -44,12 +44,13 @@ class Stage:
     """One training of the plan.
 
     Attributes:
-        name: of the model that it trains.
-        steps: of the optimiser; None where they depend on how long other stages take, and that is
-            not known.
-        parameters: of the model.
-        memory_gib: of weights, optimiser and activations, estimated from the layers' outputs.
-        minutes: estimated from a timed forward pass; None where none was timed.
+        name: name of the model that it trains.
+        steps: optimiser steps; None where they depend on the time of other stages, which is not
+            known yet.
+        parameters: number of the model's parameters.
+        memory_gib: memory of weights, optimiser and activations in GiB, estimated from the layers'
+            outputs.
+        minutes: training time, estimated from a timed forward pass; None without one.
     """
 
     name: str
@@ -73,12 +74,12 @@ class Plan:
     """What a run would do.
 
     Attributes:
-        name: of the recipe.
-        data: lines on its data.
-        models: lines on its models.
-        stages: its trainings, in order.
-        time: a sentence on how long they take together, or on why that is not known.
-        notes: other sentences.
+        name: name of the recipe.
+        data: lines of text that describe the data.
+        models: lines of text that describe the models.
+        stages: the trainings, in order.
+        time: one sentence: the estimated time of all trainings, or why there is no estimate.
+        notes: warnings and other sentences.
     """
 
     name: str
@@ -107,7 +108,7 @@ class Plan:
 def plan(
     recipe: Recipe, source: Source, runs: Path, device: str, *, estimate: bool = False
 ) -> Plan:
-    """Read the data's heads, build and match the models; time a pass of each to `estimate`.
+    """Read the picture headers, build and match the models; with `estimate`, time a pass of each.
 
     Raises:
         ToolkitError: a mistake that would stop the run before its first training step.
@@ -167,35 +168,35 @@ def plan(
 
 
 def memory_warnings(stages: Sequence[Stage], most: float | None) -> list[str]:
-    """Name the training that may need the most memory, if that is more than `most` bytes."""
+    """Return a warning about the largest training if it may need more than `most` bytes."""
     largest = max(stages, key=lambda stage: stage.memory_gib)
     if most is None or largest.memory_gib * GIB <= most:
         return []
     return [
         f"WARNING: {largest.name} may take {largest.memory_gib:.0f} GiB, and this machine has "
-        f"{most / GIB:.0f}; lower train.batch and raise train.accumulate by as much"
+        f"{most / GIB:.0f}; lower train.batch and raise train.accumulate by the same factor"
     ]
 
 
 def _time_in_words(stages: Sequence[Stage], busy: str | None) -> str:
     minutes = [stage.minutes for stage in stages if stage.minutes is not None]
     if busy is not None:
-        return f"no estimate of the time: {busy}; ask again when the machine is quiet"
+        return f"no estimate of the time: {busy}; run the check again on an idle machine"
     if len(minutes) < len(stages):
-        return "--estimate times a forward pass of each model and says how long training may take"
+        return "not estimated; --estimate times a forward pass of each model"
     return (
         f"about {sum(minutes):.0f} minutes of training (a rough estimate from one forward pass on "
-        "this machine; evaluation, export and measuring come on top)"
+        "this machine; evaluation, export and latency measurement take more time)"
     )
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one model and picture.
+    """Cost of one model per picture.
 
     Attributes:
-        seconds: of a forward pass; None if it was not timed or the time means nothing.
-        memory: bytes that a training step keeps.
+        seconds: time of a forward pass; None if it was not timed or the timing is unreliable.
+        memory: bytes of the activations that a training step keeps.
     """
 
     seconds: float | None
@@ -204,11 +205,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass.
+    """Timing of one forward pass.
 
     Attributes:
-        seconds: per picture.
-        own_share: processor seconds of this process per second; 1 and more if nobody disturbs it.
+        seconds: time per picture.
+        own_share: processor seconds of this process per second; 1 or more on an idle machine.
     """
 
     seconds: float
@@ -216,9 +217,9 @@ class Pass:
 
 
 def _why_useless(watch: LoadWatch, passes: Sequence[Pass], device: torch.device) -> str | None:
-    """Say what makes the times worthless: other programs; None if nothing does."""
+    """Return why the timings are unreliable (load of other programs); None if they are reliable."""
     reasons = watch.reasons()
-    if watch.others_share is None:  # only Linux tells; elsewhere there is the load average
+    if watch.others_share is None:  # known on Linux only; elsewhere the load average is used
         return "; ".join(reasons) or None
     if watch.others_share > MOST_OF_OTHERS:
         return f"other programs used {watch.others_share:.0%} of the processors"
@@ -297,7 +298,7 @@ def _time_pass(model: Detector, device: torch.device, size: tuple[int, int]) -> 
         seconds = time.perf_counter() - start
         found.append(Pass(seconds / count, (time.process_time() - own) / seconds))
         if time.perf_counter() - began > 0.3:
-            break  # large models: one look is enough for an estimate
+            break  # large models: one pass is enough for an estimate
     return min(found, key=lambda one: one.seconds)
 
 
@@ -322,7 +323,7 @@ def _memory_bytes(model: Detector, device: torch.device, size: tuple[int, int]) 
 
 
 def _precisions(run: Run) -> list[str]:
-    """Say which precision each training takes; one line where all take the same."""
+    """Return the precision of each training as lines of text; one line if all are equal."""
     where, record = run.session.torch_device(), run.home / "precision.json"
     asked = {"students": run.recipe.train.amp}
     for teacher in run.teachers:

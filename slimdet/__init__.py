@@ -1,4 +1,4 @@
-"""slimdet in Python: load and run detectors, carry out recipes, make artifacts.
+"""Python API of slimdet: load and run detectors, run recipes, build artifacts.
 
     import slimdet
 
@@ -10,7 +10,7 @@
     run = slimdet.run("recipe.yaml", overrides=["train.epochs=1"])
     print(run.report["gain"], run.load().evaluate("data/bccd").values["AP"])
 
-Names are imported when they are first used: what only runs ONNX files needs no torch.
+Names are imported when they are first used: running ONNX files needs no torch.
 """
 
 import importlib

@@ -1,7 +1,7 @@
-"""The command `slimdet`: one name in front of every command of the three packages.
+"""The command `slimdet`: front end to every command of the three packages.
 
-`slimdet COMMAND --help` imports what reads the command's arguments and nothing heavy; the work is
-imported when it begins.
+`slimdet COMMAND --help` imports only the parser of the command; heavy packages are imported when
+the command runs.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from _slimdet_packages import MISSING_PACKAGE, leave_current_folder, require_own
 from slimdet.commands import COMMANDS
 
-UNKNOWN_COMMAND = 2  # as argparse ends on arguments that it does not know
+UNKNOWN_COMMAND = 2  # argparse's exit code for unknown arguments
 INTERRUPTED = 130
 
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names; return its exit code."""
     try:
         return _run(arguments)
-    except KeyboardInterrupt:  # before the command handles it, which says what was written
+    except KeyboardInterrupt:  # commands handle later interrupts and report what was written
         sys.stderr.write("interrupted; nothing was written\n")
         return INTERRUPTED
 

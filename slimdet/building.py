@@ -33,18 +33,18 @@ def export(
             which is exported to ONNX first; or a run or bundle, of which the artifact that `load`
             opens is taken.
         out: another folder, for the artifact and its sidecar.
-        precision: fp32, fp16, int8 or fp8, as far as the backend has it. `fp32` of a
+        precision: fp32, fp16, int8 or fp8, where the backend supports it. `fp32` of a
             model.safetensors is its ONNX file.
         backend: onnxruntime or tensorrt; None takes onnxruntime if pictures are given, or for the
             ONNX file of a model.safetensors.
         images: folder of pictures like those that the detector will see, to calibrate or check on;
             not needed where TensorRT takes the graph as it is.
-        count: how many of the pictures to use.
+        count: number of pictures to use.
         seed: seed of the choice of pictures.
-        keep_float: parts of names of nodes that stay float.
+        keep_float: substrings of the names of nodes that stay float.
 
     Returns:
-        The artifact's file.
+        Path of the artifact.
 
     Raises:
         DataError: the pictures cannot be read.
@@ -57,8 +57,8 @@ def export(
     for name, value, least in (("count", count, 1), ("seed", seed, 0)):
         if value < least:
             raise ExportError(f"{name} {value}: expected at least {least}")
-    # The command's defaults. What was asked for is put in below, where its parser would end the
-    # process on a value that it does not know.
+    # The command's defaults. The arguments are set below, because the parser would exit the
+    # process on an invalid value.
     options = command_line("slimdet.export").parse_args(
         [str(source), "--precision", "fp32", "--out", str(given_path(out))]
     )
@@ -75,7 +75,7 @@ def build_model(options: argparse.Namespace) -> Path:
         options: values of `export.build.command_line`; `model` and `backend` are filled in.
 
     Raises:
-        ToolkitError: the model, the pictures, a package or the machine does not allow it.
+        ToolkitError: the model, the pictures, a package or the machine does not fit the options.
     """
     with ExitStack() as stack:
         options.model = artifact_in(options.model, None, stack)

@@ -1,4 +1,4 @@
-"""The commands of slimdet, and where each is. Importing this loads none of them."""
+"""The commands of slimdet and their modules. Importing this file loads none of them."""
 
 from typing import NamedTuple
 
@@ -19,16 +19,16 @@ class Command(NamedTuple):
 MODEL = "slimdet.model_commands"  # commands of the other packages, on anything that `load` opens
 
 COMMANDS = {
-    "run": Command("compress.run:main", "carry a recipe from data to report"),
+    "run": Command("compress.run:main", "run a recipe: train, export, measure, report"),
     "check": Command("compress.run:check", "validate a recipe and print the plan; change nothing"),
-    "doctor": Command("compress.doctor:main", "say what works on this machine"),
+    "doctor": Command("compress.doctor:main", "check what works on this machine"),
     "methods": Command("compress.methods:main", "list the distillation methods and what they need"),
-    "build": Command(f"{MODEL}:build", "make an ONNX file or an engine in a precision"),
+    "build": Command(f"{MODEL}:build", "build an ONNX file or an engine in a precision"),
     "predict": Command(f"{MODEL}:predict", "run a detector on photographs and videos"),
-    "verify": Command(f"{MODEL}:verify", "check that a bundle finds here what it found there"),
-    "bundle": Command(f"{MODEL}:bundle", "pack models with all that a device needs"),
-    "lint": Command(f"{MODEL}:lint", "say what TensorRT would refuse in a quantised ONNX file"),
+    "verify": Command(f"{MODEL}:verify", "check that a bundle gives the expected boxes here"),
+    "bundle": Command(f"{MODEL}:bundle", "pack models with everything a device needs"),
+    "lint": Command(f"{MODEL}:lint", "find what TensorRT would refuse in a quantised ONNX file"),
     "bench": Command(f"{MODEL}:bench", "measure accuracy and latency of exported models"),
-    "compare": Command("benchmarks.compare:main", "say what changed between two reports"),
-    "completion": Command("slimdet.completion:main", "print a script for completion in the shell"),
+    "compare": Command("benchmarks.compare:main", "compare two reports, with limits if given"),
+    "completion": Command("slimdet.completion:main", "print a script for shell completion"),
 }

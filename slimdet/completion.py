@@ -1,7 +1,6 @@
 """Completion of `slimdet` in the shell: `slimdet completion bash`.
 
-The script is made once, of what the commands say about their arguments; completing starts no
-Python.
+The script is generated once from the parsers of the commands; completion starts no Python.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Open a detector from whatever a run leaves behind."""
+"""Open a detector from any output of a run."""
 
 import json
 import tarfile
@@ -61,10 +61,10 @@ def given_path(path: str | PathLike[str]) -> Path:
     """Return a path that a user gave.
 
     Raises:
-        ExportError: it is empty or no path.
+        ExportError: it is empty or not a path.
     """
     if not isinstance(path, str | PathLike) or not fspath(path):
-        raise ExportError(f"{path!r} is no path; {EXPECTED}")
+        raise ExportError(f"{path!r} is not a path; {EXPECTED}")
     return Path(path)
 
 
@@ -92,7 +92,7 @@ def artifact_in(given: Path, name: str | None, stack: ExitStack) -> Path:
         return _of_run(place, name)
     if name is not None:
         raise ExportError(
-            f"{place}: is neither a run nor a bundle, so artifact={name!r} chooses nothing; leave "
+            f"{place}: is neither a run nor a bundle, so artifact={name!r} has no effect; leave "
             "it out"
         )
     if place.is_dir():
@@ -107,7 +107,7 @@ def artifact_in(given: Path, name: str | None, stack: ExitStack) -> Path:
 
 
 def for_tensorrt(given: Path, stack: ExitStack) -> list[Path]:
-    """Return the files of a run or bundle whose graphs TensorRT is to read; any other model alone.
+    """Return the TensorRT graphs of a run or bundle; of any other model, its one file.
 
     Raises:
         ExportError: there is none.
@@ -142,8 +142,8 @@ def _of_run(run: Path, name: str | None) -> Path:
     if there:
         raise ExportError(f"{run}: holds no artifact {name!r}, but {', '.join(there)}")
     raise ExportError(
-        f"{run}: the run has not exported a model yet; go on with it by `slimdet run`, or load "
-        "what it has trained: models/NAME/model.safetensors"
+        f"{run}: the run has not exported a model yet; resume it with `slimdet run`, or load "
+        "a trained model: models/NAME/model.safetensors"
     )
 
 

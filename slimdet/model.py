@@ -61,7 +61,7 @@ class Model:
 
     @property
     def engine(self) -> Engine:
-        """What runs it, for functions of the packages below."""
+        """The engine, for functions of the lower packages."""
         return self._engine
 
     @property
@@ -82,14 +82,14 @@ class Model:
             threshold: lowest score to keep; None takes the model's own.
 
         Raises:
-            DataError: a file is missing or no picture, a folder holds none, or an array has
+            DataError: a file is missing or not a picture, a folder holds none, or an array has
                 another shape or type.
             ExportError: the model is closed.
         """
         self._require_open()
         least = self.manifest.score_threshold if threshold is None else threshold
         if not isinstance(least, int | float | np.number) or not 0 <= least <= 1:
-            raise DataError(f"threshold {least!r}: is not in 0..1; give a score such as 0.25")
+            raise DataError(f"threshold {least!r}: expected a score in 0..1, such as 0.25")
         return [
             self._result(picture, float(least))
             for given in listed(source)

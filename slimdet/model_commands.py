@@ -1,7 +1,7 @@
-"""Commands that take a model take what `slimdet.load` takes.
+"""Commands that accept any model that `slimdet.load` opens.
 
-The packages below know files alone: here the run, the bundle or the checkpoint that was named
-becomes one. Importing this loads nothing heavy.
+The lower packages accept files only: a run, a bundle or a checkpoint is resolved to a file here.
+Importing this loads nothing heavy.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def bundle(arguments: Sequence[str] | None, prog: str) -> int:
 
 
 def verify(arguments: Sequence[str] | None, prog: str) -> int:
-    """Verify a bundle, that of a run, or a packed one; return the exit code."""
+    """Verify a bundle (a folder, an archive, or that of a run); return the exit code."""
     from export.verify import main
 
     options = verify_command_line(prog).parse_args(arguments)

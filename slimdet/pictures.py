@@ -1,4 +1,4 @@
-"""Pictures as Python code holds them: paths, folders, arrays and PIL pictures, one or several."""
+"""Read pictures given as paths, folders, arrays or PIL pictures."""
 
 from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
@@ -20,7 +20,7 @@ SHAPES = "(H, W, 3) RGB, (H, W) grey or (H, W, 4) RGB with alpha, channels last"
 
 
 def listed(source: Picture | Iterable[Picture]) -> Iterable[Picture]:
-    """Return what was given as several pictures, also where it is one.
+    """Return the input as a list of pictures; a single one becomes a list of one.
 
     Raises:
         DataError: it is neither a picture nor a list of them.
@@ -29,7 +29,7 @@ def listed(source: Picture | Iterable[Picture]) -> Iterable[Picture]:
         return [source]
     if isinstance(source, Iterable) and not isinstance(source, bytes | bytearray | Mapping):
         return source
-    raise DataError(f"a {type(source).__name__} is no picture; {EXPECTED}")
+    raise DataError(f"{type(source).__name__} is not a picture; {EXPECTED}")
 
 
 def read_pictures(given: Picture, depth: int | None = None) -> list[Path] | list[NDArray[np.uint8]]:
@@ -37,10 +37,10 @@ def read_pictures(given: Picture, depth: int | None = None) -> list[Path] | list
 
     Args:
         given: one path, array or PIL picture.
-        depth: bits in use of 16-bit values, as of `export.pictures.images.open_photograph`.
+        depth: bits in use of 16-bit values, see `export.pictures.images.open_photograph`.
 
     Raises:
-        DataError: it is nothing that can be read as a picture.
+        DataError: it cannot be read as a picture.
     """
     if isinstance(given, Image.Image):
         name = str(getattr(given, "filename", "")) or "a PIL picture"
@@ -48,9 +48,9 @@ def read_pictures(given: Picture, depth: int | None = None) -> list[Path] | list
     if isinstance(given, np.ndarray):
         return [array_pixels(given, depth)]
     if not isinstance(given, str | PathLike):
-        raise DataError(f"a {type(given).__name__} is no picture; {EXPECTED}")
+        raise DataError(f"{type(given).__name__} is not a picture; {EXPECTED}")
     if not fspath(given):
-        raise DataError("an empty path is no picture; name a file or a folder")
+        raise DataError("an empty path is not a picture; name a file or a folder")
     path = Path(given)
     return picture_files(path) if path.is_dir() else [path]
 
@@ -61,10 +61,10 @@ def array_pixels(values: NDArray[Any], depth: int | None = None) -> NDArray[np.u
     Args:
         values: uint8, uint16 (read as 16-bit files are), or floats in 0..1; grey, RGB, or RGB with
             alpha, which is laid on black as in files.
-        depth: bits in use of uint16, as of `export.pictures.images.open_photograph`.
+        depth: bits in use of uint16, see `export.pictures.images.open_photograph`.
 
     Raises:
-        DataError: the shape or the type is another, or floats are not in 0..1.
+        DataError: the shape or the type is not supported, or floats are not in 0..1.
     """
     shown = f"a picture of shape {values.shape} and type {values.dtype}"
     planes = values[..., None] if values.ndim == 2 else values

@@ -1,4 +1,4 @@
-"""What a detector finds in one picture."""
+"""Detections of one picture."""
 
 import warnings
 from collections import Counter
@@ -38,7 +38,7 @@ class Detection(NamedTuple):
     name: str
 
 
-@dataclass(frozen=True, eq=False, repr=False)  # arrays have no one truth value
+@dataclass(frozen=True, eq=False, repr=False)  # comparing arrays gives no single truth value
 class Result:
     """The objects that a detector found in one picture, best first; `len` is their number.
 
@@ -136,7 +136,7 @@ class Result:
         """Return COCO results of the picture: xywh boxes, category ids of the training data.
 
         Args:
-            image_id: of the picture in the ground truth.
+            image_id: id of the picture in the ground truth.
         """
         return coco_results(self._detections(), image_id, self.category_ids)
 

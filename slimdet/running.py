@@ -1,4 +1,4 @@
-"""Carry out a recipe from Python."""
+"""Run a recipe from Python."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ class Run:
 
     @property
     def html(self) -> Path:
-        """The report for reading."""
+        """Path of the HTML report."""
         return self.folder / "report" / "report.html"
 
     def load(self, artifact: str | None = None, *, device: str = "cpu") -> Model:
@@ -61,7 +61,7 @@ def run(
     device: str = "auto",
     quiet: bool = False,
 ) -> Run:
-    """Carry out a recipe from data to report, or go on with it where it was interrupted.
+    """Run a recipe from data to report; an interrupted run resumes.
 
     Call it under `if __name__ == "__main__":` in a script: latency is measured in processes that
     import the script again.
@@ -69,7 +69,7 @@ def run(
     Args:
         recipe: path of a YAML file, or the same settings as nested dicts and lists.
         overrides: settings that override the recipe's, each `key=value`.
-        runs: the folder in which the run's folder is made.
+        runs: parent of the run folder.
         device: auto, cpu, cuda or cuda:N.
         quiet: write nothing to stderr.
 

@@ -1,4 +1,4 @@
-"""The AP that a perfect detector reaches, where limits on detections cut the truth itself."""
+"""AP of a perfect detector when limits on the number of detections cut the ground truth."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Fullness:
-    """The objects of a set, crowds not counted.
+    """Object counts of a set, without crowds.
 
     Attributes:
         pictures: number of pictures.
@@ -34,7 +34,7 @@ class Fullness:
 
     @property
     def most(self) -> int:
-        """Objects of the fullest picture; 0 if none is full."""
+        """Number of objects in the fullest picture; 0 if no picture exceeds a limit."""
         return int(self.full.sum(axis=1).max(initial=0))
 
     @property
@@ -48,9 +48,9 @@ class Fullness:
         return int((self.full > COCO_LIMIT).any(axis=1).sum())
 
     def perfect_ap(self, max_detections: int) -> float:
-        """Return AP of a detector that errs nowhere and returns at most so many boxes, 0..1.
+        """Return AP (0..1) of a perfect detector that returns at most `max_detections` boxes.
 
-        Of a picture's objects it returns those of the rarest classes first, which weigh most.
+        It returns objects of the rarest classes first, since each of them adds most to AP.
         """
         room = np.full(len(self.full), max_detections)
         lost = np.zeros_like(self.total)
@@ -78,7 +78,7 @@ def fullness(images: ImageSet, max_detections: int) -> Fullness:
 
 
 def ceiling_warnings(sets: Mapping[str, ImageSet], max_detections: int) -> list[str]:
-    """Return a warning for every set, by its role, whose truth the limits cut."""
+    """Return a warning for every set, by role, whose ground truth exceeds the limits."""
     lines = []
     for role, images in sets.items():
         found = fullness(images, max_detections)

@@ -74,7 +74,7 @@ def coco_map(
 ) -> MetricValues:
     """Compute the twelve metrics of `COCO_NAMES`, and AP by class; all in 0..1.
 
-    Without a single result the numbers are 0, not None, where objects exist.
+    Without any results the metrics are 0, not None, where objects exist.
 
     Args:
         results: detections; not changed.

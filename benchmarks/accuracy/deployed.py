@@ -1,4 +1,4 @@
-"""Accuracy at the score threshold of use: the low-scored detections left out."""
+"""Accuracy at the deployed score threshold, without detections below it."""
 
 from collections.abc import Sequence
 
@@ -27,8 +27,8 @@ def deployed_accuracy(
 ) -> Deployed:
     """Compute COCO's metrics of the results at or above the threshold.
 
-    AP is lower than by COCO's rules, which count low-scored boxes too; the difference is the recall
-    that the threshold costs.
+    AP is lower than COCO's, which also counts low-scored boxes; the difference is due to the recall
+    lost to the threshold.
     """
     kept = [result for result in results if result["score"] >= score_threshold]
     return Deployed(

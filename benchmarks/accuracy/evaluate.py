@@ -49,7 +49,7 @@ def predict(
             those are left out.
 
     Raises:
-        DataError: the set's classes are not the model's, or a picture cannot be read.
+        DataError: the set's classes differ from the model's, or a picture cannot be read.
     """
     manifest = engine.manifest
     categories = category_of_label(manifest, images, other_classes=other_classes)
@@ -104,7 +104,7 @@ def compute_metrics(
         results: detections of the artifact on the whole set.
         ground_truth: the labelled set.
         artifact: the file that made the detections.
-        known: values computed before, which are not computed again.
+        known: values from an earlier computation, which are reused.
     """
     found = dict(known or {})
     for name, metric in METRICS.items():
@@ -114,7 +114,7 @@ def compute_metrics(
 
 
 def save_predictions(results: Sequence[CocoResult], path: Path) -> None:
-    """Write COCO results atomically; every float reads back as the same float."""
+    """Write COCO results atomically; floats are written so that they read back exactly."""
     write_json(list(results), path, indent=None)
 
 

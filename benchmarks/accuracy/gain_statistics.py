@@ -30,7 +30,7 @@ def gain_interval(differences: Sequence[float]) -> tuple[float, float] | None:
     Beyond 30 seeds the quantile of 30 is used; the interval is then slightly too wide.
 
     Raises:
-        ValueError: there is no difference, or one is not finite.
+        ValueError: `differences` is empty, or one is not finite.
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.size == 0 or not np.isfinite(values).all():

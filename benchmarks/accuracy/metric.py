@@ -33,7 +33,7 @@ class MetricValues(Record):
 
 
 class Metric(Protocol):
-    """A function of one artifact's detections on one labelled set. It changes none of its inputs.
+    """A function of one artifact's detections on one labelled set; it must not change its inputs.
 
     It runs in the process that evaluates, after all predictions, once per row of the report.
     """

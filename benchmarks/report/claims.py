@@ -1,4 +1,4 @@
-"""What the numbers of a report support: tiles, warnings and sentences, each with its interval."""
+"""Tiles, warnings and sentences that follow from the numbers of a report, with intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,7 +146,7 @@ def _measured(gain: Gain) -> str:
 
 
 def speed_doubt(speed: Speed, rows: Sequence[ReportRow]) -> str:
-    """Return why a ratio of times carries no verdict; "" where it does."""
+    """Return why a ratio of times gives no verdict; "" if it gives one."""
     for row in rows:
         rest = f"{row.backend} {row.precision}"
         titles = {row_title(row), f"{row.model} {rest}", f"{row.name or row.model} {rest}"}
@@ -183,7 +183,7 @@ def _speed_headline(speed: Speed, rows: Sequence[ReportRow]) -> Headline:
 
 
 def _slow_int8(rows: Sequence[ReportRow]) -> list[str]:
-    """Say where INT8 is slower: both timings are valid, and their intervals apart."""
+    """Warn where INT8 is slower: both timings valid, their intervals disjoint."""
     found = []
     timed = [row for row in rows if row.latency_ms is not None and row.verdict == "valid"]
     for row in timed:

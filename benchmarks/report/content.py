@@ -86,8 +86,8 @@ def write_report(data: ReportData, folder: Path) -> Path:
 def complete(data: ReportData) -> ReportData:
     """Return `data` with everything that follows from its numbers.
 
-    That is the headline, the waterfall, and warnings (a teacher worse than the baseline, an export
-    that costs accuracy, unreliable timings), which come after those given.
+    Adds the headline, the waterfall, and warnings (a teacher worse than the baseline, an export
+    that costs accuracy, unreliable timings) after the given ones.
     """
     warnings = dict.fromkeys([*data.warnings, *derived_warnings(data)])
     added = {
@@ -110,13 +110,13 @@ def read_report(file: Path) -> ReportData:
         problem = all_described(error)
     except OSError as error:
         problem = str(error.strerror)
-    except (ValueError, RecursionError):  # no UTF-8, no JSON, or thousands of levels of it
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, or nested too deeply
         problem = "it is not JSON"
     raise ToolkitError(f"{file}: not a readable report: {problem}; run it again")
 
 
 def render_report(folder: Path) -> Path:
-    """Draw plots, report.md and report.html from report.json alone; return the HTML's path.
+    """Draw plots, report.md and report.html from report.json; return the HTML's path.
 
     Raises:
         ToolkitError: report.json is missing or not a report.

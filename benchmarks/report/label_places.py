@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
-# Offsets in points and the text's alignment: near first, then farther out, with a line.
+# Offsets in points and the text's alignment, nearest first; the far ones get a line.
 NEAR = ((0, 19, "center"), (0, -19, "center"), (10, 0, "left"), (-10, 0, "right"))
 FAR = tuple(
     (dx, dy, side)

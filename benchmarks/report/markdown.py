@@ -84,7 +84,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell(cell: str) -> str:
-    """Escape what would end the cell or start a tag."""
+    """Escape characters that would end the cell or start a tag."""
     return cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 

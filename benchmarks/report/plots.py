@@ -31,7 +31,7 @@ class Plot:
 
     Attributes:
         chapter: results, training or classes.
-        wide: whether it takes the whole width of the page.
+        wide: whether it spans the full width of the page.
     """
 
     path: Path

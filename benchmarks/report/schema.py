@@ -179,7 +179,7 @@ class ReportData(Record):
         per_class: AP by class name, by title of the row.
         data: record of the data check, or text.
         recipe: text of the recipe.
-        warnings: given ones and those that the numbers call for.
+        warnings: the given warnings and those that `complete` adds.
         headline: sentence that `complete` adds.
         waterfall: stages that `complete` adds.
     """

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from benchmarks.report.schema import ReportData, ReportRow
 
-EXPORTED = ("onnxruntime", "fp32")  # the one artifact that every seed has
+EXPORTED = ("onnxruntime", "fp32")  # the only artifact that exists for every seed
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def several(data: ReportData) -> bool:
 def over_seeds(row: ReportRow, data: ReportData) -> OverSeeds | None:
     """Return AP of a row's model over the seeds; None for one seed and for other artifacts.
 
-    Reports made before rows had `seed_aps` give the AP of the trained weights, from which the
-    exported FP32 file differs by less than a rounded digit.
+    Reports from before `seed_aps` give the AP of the trained weights; the exported FP32 file has
+    the same AP to the digits shown.
     """
     if len(row.seed_aps) > 1:
         return OverSeeds(row.seed_aps)

@@ -73,7 +73,7 @@ def waterfall(data: ReportData) -> tuple[Stage, ...]:
     """Return AP step by step: teacher, baseline, student in torch, each artifact, and as deployed.
 
     With several seeds baseline and student are their means, and the artifacts, which are those of
-    the first seed, are held against that seed's student. Rows without AP are left out.
+    the first seed, are compared with that seed's student. Rows without AP are left out.
     """
     rows, stages = data.rows, list[Stage]()
 
@@ -118,7 +118,7 @@ def waterfall(data: ReportData) -> tuple[Stage, ...]:
         title = f"student, {row.backend} {row.precision}{seed}"
         added = add(title, "student", row.ap["AP"], reference)
         if row.precision == "fp32" and _runs_graphs(row):
-            reference = added  # the other precisions are made of this file
+            reference = added  # the other precisions are made from this file
     for row in exported:
         if row.deployed:
             title = f"student, {row.backend} {row.precision}{seed}"

@@ -99,7 +99,7 @@ def table_row(row: ReportRow, data: ReportData) -> list[str]:
 
 
 def ap_cell(row: ReportRow, data: ReportData) -> str:
-    """Return AP; of several seeds the mean and standard deviation, or the seed it is of."""
+    """Return AP; of several seeds the mean and standard deviation, or the number of the seed."""
     found = over_seeds(row, data)
     if found is not None:
         return f"{points(found.mean)} \u00b1 {points(found.deviation)}"
@@ -128,7 +128,7 @@ def table_footnotes(data: ReportData) -> list[str]:
         )
         notes.append(INCLUSIONS)
         if not all(latency.end_to_end.p99_reliable for latency in timed):
-            notes.append(f"{BELOW_RELIABLE} fewer than 500 calls: p99 is set by few of them.")
+            notes.append(f"{BELOW_RELIABLE} fewer than 500 calls: p99 depends on a few of them.")
     repeated = {
         row_title(row): row.latency_ms.repeats
         for row in data.rows
@@ -141,7 +141,7 @@ def table_footnotes(data: ReportData) -> list[str]:
 
 
 def timing_doubts(rows: Sequence[ReportRow]) -> list[str]:
-    """Return why timings are unreliable: every reason once, at its worst, with its rows."""
+    """Return why timings are unreliable: each reason once, with its largest value and its rows."""
     doubtful = [row for row in rows if row.verdict.startswith(DOUBTFUL)]
     worst: dict[str, str] = {}
     titles: dict[str, list[str]] = {}

@@ -1,14 +1,14 @@
 """AP gain of each method on one data set: `python -m benchmarks.studies.gain RECIPE...`.
 
-It runs `python -m compress.run` in separate processes. Per base recipe and regime: the teacher and
-the plain student of every seed once, then one run per method from the same initial weights, in the
-same data order, for as many steps, under that one teacher; with `--equal-time` also a plain student
-for as many steps as cost the same, by a ratio that is timed in turns (see docs/report.md). Runs
-that are finished are kept, so the same command goes on where it was cut. Writes `gain_<data>.json`
+Runs `python -m compress.run` in separate processes. Per base recipe and regime: the teacher and the
+plain student of every seed once, then one run per method with the same initial weights, data order,
+number of steps and teacher. `--equal-time` also trains a plain student for as many steps as cost
+the same; the ratio is timed with interleaved steps (see docs/report.md). Finished runs are kept, so
+the same command resumes after an interruption. Writes `gain_<data>.json`
 after every method, and draws `gain_<data>.png`.
 
-Regimes: `all` labels, and `few`: a fifth of them, the rest of the pictures without, under the
-teacher that was trained on all.
+Regimes: `all` labels, and `few`: a fifth of the labels and the other pictures without labels, with
+the teacher that was trained on all.
 """
 
 import argparse
@@ -45,7 +45,7 @@ from export.errors import RecipeError, ToolkitError
 HERE = Path(__file__).resolve().parents[1]
 METHODS = HERE / "gain" / "methods.yaml"
 REGIMES = ("all", "few")
-SHARE = 0.2  # of the labels, in `few`
+SHARE = 0.2  # share of the labels in `few`
 PLAIN = ("distill=[]", "baseline={enabled: false}")
 # Latency is not compared here; AP is that of the exported fp32 files.
 LIGHT = (
@@ -98,7 +98,7 @@ class Work:
 
 
 def measured_step_ratio(home: Path) -> StepRatio:
-    """Return what a distilled step of a finished run costs; measure it if that is not recorded.
+    """Return the cost of a distilled step of a finished run; measure it if it is not recorded.
 
     Raises:
         RunError: it could not be measured.
@@ -116,7 +116,7 @@ def measured_step_ratio(home: Path) -> StepRatio:
 def _same_path_as_here(code: str) -> str:
     """Return code that runs with the module path of this process.
 
-    With `-m` Python looks in the current folder first, where a `compress.py` may lie.
+    With `-m` Python searches the current folder first, which may contain a `compress.py`.
     """
     return f"import sys; sys.path[:] = {sys.path}; {code}"
 
@@ -166,7 +166,7 @@ def read_methods(given: Sequence[str]) -> Methods:
             found[text] = ours[text]
         else:
             raise RecipeError(
-                f"--methods {text}: no file, and no name in {METHODS} ({', '.join(ours)}); or say "
+                f"--methods {text}: no file, and no name in {METHODS} ({', '.join(ours)}); or give "
                 f"{text}='[{{type: ...}}]'"
             )
     return found or ours
@@ -281,7 +281,7 @@ class _Table:
         self._write()
 
     def _equal_time(self, run: str, home: Path, steps: int) -> EqualTime:
-        """Train a plain student for as many steps as cost what the method's do; compare."""
+        """Train a plain student for as many steps as cost the same as the method's; compare."""
         ratio = measured_step_ratio(home)
         longer = ratio.plain_steps(steps)
         settings = (*self.settings, f"train.steps={longer}", "train.epochs=null")
@@ -297,7 +297,7 @@ class _Table:
         old = tables.get(key)
         if (
             old is not None and old["plain"] == self.content["plain"]
-        ):  # earlier calls' methods are still good
+        ):  # methods of earlier calls stay valid
             kept = {n: m for n, m in old["methods"].items() if n not in self.content["failed"]}
             self.content["methods"] = {**kept, **self.content["methods"]}
         tables[key] = self.content

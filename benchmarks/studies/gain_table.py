@@ -60,7 +60,7 @@ class StepCost(TypedDict):
 
 
 class EqualTime(StudentRecord, Comparison):
-    """A plain student trained at the same cost as the taught one, and the gain over it.
+    """A plain student trained at the same cost as the distilled one, and the gain over it.
 
     Results made before the ratio was timed in turns have no `step_ratio`: their number of steps
     compares wall times of different moments.
@@ -117,7 +117,7 @@ class DataSettings(TypedDict):
 
 
 class Settings(TypedDict):
-    """The parts of a run's resolved recipe that are read here."""
+    """The parts of a run's resolved recipe that this module reads."""
 
     seed: int
     seeds: int

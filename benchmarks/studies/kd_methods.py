@@ -22,7 +22,7 @@ def fitting(
     """Return settings of the methods that fit a pair, and reasons for those that do not.
 
     A method that compares proposals has a second row, `<method>, roi_source: student`: there the
-    student's proposals are scored by both, not the teacher's.
+    student's proposals, not the teacher's, are scored by both models.
     """
     rows: dict[str, LossSection] = {}
     skipped: dict[str, str] = {}
@@ -40,7 +40,7 @@ def fitting(
 
 
 def stated(config: LossSection) -> dict[str, JsonValue]:
-    """Return those of a row's settings that are not the defaults, besides `type`."""
+    """Return the settings of a row that differ from the defaults, except `type`."""
     found: dict[str, JsonValue] = config.model_dump(mode="json", exclude_defaults=True)
     return {key: value for key, value in found.items() if key != "type"}
 

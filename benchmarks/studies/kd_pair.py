@@ -1,4 +1,4 @@
-"""The inputs of `benchmarks.studies.kd_step`: two detectors of random weights, a batch of noise."""
+"""Inputs of `benchmarks.studies.kd_step`: two detectors with random weights, a batch of noise."""
 
 from typing import NamedTuple
 

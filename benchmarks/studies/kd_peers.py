@@ -1,7 +1,7 @@
 """Distillation of pyramid maps in other frameworks, for `benchmarks.studies.kd_step --peers`.
 
-Each is used as its documentation says, on the student and teacher of our own step, so that only the
-framework differs. torchdistill leaves the teacher in train mode, so eval mode is set here; Model
+Each is used as documented, on the student and teacher of our own step, so that only the framework
+differs. torchdistill leaves the teacher in train mode, so eval mode is set here; Model
 Optimizer requires balancer weights that sum to less than 1. Both run the whole teacher, and compare
 those levels of the pyramid that are a module's output.
 """

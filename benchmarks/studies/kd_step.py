@@ -1,14 +1,14 @@
 """Time one distilled training step against its floor: `python -m benchmarks.studies.kd_step`.
 
 A development benchmark and an exception to "benchmarks never imports compress": it measures
-training itself, so there is no file that it could read instead. Nothing else imports it.
+training itself, which leaves no file to read. Nothing else imports it.
 
-Per method there are two steps (forward, backward, optimiser), taken one after the other in every
-round so that load slows both equally: the student with the teacher's forward pass beside it
-(the floor: exactly the knowledge that the method asks of each), and the distilled one. The teacher
-of `dicod` is a classifier of crops, whose look at the labelled objects belongs to the floor. The
-plain student opens every round; `--peers` adds other frameworks on the same two models. Methods
-that do not fit a pair are named with the reason. The last line is JSON.
+Per method two steps (forward, backward, optimiser) are timed one after the other in every round, so
+that load slows both equally: the floor, which is the student's step plus the teacher's forward pass
+(with only the outputs that the method needs), and the distilled step. The teacher of `dicod` is a
+classifier of crops; its pass over the labelled objects belongs to the floor. Every round begins
+with the plain student; `--peers` adds other frameworks on the same two models. Methods that do not
+fit a pair are listed with the reason. The last line is JSON.
 """
 
 import argparse
@@ -46,14 +46,14 @@ OURS = "mse"  # what the peers are compared with: the mean squared error of the 
 
 
 class StepRecord(TypedDict):
-    """Median time of a step, and the peak memory of a process that only takes it."""
+    """Median time of a step, and the peak memory of a process that runs only this step."""
 
     ms: float
     peak_mib: int | None
 
 
 class MethodRecord(StepRecord):
-    """A distilled step, and how it compares with its floor and with the plain step."""
+    """A distilled step, and its ratios to its floor and to the plain step."""
 
     needs: list[str]
     settings: dict[str, JsonValue]
@@ -70,7 +70,7 @@ class PeerRecord(StepRecord):
 
 
 class PairRecord(TypedDict):
-    """All steps of one pair; `skipped` says why a method does not fit it."""
+    """All steps of one pair; `skipped` holds the reason per method that does not fit it."""
 
     plain: StepRecord
     methods: dict[str, MethodRecord]
@@ -216,7 +216,7 @@ def table(setting: Setting, rounds: int, result: PairRecord) -> str:
 def make_distiller(
     pair: Pair, config: LossSection | None, classifier: Classifier | None = None
 ) -> Distiller:
-    """Return the objective, in the middle of a long run: past every warm-up and delayed start."""
+    """Return the objective at the middle of a long run, after every warm-up and delayed start."""
     losses = [] if config is None else [config]
     distiller = Distiller(
         pair.student,
@@ -229,7 +229,7 @@ def make_distiller(
 
 
 def make_floor(pair: Pair, config: LossSection) -> Callable[[], dict[str, torch.Tensor]]:
-    """Return both models' forward passes as the method wants them, and the student's losses."""
+    """Return both models' forward passes as the method needs them, and the student's losses."""
     student, teacher, batch, _ = pair
     distiller, classifier = make_distiller(pair, config), random_classifier(config, student)
 
@@ -279,7 +279,7 @@ def make_step(kind: str, pair: Pair, config: LossSection | None = None) -> Calla
 
 
 def stopwatch(step: Callable[[], None], device: str) -> float:
-    """Return the milliseconds of one call, the device's work included."""
+    """Return the time of one call in ms, including the work on the device."""
     on_gpu = device.startswith("cuda")
     if on_gpu:
         torch.cuda.synchronize()
@@ -293,7 +293,7 @@ def stopwatch(step: Callable[[], None], device: str) -> float:
 def _peaks(
     steps: Iterable[str], chosen: Mapping[str, LossSection], pair: Pair, setting: Setting
 ) -> dict[str, int]:
-    """Measure the peak memory of every step; of floors that ask for the same only one."""
+    """Measure the peak memory of every step; equal floors are measured once."""
     floors: dict[tuple[object, ...], int] = {}
     peaks = {}
     for name in steps:
@@ -315,9 +315,9 @@ def _peaks(
 
 
 def peak_memory_mib(name: str, setting: Setting, config: LossSection | None = None) -> float:
-    """Return the peak of a fresh process that only takes this step, twice.
+    """Return the peak memory of a fresh process that runs only this step, twice.
 
-    On a GPU it is what torch has allocated there, else the resident memory with all libraries.
+    On a GPU: the memory allocated by torch; else the resident memory with all libraries.
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak_of_one, (name, setting, config))

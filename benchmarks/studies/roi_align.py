@@ -63,8 +63,8 @@ def run(
     """Export, compare, then time everything side by side; return the content of the JSON file.
 
     Raises:
-        DataError: there is no picture.
-        ExportError: a graph does not detect what torchvision does.
+        DataError: the data set has no picture.
+        ExportError: the detections of a graph differ from torchvision's.
     """
     height, width = trained.recipe.data.input_size
     canvases = [read_canvas(images, index, height, width)[0] for index in range(len(images))]
@@ -88,7 +88,7 @@ def run(
             compared[count] = compare(opened, canvases)
             engines |= {f"{name} {count}": engine for name, engine in opened.items()}
         for engine in engines.values():
-            if isinstance(engine, EagerEngine):  # as the graphs' callers have it
+            if isinstance(engine, EagerEngine):  # as callers of the graphs do
                 engine.model.roi_heads.score_thresh = config.score_threshold
         sys.stderr.write(f"latency of {len(engines)} in turns\n")
         timings = measure(engines, images, config)
@@ -131,7 +131,7 @@ def compare(engines: Mapping[str, Engine], canvases: Sequence[NDArray[np.uint8]]
         result[form] = parity.to_dict()
         if not parity.ok(Gate()):
             raise ExportError(
-                f"{form}: does not detect what eager torchvision does: {parity.missing} of "
+                f"{form}: detections differ from eager torchvision's: {parity.missing} of "
                 f"{parity.matched + parity.missing} boxes missing, {parity.extra} extra, scores "
                 f"within {parity.max_score_difference:.2g}, boxes within "
                 f"{parity.max_box_difference_px:.2g} px; candidates above {LOW_SCORE}: up to "

@@ -28,7 +28,7 @@ from export.pictures.images import Images, to_tensor
 
 EAGER = "eager"
 FORMS: tuple[RoiAlignForm, ...] = get_args(RoiAlignForm)
-LOW_SCORE = 0.01  # to select with, where differences count from 0.05
+LOW_SCORE = 0.01  # score to select from; differences count from 0.05
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class EagerEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restore torch's threads; the modules belong to the caller."""
+        """Restore torch's number of threads; the modules stay with the caller."""
         torch.set_num_threads(self._before)
 
 
@@ -160,18 +160,18 @@ def open_trained(path: Path) -> Trained:
     """Find the recipe and the weights of a run, of a folder in its `models/`, or of a file there.
 
     Raises:
-        RecipeError: there is no run, or its model is not a finished Faster R-CNN.
+        RecipeError: `path` is not in a run, or its model is not a finished Faster R-CNN.
     """
     home = next((p for p in (path, *path.parents) if (p / "recipe.lock.json").is_file()), None)
     if home is None:
-        raise RecipeError(f"{path}: no folder of a run here or above (it has recipe.lock.json)")
+        raise RecipeError(f"{path}: not in a run folder (one that holds recipe.lock.json)")
     recipe, _ = load_recipe(home / "recipe.lock.json")
     room = path.parent if path.is_file() else path
     if room == home:
         room = home / "models" / str(ModelName(recipe.seed, "student"))
     weights = room / "model.safetensors"
     if not weights.is_file():
-        raise RecipeError(f"{weights}: not there; name a finished run or a folder of its models/")
+        raise RecipeError(f"{weights}: not found; name a finished run or a folder of its models/")
     try:
         name = ModelName.parse(room.name)
     except ValueError as error:

@@ -14,7 +14,7 @@ from export.config import NonNegativeFloat, Section
 Zoom = Annotated[float, Field(ge=0.01, le=100)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
-_MOSAIC_CENTRE = (0.3, 0.7)  # where the four pictures of a mosaic meet, of the side
+_MOSAIC_CENTRE = (0.3, 0.7)  # centre of a mosaic, as shares of the side
 
 
 class AugmentConfig(Section):
@@ -79,8 +79,8 @@ def augment(
     Args:
         sample: never changed in place.
         config: what may happen.
-        rng: all randomness; the result is a function of it.
-        another: gives an unchanged sample of the same set for any non-negative number; for mosaic.
+        rng: the only source of randomness.
+        another: returns an unchanged sample of the same set for a non-negative number; for mosaic.
         fill: grey value outside the picture.
     """
     chance = rng.random(4)

@@ -58,7 +58,7 @@ class SplitConfig(Section):
 
 
 class _Common(Section):
-    """Settings of drawn and photographed data alike.
+    """Settings that drawn and photographed data share.
 
     Attributes:
         image_size: side of the letterboxed input, or (height, width).
@@ -100,7 +100,7 @@ class Data:
     Attributes:
         train: labelled pictures to learn from.
         val: labelled pictures to measure on.
-        unlabeled: pictures for the distillation terms alone; without boxes.
+        unlabeled: pictures without boxes, for the distillation terms only.
         classes: K names, of train and val alike.
         category_ids: K ids of the data set, in the order of `classes`.
         input_height: height of the letterboxed input, pixels.
@@ -139,7 +139,7 @@ class DivisionConfig(Section):
 
     Attributes:
         val: share of the pictures held out for val.
-        test: share held out from training and val alike, for a last look after the run.
+        test: share held out from both training and val, for a final evaluation after the run.
         seed: another seed gives another division.
     """
 
@@ -243,7 +243,7 @@ class FolderConfig(_Common):
         if set(names) & set(split_names("val")):
             raise DataError(
                 f"{root}: comes with splits of its own ({', '.join(names)}), so data.split is not "
-                "needed; remove it. To divide one of them all the same, name it with "
+                "needed; remove it. To divide one of these splits nevertheless, name it with "
                 "data.train.split"
             )
         if names and "train" not in names:
@@ -257,10 +257,10 @@ class FolderConfig(_Common):
         return read_whole(root, fmt, self.classes)
 
     def _refuse_whole(self, root: Path) -> None:
-        """Say what to add to the recipe where the set has no split to measure on.
+        """Refuse a data set without a val split; the error states what to add to the recipe.
 
         Raises:
-            DataError: the data set has no splits, or train alone.
+            DataError: the data set has no splits, or only train.
         """
         named = [s for r in (self.train, self.val) for s in (r.split, r.path) if s is not None]
         if named:
@@ -271,7 +271,7 @@ class FolderConfig(_Common):
         found = f"has {', '.join(names)} and no val" if names else "has no splits of its own"
         raise DataError(
             f"{root}: {found}. Add to the recipe, under data: `split: {{val: 0.2, seed: 0}}`, and "
-            "a fifth of the pictures is held out for val. Or name files or folders with "
+            "a fifth of the pictures is held out for val; or name files or folders with "
             "data.train.path and data.val.path"
         )
 
@@ -283,7 +283,7 @@ class FolderConfig(_Common):
         formats: list[str],
         division: Division | None,
     ) -> ImageSet:
-        """Read a labelled split and forget its labels, or take a plain folder of pictures."""
+        """Read a labelled split without its labels, or a plain folder of pictures."""
         path = _within(root, split.path)
         if division is not None and path is None and split.split == "train":
             return _unlabeled(division.of("train"), split, train)
@@ -299,7 +299,7 @@ class FolderConfig(_Common):
 
 
 class ShapesConfig(_Common):
-    """Drawn pictures: no file, no download, as many as wanted.
+    """Synthetic pictures of shapes, drawn on request; needs no files and no download.
 
     Attributes:
         seed: another seed draws another data set.

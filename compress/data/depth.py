@@ -1,4 +1,4 @@
-"""How many bits the 16-bit pictures of a data set use."""
+"""Find the number of bits that the 16-bit pictures of a data set use."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ def with_bit_depth(sets: Sequence[ImageSet], asked: int | None) -> list[ImageSet
         asked: bits that the recipe states; None takes what is found.
 
     Raises:
-        DataError: a picture is broken, or its values mean no grey levels or colours.
+        DataError: a picture is damaged, or its values are not grey levels or colours.
     """
     found = [_wide_values(images.paths) for images in sets]
     largest = max((value for values in found for value in values), default=None)
@@ -53,6 +53,6 @@ def _note(values: Sequence[int], depth: int, asked: int | None) -> str:
     low = sum(depth_of(value) < depth for value in values)
     fewer = f", {low} of them with values of fewer bits" if low else ""
     return (
-        f"{len(values)} pictures looked at have 16 bits a value, up to {max(values)}{fewer}: all "
+        f"{len(values)} pictures checked have 16 bits per value, up to {max(values)}{fewer}: all "
         f"such pictures are read as {depth}-bit, 0 to {(1 << depth) - 1}; {whose}"
     )

@@ -34,9 +34,9 @@ class SplitHealth:
         share_under_8_px: of boxes whose shorter side is.
         dropped_in_training: boxes whose shorter side is under augment.min_box_px.
         aspect: 5th, 50th and 95th percentile of width / height.
-        read: counts of what the split's files hold, of what was kept and of what was left out.
+        read: numbers of objects in the split's files, kept, and left out.
         notes: what was corrected or left out while reading, counted, with examples.
-        suspicions: what looks wrong in the annotations.
+        suspicions: probable errors in the annotations.
     """
 
     source: str
@@ -63,7 +63,7 @@ class Health:
         splits: role -> its state.
         leaks: pairs of roles, "train and val" -> names of pictures that are in both.
         repeated: role -> names of pictures that are in it twice or more.
-        warnings: one sentence each; empty when all is well.
+        warnings: one sentence each; empty if nothing was found.
         division: how a set without splits was divided, in one line; empty where it has splits.
     """
 
@@ -163,8 +163,8 @@ def _split_health(image_set: ImageSet, data: Data) -> SplitHealth:
 def _hashes(image_set: ImageSet) -> dict[str, list[str]]:
     """Return content hash -> names of the pictures that have it.
 
-    A drawn picture is known by its name, which says how it is drawn; the first few are also
-    compared by their pixels.
+    A drawn picture is identified by its name, which encodes how it is drawn; the first few are
+    also compared by their pixels.
     """
     names = [image.file_name for image in image_set.images]
     found: dict[str, list[str]] = {}
@@ -195,7 +195,7 @@ def _warnings(
     warnings = [f"{role}: {text}" for role, split in splits.items() for text in split.suspicions]
     for pair, names in leaks.items():
         warnings.append(
-            f"{len(names)} pictures are in {pair} ({_some(names)}): AP on val will look too good"
+            f"{len(names)} pictures are in {pair} ({_some(names)}): AP on val will be too high"
         )
     for role, names in repeated.items():
         warnings.append(f"{len(names)} pictures are in {role} more than once ({_some(names)})")
@@ -220,7 +220,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _balance(counts: dict[str, int]) -> str:
-    """List up to ten classes, the commonest first."""
+    """List up to ten classes, the most frequent first."""
     ranked = sorted(counts.items(), key=lambda item: -item[1])
     shown = ", ".join(f"{name} {count}" for name, count in ranked[:10])
     return shown + (f", and {len(ranked) - 10} more" if len(ranked) > 10 else "")

@@ -1,4 +1,4 @@
-"""Batches for training: the same ones at a given step, however often a run was cut or spread.
+"""Batches for training, reproducible at any step of a resumed or distributed run.
 
 Which pictures a step sees, and how each is changed, depends on (seed, step) alone: not on the
 number of worker processes, on earlier steps, or on the rank, which only takes its slice.
@@ -56,7 +56,7 @@ class CanvasCache:
         each = height * width * 3
         self._kept = min(len(image_set), budget_bytes // each)
         self.bytes = self._kept * each
-        memory = _shared_bytes(self.bytes + self._kept + 1)  # a map of no bytes is an error
+        memory = _shared_bytes(self.bytes + self._kept + 1)  # mapping 0 bytes is an error
         self._canvases = memory[: self.bytes].view(self._kept, height, width, 3)
         self._filled = memory[self.bytes :]
 
@@ -209,7 +209,7 @@ class Assembler(Dataset[RawBatch]):
         )
 
     def __getitems__(self, keys: list[Key]) -> RawBatch | ToolkitError:
-        """Assemble in a worker process; an error travels as a value, without its traceback."""
+        """Assemble in a worker process; return an error as a value, without its traceback."""
         try:
             return self.assemble(keys)
         except ToolkitError as error:
@@ -235,7 +235,7 @@ def steps_per_epoch(data: Data, batch: int) -> int:
     """Return how many whole batches the training pictures make.
 
     Raises:
-        DataError: not even one.
+        DataError: there are fewer pictures than one batch needs.
     """
     if batch > len(data.train):
         raise DataError(

@@ -1,4 +1,4 @@
-"""The pictures of a run, looked at before its first training step."""
+"""Check the pictures of a run before its first training step."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from compress.console import Console
 from compress.data.config import Data
 
 _MANY = 500  # pictures; fewer are read before a progress display would be
-_SMALL = 16 << 20  # bytes of all files; so little is decoded in a second or two
+_SMALL = 16 << 20  # bytes of all files together; decoded in a second or two
 
 
 def sets_of(several: Sequence[Data]) -> list[ImageSet]:
@@ -20,7 +20,7 @@ def sets_of(several: Sequence[Data]) -> list[ImageSet]:
 def look_at_pictures(
     several: Sequence[Data], cache: PictureCache, console: Console, *, decode: bool
 ) -> None:
-    """Read header and end of every picture, or all of it; show progress where there are many.
+    """Read header and end of every picture, or decode it; show progress for large sets.
 
     Sets of up to 16 MiB are decoded in any case.
 

@@ -19,7 +19,7 @@ def limited(image_set: ImageSet, limit: int | None, seed: int) -> ImageSet:
 
 
 def chosen(count: int, limit: int | None, seed: int) -> list[int]:
-    """Return the indices that a limit leaves of `count` pictures."""
+    """Return the indices of the pictures, out of `count`, that remain under a limit."""
     if limit is None or limit >= count:
         return list(range(count))
     order: list[int] = np.random.default_rng(seed).permutation(count)[:limit].tolist()
@@ -30,10 +30,10 @@ def select_classes(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
     """Keep only `classes`, in that order; objects of others are left out, with a note.
 
     Raises:
-        DataError: a class that the set does not have, or one named twice.
+        DataError: the set lacks a class, or a class is named twice.
     """
     if len(set(classes)) < len(classes):
-        raise DataError(f"data.classes: a name is there twice: {', '.join(classes)}")
+        raise DataError(f"data.classes: a class is named twice: {', '.join(classes)}")
     for name in classes:
         checked_name(name, "data.classes")
         if name not in image_set.classes:
@@ -84,7 +84,7 @@ def _less(tally: Tally, reason: str, left_out: int) -> Tally:
 
 
 def without_labels(image_set: ImageSet) -> ImageSet:
-    """Return the same pictures with no object on them."""
+    """Return the same pictures without objects."""
     images = tuple(
         LabeledImage(
             image.id,
@@ -144,16 +144,16 @@ def same_classes(train: ImageSet, val: ImageSet) -> None:
 
 
 def refuse_useless(image_set: ImageSet) -> None:
-    """Refuse a split without boxes, or with boxes that neither training nor AP regards.
+    """Refuse a split without boxes, or with boxes that training and AP ignore.
 
     Raises:
-        DataError: no box of the split is other than crowd.
+        DataError: the split has no box, or only crowd boxes.
     """
     if not all(image.crowd.all() for image in image_set.images):
         return
     crowd = sum(len(image.labels) for image in image_set.images)
     what = f"all {crowd} boxes are crowd (iscrowd, difficult)" if crowd else "no boxes"
     raise DataError(
-        f"data.{image_set.name}: {what} in {image_set.source}; nothing could be learnt or measured "
-        "on it"
+        f"data.{image_set.name}: {what} in {image_set.source}; it can be used neither for "
+        "training nor for evaluation"
     )

@@ -37,14 +37,14 @@ from export.precision.quantizer import Quantizer
 from export.precision.sensitivity import MeasureAp, hold_drop
 
 REFUSED = "refused.json"  # written instead of a file that could not be made as asked
-# INT8 and FP8 are judged by AP, because their boxes differ by design.
+# INT8 and FP8 are checked by AP, because their boxes differ by design.
 _GATES = {"fp32": Gate(), "fp16": Gate(0.03, 2.0, 0.02)}
-_LOW_SCORE = 0.01  # of detections to match; differences count from 0.05
+_LOW_SCORE = 0.01  # lowest score of detections to match; differences count from 0.05
 
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes the exported files of one model.
+    """Exporter of one model in all its precisions.
 
     Attributes:
         run: the run.
@@ -189,7 +189,7 @@ class Maker:
         if not parity.matched and not parity.missing:
             console.warn(
                 f"{what}: torch finds nothing that scores 0.05 on the {len(pictures)} pictures of "
-                "the comparison, so it proves nothing"
+                "the comparison, so the comparison is empty"
             )
         console.say(f"{what}: {compared.figures} on {len(pictures)} pictures, against torch")
 
@@ -199,9 +199,9 @@ class Compared:
     """A file whose detections agree with torch's.
 
     Attributes:
-        precision: of the file.
-        parity: the differences.
-        figures: the differences in words.
+        precision: precision of the file.
+        parity: the differences from torch.
+        figures: the differences as text.
     """
 
     precision: str
@@ -220,8 +220,8 @@ def write_fp32(
     """Export a detector to `out` with NMS and input as `export` says; return the ONNX file.
 
     Args:
-        detector: with its final weights; moved to the CPU.
-        manifest: of the detector in torch.
+        detector: the model with its final weights; it is moved to the CPU.
+        manifest: manifest of the detector in torch.
         export: the recipe's export settings.
         pictures: letterboxed pictures on which the matrix form of NMS must converge.
         sample: a letterboxed picture to trace with.
@@ -311,12 +311,12 @@ def _amend(path: Path, **changes: object) -> None:
 
 
 def _detect(engine: Engine, canvases: Sequence[NDArray[np.uint8]]) -> list[Detections]:
-    """Pass each canvas alone, since a graph's batch may be fixed to one."""
+    """Run canvases one at a time, since the batch of a graph may be fixed to 1."""
     return [detect_on_canvases(engine, [canvas], _LOW_SCORE)[0] for canvas in canvases]
 
 
 def _ap_on(images: ImageSet) -> MeasureAp:
-    """Return how to measure an artifact's AP (0..1) on labelled pictures."""
+    """Return a function that measures an artifact's AP (0..1) on labelled pictures."""
     truth = coco_ground_truth(images)
 
     def measure(path: Path) -> float | None:

@@ -43,7 +43,7 @@ class CropClassification(Objective):
         """Return `task/class`; a zero with a gradient path for a batch without boxes."""
         boxes = boxes_per_image(batch.targets[: batch.labeled])
         count = sum(len(own) for own in boxes)
-        if not count and process_count() == 1:  # BatchNorm alone refuses an empty batch
+        if not count and process_count() == 1:  # BatchNorm refuses an empty batch
             zero = torch.stack([p.sum() for p in self.student.parameters()]).sum() * 0
             return {"task/class": zero}
         labels = torch.cat([target.labels for target in batch.targets[: batch.labeled]])
@@ -53,7 +53,7 @@ class CropClassification(Objective):
 
 
 def classifier_room(run: Run, config: ClassifierConfig) -> Path:
-    """Train the classifier into `models/classifier`; do nothing if it is there."""
+    """Train the classifier into `models/classifier`; do nothing if it exists."""
     session, data, seed = run.session, run.data, run.recipe.seed
     room = run.home / "models" / NAME
     if room.exists():

@@ -46,17 +46,17 @@ def fit(
     seed: int,
     steps: int | None = None,
 ) -> Path:
-    """Train what `build` makes, and return its room `models/<name>`; do nothing if it is there.
+    """Train what `build` returns and return its folder `models/<name>`; keep a finished one.
 
-    The room holds `model.safetensors`, the trained detector alone with a description of it, and
+    The folder holds `model.safetensors`, the trained detector with its metadata, and
     `training.json`, the record of its training. Every process calls this; the first one writes.
 
     Args:
         run: the run.
         name: name of the model.
-        build: returns the objective before any training; not called for a finished room.
+        build: returns the objective before any training; not called for a finished folder.
         data: pictures to train and evaluate on.
-        config: schedule.
+        config: training settings.
         seed: seed of the order of the pictures.
         steps: length of the training, in place of the schedule's own.
     """
@@ -97,7 +97,7 @@ def fit(
     )
     after = weights_hash(objective.teacher) if objective.teacher is not None else None
     if before != after:
-        raise RuntimeError("the teacher's weights moved while it taught: a bug, please report it")
+        raise RuntimeError("the teacher's weights changed during training: a bug, please report it")
     record: dict[str, object] = {
         "name": what,
         "seed": seed,
@@ -253,8 +253,8 @@ def batches_of(
 ) -> Batches:
     """Return the source of this process's batches, with `unlabeled` pictures in each.
 
-    With `cycle` only so many different batches come, prepared in this process on a CPU, whose
-    clock cannot see other processes.
+    With `cycle` only that many different batches are used; on a CPU they are prepared in this
+    process, because the processor time of other processes is not measured.
     """
     device = session.torch_device()
     workers = 0 if cycle is not None and device.type == "cpu" else config.workers

@@ -1,4 +1,4 @@
-"""`model.safetensors`: a trained detector's weights, with all that is needed to rebuild it."""
+"""`model.safetensors`: a trained detector's weights and the metadata to rebuild it."""
 
 import json
 from dataclasses import dataclass, replace
@@ -29,13 +29,13 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class ModelMetadata(Section):
-    """What the file of a trained detector says about it, as JSON beside the tensors.
+    """Metadata of a trained detector, stored as JSON in its file.
 
-    It holds no times and no machine, so that equal runs write equal files.
+    It contains no times and no machine, so that equal runs write equal files.
 
     Attributes:
         detector: the settings that it was built from; the files named by `weights` and
-            `backbone_weights`, from which its training began, are in `recipe` alone.
+            `backbone_weights`, from which its training began, are in `recipe` only.
         manifest: its input, classes, thresholds and NMS, as an engine in torch takes them.
         recipe: every setting of the run that trained it, defaults included.
     """
@@ -61,7 +61,7 @@ class ModelMetadata(Section):
         """Return the export section of the recipe behind the model in `path`.
 
         Raises:
-            ExportError: this version does not read it.
+            ExportError: this version cannot read it.
         """
         try:
             return ExportConfig.model_validate_json(json.dumps(self.recipe.get("export", {})))
@@ -86,7 +86,7 @@ class ModelMetadata(Section):
 
 @dataclass(frozen=True)
 class LoadedDetector:
-    """A detector rebuilt from its file alone.
+    """A detector rebuilt from its weights file, without its run folder.
 
     Attributes:
         detector: on the CPU, in eval mode.
@@ -106,7 +106,7 @@ def describe_model(
 
 
 def save_model(state: dict[str, torch.Tensor], metadata: ModelMetadata, path: Path) -> None:
-    """Write a detector's tensors and metadata as safetensors, whole or not at all.
+    """Write a detector's tensors and metadata as safetensors, atomically.
 
     Raises:
         ToolkitError: the disk is full.
@@ -115,9 +115,9 @@ def save_model(state: dict[str, torch.Tensor], metadata: ModelMetadata, path: Pa
 
 
 def read_model_metadata(path: Path) -> ModelMetadata:
-    """Read what the file of a trained detector says about it; no tensor is read.
+    """Read the metadata of a trained detector's file, without its tensors.
 
-    Of a file from before metadata that lies in its run folder, the run's records say it.
+    A file from before metadata is described by the records of its run folder, if it is in one.
 
     Raises:
         ExportError: the file is missing, not safetensors, damaged, without metadata, or of another
@@ -159,12 +159,12 @@ def read_model_metadata(path: Path) -> ModelMetadata:
 
 
 def _of_run_folder(path: Path) -> ModelMetadata | None:
-    """Describe a model by the records of the run in whose `models/` it lies.
+    """Describe a model by the records of the run folder that contains it.
 
     Classes are those of its exported file, else of the data's summary, where ids count from 1.
 
     Returns:
-        None where the file lies in no run, or the run's records do not say all of it.
+        None if the file is in no run folder, or the run's records are incomplete.
     """
     room = path.resolve().parent
     home = room.parent.parent
@@ -221,7 +221,7 @@ def _classes_of_run(home: Path, recipe: Recipe, name: ModelName) -> tuple[str, .
 
 
 def load_detector(path: Path) -> LoadedDetector:
-    """Rebuild a detector from `path` alone: settings from its metadata, then its weights.
+    """Rebuild a detector from its file: settings from its metadata, then its weights.
 
     Raises:
         ExportError: as `read_model_metadata`, or the tensors do not fit the settings.

@@ -1,4 +1,4 @@
-"""Names of a run's models: the one spelling of folders, row keys and training records."""
+"""Names of a run's models, as used for folders, row keys and training records."""
 
 import re
 from dataclasses import dataclass
@@ -42,14 +42,16 @@ class ModelName:
         """Read the name of a folder in `models/`.
 
         Raises:
-            ValueError: `text` is no such name.
+            ValueError: `text` is not such a name.
         """
         if found := _TEACHER.fullmatch(text):
             return cls(None, "teacher", int(found["number"] or 1))
         found = _STUDENT.fullmatch(text)
         role: Role | None = next((r for r in get_args(Role) if found and r == found["role"]), None)
         if found is None or role is None:
-            raise ValueError(f"{text!r} names no model; expected teacher, teacher2, seed0-student")
+            raise ValueError(
+                f"{text!r} is not the name of a model; expected teacher, teacher2, seed0-student"
+            )
         return cls(int(found["seed"]), role, int(found["stage"]) if found["stage"] else None)
 
     def __str__(self) -> str:

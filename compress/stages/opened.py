@@ -1,4 +1,4 @@
-"""An opened run: the recipe, its data and its teachers, as every stage takes them."""
+"""An opened run: the recipe, its data and its teachers, the input of every stage."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -143,12 +143,12 @@ def _hold_student_to_classes(recipe: Recipe, source: Source, classes: tuple[str,
     """Refuse a student whose weights file states other classes than the data's, or another order.
 
     Raises:
-        RecipeError: naming both.
+        RecipeError: the classes differ; the message lists both.
     """
     said = None if recipe.student.weights is None else described(recipe.student.weights)
     if said is not None and said[1] != classes:
         raise RecipeError(
             f"{source.at('student', 'weights')}: found the classes {', '.join(said[1])} in "
             f"{recipe.student.weights}, expected those of the data, {', '.join(classes)}; set "
-            "data.classes to those of the file, or start from backbone_weights alone"
+            "data.classes to those of the file, or set backbone_weights instead of weights"
         )

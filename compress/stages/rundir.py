@@ -45,7 +45,7 @@ class TrainingRecord(Record):
         stopped: reason of an early end, or "".
         loaded: whether the weights come from a file and were not trained here.
         loaded_in_part: what a weights file left out, a line each.
-        accuracy: share of crops that a classifier names rightly, 0..1.
+        accuracy: share of crops that a classifier labels correctly, 0..1.
     """
 
     seed: int = 0
@@ -69,12 +69,12 @@ class TrainingRecord(Record):
 
 
 def read_record(room: Path) -> TrainingRecord:
-    """Read `training.json` of a finished room."""
+    """Read `training.json` of a finished model folder."""
     return TrainingRecord.model_validate_json((room / "training.json").read_text(encoding="utf-8"))
 
 
 def read_step_ratio(home: Path) -> StepRatio | None:
-    """Return what a run has recorded about equal time; None if it has not measured it."""
+    """Return a run's record of equal time; None if it was not measured."""
     path = home / EQUAL_TIME
     if not path.exists():
         return None
@@ -98,7 +98,7 @@ def once(room: Path, make: Callable[[Path], None]) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         raise ToolkitError(
             f"{room}: this stage could not be written ({error}). Finished stages are kept; "
-            "free space or correct the folder's rights, then run the same command again"
+            "free space or correct the folder's permissions, then run the same command again"
         ) from error
     return room
 
@@ -133,8 +133,8 @@ def open_run(
                 raise ValueError("expected an object of settings")
         except OSError as error:
             raise ToolkitError(
-                f"{lock}: cannot be read ({error.strerror}); correct its rights, or choose another "
-                "name"
+                f"{lock}: cannot be read ({error.strerror}); correct its permissions, or choose "
+                "another name"
             ) from None
         except (ValueError, RecursionError) as error:
             raise RecipeError(
@@ -200,7 +200,7 @@ def owned(home: Path) -> Iterator[None]:
     except OSError as error:
         raise ToolkitError(
             f"{path}: cannot be opened for writing ({error.strerror}); correct the folder's "
-            "rights, or choose another folder with --runs"
+            "permissions, or choose another folder with --runs"
         ) from None
     with file:
         try:

@@ -35,7 +35,7 @@ class Session:
     home: Path
     device: str
     console: Console
-    trackers: Trackers = field(default_factory=Trackers)  # none but in the first process of a run
+    trackers: Trackers = field(default_factory=Trackers)  # empty in all processes but the first
     _fabrics: dict[str, "Fabric"] = field(default_factory=dict)
 
     @property

@@ -136,8 +136,8 @@ def _onnx_row(run: Run, contestant: Contestant, path: Path) -> Row:
 def evaluate_rows(run: Run, rows: Sequence[Row]) -> Evaluated:
     """Compute the metrics of every row from its own artifact; metrics by name, by key of the row.
 
-    Detections and metrics are kept in the run folder. A metric that `METRICS` did not have when a
-    cut run wrote them is computed from the kept detections.
+    Detections and metrics are kept in the run folder. A metric that was added to
+    `METRICS` after an interrupted run wrote them is computed from the kept detections.
     """
     ground_truth = coco_ground_truth(run.data.val)
     write_json(ground_truth, run.home / "evaluation" / "ground_truth.json", indent=None)
@@ -167,7 +167,7 @@ def _predictions(room: Path) -> list[CocoResult]:
 
 
 def _known_metrics(file: Path) -> dict[str, MetricValues]:
-    """Read what was computed before; runs of version 0.1 kept COCO's metrics alone."""
+    """Read what was computed before; runs of version 0.1 kept only COCO's metrics."""
     content = json.loads(file.read_text(encoding="utf-8"))
     kept = content.get("metrics") or {COCO: content}
     return {name: MetricValues.model_validate(metric) for name, metric in kept.items()}
@@ -176,7 +176,7 @@ def _known_metrics(file: Path) -> dict[str, MetricValues]:
 def time_rows(run: Run, rows: Sequence[Row]) -> dict[str, Timing]:
     """Measure latency and throughput of the rows side by side; return them by key of the row.
 
-    Artifacts made for TensorRT are left out: a CPU's latency would be mistaken for theirs.
+    Artifacts made for TensorRT are left out: their latency on a CPU would be misleading.
     """
     rows = [row for row in rows if row.manifest.precision not in MADE_FOR_TENSORRT]
     config, images = run.recipe.benchmark, run.data.val

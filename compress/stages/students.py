@@ -36,7 +36,7 @@ Taught = Callable[[Detector, int], Distiller]
 
 
 class StudentTraining:
-    """Trains the students of a run with its finished teachers.
+    """Trainer of the students of a run, given its finished teachers.
 
     Each teacher has one stage with the full `train` schedule. The first stage starts from the
     recipe's weights and may inherit from the teacher; each later one continues the stage before.
@@ -75,8 +75,8 @@ class StudentTraining:
         """Return the cost of a distilled step in plain ones: as recorded, or measured now.
 
         It is measured once per run, before the students train, on the recipe's own batches, with
-        students of the first seed that are made for it, in at most so many rounds per part of the
-        schedule. The file `equal_time.json` keeps it.
+        temporary students of the first seed, with a limited number of rounds per part of the
+        schedule, and is stored in `equal_time.json`.
         """
         session = self.run.session
         path = session.home / EQUAL_TIME

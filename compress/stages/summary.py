@@ -240,7 +240,7 @@ def _notes(run: Run, rooms: Rooms) -> list[str]:
 
 
 def _equal_time_notes(run: Run, rooms: Rooms) -> list[str]:
-    """Say how many steps of the baseline cost as much as the student's, and how that is known."""
+    """Return how many baseline steps cost as much as the student's, and how that was measured."""
     ratio = read_step_ratio(run.home)
     if not run.recipe.has_equal_time:
         return []
@@ -263,7 +263,7 @@ def _equal_time_notes(run: Run, rooms: Rooms) -> list[str]:
 
 
 def _precision_notes(rooms: Rooms) -> list[str]:
-    """Say in which precision was trained and why, once where all trainings have the same."""
+    """Return the precision of each training with its reason; one sentence if all are equal."""
     found: dict[str, list[str]] = {}
     for name, room in rooms.items():
         why = read_record(room).precision_why

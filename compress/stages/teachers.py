@@ -81,7 +81,7 @@ def warn_of_a_weak_teacher(
     alone = read_record(baseline).last_ap
     if teacher_ap is not None and alone is not None and teacher_ap <= alone:
         console.warn(
-            f"the {name} (AP {100 * teacher_ap:.1f}) is no better than the student alone "
-            f"({100 * alone:.1f}); distillation from it is unlikely to help. Train the "
+            f"the {name} (AP {100 * teacher_ap:.1f}) is not above the student trained "
+            f"without it ({100 * alone:.1f}); distillation from it is unlikely to help. Train the "
             "teacher longer or on more data, or use a larger one"
         )

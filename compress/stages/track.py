@@ -1,4 +1,4 @@
-"""What the trackers of a run are told of it: its settings, and in the end its report."""
+"""Send a run's settings and its finished report to the recipe's trackers."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from compress.tracking.open import open_trackers
 from compress.tracking.tracker import Experiment, Trackers
 from export.atomic import write_json
 
-SENT = "tracked.json"  # in the report's folder: the trackers that have it
+SENT = "tracked.json"  # in the report's folder: the trackers that received it
 FILES = ("report.json", "report.html")
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written whole or not at all, tensors, numbers and text alone."""
+"""Checkpoints of a training: written atomically; they hold only tensors, numbers and text."""
 
 import os
 from pathlib import Path
@@ -53,7 +53,7 @@ class Checkpoint(TypedDict):
 
 
 def save_checkpoint(state: Checkpoint, path: Path) -> None:
-    """Write `state` to `path`, whole or not at all; the last good file stays until then."""
+    """Write `state` to `path` atomically: the previous file stays until the new one is complete."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """Follows `model` with a decay that warms up: min(decay, (1 + t) / (10 + t)) at update t."""
+    """Moving average of `model`; its decay at update t is min(decay, (1 + t) / (10 + t))."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay

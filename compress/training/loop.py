@@ -46,7 +46,7 @@ Evaluate = Callable[[nn.Module], dict[str, float | None]]
 
 @dataclass(frozen=True)
 class TrainJob:
-    """All that one training needs.
+    """Inputs of one training.
 
     Attributes:
         name: names the training in messages.
@@ -59,7 +59,7 @@ class TrainJob:
         evaluate: returns the metrics of the student; `AP` among them selects the best weights.
         fabric: device, precision and processes.
         seed: seed of all randomness in the steps.
-        console: where messages and progress go.
+        console: output for messages and progress.
         trackers: loggers of the figures of every evaluation; none by default.
     """
 
@@ -279,8 +279,8 @@ class Loop:
         if idle:
             raise DivergedError(
                 f"{self.job.name}: step {self.step + 1}: {', '.join(idle)} has been exactly 0 for "
-                f"{IDLE_STEPS} steps, so it teaches nothing; {self._circumstances(batch)}. Give "
-                "it what it works on (boxes, instances, proposals), or set its weight to 0"
+                f"{IDLE_STEPS} steps, so it has no effect; {self._circumstances(batch)}. Give "
+                "it its inputs (boxes, instances, proposals), or set its weight to 0"
             )
         self.summed += 1
         return float(values[-1])
@@ -359,7 +359,7 @@ class Loop:
         if self.config.patience and self.stale >= self.config.patience:
             return f"no better AP in {self.stale} evaluations"
         if spent:
-            return f"the time budget of {self.config.time_budget_minutes:g} minutes is spent"
+            return f"the time budget of {self.config.time_budget_minutes:g} minutes is used up"
         return ""
 
     def _budget_spent(self) -> bool:

@@ -102,7 +102,7 @@ def _time_part(jobs: Sequence[TrainJob], loops: Sequence[Loop], part: Part, most
 
 
 def _milliseconds(device: torch.device, work: Callable[[], object]) -> float:
-    """Return what `work` costs: time between events on a GPU, else processor time."""
+    """Return the cost of `work` in ms: time between events on a GPU, else processor time."""
     if device.type == "cuda":
         start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Choose a run's numeric precision: by the device's features, and on a CPU by its own clock."""
+"""Choose a run's numeric precision by the device's features and, on a CPU, by timing."""
 
 import json
 import statistics
@@ -18,8 +18,8 @@ Choice = tuple[Precision, str]
 CPUINFO = Path("/proc/cpuinfo")
 # Linux's names of bf16 arithmetic, of x86 and of ARM; other processors only emulate it.
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
-# Native bf16 is kept unless it takes more than this share of fp32's processor time: far above what
-# it takes where it works, so that the answer does not depend on how busy the machine is.
+# Native bf16 is kept unless it takes more than this share of fp32's processor time. The limit is
+# far above the usual share, so that the choice does not depend on the load of the machine.
 TOO_SLOW = 1.1
 ROUNDS = 5
 
@@ -55,9 +55,9 @@ def resolve_precision(
 def planned_precision(
     amp: str, device: torch.device, record: Path, cpuinfo: Path = CPUINFO
 ) -> Choice | None:
-    """Return what `resolve_precision` will return as far as that is known without timing.
+    """Return the result of `resolve_precision` if it is known without timing.
 
-    None: native bf16 on a CPU, which is timed when the training begins.
+    None for native bf16 on a CPU, which is timed when the training begins.
     """
     if amp == "off":
         return "32-true", "fp32, as the recipe says"
@@ -87,7 +87,7 @@ def planned_in_words(amp: str, device: torch.device, record: Path) -> str:
 
 
 def has_bf16(cpuinfo: Path = CPUINFO) -> bool:
-    """Whether the processor computes in bf16 by itself; unknown processors do not."""
+    """Whether the processor has bf16 arithmetic; False if it is unknown."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux

@@ -98,6 +98,6 @@ def test_what_is_no_finished_faster_rcnn_is_refused(tmp_path: Path, capsys) -> N
     (teacher / "model.safetensors").touch()
     assert main([str(teacher), "--data", "nowhere.json"]) == 2
     classifier = teacher.rename(teacher.with_name("classifier"))
-    with pytest.raises(RecipeError, match="'classifier' names no model"):
+    with pytest.raises(RecipeError, match="'classifier' is not the name of a model"):
         open_trained(classifier)
     assert "a gfl; only faster_rcnn pools RoIs" in capsys.readouterr().err

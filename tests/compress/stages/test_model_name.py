@@ -35,7 +35,7 @@ def test_a_name_is_spelt_as_runs_on_disk_spell_it_and_reads_back(text: str) -> N
     ],
 )
 def test_what_names_no_model_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="names no model"):
+    with pytest.raises(ValueError, match="is not the name of a model"):
         ModelName.parse(text)
 
 

@@ -112,5 +112,5 @@ def test_settings_of_a_run_that_are_no_json_object_are_one_message(
 
 def test_settings_of_a_run_that_cannot_be_read_are_one_message(tmp_path: Path) -> None:
     (tmp_path / "cells" / "recipe.lock.json").mkdir(parents=True)
-    with pytest.raises(ToolkitError, match=r"recipe\.lock\.json: cannot be read .*rights"):
+    with pytest.raises(ToolkitError, match=r"recipe\.lock\.json: cannot be read .*permissions"):
         open_run(tmp_path, "cells", {"seed": 0}, "seed: 0\n")

@@ -20,7 +20,7 @@ from typing import Literal
 from export.errors import DataError, MissingDependencyError, ToolkitError, printable
 
 LEAST_FREE_GB = 5.0  # a run of a few models with checkpoints and artifacts
-_FOLDER_SIDE = 640  # input size that a folder without a recipe is judged at
+_FOLDER_SIDE = 640  # input size assumed for a folder without a recipe
 State = Literal["ok", "note", "absent", "bad"]
 
 

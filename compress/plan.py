@@ -124,7 +124,7 @@ def plan(
     size = (data.input_height, data.input_width)
     health = data_health(data, recipe.export.max_detections)
     models = (student, *teachers)
-    memory = [_memory_bytes(model, where, size) for model in models]  # and so they are warm
+    memory = [_memory_bytes(model, where, size) for model in models]  # also warms the models up
     passes = [_time_pass(model, where, size) for model in models] if estimate else []
     busy = _why_useless(watch, passes, where) if estimate else None
     known = estimate and busy is None
@@ -345,4 +345,4 @@ def _notes(recipe: Recipe, runs: Path) -> list[str]:
     if changed:
         keys = ", ".join(changed[:4])
         return [f"{lock.parent} was made with other settings ({keys}): choose another name"]
-    return [f"would go on in {lock.parent}"]
+    return [f"would resume in {lock.parent}"]

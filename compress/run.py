@@ -16,10 +16,10 @@ from export.optional import require
 INTERRUPTED = 130
 
 DESCRIPTION = """\
-Carry a recipe from data to report: train or load the teacher, train the student with and without
+Run a recipe from data to report: train or load the teacher, train the student with and without
 distillation, export to ONNX, measure accuracy and latency of what was exported, write the report.
 A recipe without teacher and distill trains one detector.
-Run the same command again to go on after an interruption; finished stages are kept."""
+Run the same command again to resume after an interruption; finished stages are kept."""
 
 EPILOG = """\
 any key of the recipe can be set:
@@ -31,7 +31,7 @@ diverged, 6 export or engine, 130 interrupted"""
 
 
 CHECKS = """\
-Validate a recipe, read the heads of its data, build and match the models, and print the plan.
+Validate a recipe, read the headers of its pictures, build and match the models, and print the plan.
 Changes nothing."""
 
 
@@ -40,7 +40,7 @@ def command_line(prog: str, *, check: bool = False) -> argparse.ArgumentParser:
 
     Args:
         prog: the command as the user typed it.
-        check: whether it is the command that checks alone and needs no `--check`.
+        check: whether the command only checks, and so needs no `--check`.
     """
     parser = argparse.ArgumentParser(
         prog=prog,

@@ -59,12 +59,12 @@ def usage() -> str:
         [
             "usage: slimdet COMMAND [arguments]",
             "",
-            "Distil a large object detector into the small one that ships, and measure what ships.",
+            "Distil a large object detector into a small one, and measure the exported files.",
             "",
             "commands:",
             *lines,
             "",
-            "`slimdet COMMAND --help` describes one of them.",
+            "`slimdet COMMAND --help` describes a command.",
             "",
         ]
     )

@@ -31,7 +31,7 @@ def checkpoint_to_onnx(
 
     loaded = load_detector(file)
     manifest, export = loaded.metadata.manifest, loaded.metadata.export_settings(file)
-    with suppress(ValueError):  # it is a role already
+    with suppress(ValueError):  # it is already a role, not the name of a model
         manifest = manifest.model_copy(update={"model": ModelName.parse(manifest.model).role})
     if out.resolve() == file.resolve().parent:
         raise ExportError(f"{out}: holds the checkpoint itself; choose another folder")

@@ -80,7 +80,7 @@ def artifact_in(given: Path, name: str | None, stack: ExitStack) -> Path:
     Args:
         given: a run, a bundle, which `stack` removes where it is unpacked, a model or its folder.
         name: artifact of a run or bundle; None takes its first.
-        stack: is closed when the file is no longer needed.
+        stack: owner of temporary folders; closed by the caller when it has finished with the file.
 
     Raises:
         ExportError: there is none.
@@ -101,7 +101,7 @@ def artifact_in(given: Path, name: str | None, stack: ExitStack) -> Path:
             raise ExportError(f"{place}: holds no model; {EXPECTED}")
         return files[0]
     if place.suffix not in {".onnx", ".engine", ".safetensors"}:
-        what = "is no model" if place.exists() else "there is no such file or folder"
+        what = "is not a model" if place.exists() else "there is no such file or folder"
         raise ExportError(f"{place}: {what}; {EXPECTED}")
     return place
 
@@ -156,7 +156,7 @@ def _unpack(archive: Path, stack: ExitStack) -> Path:
                 raise ExportError(
                     f"{archive}: this Python cannot unpack it safely; unpack it first"
                 )
-            content.extractall(folder, filter="data")  # refuses what would leave the folder
+            content.extractall(folder, filter="data")  # refuses paths outside of the folder
     except (OSError, tarfile.TarError, EOFError) as error:
         raise ExportError(f"{archive}: cannot be unpacked as a bundle ({error})") from None
     found = sorted(path.parent for path in folder.glob("*/bundle.json"))

@@ -50,7 +50,7 @@ class Model:
     """
 
     def __init__(self, engine: Engine, path: Path, resources: ExitStack) -> None:
-        """Take over an engine that is open, and what is to be closed with it."""
+        """Wrap an open engine; `close` also closes `resources`."""
         self.path = path
         self._engine, self._resources, self._closed = engine, resources, False
 

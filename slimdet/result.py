@@ -121,7 +121,7 @@ class Result:
         Raises:
             MissingDependencyError: supervision is not installed.
         """
-        with warnings.catch_warnings():  # that it goes on without OpenCV
+        with warnings.catch_warnings():  # its notice that OpenCV is missing
             warnings.simplefilter("ignore", UserWarning)
             sv = require("supervision", extra="supervision", purpose="Conversion to its detections")
         found: supervision.Detections = sv.Detections(

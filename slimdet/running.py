@@ -81,7 +81,7 @@ def run(
         ToolkitError: training diverged, an export failed, or the disk is full.
     """
     for package in ("torch", "torchvision"):
-        require(package, extra="train", purpose="Carrying out a recipe")
+        require(package, extra="train", purpose="Running a recipe")
     from compress.console import Console
     from compress.pipeline import run as carry_out
     from compress.recipe import load_recipe, read_recipe

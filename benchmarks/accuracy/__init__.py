@@ -1,4 +1,4 @@
-"""Accuracy of detections against ground truth: the metrics and how they are computed."""
+"""Accuracy of detections against ground truth: the metrics and their computation."""
 
 from benchmarks.accuracy.coco_map import coco_metric
 from benchmarks.accuracy.metric import Metric

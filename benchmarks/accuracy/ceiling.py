@@ -24,7 +24,7 @@ class Fullness:
         total: (K,) objects by class.
         full: (N, K) objects by class of the pictures with more than `COCO_LIMIT` or
             `max_detections` objects.
-        max_detections: the most that a model returns per picture.
+        max_detections: maximum number of detections per picture.
     """
 
     pictures: int

@@ -79,7 +79,8 @@ def coco_map(
     Args:
         results: detections; not changed.
         ground_truth: the labelled set; not changed.
-        judge: the implementation; None takes faster-coco-eval if it is installed.
+        judge: implementation, faster_coco_eval or pycocotools; None takes faster-coco-eval if it
+            is installed.
 
     Raises:
         DataError: a result names a picture or a category that the ground truth does not have.

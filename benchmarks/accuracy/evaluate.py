@@ -123,7 +123,7 @@ def category_of_label(
 ) -> tuple[int | None, ...]:
     """Return the set's category id for each of the model's labels, matched by class name.
 
-    With `other_classes` the model may know other classes; those that the set lacks are None.
+    With `other_classes` the model may have classes that the set lacks; their ids are None.
 
     Raises:
         DataError: the two lists do not hold the same classes.

@@ -62,8 +62,8 @@ class StepCost(TypedDict):
 class EqualTime(StudentRecord, Comparison):
     """A plain student trained at the same cost as the distilled one, and the gain over it.
 
-    Results made before the ratio was timed in turns have no `step_ratio`: their number of steps
-    compares wall times of different moments.
+    Results of versions without interleaved timing have no `step_ratio`: their number of steps comes
+    from wall times that were measured at different times.
     """
 
     step_ratio: NotRequired[StepCost]

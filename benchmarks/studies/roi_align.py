@@ -90,7 +90,7 @@ def run(
         for engine in engines.values():
             if isinstance(engine, EagerEngine):  # as callers of the graphs do
                 engine.model.roi_heads.score_thresh = config.score_threshold
-        sys.stderr.write(f"latency of {len(engines)} in turns\n")
+        sys.stderr.write(f"latency of {len(engines)} models, interleaved\n")
         timings = measure(engines, images, config)
     parameters = next(iter(engines.values())).manifest.parameters
     return {

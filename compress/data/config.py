@@ -65,7 +65,7 @@ class _Common(Section):
         cache_gib: memory for letterboxed training pictures; as many as fit are decoded once.
         fast_decode: whether training decodes JPEGs at 1/2, 1/4 or 1/8 of their size. Pictures that
             are measured on or calibrated with are always decoded in full.
-        bit_depth: bits in use of pictures with 16 bits a value; found by looking at some if None.
+        bit_depth: bits in use of pictures with 16 bits a value; found from a sample if None.
     """
 
     image_size: InputSide | tuple[InputSide, InputSide]
@@ -221,7 +221,7 @@ class FolderConfig(_Common):
     def _divided(
         self, root: Path, asked: DivisionConfig, formats: list[str]
     ) -> tuple[ImageSet, ImageSet, Division]:
-        """Divide what `train` names, or the whole set; limits come after it."""
+        """Divide the split that `train` names, or the whole set; limits apply afterwards."""
         if self.val.split or self.val.path or self.val.images:
             raise DataError(
                 "data.split takes val from the pictures of train; remove data.val's split, path "

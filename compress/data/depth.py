@@ -17,8 +17,8 @@ _LOOKED_AT = 100  # pictures of a split
 def with_bit_depth(sets: Sequence[ImageSet], asked: int | None) -> list[ImageSet]:
     """Return the sets with the bits that their 16-bit pictures are read with, and a note of it.
 
-    Of each set up to 100 files, evenly spaced, are looked at; formats that cannot hold 16 bits are
-    not opened. All sets get the same depth, the fewest bits that hold every value seen.
+    Up to 100 files of each set, evenly spaced, are read; formats that cannot hold 16 bits are not
+    opened. All sets get the same depth, the fewest bits that hold every value seen.
 
     Args:
         sets: the splits of a data set.
@@ -41,7 +41,7 @@ def with_bit_depth(sets: Sequence[ImageSet], asked: int | None) -> list[ImageSet
 
 
 def _wide_values(paths: Sequence[Path]) -> list[int]:
-    """Return the largest value of each 16-bit picture among those looked at."""
+    """Return the largest value of each 16-bit picture of the sample."""
     able = [path for path in paths if path.suffix.lower() not in _EIGHT_BIT]
     steps = np.linspace(0, len(able) - 1, min(len(able), _LOOKED_AT)).round().astype(int)
     values = (wide_value(able[step]) for step in steps)

@@ -62,7 +62,7 @@ class Maker:
         return self.run.recipe.export
 
     def fp32(self, out: Path) -> None:
-        """Export the detector to `out`, with NMS and input as the recipe says.
+        """Export the detector to `out`, with the NMS and input of the recipe.
 
         Raises:
             ExportError: the detections of the file differ from torch's.

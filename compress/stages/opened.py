@@ -47,7 +47,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Run:
-    """One recipe being carried out.
+    """The run of one recipe.
 
     Attributes:
         session: run folder, device and console of this process.

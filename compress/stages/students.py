@@ -85,7 +85,7 @@ class StudentTraining:
             found = session.fabric("32-true").broadcast(found)
         if found is not None:
             return found
-        session.console.say("equal time: timing distilled and plain steps in turns")
+        session.console.say("equal time: timing distilled and plain steps alternately")
         quiet = replace(session, console=Console(quiet=True), trackers=Trackers())
         apart = StudentTraining(replace(self.run, session=quiet), self.teachers, self.classifier)
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []

@@ -247,7 +247,7 @@ def _equal_time_notes(run: Run, rooms: Rooms) -> list[str]:
     if ratio is None:
         return [
             "The steps of the equal-time baseline are those of an earlier version, which compared "
-            "wall times of different moments."
+            "wall times measured at different times."
         ]
     found = []
     for seed in run.seeds:

@@ -165,7 +165,7 @@ class Loop:
         self.summed, self.best, self.best_ap = state["summed"], state["best"], state["best_ap"]
         self.stale = state["stale"]
         torch.set_rng_state(state["rng"].cpu())
-        self.job.console.say(f"{self.job.name}: going on from step {self.step} of {self.job.total}")
+        self.job.console.say(f"{self.job.name}: resuming from step {self.step} of {self.job.total}")
 
     def _save(self) -> None:
         if self.fabric.global_rank == 0:
@@ -227,7 +227,7 @@ class Loop:
     def take_step(self, feed: Iterator[Batch]) -> float:
         """Take one optimiser step on the next batches of `feed`; return the loss."""
         start = time.perf_counter()
-        # Depends on seed and step alone: a resumed run draws the same, and so does every process.
+        # Depends only on seed and step: a resumed run and every process draw the same numbers.
         torch.manual_seed(step_seed(self.job.seed, self.step))
         rate = self.config.lr * learning_rate_factor(self.config, self.step, self.job.total)
         set_learning_rate(self.optimizer, rate)

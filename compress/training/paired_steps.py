@@ -1,4 +1,4 @@
-"""Time distilled and plain training steps in turns in one process."""
+"""Time distilled and plain training steps alternately in one process."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.timing.step_ratio import PartRatio, StepRatio
 from compress.training.loop import Loop, TrainJob, closable
 
-CYCLE = 4  # different batches that the rounds go through; the first time to warm up
+CYCLE = 4  # different batches of the rounds; the first pass over them warms up
 FEWEST, MOST = 10, 30  # rounds that count
 ENOUGH = 0.02  # half of the interval's width over the ratio, at which measuring ends
 RESAMPLES = 1000
@@ -59,10 +59,10 @@ def time_in_turns(
     *,
     most: int = MOST,
 ) -> list[Samples]:
-    """Time steps of two trainings in turns; return the samples of every part.
+    """Time steps of two trainings alternately; return the samples of every part.
 
-    The jobs must hold objectives made for this, as their BatchNorm statistics and adapters change;
-    the students' weights do not, as the learning rate is 0. Comparisons with the task loss
+    The jobs must hold temporary objectives, whose BatchNorm statistics and adapters change; the
+    students' weights do not, as the learning rate is 0. Comparisons with the task loss
     (`measure_every`) are left out; random state is seeded, so the caller restores it. Every process
     of a distributed run must call this, as the losses may communicate; the first one's clock
     decides when to end.

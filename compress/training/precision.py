@@ -60,11 +60,11 @@ def planned_precision(
     None for native bf16 on a CPU, which is timed when the training begins.
     """
     if amp == "off":
-        return "32-true", "fp32, as the recipe says"
+        return "32-true", "fp32, set in the recipe"
     if amp == "bf16":
-        return "bf16-mixed", "bf16, as the recipe says"
+        return "bf16-mixed", "bf16, set in the recipe"
     if amp == "fp16":
-        return "16-mixed", "fp16 with a loss scaler, as the recipe says"
+        return "16-mixed", "fp16 with a loss scaler, set in the recipe"
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device)[0] >= 8:
             return "bf16-mixed", "bf16: native on this GPU"
@@ -80,7 +80,7 @@ def planned_in_words(amp: str, device: torch.device, record: Path) -> str:
     known = planned_precision(amp, device, record)
     if known is None:
         return (
-            "bf16: native on this processor; fp32 if, timed before the training, it takes over "
+            "bf16: native on this processor; fp32 if a timing before the training gives over "
             f"{TOO_SLOW:g} times fp32's processor time"
         )
     return known[1]

@@ -242,7 +242,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert "run the same command again" in said
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as again:
         assert again.stderr is not None
-        assert any("teacher: going on from step" in line for line in again.stderr)
+        assert any("teacher: resuming from step" in line for line in again.stderr)
         again.kill()
 
 

@@ -89,7 +89,7 @@ def test_a_run_goes_on_from_the_recipe_that_it_kept(
     home = open_run(tmp_path, recipe.name, recipe.resolved(), complete_text(source))
     kept = home / "recipe.yaml"
     assert main([str(kept), "--check", "--runs", str(tmp_path)]) == 0
-    assert f"would go on in {home}" in capsys.readouterr().err
+    assert f"would resume in {home}" in capsys.readouterr().err
     again, _ = load_recipe(kept)
     assert open_run(tmp_path, again.name, again.resolved(), "", Recipe.resolved_anew) == home
 

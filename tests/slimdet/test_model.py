@@ -260,7 +260,7 @@ def test_what_cannot_be_opened_is_refused_with_what_can(model: Path, tmp_path: P
         "other.tar.gz": "holds no bundle",
         "broken.tar.gz": "cannot be unpacked",
         "empty": "holds no model",
-        "notes.txt": "is no model; expected a run's folder, a bundle",
+        "notes.txt": "is not a model; expected a run's folder, a bundle",
         "gone": "there is no such file or folder; expected",
         "gone.onnx": "no such model file",
     }.items():

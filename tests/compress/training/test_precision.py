@@ -85,12 +85,12 @@ def test_what_the_recipe_says_is_done(tmp_path: Path, amp: str, chosen: str) -> 
 def test_a_check_says_the_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = str(write_smoke(tmp_path))
     for overrides, said in (
-        ([], ["precision of training: fp32, as the recipe says"]),
+        ([], ["precision of training: fp32, set in the recipe"]),
         (
             ["train.amp=bf16"],
             [
-                "precision of training, students: bf16, as the recipe says",
-                "precision of training, teacher: fp32, as the recipe says",
+                "precision of training, students: bf16, set in the recipe",
+                "precision of training, teacher: fp32, set in the recipe",
             ],
         ),
     ):

@@ -13,7 +13,6 @@ from export.artifact.preprocessing import VERSION, Preprocessing
 from export.atomic import write_bytes
 from export.config import Section
 from export.errors import ExportError, shown, unsafe_character
-from export.reading.mistakes import all_described
 
 # Precisions of ONNX files that TensorRT's builder is to read: what they compute can be checked in
 # ONNX Runtime, their speed cannot.
@@ -180,6 +179,10 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
+        from export.reading.mistakes import (
+            all_described,
+        )  # loads yaml, for which a device has no use
+
         raise ExportError(
             f"{path}: not a sidecar of a model: {all_described(error)}; export the model again"
         ) from None

@@ -45,7 +45,9 @@ def wheel() -> tuple[str, bytes] | None:
     distribution = metadata.distribution(DISTRIBUTION)
     info = f"{DISTRIBUTION}-{version}.dist-info"
     members = dict(_sources())
-    members[f"{info}/METADATA"] = (distribution.read_text("METADATA") or "").encode()
+    # An editable installation may keep it under the name that a source distribution gives it.
+    stated = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    members[f"{info}/METADATA"] = stated.encode()
     members[f"{info}/entry_points.txt"] = (
         distribution.read_text("entry_points.txt") or ""
     ).encode()

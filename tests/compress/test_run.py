@@ -262,7 +262,7 @@ def test_check_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     "mistake",
     [
-        (["train.epochs=x"], 2, "valid integer"),
+        (["train.epochs=x"], 2, "expected a whole number"),
         (["student.strides=[32]", "student.type=gfl"], 2, "distill[0]"),
         (["data={type: folder, root: /no/such/folder, image_size: 64}"], 3, "/no/such/folder"),
         (["train.batch=64"], 3, "64"),

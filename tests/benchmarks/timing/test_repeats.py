@@ -147,7 +147,7 @@ def test_the_time_limit_is_divided_by_the_processes():
 def test_each_process_measures_within_its_share_of_the_time_limit(data):
     # A call sleeps 20 ms or longer. With half of 2 s and 2 blocks a process can afford no more than
     # 1 / (2 * 2 * 0.02) = 12 calls per block and scope; with all 2 s it could afford 25.
-    tight = BenchmarkConfig(repeats=2, blocks=2, calls_per_block=10**6, warmup=1, time_limit_s=2)
+    tight = BenchmarkConfig(repeats=2, blocks=2, calls_per_block=10**5, warmup=1, time_limit_s=2)
     opener = partial(BrightEngine, delay_ms=20)
     timing = measure_repeatedly({"student": opener}, read_coco(data), tight, print)["student"]
     assert timing.latency_ms.repeats is not None

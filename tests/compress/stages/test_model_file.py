@@ -106,7 +106,7 @@ def test_equal_models_are_equal_files(tmp_path: Path) -> None:
         ("{", "description of the model is damaged"),
         ("[]", "has schema None"),
         ('{"schema": 2}', "has schema 2, and this version reads schema 1"),
-        ('{"schema": 1}', "detector: Field required"),
+        ('{"schema": 1}', "detector: is missing, and has no default"),
     ],
 )
 def test_a_description_that_cannot_be_used_says_why(

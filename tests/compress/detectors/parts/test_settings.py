@@ -51,7 +51,7 @@ def test_an_input_size_that_no_pyramid_fits_is_refused():
     [
         ({"strides": [8, 32]}, "double up"),
         ({"strides": [64, 128]}, "must start at"),
-        ({"strides": []}, "double up"),
+        ({"strides": []}, "at least 1 item"),
         ({"backbone": "resnet19"}, "did you mean resnet"),
         ({"backbone": "timm/resnet18", "norm": "group"}, "timm backbone"),
         ({"backbone_weights": "timm"}, "timm has no weights"),

@@ -37,7 +37,7 @@ def test_a_check_times_nothing_and_still_says_steps_parameters_and_memory(
     steps = {stage["name"]: stage["steps"] for stage in said["stages"]}
     assert steps.pop("seed0-baseline_equal_time") is None
     assert all(count > 0 for count in steps.values())
-    assert said["time"].startswith("--estimate ")
+    assert said["time"].startswith("not estimated; --estimate times ")
 
 
 def test_an_estimate_is_minutes_of_every_stage_or_the_reason_why_there_are_none(

@@ -1,6 +1,7 @@
 """Memory of the machine, and models that would not fit it; found before they are built."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -65,14 +66,26 @@ def is_large(config: DetectorConfig, size: tuple[int, int]) -> bool:
     return size[0] * size[1] > LARGE_PIXELS or max(widths) > LARGE_CHANNELS
 
 
-def step_bytes(config: DetectorConfig, classes: int, size: tuple[int, int]) -> float:
-    """Estimate the memory of a training step on one picture; builds and computes nothing."""
+def output_bytes(module: torch.nn.Module, forward: Callable[[], object]) -> float:
+    """Return the bytes of the outputs of all layers of `module` during `forward`, in fp32."""
     kept = [0]
 
     def add(_module: torch.nn.Module, _inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
             kept[0] += output.numel() * 4
 
+    leaves = [leaf for leaf in module.modules() if not list(leaf.children())]
+    handles = [leaf.register_forward_hook(add) for leaf in leaves]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return float(kept[0])
+
+
+def step_bytes(config: DetectorConfig, classes: int, size: tuple[int, int]) -> float:
+    """Estimate the memory of a training step on one picture; builds and computes nothing."""
     with torch.device("meta"), torch.inference_mode():
         try:
             detector = config.build(classes, (320, 320))
@@ -80,14 +93,8 @@ def step_bytes(config: DetectorConfig, classes: int, size: tuple[int, int]) -> f
         except RuntimeError:  # a family that computes its anchors while it is built
             module = build_backbone(config.backbone, (8, 16, 32), "batch")
             detector = None
-        for leaf in module.modules():
-            if not list(leaf.children()):
-                leaf.register_forward_hook(add)
         images = torch.empty(1, 3, *size)
         module.eval()
-        if detector is None:
-            module(images)
-        else:
-            detector.maps(images)
+        kept = output_bytes(module, lambda: (module if detector is None else detector.maps)(images))
     weights = sum(p.numel() for p in module.parameters())
-    return COPIES * 4 * weights + HEADS * kept[0]
+    return COPIES * 4 * weights + HEADS * kept

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.data.inspection import PictureCache
 from benchmarks.timing.load import LoadWatch
@@ -17,7 +17,7 @@ from compress.data.health import data_health
 from compress.data.loading import steps_per_epoch
 from compress.data.pictures import look_at_pictures
 from compress.detector import Detector
-from compress.memory import GIB, machine_bytes
+from compress.memory import COPIES, GIB, machine_bytes, output_bytes
 from compress.parts.weights import count_parameters
 from compress.recipe import Recipe
 from compress.recipe_source import Source
@@ -29,10 +29,6 @@ from compress.training.precision import planned_in_words
 
 # A training step costs about three forward passes: one forward, and a backward of twice its work.
 TRAINING = 3.0
-# Weights, gradients and AdamW's two moments, in copies of the weights.
-COPIES = 4
-
-
 # Share of the processors; where other programs use more, the measured time is meaningless.
 MOST_OF_OTHERS = 0.25
 # On an idle machine a pass has a whole processor; a smaller share means that it had to wait.
@@ -270,7 +266,7 @@ def _stage(
     batch: int,
 ) -> Stage:
     weights = COPIES * 4 * count_parameters(model)
-    gib = (weights + per_image * batch) / 2**30
+    gib = (weights + per_image * batch) / GIB
     minutes = None if seconds is None else seconds / 60
     return Stage(name, steps, count_parameters(model), gib, minutes)
 
@@ -305,21 +301,8 @@ def _time_pass(model: Detector, device: torch.device, size: tuple[int, int]) -> 
 @torch.inference_mode()
 def _memory_bytes(model: Detector, device: torch.device, size: tuple[int, int]) -> float:
     """Return the bytes of activations per picture of a training step: all layer outputs, fp32."""
-    kept = [0]
-
-    def add(_module: nn.Module, _inputs: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            kept[0] += output.numel() * 4
-
     model.to(device).eval()
-    leaves = [m for m in model.modules() if not list(m.children())]
-    handles = [leaf.register_forward_hook(add) for leaf in leaves]
-    try:
-        model.candidates(torch.rand(1, 3, *size, device=device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return float(kept[0])
+    return output_bytes(model, lambda: model.candidates(torch.rand(1, 3, *size, device=device)))
 
 
 def _precisions(run: Run) -> list[str]:

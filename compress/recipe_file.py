@@ -18,6 +18,7 @@ from compress.reading.setting_types import fields, fitted
 from compress.recipe_source import Source, Tree
 from export.errors import RecipeError, shown
 from export.optional import require
+from export.reading.encodings import encoding_of
 from export.reading.mistakes import brief
 from export.reading.plain_yaml import MOST_CHARACTERS, MOST_DEPTH, Key, Plain, YamlError, read_yaml
 
@@ -33,13 +34,6 @@ Complete = Callable[[Source], None]
 
 MOST_BYTES = 4 * MOST_CHARACTERS  # of a recipe's file
 MOST_SHOWN = 120  # characters of an override in a message
-_ENCODINGS = {  # by byte order mark, the longer one first
-    b"\xef\xbb\xbf": "utf-8-sig",
-    b"\xff\xfe\x00\x00": "utf-32",
-    b"\x00\x00\xfe\xff": "utf-32",
-    b"\xff\xfe": "utf-16",
-    b"\xfe\xff": "utf-16",
-}
 
 
 def _as_it_is(source: Source) -> None:
@@ -121,8 +115,7 @@ def _text(path: Path) -> str:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "the name is not valid"
         raise RecipeError(f"{path}: cannot be read ({reason})") from None
-    marks = (code for mark, code in _ENCODINGS.items() if content.startswith(mark))
-    encoding = next(marks, "utf-8")
+    encoding = encoding_of(content)
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:

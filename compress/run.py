@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compress.console import Console
-from export.arguments import terminable
+from export.arguments import INTERRUPTED, terminable
 from export.errors import ToolkitError, printable
 from export.optional import require
-
-INTERRUPTED = 130
 
 DESCRIPTION = """\
 Run a recipe from data to report: train or load the teacher, train the student with and without

@@ -3,7 +3,7 @@
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -50,19 +50,29 @@ def terminable() -> Iterator[None]:
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    found = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # nohup ignores SIGHUP, and so do we
+    numbers = [number for number in found if signal.getsignal(number) is signal.SIG_DFL]
+    with handled(numbers, stop):
+        yield
+
+
+@contextmanager
+def handled(
+    numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Handle signals inside the body; outside of the main thread, which alone may, do nothing."""
     before = {}
     try:
         for number in numbers:
-            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so do we
-                before[number] = signal.signal(number, stop)
-    except ValueError:  # not the main thread, which alone may set handlers
+            before[number] = signal.signal(number, handler)
+    except ValueError:
         pass
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, known in before.items():
+            signal.signal(number, known)
 
 
 def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> int:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from export.errors import DataError
 from export.pictures.calibration import picture_files
-from export.pictures.depth import UnusableError, to_bytes
+from export.pictures.depth import UnusableError, planes_to_bytes
 from export.pictures.images import picture_pixels
 
 Picture: TypeAlias = str | PathLike[str] | NDArray[Any] | Image.Image
@@ -82,12 +82,10 @@ def _to_bytes(planes: NDArray[Any], shown: str, depth: int | None) -> NDArray[np
     if planes.dtype == np.uint8:
         return planes
     if planes.dtype == np.uint16:
-        color = planes[..., :3]  # alpha has all 16 bits
         try:
-            high = to_bytes(color, depth)
+            return planes_to_bytes(planes, depth)
         except UnusableError as error:
             raise DataError(f"{shown}: {error}") from None
-        return np.concatenate([high, (planes[..., 3:] >> 8).astype(np.uint8)], axis=2)
     if not np.issubdtype(planes.dtype, np.floating):
         raise DataError(f"{shown}; expected uint8, uint16, or floats in 0..1")
     low, high_value = float(planes.min()), float(planes.max())

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from benchmarks.report.schema import ReportData, ReportRow
 from benchmarks.report.seeds import over_seeds, several
 from benchmarks.timing.latency import INCLUSIONS
-from benchmarks.timing.load import kind_of_reason, worse_reason
+from benchmarks.timing.load import kind_of_reason, worst_reasons
 from benchmarks.timing.records import Latency, Repeats
 
 ABSENT = "n/a"
@@ -143,13 +143,15 @@ def table_footnotes(data: ReportData) -> list[str]:
 def timing_doubts(rows: Sequence[ReportRow]) -> list[str]:
     """Return why timings are unreliable: each reason once, with its largest value and its rows."""
     doubtful = [row for row in rows if row.verdict.startswith(DOUBTFUL)]
-    worst: dict[str, str] = {}
+    told = [
+        (reason, row_title(row))
+        for row in doubtful
+        for reason in row.verdict.partition(": ")[2].split("; ")
+    ]
+    worst = worst_reasons(reason for reason, _ in told)
     titles: dict[str, list[str]] = {}
-    for row in doubtful:
-        for reason in row.verdict.partition(": ")[2].split("; "):
-            key = kind_of_reason(reason)
-            worst[key] = worse_reason(worst.get(key, reason), reason)
-            titles.setdefault(key, []).append(row_title(row))
+    for reason, title in told:
+        titles.setdefault(kind_of_reason(reason), []).append(title)
     return [
         f"Unreliable timing: {reason} "
         f"({'all rows' if len(titles[key]) == len(rows) else ', '.join(titles[key])})."

@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -62,6 +63,15 @@ class LoadWatch:
 def kind_of_reason(reason: str) -> str:
     """Return what a reason says without its figures."""
     return NUMBER.sub("#", reason)
+
+
+def worst_reasons(reasons: Iterable[str]) -> dict[str, str]:
+    """Return each kind of reason once, with the one that has the largest figures."""
+    worst: dict[str, str] = {}
+    for reason in reasons:
+        kind = kind_of_reason(reason)
+        worst[kind] = worse_reason(worst.get(kind, reason), reason)
+    return worst
 
 
 def worse_reason(one: str, other: str) -> str:

@@ -20,7 +20,7 @@ from benchmarks.timing.latency import (
     measure,
     resampled_medians,
 )
-from benchmarks.timing.load import kind_of_reason, worse_reason
+from benchmarks.timing.load import worst_reasons
 from benchmarks.timing.records import Latency, Repeats, Timing, Watch
 from export.engine import Engine
 from export.errors import ToolkitError
@@ -180,11 +180,8 @@ def _verdict(verdicts: Sequence[str], spread: dict[str, float]) -> str:
     if not reasons:
         return "valid"
     kind = "throttled" if "throttled" in kinds else "noisy"
-    worst: dict[str, str] = {}  # every reason once, however many processes it disturbed
-    for reason in reasons:
-        key = kind_of_reason(reason)
-        worst[key] = worse_reason(worst.get(key, reason), reason)
-    return f"{kind}: " + "; ".join(worst.values())
+    # every reason once, however many processes it disturbed
+    return f"{kind}: " + "; ".join(worst_reasons(reasons).values())
 
 
 def _watched(found: Sequence[Watch | None]) -> Watch | None:

@@ -29,7 +29,6 @@ from export.config import Section, Seed
 from export.errors import DataError
 
 _STRIDE = 32  # the coarsest that every detector has; input sides are multiples of it
-InputInputSide = Annotated[int, Field(ge=_STRIDE, le=8192)]
 InputSide = Annotated[int, Field(ge=_STRIDE, le=8192)]
 _DRAWN = {"train": 4000, "val": 500, "unlabeled": 4000}
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from compress.console import Console
+from export.arguments import handled
 
 
 @contextlib.contextmanager
@@ -20,14 +21,5 @@ def interruptible(console: Console) -> Iterator[list[int]]:
         caught.append(number)
         console.say("stopping after this step and saving; press Ctrl-C again to quit at once")
 
-    before = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread, which alone may set handlers
-        pass
-    try:
+    with handled((signal.SIGINT, signal.SIGTERM), note):
         yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -92,15 +92,15 @@ def read_content(folder: Path) -> Bundle:
         raise BundleError(f"{path}: holds {kind(content)}, expected an object; unpack it again")
     if content.get("schema") != 1 or content["schema"] is True:
         raise BundleError(f"{path}: schema is {told(content.get('schema'))}; expected 1")
-    _Checker(path, folder).bundle(content)
+    _Checker(path).bundle(content)
     return cast(Bundle, content)
 
 
 def check_files(folder: Path, bundle: Bundle) -> None:
-    """Make sure that the bundle's files are those that it lists, and models no others.
+    """Make sure that every file that the bundle lists is there and has its hash.
 
     Raises:
-        BundleError: naming the first file that is missing, differs, or is not listed.
+        BundleError: naming the first file that is missing, differs, or is a link out of the bundle.
     """
     root = folder.resolve()
     for name, expected in bundle["files"].items():
@@ -122,8 +122,8 @@ def check_files(folder: Path, bundle: Bundle) -> None:
 class _Checker:
     """Checks one `bundle.json`; every method raises BundleError with the key at fault."""
 
-    def __init__(self, path: Path, folder: Path) -> None:
-        self._path, self._folder = path, folder
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
     def bundle(self, content: dict[str, Any]) -> None:
         files = self._get(content, "", "files", dict, "an object of path: SHA-256")

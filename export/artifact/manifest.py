@@ -179,9 +179,8 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        from export.reading.mistakes import (
-            all_described,
-        )  # loads yaml, for which a device has no use
+        # Here, since it loads yaml, for which a device has no use.
+        from export.reading.mistakes import all_described
 
         raise ExportError(
             f"{path}: not a sidecar of a model: {all_described(error)}; export the model again"

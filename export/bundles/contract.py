@@ -37,7 +37,7 @@ Evaluation, calibration, `predict` and `bench` do exactly this; `model.json` sta
    then vertically, each pass rounded and clipped to uint8. No `reducing_gap`.
 6. Lay it at the top left of a canvas, uint8 RGB of height {height} and width {width}; every value
    that it does not cover is {spec.fill}.
-7. The input `{_plain(spec.name)}` is a batch of canvases. Where the table above says float32:
+7. The input `{plain(spec.name)}` is a batch of canvases. Where the table above says float32:
    (B, 3, {height}, {width}), channels first, every value divided by 255 in float32. Where it says
    uint8: (B, {height}, {width}, 3), the canvases as they are. Mean and standard deviation are in
    the graph. B is what the graph states; where it states a name, any number.
@@ -80,7 +80,7 @@ def _wide(spec: InputSpec) -> str:
    Pillow alone takes the high byte of colours, and grey it does not convert."""
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text that Markdown takes for text."""
     for character in "\\`*_[]<>|":
         text = text.replace(character, f"\\{character}")

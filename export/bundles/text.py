@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact.manifest import Manifest
-from export.bundles.contract import contract
+from export.bundles.contract import contract, plain
 
 _TRITON_TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int32": "TYPE_INT32"}
 _NMS_IN = {"host": "client", "graph": "graph", "matrix": "graph", "none": "not needed"}
@@ -87,12 +87,12 @@ def readme(
     first = artifacts[0][1]
     rows = "\n".join(
         f"| `{own}` | {manifest.backend} | {manifest.precision} | {manifest.input.format} "
-        f"| {_NMS_IN[manifest.nms.mode]} | {_plain(machines)} |"
+        f"| {_NMS_IN[manifest.nms.mode]} | {plain(machines)} |"
         for own, manifest, machines in artifacts
     )
-    return f"""# {_plain(name)}: detector bundle
+    return f"""# {plain(name)}: detector bundle
 
-{len(first.classes)} classes (`labels.txt`), family {_plain(first.family)}, \
+{len(first.classes)} classes (`labels.txt`), family {plain(first.family)}, \
 {first.parameters / 1e6:.1f} million parameters.
 
 ## Check it on this device
@@ -143,10 +143,3 @@ def _predict_section(wheel: str | None, requirements: Mapping[str, Sequence[str]
         "The wheel is the slimdet that made this bundle; on a package index the name may be\n"
         "another's."
     )
-
-
-def _plain(text: str) -> str:
-    """Return text that Markdown takes for text."""
-    for character in "\\`*_[]<>|":
-        text = text.replace(character, f"\\{character}")
-    return text

@@ -58,6 +58,16 @@ def to_bytes(values: NDArray[np.integer], depth: int | None) -> NDArray[np.uint8
     return high
 
 
+def planes_to_bytes(planes: NDArray[np.uint16], depth: int | None) -> NDArray[np.uint8]:
+    """Return (H, W, C) values as bytes: up to 3 colours of `depth` bits, then alpha of all 16.
+
+    Raises:
+        UnusableError: a colour has more bits.
+    """
+    alpha = (planes[..., 3:] >> 8).astype(np.uint8)
+    return np.concatenate([to_bytes(planes[..., :3], depth), alpha], axis=2)
+
+
 def is_wide(image: Image.Image) -> bool:
     """Whether an open picture has more than 8 bits a value; reads no pixels."""
     return image.mode in _GREY or image.mode == "F" or _is_wide_color(image)
@@ -107,12 +117,7 @@ def _is_wide_color(image: Image.Image) -> bool:
 
 
 def _narrow_color(image: Image.Image, depth: int | None) -> Image.Image:
-    values = _both_bytes(image)
-    return Image.fromarray(
-        np.concatenate(
-            [to_bytes(values[..., :3], depth), (values[..., 3:] >> 8).astype(np.uint8)], axis=2
-        )
-    )
+    return Image.fromarray(planes_to_bytes(_both_bytes(image), depth))
 
 
 def _both_bytes(image: Image.Image) -> NDArray[np.uint16]:

@@ -1,7 +1,7 @@
 """From a picture file to the tensor a detector takes: the one path for training and device.
 
 What happens to a picture here is the contract that sidecars state as `Preprocessing` and that
-`export.bundles.input_text` puts into words; a change here needs a new version there.
+`export.bundles.contract` puts into words; a change here needs a new version there.
 """
 
 import struct

@@ -1,18 +1,11 @@
 """Text files of data sets, in the encodings and line ends that editors write."""
 
-import codecs
 import re
 from pathlib import Path
 
 from export.errors import DataError
+from export.reading.encodings import encoding_of
 
-_MARKS = (  # UTF-32's marks begin like those of UTF-16
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _MOST_BYTES = 1 << 28
 
@@ -33,8 +26,7 @@ def read_text(file: Path, what: str) -> str:
         if file.stat().st_size > _MOST_BYTES:
             raise DataError(f"{file}: over {_MOST_BYTES >> 20} MiB, too large to be {what}")
         content = file.read_bytes()
-        encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
-        text = content.decode(encoding)
+        text = content.decode(encoding_of(content))
     except UnicodeDecodeError as error:
         raise DataError(
             f"{file}: cannot be read as {what}: byte {error.start} is not {error.encoding}; save "

@@ -1,7 +1,5 @@
 """Single values of annotation files: whole numbers, numbers and flags, however they are written."""
 
-import math
-
 _MOST = 1e9  # pixels; nothing larger lies on a picture
 _MOST_ID = 2**63
 _TRUE = frozenset({"1", "1.0", "true", "yes", "on", "y", "t"})
@@ -40,8 +38,3 @@ def flag(value: object) -> bool | None:
         return bool(value) if value in (0, 1) else None
     word = value.strip().lower() if isinstance(value, str) else "?"
     return True if word in _TRUE else False if word in _FALSE else None
-
-
-def is_finite(value: float | None) -> bool:
-    """Whether there is a number, and a finite one."""
-    return value is not None and math.isfinite(value)

@@ -66,7 +66,7 @@ def yolo_splits(root: Path) -> list[str]:
     description = find_data_yaml(root)
     if description is not None:
         return list(read_data_yaml(description).splits)
-    below = root / "images" if (root / "images").is_dir() else root
+    below = _heap(root)
     return [name for name in SPLITS if (below / name).is_dir()]
 
 
@@ -95,7 +95,7 @@ def find_yolo(root: Path, split: str | None, path: Path | None) -> YoloPictures:
     names = _listed_names(file)
     if split is None:
         return _whole(file, names, _heap(root))
-    below = root / "images" if (root / "images").is_dir() else root
+    below = _heap(root)
     folders = (below / name for name in split_names(split))
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
@@ -114,7 +114,7 @@ def _whole(file: Path, classes: tuple[str, ...], folder: Path, pose: bool = Fals
 
 
 def _heap(root: Path) -> Path:
-    """Return the folder of a set without splits: `images/`, or the set's folder itself."""
+    """Return the folder of the pictures, or of their splits: `images/`, or the set's own."""
     return root / "images" if (root / "images").is_dir() else root
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
+    AliasChoices,
     BeforeValidator,
     Discriminator,
     Field,
@@ -108,7 +109,8 @@ class BaselineConfig(Section):
 class CalibrationConfig(Section):
     """Choice of the training pictures on which INT8 and FP8 ranges are measured."""
 
-    images: PositiveInt = 64
+    # `images` is the older name of the key
+    count: PositiveInt = Field(default=64, validation_alias=AliasChoices("count", "images"))
     method: Literal["minmax", "entropy", "percentile"] = "minmax"  # INT8 only; FP8 takes minmax
     seed: Seed = 0
 

@@ -28,12 +28,20 @@ def natural(text: str) -> int:
     return value
 
 
-def score(text: str) -> float:
-    """Read a score threshold: at least 0, below 1."""
+def threshold(text: str) -> float:
+    """Read a score threshold in 0..1."""
     value = float(text)
-    if not 0 <= value < 1:
+    if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not in 0..1")
     return value
+
+
+def gpu_index(text: str) -> int:
+    """Read which GPU is meant: `cuda`, `cuda:N` or N."""
+    value = text.removeprefix("cuda").removeprefix(":") or "0"
+    if not value.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a GPU; use cuda:0, or its number")
+    return int(value)
 
 
 def parser_of(prog: str, description: str, exit_codes: str) -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.arguments import parser_of, positive, run_command, score
+from export.arguments import parser_of, positive, run_command, threshold
 from export.backends import device_choices
 
 
@@ -68,7 +68,14 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--artifact", metavar="NAME", help="of the bundle or run (default: its first)"
     )
-    parser.add_argument("--score", type=score, help="lowest score to keep (default: the model's)")
+    parser.add_argument(
+        "--threshold",
+        type=threshold,
+        metavar="SCORE",
+        help="lowest score to keep, in 0..1 (default: the model's)",
+    )
+    # the older name
+    parser.add_argument("--score", type=threshold, dest="threshold", help=argparse.SUPPRESS)
     parser.add_argument("--device", choices=device_choices(), default="cpu", help="of ONNX Runtime")
     parser.add_argument("--threads", type=positive, help="of the CPU (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead")

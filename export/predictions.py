@@ -51,7 +51,7 @@ def write_predictions(options: argparse.Namespace, engine: Engine, model: Path) 
     manifest = engine.manifest
     if manifest.input.preprocessing is None:
         print(f"note: {model}: {UNSTATED}", file=sys.stderr)
-    threshold = manifest.score_threshold if options.score is None else options.score
+    threshold = manifest.score_threshold if options.threshold is None else options.threshold
     for file, name in zip(files, _output_names(files), strict=True):
         drawn = out / name if options.draw else None
         try:
@@ -199,7 +199,7 @@ def _summary(found: Detections, classes: Sequence[str], threshold: float) -> str
     labels, counts = np.unique(found.labels, return_counts=True)
     return (
         ", ".join(f"{count} {classes[label]}" for label, count in zip(labels, counts, strict=True))
-        or f"nothing with a score above {threshold:g} (--score)"
+        or f"nothing with a score above {threshold:g} (--threshold)"
     )
 
 

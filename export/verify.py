@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "verify") -> int:
     try:
         bundle = read_bundle(options.bundle)
         sessions = load_sessions(bundle["files"])
-        for artifact in chosen(options.bundle, bundle, options.only, sessions):
+        for artifact in chosen(options.bundle, bundle, options.artifact, sessions):
             results.append(check(options.bundle, bundle, artifact, options.device, sessions))
             if not options.json:
                 print(f"{results[-1]['result']:>7}  {results[-1]['name']}: {results[-1]['said']}")
@@ -138,7 +138,7 @@ def load_sessions(listed: Collection[str]) -> dict[str, SessionModule]:
 
 
 def chosen(
-    folder: Path, bundle: Bundle, only: str | None, sessions: Mapping[str, SessionModule]
+    folder: Path, bundle: Bundle, name: str | None, sessions: Mapping[str, SessionModule]
 ) -> list[Artifact]:
     """Return the artifacts to check; an engine built here beside an ONNX file is one more.
 
@@ -158,11 +158,11 @@ def chosen(
                 here["file"] = built.relative_to(folder).as_posix()
                 here["backend"], here["built_on"] = backend, None
                 found.append(here)
-    if only is not None:
+    if name is not None:
         names = ", ".join(artifact["name"] for artifact in found)
-        found = [artifact for artifact in found if artifact["name"] == only]
+        found = [artifact for artifact in found if artifact["name"] == name]
         if not found:
-            raise BundleError(f"{folder}: holds no artifact {only!r}, but {names}")
+            raise BundleError(f"{folder}: holds no artifact {name!r}, but {names}")
     return found
 
 
@@ -362,7 +362,9 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         metavar="BUNDLE",
         help="the folder (default: the one this file lies in)",
     )
-    parser.add_argument("--only", metavar="NAME", help="check this artifact alone")
+    parser.add_argument("--artifact", metavar="NAME", help="check this artifact alone")
+    # the older name
+    parser.add_argument("--only", dest="artifact", help=argparse.SUPPRESS)
     parser.add_argument(
         "--device", default="cpu", help="of ONNX Runtime: cpu, cuda or tensorrt (default: cpu)"
     )

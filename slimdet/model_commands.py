@@ -94,9 +94,9 @@ def verify(arguments: Sequence[str] | None, prog: str) -> int:
             folder = unpacked(options.bundle, stack)
             if (folder / "recipe.lock.json").is_file():
                 folder = folder / "bundle"
-            only = [] if options.only is None else ["--only", options.only]
+            named = [] if options.artifact is None else ["--artifact", options.artifact]
             json = ["--json"] if options.json else []
-            return main([str(folder), *only, "--device", options.device, *json], prog)
+            return main([str(folder), *named, "--device", options.device, *json], prog)
 
     return run_command(work)
 

@@ -1,11 +1,12 @@
 """Type annotations of a recipe's settings, and reading plain scalars as the types that they fit."""
 
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, JsonValue
+from pydantic import AliasChoices, BaseModel, JsonValue
+from pydantic.fields import FieldInfo
 
 from export.reading.plain_yaml import Key
 
@@ -68,11 +69,17 @@ def fields(kinds: Kinds, key: str | int) -> Kinds:
         for member in members(kind):
             if isinstance(member, type) and issubclass(member, BaseModel):
                 for name, field in member.model_fields.items():
-                    if key in {name, field.alias}:
+                    if key in {name, field.alias, *_choices(field)}:
                         found += members(field.annotation)
             elif isinstance(key, int) and get_origin(member) in {tuple, list}:
                 found += [m for arg in get_args(member) if arg is not ... for m in members(arg)]
     return found
+
+
+def _choices(field: FieldInfo) -> Sequence[object]:
+    """Return the keys under which a field may be given, its older names among them."""
+    alias = field.validation_alias
+    return alias.choices if isinstance(alias, AliasChoices) else ()
 
 
 def names(kinds: Kinds) -> list[str]:

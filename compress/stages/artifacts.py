@@ -112,7 +112,7 @@ class Maker:
         calibration, train = self.export.calibration, self.run.data.train
         order = np.random.default_rng(calibration.seed).permutation(len(train)).tolist()
         held_back = min(self.export.quantization.check_images, len(order) // 2)
-        seen = order[: min(calibration.images, len(order) - held_back)]
+        seen = order[: min(calibration.count, len(order) - held_back)]
         held = train.subset(order[len(seen) : len(seen) + held_back])
         return [self._canvas(train, index) for index in seen], held
 

@@ -41,7 +41,7 @@ distill:
   - {type: defeat}
   - {type: gid, min_size_px: 2, relation_weight: 1}
 train: {steps: 4, batch: 4, evaluations: 2, amp: "off", checkpoint_every_s: 0.001}
-export: {precisions: [fp32], parity_images: 2, calibration: {images: 4}}
+export: {precisions: [fp32], parity_images: 2, calibration: {count: 4}}
 benchmark: {repeats: 1, blocks: 2, calls_per_block: 2, warmup: 1, images: 2, throughput_batches: []}
 """
 )

@@ -21,7 +21,7 @@ student:
     + indent(TINY, "  ")
     + """\
 train: {steps: 4, batch: 4, evaluations: 2, amp: "off", checkpoint_every_s: 0.001}
-export: {precisions: [fp32, int8], parity_images: 2, calibration: {images: 4}}
+export: {precisions: [fp32, int8], parity_images: 2, calibration: {count: 4}}
 benchmark: {repeats: 1, blocks: 2, calls_per_block: 2, warmup: 1, images: 2, throughput_batches: []}
 """
 )

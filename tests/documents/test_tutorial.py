@@ -21,7 +21,7 @@ TINY = [
     "train={steps: 2, batch: 2}",
     "benchmark={repeats: 1, blocks: 2, calls_per_block: 2, warmup: 1, images: 2}",
     "export.parity_images=2",
-    "export.calibration.images=4",
+    "export.calibration.count=4",
 ]
 TINY_TEACHER = ["teacher.train={steps: 2, batch: 2}"]
 

@@ -179,9 +179,9 @@ def test_a_difference_is_reported_and_fails(bundle, capsys, change, said):
 
 def test_one_artifact_can_be_checked_alone(bundle, capsys):
     name = names(bundle)[1]
-    assert verify.main([str(bundle), "--only", name]) == 0
+    assert verify.main([str(bundle), "--artifact", name]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
-    assert verify.main([str(bundle), "--only", "x"]) == 6
+    assert verify.main([str(bundle), "--artifact", "x"]) == 6
     assert name in capsys.readouterr().err
 
 

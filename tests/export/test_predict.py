@@ -39,7 +39,7 @@ def test_detections_lie_inside_the_photograph(static_model, pictures):
 
 def test_pictures_are_drawn_and_listed(static_model, pictures, tmp_path, capsys):
     out = tmp_path / "out"
-    code = main([str(static_model), str(pictures), "--out", str(out), "--score", "0.1", "--json"])
+    code = main([str(static_model), str(pictures), "--out", str(out), "--threshold", "0.1", "--json"])
     assert code == 0
     listed = json.loads((out / "predictions.json").read_text())
     assert json.loads(capsys.readouterr().out) == listed
@@ -128,7 +128,7 @@ def test_a_folder_without_pictures_is_a_mistake(static_model, tmp_path, capsys):
 
 def test_a_score_outside_zero_to_one_is_refused(static_model, pictures, capsys):
     with pytest.raises(SystemExit) as caught:
-        main([str(static_model), str(pictures), "--out", "x", "--score", "25"])
+        main([str(static_model), str(pictures), "--out", "x", "--threshold", "25"])
     assert caught.value.code == 2
     assert "not in 0..1" in capsys.readouterr().err
 

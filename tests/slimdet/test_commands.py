@@ -93,7 +93,7 @@ def test_a_run_and_a_packed_bundle_are_taken_for_what_is_in_them(tmp_path: Path,
     bundle = ["bundle", str(run), "--golden", str(golden), "--out", str(run / "bundle")]
     assert main(bundle) == 0
     assert main(["verify", str(run)]) == 0
-    assert main(["verify", str(run / "bundle.tar.gz"), "--only", "seed0-student-fp32"]) == 0
+    assert main(["verify", str(run / "bundle.tar.gz"), "--artifact", "seed0-student-fp32"]) == 0
     assert main(["lint", str(model.parent)]) == 0
     assert main(["lint", str(run)]) == 6
     assert "holds no quantised graph for TensorRT" in capsys.readouterr().err

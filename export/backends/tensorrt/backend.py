@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.arguments import positive
+from export.arguments import gpu_index, positive
 from export.backends.tensorrt.graphs import SOURCES
 from export.errors import ExportError
 
@@ -59,7 +59,13 @@ class TensorRTBackend:
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add what TensorRT's builder takes."""
         group = parser.add_argument_group("TensorRT")
-        group.add_argument("--device", type=int, default=0, help="which GPU (default: 0)")
+        group.add_argument(
+            "--device",
+            type=gpu_index,
+            default=0,
+            metavar="cuda:N",
+            help="which GPU, or its number (default: cuda:0)",
+        )
         group.add_argument(
             "--batch",
             type=positive,

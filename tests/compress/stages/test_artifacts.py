@@ -113,6 +113,6 @@ def test_fp8_without_what_makes_it_stops_before_training(
 
 def like(exported: tuple[Maker, Path], folder: Path, *overrides: str) -> Maker:
     """One of the same weights under other settings."""
-    made = maker(folder, *overrides, "export.calibration.images=1")
+    made = maker(folder, *overrides, "export.calibration.count=1")
     made.detector.load_state_dict(exported[0].detector.state_dict())
     return made

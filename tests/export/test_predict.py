@@ -39,7 +39,9 @@ def test_detections_lie_inside_the_photograph(static_model, pictures):
 
 def test_pictures_are_drawn_and_listed(static_model, pictures, tmp_path, capsys):
     out = tmp_path / "out"
-    code = main([str(static_model), str(pictures), "--out", str(out), "--threshold", "0.1", "--json"])
+    code = main(
+        [str(static_model), str(pictures), "--out", str(out), "--threshold", "0.1", "--json"]
+    )
     assert code == 0
     listed = json.loads((out / "predictions.json").read_text())
     assert json.loads(capsys.readouterr().out) == listed

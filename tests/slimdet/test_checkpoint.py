@@ -74,7 +74,9 @@ def test_a_checkpoint_or_its_folder_is_taken_by_predict(
 ) -> None:
     for given in (checkpoint, checkpoint.parent):
         out = tmp_path / "found"
-        assert main(["predict", str(given), str(pictures), "--threshold", "0", "--out", str(out)]) == 0
+        assert (
+            main(["predict", str(given), str(pictures), "--threshold", "0", "--out", str(out)]) == 0
+        )
         found = json.loads((out / "predictions.json").read_text())
         assert found["model"] == str(checkpoint)
         assert [len(image["detections"]) > 0 for image in found["images"]] == [True, True]

@@ -26,7 +26,9 @@ def test_a_video_is_drawn_frame_by_frame(static_model, tmp_path, capsys):
         for frame in frames:
             writer.add(frame)
     out = tmp_path / "seen"
-    assert main([str(static_model), str(clip), "--out", str(out), "--threshold", "0.1", "--json"]) == 0
+    assert (
+        main([str(static_model), str(clip), "--out", str(out), "--threshold", "0.1", "--json"]) == 0
+    )
     record = json.loads(capsys.readouterr().out)["images"][0]
     assert len(record["frames"]) == 6
     assert (record["width"], record["height"], record["frames_per_second"]) == (64, 48, 10.0)

@@ -70,15 +70,25 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _cpu() -> dict[str, JsonValue]:
+def cpu_model() -> str | None:
+    """Return the name of the processor; None if it is unknown."""
+    pairs = _cpuinfo()
+    model = next((value for key, value in pairs if key in ("model name", "Model")), None)
+    return model or platform.processor() or None
+
+
+def _cpuinfo() -> list[tuple[str, str]]:
     text = _read(Path("/proc/cpuinfo"))
     fields = [line.partition(":") for line in text.splitlines() if ":" in line]
-    pairs = [(key.strip(), value.strip()) for key, _, value in fields]
-    model = next((value for key, value in pairs if key in ("model name", "Model")), None)
+    return [(key.strip(), value.strip()) for key, _, value in fields]
+
+
+def _cpu() -> dict[str, JsonValue]:
+    pairs = _cpuinfo()
     flags = next((value for key, value in pairs if key in ("flags", "Features")), "").split()
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     return {
-        "model": model or platform.processor() or None,
+        "model": cpu_model(),
         "physical_cores": _physical_cores(pairs),
         "logical_cores": os.cpu_count(),
         "affinity": None if affinity is None else [*affinity],

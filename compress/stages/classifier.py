@@ -21,7 +21,8 @@ from compress.parts.weights import load_weights
 from compress.stages.fit import batches_of, furnish
 from compress.stages.opened import Run
 from compress.stages.rundir import read_record
-from compress.training.loop import TrainJob, train
+from compress.training.job import TrainJob
+from compress.training.loop import train
 from compress.training.objective import Objective
 from export.pictures.images import fit as letterbox_fit
 from export.pictures.images import to_tensor

@@ -27,7 +27,8 @@ from compress.stages.opened import Run
 from compress.stages.rundir import once
 from compress.stages.session import Session, peak_memory_mb
 from compress.stages.torch_engine import TorchEngine
-from compress.training.loop import Batches, Evaluate, Trained, TrainJob, train
+from compress.training.job import Batches, Evaluate, Trained, TrainJob
+from compress.training.loop import train
 from compress.training.objective import Term
 from compress.training.optim import TrainConfig
 from compress.training.precision import Precision, resolve_precision
@@ -149,6 +150,7 @@ def _summary(trained: Trained) -> dict[str, object]:
         "seconds": trained.seconds,
         "step_ms": 1000 * trained.seconds / max(1, trained.steps),
         "stopped": trained.stopped,
+        "conditions": [asdict(conditions) for conditions in trained.conditions],
         "rows": trained.rows,
         "terms": trained.terms,
     }

@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue
 from benchmarks.record import Record
 from benchmarks.timing.step_ratio import StepRatio
 from compress.recipe_source import Tree
+from compress.training.conditions import Conditions
 from compress.training.objective import Term
 from export.atomic import write_json, write_text
 from export.errors import RecipeError, ToolkitError
@@ -45,6 +46,7 @@ class TrainingRecord(Record):
         stopped: reason of an early end, or "".
         loaded: whether the weights come from a file and were not trained here.
         loaded_in_part: what a weights file left out, a line each.
+        conditions: under which the steps were taken, see `Conditions`.
         accuracy: share of crops that a classifier labels correctly, 0..1.
     """
 
@@ -60,6 +62,7 @@ class TrainingRecord(Record):
     stopped: str = ""
     loaded: bool = False
     loaded_in_part: tuple[str, ...] = ()
+    conditions: tuple[Conditions, ...] = ()
     accuracy: float | None = None
 
     @property

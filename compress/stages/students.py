@@ -20,7 +20,7 @@ from compress.stages.opened import Run, Teacher
 from compress.stages.rundir import EQUAL_TIME, read_record, read_step_ratio
 from compress.stages.teachers import warn_of_a_weak_teacher
 from compress.tracking.tracker import Trackers
-from compress.training.loop import TrainJob
+from compress.training.job import TrainJob
 from compress.training.paired_steps import (
     CYCLE,
     MOST,

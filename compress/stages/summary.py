@@ -27,6 +27,7 @@ from compress.stages.opened import Run
 from compress.stages.rundir import read_record, read_step_ratio
 from compress.stages.ship import Evaluated
 from compress.stages.students import Rooms
+from compress.training.conditions import changes
 
 SHIPPED = ("onnxruntime", "fp32")  # gains are those of the exported files
 PICTURES = 8
@@ -292,8 +293,22 @@ def _warnings(rooms: Rooms) -> list[str]:
         lines += [f"{name}: {line}" for line in advice(record.terms_at_first_step)]
         if record.stopped:
             lines.append(f"{name}: stopped early: {record.stopped}")
+        lines += [f"{name}: {change}" for change in changes(record.conditions)]
         lines += [
             f"{name}: its weights file matched only in part: {said}"
             for said in record.loaded_in_part
         ]
-    return lines
+    return lines + _between_trainings(rooms)
+
+
+def _between_trainings(rooms: Rooms) -> list[str]:
+    """Return which trainings began under other conditions than the first one."""
+    begun = [(name, read_record(room).conditions[:1]) for name, room in rooms.items()]
+    known = [(name, conditions[0]) for name, conditions in begun if conditions]
+    return [
+        f"{name} was trained {now.words(first)}, {known[0][0]} {first.words(now)}: the run is not "
+        "bit for bit one that was not interrupted"
+        for first in [one for _, one in known[:1]]
+        for name, now in known
+        if now.words(first)
+    ]

@@ -1,11 +1,15 @@
 """Checkpoints of a training: written atomically; they hold only tensors, numbers and text."""
 
+import contextlib
 import os
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
+from typing_extensions import NotRequired
 
 from export.errors import ToolkitError
 
@@ -31,6 +35,7 @@ class Checkpoint(TypedDict):
         best_ap: AP of the best evaluation, 0..1.
         stale: number of evaluations since the best one.
         rng: state of torch's generator on the CPU.
+        conditions: under which the steps were taken; absent in checkpoints of earlier versions.
     """
 
     objective: dict[str, Tensor]
@@ -50,6 +55,7 @@ class Checkpoint(TypedDict):
     best_ap: float
     stale: int
     rng: Tensor
+    conditions: NotRequired[str]
 
 
 def save_checkpoint(state: Checkpoint, path: Path) -> None:
@@ -77,11 +83,33 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint | None:
     """
     if not path.exists():
         return None
-    try:
+    with restoring(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch reads on over wrong checksums
+        if damaged is not None:
+            raise ValueError(damaged)
         state: Checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:
+        return state
+
+
+@contextlib.contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Tell in one message what goes wrong while the body reads the checkpoint `path`.
+
+    Raises:
+        ToolkitError: the file cannot be read, is damaged, or is not of this training.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except PermissionError as error:
+        raise ToolkitError(
+            f"{path}: the checkpoint cannot be read ({error.strerror}); correct its permissions, "
+            "or delete it to begin this training again"
+        ) from error
+    except Exception as error:  # torch, zipfile and the modules have their own kinds
         raise ToolkitError(
             f"{path}: the checkpoint is damaged ({type(error).__name__}); delete it to begin this "
             "training again"
         ) from error
-    return state

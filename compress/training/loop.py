@@ -4,26 +4,24 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterator
+from dataclasses import asdict
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress.batch import Batch
-from compress.console import Console
 from compress.parts.batch_norm import over_processes
 from compress.parts.draws import step_seed
 from compress.parts.processes import ids_of_batch, mean_over_processes
-from compress.tracking.tracker import Log, Trackers
-from compress.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from compress.tracking.tracker import Log
+from compress.training.checkpoint import Checkpoint, load_checkpoint, restoring, save_checkpoint
+from compress.training.conditions import Conditions, as_json, conditions_of, continued
 from compress.training.ema import Ema
 from compress.training.interrupt import interruptible
-from compress.training.objective import Objective
+from compress.training.job import Row, Trained, TrainJob
 from compress.training.optim import (
-    TrainConfig,
     build_optimizer,
     build_separate,
     learning_rate_factor,
@@ -33,69 +31,8 @@ from compress.training.records import table
 from export.atomic import write_text
 from export.errors import DivergedError
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
 AGREE_EVERY = 8  # steps between synchronisations of the stop conditions
 IDLE_STEPS = 50  # steps at exactly 0 after which a distillation term is an error
-
-Row = dict[str, float | int | None]
-Batches = Callable[[int, int], Iterator[Batch]]
-Evaluate = Callable[[nn.Module], dict[str, float | None]]
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """Inputs of one training.
-
-    Attributes:
-        name: names the training in messages.
-        objective: the loss to minimise; `objective.student` is evaluated and shipped.
-        batches: `batches(first, count)` yields `count` batches from number `first` on; the same
-            number must always yield the same batch.
-        config: the training settings.
-        total: optimiser steps.
-        live: folder of checkpoints and logs, from which the training resumes.
-        evaluate: returns the metrics of the student; `AP` among them selects the best weights.
-        fabric: device, precision and processes.
-        seed: seed of all randomness in the steps.
-        console: output for messages and progress.
-        trackers: loggers of the figures of every evaluation; none by default.
-    """
-
-    name: str
-    objective: Objective
-    batches: Batches
-    config: TrainConfig
-    total: int
-    live: Path
-    evaluate: Evaluate
-    fabric: "Fabric"
-    seed: int
-    console: Console
-    trackers: Trackers = field(default_factory=Trackers)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The result of a finished training.
-
-    Attributes:
-        state: the student's weights to ship, on the CPU (the averaged ones under EMA).
-        rows: one per evaluation: step, seconds, learning_rate, the metrics, and the mean of every
-            loss term since the one before.
-        terms: one entry per comparison of a distillation term with the task loss.
-        steps: optimiser steps taken.
-        seconds: training time, without evaluations and checkpoints.
-        stopped: reason of an early end, or "".
-    """
-
-    state: dict[str, Tensor]
-    rows: list[Row]
-    terms: list[dict[str, Any]]
-    steps: int
-    seconds: float
-    stopped: str
 
 
 def train(job: TrainJob) -> Trained:
@@ -143,14 +80,25 @@ class Loop:
         self.best: dict[str, Tensor] | None = None
         self.best_ap = -1.0
         self.stale = 0
+        self.conditions: list[Conditions] = [conditions_of(fabric.device)]
         self._resume()
 
     # -- state ---------------------------------------------------------------------------------
 
     def _resume(self) -> None:
-        state = load_checkpoint(self.job.live / "last.pt", self.fabric.device)
+        path, name = self.job.live / "last.pt", self.job.name
+        state = load_checkpoint(path, self.fabric.device)
         if state is None:
             return
+        with restoring(path):
+            self._restore(state)
+        self.job.console.say(f"{name}: resuming from step {self.step} of {self.job.total}")
+        now = conditions_of(self.fabric.device, self.step)
+        self.conditions, changed = continued(state.get("conditions", "[]"), now)
+        if changed:
+            self.job.console.warn(f"{name}: {changed}")
+
+    def _restore(self, state: Checkpoint) -> None:
         self.raw.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         for optimizer, saved in zip(self.apart, state["separate"], strict=True):
@@ -165,7 +113,6 @@ class Loop:
         self.summed, self.best, self.best_ap = state["summed"], state["best"], state["best_ap"]
         self.stale = state["stale"]
         torch.set_rng_state(state["rng"].cpu())
-        self.job.console.say(f"{self.job.name}: resuming from step {self.step} of {self.job.total}")
 
     def _save(self) -> None:
         if self.fabric.global_rank == 0:
@@ -187,6 +134,7 @@ class Loop:
                 "best_ap": self.best_ap,
                 "stale": self.stale,
                 "rng": torch.get_rng_state(),
+                "conditions": as_json(self.conditions),
             }
             save_checkpoint(state, self.job.live / "last.pt")
         self.fabric.barrier()
@@ -222,7 +170,8 @@ class Loop:
                     raise KeyboardInterrupt
         if stopped:
             self.job.console.say(f"{self.job.name}: stopped at step {self.step}: {stopped}")
-        return Trained(self._weights(), self.rows, self.terms, self.step, self.seconds, stopped)
+        weights, taken = self._weights(), tuple(self.conditions)
+        return Trained(weights, self.rows, self.terms, self.step, self.seconds, stopped, taken)
 
     def take_step(self, feed: Iterator[Batch]) -> float:
         """Take one optimiser step on the next batches of `feed`; return the loss."""

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.timing.step_ratio import PartRatio, StepRatio
-from compress.training.loop import Loop, TrainJob, closable
+from compress.training.job import TrainJob
+from compress.training.loop import Loop, closable
 
 CYCLE = 4  # different batches of the rounds; the first pass over them warms up
 FEWEST, MOST = 10, 30  # rounds that count

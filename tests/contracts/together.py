@@ -20,7 +20,8 @@ from compress.losses.parts.classifier import ClassifierConfig
 from compress.methods import CLASSES, SIZE, small_pair
 from compress.parts.norm import Norm
 from compress.stages.session import Session
-from compress.training.loop import TrainJob, train
+from compress.training.job import TrainJob
+from compress.training.loop import train
 from compress.training.optim import TrainConfig
 
 LOSS: TypeAdapter[Any] = TypeAdapter(LossConfig)

@@ -13,7 +13,8 @@ from compress.detector import Detector
 from compress.detectors.gfl import GflConfig
 from compress.distillation.distiller import Distiller
 from compress.losses.icd import IcdConfig
-from compress.training.loop import Trained, TrainJob, train
+from compress.training.job import Trained, TrainJob
+from compress.training.loop import train
 from compress.training.optim import TrainConfig
 
 SLIM = {"type": "slim_resnet", "widths": (16, 16, 16, 16)}

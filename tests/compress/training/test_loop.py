@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from compress.batch import Batch, Targets
 from compress.console import Console
 from compress.training.ema import Ema
-from compress.training.loop import Batches, Trained, TrainJob, train
+from compress.training.job import Batches, Trained, TrainJob
+from compress.training.loop import train
 from compress.training.objective import Objective
 from compress.training.optim import TrainConfig
-from export.errors import DivergedError
+from export.errors import DivergedError, ToolkitError
 
 
 class Small(Objective):
@@ -197,3 +198,19 @@ def test_a_checkpoint_holds_tensors_numbers_and_text_only(tmp_path: Path) -> Non
     fit(tmp_path, ema=0.9)
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     assert {"objective", "optimizer", "ema", "scaler", "step", "rng", "rows"} <= set(state)
+
+
+def test_a_damaged_checkpoint_is_one_message(tmp_path: Path) -> None:
+    fit(tmp_path)
+    path = tmp_path / "last.pt"
+    whole = path.read_bytes()
+    torch.save({"step": 3}, path)
+    other = path.read_bytes()
+    place = whole.index(b"data/0") + 200  # inside a tensor
+    flipped = whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+    for content in (b"", whole[: len(whole) // 2], b"{}", flipped, other):
+        path.write_bytes(content)
+        with pytest.raises(ToolkitError, match=r"damaged.*delete it to begin this training again"):
+            fit(tmp_path)
+    path.write_bytes(whole)
+    assert fit(tmp_path).steps == 12

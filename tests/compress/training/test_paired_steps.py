@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from compress.batch import Batch, Targets
 from compress.console import Console
 from compress.stages.session import Session
-from compress.training.loop import TrainJob
+from compress.training.job import TrainJob
 from compress.training.objective import Objective
 from compress.training.optim import TrainConfig
 from compress.training.paired_steps import Part, Samples, parts_of, step_ratio, time_in_turns

@@ -45,7 +45,11 @@ def leave_current_folder() -> None:
     A user's `yaml.py` or `torch.py` there would be imported in place of the library. The folder
     stays where it is the one that slimdet itself lies in.
     """
-    if sys.path and Path(sys.path[0] or ".").resolve() == Path.cwd() != HERE:
+    try:
+        current = Path.cwd()
+    except OSError:  # it was deleted; the command tells
+        return
+    if sys.path and Path(sys.path[0] or ".").resolve() == current != HERE:
         del sys.path[0]
 
 

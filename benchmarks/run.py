@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.arguments import positive, run_command
+from export.arguments import parser_of, positive, run_command
 from export.backends import device_choices
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmar
 
 def run_bench(options: argparse.Namespace) -> int:
     """Measure the models of `options`; return the exit code."""
+    from export.atomic import require_writable
+
+    if options.out is not None:
+        require_writable(options.out, "--out")
     from benchmarks.measure import measure
     from benchmarks.report.content import complete
     from export.backends.interface import EngineSettings
@@ -67,9 +71,11 @@ def _print_table(data: "ReportData") -> None:
 
 def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Accuracy and latency of exported models on this machine.",
+    parser = parser_of(
+        prog,
+        "Accuracy and latency of exported models on this machine.",
+        "0 done, 1 the report cannot be written, 3 data, 4 a package is missing, 6 a model cannot "
+        "be used, 130 interrupted",
     )
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL.onnx")
     parser.add_argument(

@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from export.arguments import run_command
+from export.atomic import require_writable
 from export.errors import DataError, MissingDependencyError, ToolkitError, printable
 
 LEAST_FREE_GB = 5.0  # a run of a few models with checkpoints and artifacts
@@ -45,6 +47,10 @@ class Finding:
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m compress.doctor") -> int:
     """Run the command line; return its exit code."""
     options = command_line(prog).parse_args(arguments)
+    return run_command(lambda: _doctor(options))
+
+
+def _doctor(options: argparse.Namespace) -> int:
     findings: list[Finding] = []
 
     def tell(finding: Finding) -> None:
@@ -52,18 +58,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m compress
         if not options.json:
             print(printable(f"{finding.state:>6}  {finding.what}: {finding.said}"), flush=True)
 
-    try:
-        for look in (python, torch, onnxruntime_cpu, onnxruntime_cuda, onnxruntime_tensorrt):
-            tell(look())
-        tell(tensorrt())
-        tell(model_optimizer())
-        tell(disk(options.runs))
-        for path in options.paths:
-            for finding in named(path, options.runs):
-                tell(finding)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    for look in (python, torch, onnxruntime_cpu, onnxruntime_cuda, onnxruntime_tensorrt):
+        tell(look())
+    tell(tensorrt())
+    tell(model_optimizer())
+    tell(disk(options.runs))
+    for path in options.paths:
+        for finding in named(path, options.runs):
+            tell(finding)
     code = next((finding.code for finding in findings if finding.state == "bad"), 0)
     if options.json:
         listed = [asdict(finding) for finding in findings]
@@ -183,7 +185,11 @@ def model_optimizer() -> Finding:
 
 
 def disk(runs: Path) -> Finding:
-    """Check the free disk space for run folders."""
+    """Check that run folders can be written, and the free disk space for them."""
+    try:
+        require_writable(runs, "--runs")
+    except ToolkitError as error:
+        return Finding("disk", "bad", str(error), error.exit_code)
     place = runs.absolute()
     while not place.exists():
         place = place.parent

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
+from export.arguments import run_command
+
 if TYPE_CHECKING:
     from compress.detector import Detector
     from compress.detectors.parts.settings import DetectorSettings
@@ -217,6 +219,10 @@ def command_line(prog: str) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m compress.methods") -> int:
     """Print the table, or write it into docs/methods.md."""
     options = command_line(prog).parse_args(arguments)
+    return run_command(lambda: _print(options))
+
+
+def _print(options: argparse.Namespace) -> int:
     if options.write:
         path = ROOT / "docs" / "methods.md"
         path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

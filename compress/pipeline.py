@@ -18,7 +18,7 @@ from compress.recipe_source import Source
 from compress.stages.classifier import classifier_room, load_classifier
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run
-from compress.stages.rundir import once, open_run, owned
+from compress.stages.rundir import check_home, once, open_run, owned, require_unused
 from compress.stages.session import Session, deterministic
 from compress.stages.ship import (
     Contestant,
@@ -44,6 +44,9 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
     """
     session = Session(runs / recipe.name, device, console)
     deterministic(session.torch_device())
+    if session.rank == 0:  # before the data is read
+        check_home(runs, recipe.name, recipe.resolved(), Recipe.resolved_anew)
+        require_unused(session.home)
     opened = Run.open(session, recipe, source)
     cache = PictureCache(runs)
     pictures = (opened.data, *(teacher.data for teacher in opened.teachers))

@@ -1,6 +1,5 @@
 """`--check`: what a run would do, how much memory it may take and, if asked, how long."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from compress.recipe import Recipe
 from compress.recipe_source import Source
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run
-from compress.stages.rundir import differences, read_step_ratio
+from compress.stages.rundir import check_home, read_step_ratio
 from compress.stages.session import Session, torch_device
 from compress.training.precision import planned_in_words
 
@@ -111,6 +110,7 @@ def plan(
     """
     watch = LoadWatch.start()
     where = torch_device(device)
+    begun = check_home(runs, recipe.name, recipe.resolved(), Recipe.resolved_anew)
     opened = Run.open(Session(runs / recipe.name, device, Console()), recipe, source)
     data = opened.data
     several = (data, *(teacher.data for teacher in opened.teachers))
@@ -159,7 +159,7 @@ def plan(
         ),
         tuple(stages),
         _time_in_words(stages, busy),
-        (*notes, *_notes(recipe, runs)),
+        (*notes, f"would {'resume in' if begun else 'be written to'} {runs / recipe.name}"),
     )
 
 
@@ -316,16 +316,3 @@ def _precisions(run: Run) -> list[str]:
     if len(set(found.values())) == 1:
         return [f"precision of training: {found['students']}"]
     return [f"precision of training, {who}: {said}" for who, said in found.items()]
-
-
-def _notes(recipe: Recipe, runs: Path) -> list[str]:
-    lock = runs / recipe.name / "recipe.lock.json"
-    if not lock.exists():
-        return [f"would be written to {runs / recipe.name}"]
-    before = json.loads(lock.read_text(encoding="utf-8"))
-    before = Recipe.resolved_anew(before)
-    changed = [key for key, _, _ in differences(before, recipe.resolved())]
-    if changed:
-        keys = ", ".join(changed[:4])
-        return [f"{lock.parent} was made with other settings ({keys}): choose another name"]
-    return [f"would resume in {lock.parent}"]

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compress.console import Console
-from export.arguments import INTERRUPTED, terminable
-from export.errors import ToolkitError, printable
+from export.arguments import INTERRUPTED, in_words, require_current_folder, terminable
+from export.errors import ToolkitError
 from export.optional import require
 
 DESCRIPTION = """\
@@ -105,6 +105,7 @@ def _run(options: argparse.Namespace) -> int:
     outcome: dict[str, object] = {"ok": False}
     try:
         with terminable():
+            require_current_folder()
             outcome |= {"ok": True, **execute(options, console)}
         code = 0
     except ToolkitError as error:
@@ -118,8 +119,7 @@ def _run(options: argparse.Namespace) -> int:
     except OSError as error:
         outcome |= {"error": str(error), "kind": type(error).__name__}
         code = 1
-        place = f"{error.filename}: " if error.filename else ""
-        console.say(f"error: {printable(place)}{error.strerror or 'cannot be read or written'}")
+        console.say(f"error: {in_words(error)}")
     except Exception as error:
         outcome |= {"error": f"{type(error).__name__}: {error}", "kind": type(error).__name__}
         code = 1

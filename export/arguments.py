@@ -1,13 +1,15 @@
 """Shared by the commands: argument types, parsers, errors; imports nothing heavy."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
-from export.errors import ToolkitError
+from export.errors import ToolkitError, printable
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 
@@ -83,6 +85,27 @@ def handled(
             signal.signal(number, known)
 
 
+def require_current_folder() -> None:
+    """Check that the current folder exists: without it no relative path has a meaning.
+
+    Raises:
+        ToolkitError: it was deleted.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ToolkitError(
+            f"the current folder cannot be used ({error.strerror}): it was deleted or moved away; "
+            "change to another folder with cd, and give the command again"
+        ) from None
+
+
+def in_words(error: OSError) -> str:
+    """Return a failure of the operating system as `file: reason`."""
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{printable(place)}{error.strerror or 'cannot be read or written'}"
+
+
 def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> int:
     """Run a command and return its exit code; a user's mistake is one line on stderr.
 
@@ -92,10 +115,19 @@ def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> in
     """
     try:
         with terminable():
-            return work()
+            require_current_folder()
+            code = work()
+            sys.stdout.flush()
+            return code
     except ToolkitError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ToolkitError.exit_code
+    except OSError as error:
+        sys.stderr.write(f"error: {in_words(error)}\n")
+        return ToolkitError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write(f"{interrupted}\n")
         return INTERRUPTED

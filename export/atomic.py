@@ -1,12 +1,42 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all; test a folder before the work that fills it."""
 
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from export.errors import ToolkitError
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Check that files can be written to `folder`; afterwards the disk holds what it held before.
+
+    Args:
+        folder: need not exist; its parents may be missing too.
+        option: how another folder is chosen, such as `--out`.
+
+    Raises:
+        ToolkitError: the folder cannot be made, or no file can be written to it.
+    """
+    there = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+    try:
+        with tempfile.TemporaryDirectory(prefix=".slimdet-", dir=there) as trial:
+            inside = Path(trial) / folder.relative_to(there)  # as long a path as it will be
+            inside.mkdir(parents=True, exist_ok=True)
+            (inside / "trial").write_bytes(b"trial")
+    except NotADirectoryError:
+        raise ToolkitError(
+            f"{folder}: cannot be written to ({there} is no folder); choose another folder with "
+            f"{option}"
+        ) from None
+    except (OSError, ValueError) as error:  # of a path with a null character
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ToolkitError(
+            f"{folder}: cannot be written to ({reason}); choose another folder with {option}, or "
+            "correct its permissions"
+        ) from None
 
 
 def write_bytes(content: bytes, path: Path) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.arguments import natural, parser_of, positive, run_command
+from export.atomic import require_writable
 from export.backends import BACKENDS
 from export.errors import ExportError
 
@@ -52,8 +53,10 @@ def build(options: argparse.Namespace) -> Path:
         The artifact, with its sidecar beside it.
 
     Raises:
-        ToolkitError: the model, the pictures, a package or the machine does not allow it.
+        ToolkitError: the folder, the model, the pictures, a package or the machine does not allow
+            it.
     """
+    require_writable(options.out, "--out")
     name = backend_of(options)
     backend, model, settings = BACKENDS[name], options.model, vars(options)
     _check_request(options, name, backend)
@@ -122,8 +125,8 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     parser = parser_of(
         prog,
         "Build a TensorRT engine for this machine, or quantise for its CPU.",
-        "0 done, 3 pictures, 4 a package is missing, 6 the model cannot be built; nothing is "
-        "half-written",
+        "0 done, 1 the result cannot be written, 3 pictures, 4 a package is missing, 6 the model "
+        "cannot be built, 130 interrupted; nothing is half-written",
     )
     parser.add_argument(
         "model",

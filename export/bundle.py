@@ -23,6 +23,7 @@ def run_bundle(options: argparse.Namespace) -> int:
     """Pack the models of `options`; return the exit code."""
     from export.bundles.packing import write_bundle
 
+    _check_target(options.out)
     folder = write_bundle(
         options.out,
         options.models,
@@ -35,13 +36,27 @@ def run_bundle(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_target(folder: Path) -> None:
+    """Check, before a model is loaded, that the bundle can be written and packed beside itself."""
+    from export.atomic import require_writable
+    from export.errors import ExportError
+
+    if folder.name in {"", ".."}:
+        raise ExportError(f"{folder}: the bundle needs a folder of its own; give --out a new name")
+    require_writable(folder, "--out")
+    require_writable(folder.parent, "--out")  # for the packed bundle
+    packed = folder.with_name(folder.name + ".tar.gz")
+    if packed.is_dir():
+        raise ExportError(f"{packed}: is a folder, and the packed bundle goes there; move it away")
+
+
 def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = parser_of(
         prog,
         "Pack models with all that a device needs to run and to check them.",
-        "0 done, 3 the golden picture cannot be read, 4 a package is missing, 6 a model cannot be "
-        "used",
+        "0 done, 1 the bundle cannot be written, 3 the golden picture cannot be read, 4 a package "
+        "is missing, 6 a model cannot be used, 130 interrupted",
     )
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="files with sidecars")
     parser.add_argument(

@@ -20,11 +20,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.p
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from export.atomic import require_writable
     from export.bundles.packing import bundle_artifact
     from export.engine import open_engine
     from export.errors import ExportError
     from export.predictions import write_predictions
 
+    require_writable(options.out, "--out")  # before the model is loaded
     model: Path = options.model
     if model.is_dir():
         model = bundle_artifact(model, options.artifact)
@@ -39,8 +41,8 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     parser = parser_of(
         prog,
         "Run a detector on photographs and videos; draw and list what it finds.",
-        "0 all done, 3 a picture is broken or missing, 4 a package is missing, 6 the model cannot "
-        "be used",
+        "0 all done, 1 the results cannot be written, 3 a picture is broken or missing, 4 a "
+        "package is missing, 6 the model cannot be used, 130 interrupted",
     )
     parser.add_argument(
         "model",

@@ -45,7 +45,6 @@ def write_predictions(options: argparse.Namespace, engine: Engine, model: Path) 
     """
     files, left_out = _files_in(options.images)
     out: Path = options.out
-    _make_folder(out)
     records: list[dict[str, object]] = []
     broken: list[ToolkitError] = []
     manifest = engine.manifest
@@ -201,15 +200,6 @@ def _summary(found: Detections, classes: Sequence[str], threshold: float) -> str
         ", ".join(f"{count} {classes[label]}" for label, count in zip(labels, counts, strict=True))
         or f"nothing with a score above {threshold:g} (--threshold)"
     )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be made ({error.strerror}); choose another --out"
-        ) from None
 
 
 def _write_picture(pixels: NDArray[np.uint8], path: Path) -> None:

@@ -351,17 +351,25 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Check that a bundle finds on this machine what it found where it was made.",
-        epilog="exit codes: 0 all that could be checked is as expected, 4 nothing could be for "
-        "want of a package, 6 something differs",
+        epilog="exit codes: 0 all that could be checked is as expected, 1 other failure, 4 nothing "
+        "could be for want of a package, 6 something differs",
     )
-    parser.add_argument(
-        "bundle",
-        type=Path,
-        nargs="?",
-        default=Path(__file__).resolve().parent,
-        metavar="BUNDLE",
-        help="the folder (default: the one this file lies in)",
-    )
+    if __package__ == "export":
+        parser.add_argument(
+            "bundle",
+            type=Path,
+            metavar="BUNDLE",
+            help="the folder; `slimdet verify` also takes bundle.tar.gz, or the folder of a run",
+        )
+    else:
+        parser.add_argument(
+            "bundle",
+            type=Path,
+            nargs="?",
+            default=Path(__file__).resolve().parent,
+            metavar="BUNDLE",
+            help="the folder (default: the one this file lies in)",
+        )
     parser.add_argument("--artifact", metavar="NAME", help="check this artifact alone")
     # the older name
     parser.add_argument("--only", dest="artifact", help=argparse.SUPPRESS)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 
+from export.atomic import require_writable
 from export.backends import BACKENDS
 from export.build import backend_of, build, command_line
 from export.errors import ExportError
@@ -50,6 +51,7 @@ def export(
         DataError: the pictures cannot be read.
         ExportError: the model cannot be built in this precision.
         MissingDependencyError: a package that is needed is not installed.
+        ToolkitError: `out` cannot be written to.
     """
     source = given_path(model)
     if backend is not None and backend not in BACKENDS:
@@ -77,6 +79,7 @@ def build_model(options: argparse.Namespace) -> Path:
     Raises:
         ToolkitError: the model, the pictures, a package or the machine does not fit the options.
     """
+    require_writable(options.out, "--out")
     with ExitStack() as stack:
         options.model = artifact_in(options.model, None, stack)
         if options.model.suffix != ".safetensors":

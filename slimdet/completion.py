@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from export.errors import ToolkitError
+from export.arguments import run_command
 from export.optional import require
 from slimdet.commands import COMMANDS
 
@@ -18,7 +18,7 @@ EPILOG = """\
 bash:  slimdet completion bash > ~/.local/share/bash-completion/completions/slimdet
 zsh:   slimdet completion zsh > a folder of $fpath/_slimdet
 tcsh:  slimdet completion tcsh > /etc/profile.d/slimdet.completion.csh
-exit codes: 0 done, 4 shtab is not installed"""
+exit codes: 0 done, 1 other failure, 4 shtab is not installed"""
 
 
 def command_line(prog: str) -> argparse.ArgumentParser:
@@ -36,11 +36,11 @@ def command_line(prog: str) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None, prog: str = "slimdet completion") -> int:
     """Print the script; return the exit code."""
     options = command_line(prog).parse_args(arguments)
-    try:
-        shtab = require("shtab", extra="completion", purpose="Completion in the shell")
-    except ToolkitError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    return run_command(lambda: _complete(options))
+
+
+def _complete(options: argparse.Namespace) -> int:
+    shtab = require("shtab", extra="completion", purpose="Completion in the shell")
     parsers = {
         name: (parser_of(command.target, f"slimdet {name}"), command.purpose)
         for name, command in COMMANDS.items()

@@ -42,9 +42,11 @@ def predict(arguments: Sequence[str] | None, prog: str) -> int:
     options = predict_command_line(prog).parse_args(arguments)
 
     def work() -> int:
+        from export.atomic import require_writable
         from export.predictions import write_predictions
         from slimdet.loading import load
 
+        require_writable(options.out, "--out")  # before the model is loaded
         with load(
             options.model, artifact=options.artifact, device=options.device, threads=options.threads
         ) as model:

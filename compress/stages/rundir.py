@@ -14,7 +14,7 @@ from benchmarks.timing.step_ratio import StepRatio
 from compress.recipe_source import Tree
 from compress.training.conditions import Conditions
 from compress.training.objective import Term
-from export.atomic import write_json, write_text
+from export.atomic import require_writable, write_json, write_text
 from export.errors import RecipeError, ToolkitError
 
 try:
@@ -22,6 +22,7 @@ try:
 except ImportError:  # Windows has no flock; two processes in one folder are not detected there
     fcntl = None  # type: ignore[assignment]
 
+LOCK = ".lock"  # in the run's folder
 EQUAL_TIME = "equal_time.json"  # in the run's folder
 Difference = tuple[str, str, str]  # dotted key, before, after
 
@@ -106,6 +107,50 @@ def once(room: Path, make: Callable[[Path], None]) -> Path:
     return room
 
 
+def check_home(
+    runs: Path,
+    name: str,
+    resolved: Tree,
+    anew: Callable[[Tree], Tree] = lambda before: before,
+) -> bool:
+    """Check that `runs/name` can hold a run of these settings; the arguments are `open_run`'s.
+
+    Returns:
+        Whether it holds one already, which would be resumed.
+
+    Raises:
+        RecipeError: the name leads elsewhere, or the folder was made with other settings.
+        ToolkitError: the folder cannot be made, read or written to.
+    """
+    home = runs / name
+    if not home.resolve().is_relative_to(runs.resolve()):
+        raise RecipeError(f"name: {name!r} leads out of the folder {runs}; use a plain name")
+    require_writable(home, "--runs")
+    lock = home / "recipe.lock.json"
+    if not lock.exists():
+        return False
+    try:
+        before = json.loads(lock.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError("expected an object of settings")
+    except OSError as error:
+        raise ToolkitError(
+            f"{lock}: cannot be read ({error.strerror}); correct its permissions, or choose "
+            "another name"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(
+            f"{lock}: is not JSON ({error}); choose another name or delete {home}"
+        ) from error
+    changed = differences(anew(before), resolved)
+    if changed:
+        raise RecipeError(
+            f"{home} was made with {changed[0][0]}: {changed[0][1]}, the recipe says "
+            f"{changed[0][2]}{_and_more(changed)}; choose another name or delete it"
+        )
+    return True
+
+
 def open_run(
     runs: Path,
     name: str,
@@ -123,32 +168,11 @@ def open_run(
         anew: function that completes the settings of a run of an earlier version.
 
     Raises:
-        RecipeError: the folder was made with other settings.
+        RecipeError: the name leads elsewhere, or the folder was made with other settings.
+        ToolkitError: the folder cannot be made, read or written to.
     """
     home = runs / name
-    if not home.resolve().is_relative_to(runs.resolve()):
-        raise RecipeError(f"name: {name!r} leads out of the folder {runs}; use a plain name")
-    lock = home / "recipe.lock.json"
-    if lock.exists():
-        try:
-            before = json.loads(lock.read_text(encoding="utf-8"))
-            if not isinstance(before, dict):
-                raise ValueError("expected an object of settings")
-        except OSError as error:
-            raise ToolkitError(
-                f"{lock}: cannot be read ({error.strerror}); correct its permissions, or choose "
-                "another name"
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise RecipeError(
-                f"{lock}: is not JSON ({error}); choose another name or delete {home}"
-            ) from error
-        changed = differences(anew(before), resolved)
-        if changed:
-            raise RecipeError(
-                f"{home} was made with {changed[0][0]}: {changed[0][1]}, the recipe says "
-                f"{changed[0][2]}{_and_more(changed)}; choose another name or delete it"
-            )
+    if check_home(runs, name, resolved, anew):
         return home
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -157,7 +181,7 @@ def open_run(
             f"{home}: cannot be made ({error.strerror}); choose another folder with --runs"
         ) from error
     write_text(recipe_text, home / "recipe.yaml")
-    write_json(resolved, lock)
+    write_json(resolved, home / "recipe.lock.json")
     return home
 
 
@@ -186,6 +210,17 @@ def _brief(value: JsonValue) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def require_unused(home: Path) -> None:
+    """Check that no other process has locked the run folder, which need not exist.
+
+    Raises:
+        ToolkitError: as `owned` does.
+    """
+    if (home / LOCK).exists():
+        with owned(home):
+            pass
+
+
 @contextmanager
 def owned(home: Path) -> Iterator[None]:
     """Lock the run folder against other processes while the body runs.
@@ -197,7 +232,7 @@ def owned(home: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    path = home / ".lock"
+    path = home / LOCK
     try:
         file = path.open("w")
     except OSError as error:

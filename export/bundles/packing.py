@@ -6,6 +6,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def write_bundle(
         raise ExportError(f"{folder}: is there and no bundle; choose another folder")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    missing = [parent for parent in partial.parents if not parent.exists()]
     try:
         partial.mkdir(parents=True)
         fill_bundle(partial, artifacts, golden, name=name, threads=threads)
@@ -109,6 +111,9 @@ def write_bundle(
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        for parent in missing:  # those that hold no bundle now
+            with suppress(OSError):
+                parent.rmdir()
     return folder
 
 

@@ -246,6 +246,50 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
         again.kill()
 
 
+@pytest.mark.parametrize("runs", ["taken", "taken/deeper", "/proc/1/runs"])
+def test_check_and_run_refuse_a_folder_that_cannot_be_written_before_reading_data(
+    runs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    recipe = str(write_smoke(tmp_path))
+    data = "data={type: folder, root: nowhere, image_size: 64}"
+    place = str(tmp_path / runs)
+    said = []
+    for check in (["--check"], []):
+        assert main([recipe, data, *check, "--runs", place]) == 1
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert said[0].startswith(f"error: {place}/smoke: cannot be written to (")
+    assert said[0].count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"taken", "recipe.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("lock", "code", "words"),
+    [
+        ("{", 2, "is not JSON"),
+        ('{"seed": 5}', 2, "choose another name"),
+        (None, 1, "cannot be read"),
+    ],
+)
+def test_check_says_of_a_run_s_folder_what_run_would(
+    lock: str | None, code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, home = str(write_smoke(tmp_path)), tmp_path / "runs" / "smoke"
+    home.mkdir(parents=True)
+    if lock is None:
+        (home / "recipe.lock.json").mkdir()
+    else:
+        (home / "recipe.lock.json").write_text(lock)
+    said = []
+    for check in (["--check"], []):
+        assert main([recipe, *check, "--runs", str(home.parent)]) == code
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert words in said[0]
+    assert said[0].count("\n") == 1
+
+
 def test_check_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main([str(write_smoke(tmp_path)), "--check", "--json", "--runs", str(tmp_path / "r")]) == 0

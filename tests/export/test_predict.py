@@ -107,7 +107,7 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(static_model, pictures
     [
         ({"model": "nowhere.onnx"}, 6, "no such model file"),
         ({"image": "nowhere"}, 3, "no such file"),
-        ({"out": "taken/deeper"}, 3, "cannot be made"),
+        ({"out": "taken/deeper"}, 1, "cannot be written to"),
     ],
 )
 def test_mistakes_end_with_their_code_and_one_line(

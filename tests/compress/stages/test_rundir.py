@@ -7,7 +7,7 @@ import pytest
 from pydantic import JsonValue
 
 from compress.recipe import Recipe, load_recipe
-from compress.stages.rundir import differences, once, open_run, owned
+from compress.stages.rundir import check_home, differences, once, open_run, owned, require_unused
 from export.errors import RecipeError, ToolkitError
 
 
@@ -114,3 +114,19 @@ def test_settings_of_a_run_that_cannot_be_read_are_one_message(tmp_path: Path) -
     (tmp_path / "cells" / "recipe.lock.json").mkdir(parents=True)
     with pytest.raises(ToolkitError, match=r"recipe\.lock\.json: cannot be read .*permissions"):
         open_run(tmp_path, "cells", {"seed": 0}, "seed: 0\n")
+
+
+def test_a_home_is_checked_and_nothing_is_left(tmp_path: Path) -> None:
+    assert not check_home(tmp_path / "runs", "x", {"seed": 0})
+    assert list(tmp_path.iterdir()) == []
+    open_run(tmp_path / "runs", "x", {"seed": 0}, "text")
+    assert check_home(tmp_path / "runs", "x", {"seed": 0})
+    with pytest.raises(RecipeError, match="choose another name"):
+        check_home(tmp_path / "runs", "x", {"seed": 1})
+
+
+def test_a_home_in_use_is_found_without_opening_it(tmp_path: Path) -> None:
+    require_unused(tmp_path / "nowhere")
+    with owned(tmp_path), pytest.raises(RecipeError, match="in use"):
+        require_unused(tmp_path)
+    require_unused(tmp_path)

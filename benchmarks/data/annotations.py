@@ -17,6 +17,11 @@ _CLIP_TOLERANCE = 1.0  # pixels; smaller excursions are rounding, corrected with
 _DROPPED = "boxes dropped: "
 _CLIPPED = "boxes clipped to the picture"
 _LEFT_OUT = ", left out"  # every phrase that counts files left out has it
+TURNED = "photographs are stored turned; their boxes are turned upright"
+UNDECIDED = (
+    "photographs are stored turned, and nothing states whether their boxes are: taken as drawn on "
+    "the upright picture"
+)
 # Files beside pictures that are no data: of operating systems and of other programs' caches.
 _SYSTEM = frozenset({".DS_Store", "Thumbs.db", "desktop.ini", ".gitkeep", ".gitignore"})
 # Endings of annotations and descriptions; readers count those that belong to no picture.
@@ -108,7 +113,12 @@ class ReadingNotes:
     def warnings(self, form: Form) -> tuple[str, ...]:
         """Return what looks wrong in all boxes together; `form` is how the format writes them."""
         found = format_warning(form, self.boxes, self.sizes)
-        return () if found is None else (found,)
+        undecided = self.counts.get(UNDECIDED)
+        said = (
+            f"{undecided} {UNDECIDED}. If they were drawn on the pictures as stored, set the EXIF "
+            "orientation of these files to 1"
+        )
+        return tuple(text for text in (found, said if undecided else None) if text)
 
 
 class Columns(NamedTuple):

@@ -8,10 +8,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from typing_extensions import NotRequired, TypedDict
 
-from benchmarks.data.annotations import RawObject, ReadingNotes, Tally, clipped, note_unlisted
+from benchmarks.data.annotations import (
+    TURNED,
+    UNDECIDED,
+    RawObject,
+    ReadingNotes,
+    Tally,
+    clipped,
+    note_unlisted,
+)
 from benchmarks.data.coco_json import (
     CocoDocument,
     annotations,
@@ -19,24 +26,15 @@ from benchmarks.data.coco_json import (
     image_entries,
     load_coco,
 )
+from benchmarks.data.parts.frames import Frame, frames_of
 from benchmarks.data.parts.lookup import find_pictures
 from export.errors import DataError
 from export.pictures.images import (
     Letterbox,
     letterbox,
     open_photograph,
-    photograph_size,
     read_canvas_fast,
 )
-
-# Undoes EXIF's turn to upright, for the orientations that swap width and height.
-_AS_STORED = {
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-_ORIENTATION = 0x0112  # EXIF's tag
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,8 @@ class LabeledImage:
     Attributes:
         id: unique within its set.
         file_name: as the dataset names it; `shapes/...` for drawn ones.
-        width: pixels, after EXIF rotation.
-        height: pixels, after EXIF rotation.
+        width: pixels, upright.
+        height: pixels, upright.
         boxes: (n, 4) float64 xyxy, crowd boxes included, each of positive area.
         labels: (n,) int64 in 0..K-1.
         crowd: (n,) bool; ignored in training, handled by COCO's rules in evaluation.
@@ -134,13 +132,19 @@ class ImageSet:
 def labeled_image(
     image_id: int,
     file_name: str,
-    size: tuple[int, int],
+    frame: Frame,
     objects: Iterable[RawObject],
     notes: ReadingNotes,
 ) -> LabeledImage:
-    """Make one entry of a set; `size` is (width, height), bad boxes are clipped or left out."""
-    columns = clipped(file_name, *size, objects, notes)
-    return LabeledImage(image_id, file_name, size[0], size[1], *columns)
+    """Make one entry of a set: clip boxes or leave them out, and turn them upright."""
+    columns = clipped(file_name, frame.width, frame.height, objects, notes)
+    if len(columns.boxes) and frame.orientation != 1:
+        columns = columns._replace(boxes=frame.turned(columns.boxes))
+        notes.add(TURNED, file_name)
+    elif len(columns.boxes) and not frame.decided:
+        notes.add(UNDECIDED, file_name)
+    width, height = frame.upright()
+    return LabeledImage(image_id, file_name, width, height, *columns)
 
 
 def fingerprint(
@@ -188,11 +192,11 @@ def coco_image_set(
     names = [entry.file_name for entry in entries.values()]
     paths = find_pictures(names, folders, str(path))
     note_unlisted(paths, name, notes)
+    frames = frames_of(paths, [entry.size for entry in entries.values()])
     images = []
-    for (image_id, entry), picture in zip(entries.items(), paths, strict=True):
-        size = entry.size or photograph_size(picture)
+    for (image_id, entry), frame in zip(entries.items(), frames, strict=True):
         raw = objects.get(image_id, ())
-        images.append(labeled_image(image_id, entry.file_name, size, raw, notes))
+        images.append(labeled_image(image_id, entry.file_name, frame, raw, notes))
     return ImageSet(
         name=name,
         source=f"COCO JSON {path}, {len(images)} images",
@@ -232,10 +236,7 @@ def read_canvas(
 
 
 def read_photograph(image_set: ImageSet, index: int) -> NDArray[np.uint8]:
-    """Return the whole picture at `index`, (height, width, 3) uint8 RGB, in the frame of its boxes.
-
-    Where the annotations hold the size that the file has *before* its EXIF rotation, they were
-    made on the picture as stored, so that is what is returned.
+    """Return the whole picture at `index`, upright: (height, width, 3) uint8 RGB.
 
     Raises:
         DataError: the picture cannot be read, or has another size than its annotations say.
@@ -243,33 +244,23 @@ def read_photograph(image_set: ImageSet, index: int) -> NDArray[np.uint8]:
     if image_set.draw is not None:
         return image_set.draw(index)
     pixels = open_photograph(image_set.paths[index], image_set.bit_depth)
-    turn = check_size(image_set, index, (pixels.shape[1], pixels.shape[0]))
-    return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+    check_size(image_set, index, (pixels.shape[1], pixels.shape[0]))
+    return pixels
 
 
-def check_size(image_set: ImageSet, index: int, size: tuple[int, int]) -> Image.Transpose | None:
+def check_size(image_set: ImageSet, index: int, size: tuple[int, int]) -> None:
     """Compare the upright (width, height) of a picture file with what its annotations state.
 
-    Returns:
-        How to turn the upright picture back to the frame of its boxes; None if it is that.
-
     Raises:
-        DataError: the sizes differ, and not by the turn that EXIF states.
+        DataError: they differ.
     """
     image, path = image_set.images[index], image_set.paths[index]
-    stated = (image.width, image.height)
-    if size == stated:
-        return None
-    if size[::-1] == stated:
-        with Image.open(path) as picture:
-            turn = _AS_STORED.get(picture.getexif().get(_ORIENTATION, 1))
-        if turn is not None:
-            return turn
-    raise DataError(
-        f"{path}: the picture is {size[0]} x {size[1]} pixels, its annotations "
-        f"({image_set.source}) say {image.width} x {image.height}. Boxes would be misplaced: "
-        "correct the annotation file or put the original picture back."
-    )
+    if size != (image.width, image.height):
+        raise DataError(
+            f"{path}: the picture is {size[0]} x {size[1]} pixels, its annotations "
+            f"({image_set.source}) say {image.width} x {image.height}. Boxes would be misplaced: "
+            "correct the annotation file or put the original picture back."
+        )
 
 
 class CocoImage(TypedDict):

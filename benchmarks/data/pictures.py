@@ -4,6 +4,7 @@ from pathlib import Path
 
 from benchmarks.data.annotations import ReadingNotes, note_other_files
 from benchmarks.data.image_set import ImageSet, LabeledImage, labeled_image
+from benchmarks.data.parts.frames import Frame
 from export.errors import DataError
 from export.pictures.files import USUAL, files_below, is_file, is_picture_name
 from export.pictures.images import photograph_size
@@ -27,7 +28,8 @@ def read_pictures(
     images: list[LabeledImage] = []
     for number, path in enumerate(paths, 1):
         relative = path.relative_to(folder).as_posix()
-        images.append(labeled_image(number, relative, photograph_size(path), (), notes))
+        frame = Frame(*photograph_size(path))
+        images.append(labeled_image(number, relative, frame, (), notes))
     return ImageSet(
         name=name,
         source=f"folder {folder}, {len(paths)} pictures without labels",

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.data.annotations import RawObject, ReadingNotes
 from benchmarks.data.image_set import ImageSet, LabeledImage, Reindexed, labeled_image
+from benchmarks.data.parts.frames import Frame
 from benchmarks.data.textures import background, camouflaged, fill_pixels, strokes
 from export.errors import DataError
 
@@ -230,12 +231,12 @@ class PlacedImages(Sequence[LabeledImage]):
             return tuple(self[place] for place in range(*index.indices(len(self))))
         number = self.numbers[index]
         if number not in self._placed:
-            size = (self.painter.width, self.painter.height)
+            frame = Frame(self.painter.width, self.painter.height)
             # every shape overlaps the picture: no box is ever left out, so there is no note
             self._placed[number] = labeled_image(
                 number + 1,
                 f"{self.prefix}/{number:06d}",
-                size,
+                frame,
                 self.painter.objects(number),
                 ReadingNotes(),
             )

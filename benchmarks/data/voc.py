@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 from benchmarks.data.annotations import RawObject, ReadingNotes, note_other_files
 from benchmarks.data.image_set import ImageSet, labeled_image
+from benchmarks.data.parts.frames import frames_of
 from benchmarks.data.parts.lookup import FilesByStem, examples
 from benchmarks.data.parts.splits import SPLITS, split_names
 from benchmarks.data.parts.text import read_lines
 from benchmarks.data.parts.voc_xml import VocObject, read_xml
 from export.errors import DataError, shown
 from export.pictures.files import SUFFIXES, pictures_in
-from export.pictures.images import photograph_size
 
 _DIFFICULT = "objects marked difficult: left out of training, ignored by COCO's rules in evaluation"
 _UNLABELLED = "pictures without an XML file, left out: not labelled"
@@ -128,13 +128,13 @@ def read_voc(
     if not names:
         raise DataError(f"{root}: no object in any of the {len(everything)} XML files")
     label_of = {name: label for label, name in enumerate(classes)}
+    frames = frames_of([entry.picture for entry in annotated], [e.size for e in annotated])
     images = []
-    for number, entry in enumerate(annotated, 1):
+    for number, (entry, frame) in enumerate(zip(annotated, frames, strict=True), 1):
         objects = list(_objects(entry, label_of, notes))
         if not objects:
             notes.add(_EMPTY, entry.file.name)
-        size = entry.size or photograph_size(entry.picture)
-        images.append(labeled_image(number, entry.picture.name, size, objects, notes))
+        images.append(labeled_image(number, entry.picture.name, frame, objects, notes))
     ids = tuple(range(1, len(classes) + 1))
     which = "without splits" if split is None else f"split {split}"
     return ImageSet(

@@ -6,18 +6,17 @@ The class names stand in a `data.yaml`, which also names the splits, or in a pla
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.data.annotations import RawObject, ReadingNotes, note_other_files
 from benchmarks.data.image_set import ImageSet, labeled_image
+from benchmarks.data.parts.frames import frames_of
 from benchmarks.data.parts.lookup import name_key
 from benchmarks.data.parts.text import read_lines
 from benchmarks.data.parts.values import number_in
 from benchmarks.data.parts.yolo_pictures import CLASS_LISTS, YoloPictures, find_yolo
 from export.errors import DataError, shown
 from export.pictures.files import files_below, is_file
-from export.pictures.images import photograph_size
 
 _WILD = 1.5  # a normalised coordinate beyond this was written in pixels
 _MOVED = "paths of another machine, found below the data set's folder"
@@ -40,8 +39,7 @@ def read_yolo(root: Path, split: str | None, path: Path | None = None) -> ImageS
     """
     found = find_yolo(root, split, path)
     notes = ReadingNotes()
-    with ThreadPoolExecutor(4) as pool:
-        sizes = list(pool.map(photograph_size, found.pictures))
+    frames = frames_of(found.pictures, [None] * len(found.pictures))
     labels = _LabelFiles()
     files = [labels.of(picture) for picture in found.pictures]
     if not any(is_file(file) for file in files):
@@ -52,11 +50,12 @@ def read_yolo(root: Path, split: str | None, path: Path | None = None) -> ImageS
         )
     _note_others(found, files, notes)
     images = []
-    for number, (picture, file, size) in enumerate(
-        zip(found.pictures, files, sizes, strict=True), 1
+    for number, (picture, file, frame) in enumerate(
+        zip(found.pictures, files, frames, strict=True), 1
     ):
+        size = (frame.width, frame.height)
         objects = _read_labels(file, len(found.classes), size, found.pose, notes)
-        images.append(labeled_image(number, picture.name, size, objects, notes))
+        images.append(labeled_image(number, picture.name, frame, objects, notes))
     return ImageSet(
         name=split or "all",
         source=f"YOLO {found.file}, {len(images)} images",

@@ -64,8 +64,9 @@ from 0, in the order of `labels.txt`; a score of -1 is padding. For each picture
 The same, with scores above {first.evaluation_score_threshold:g} (`evaluation_score`) in step 1.
 Of a COCO result, `bbox` is [x1, y1, x2 - x1, y2 - y1] rounded to 3 decimals, `score` is rounded to
 7, and `category_id` is the label's entry in `category_ids` of `model.json`. `COCOeval` of
-pycocotools with its defaults then gives the AP of the report. Where the annotations give the size
-that a picture has before EXIF turns it, step 2 is left out.
+pycocotools with its defaults then gives the AP of the report. Boxes of the annotations are those of
+the upright picture: where they give the size that a picture has before EXIF turns it, turn its
+boxes as the picture.
 """
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,14 +95,40 @@ def fit(width: int, height: int, input_height: int, input_width: int) -> Letterb
     return Letterbox(new_width / width, new_height / height, new_width, new_height)
 
 
+class PictureHeader(NamedTuple):
+    """What the header of a picture file states.
+
+    Attributes:
+        stored: (width, height) in pixels, as stored.
+        orientation: EXIF's 1..8; how the stored picture is turned to be upright.
+    """
+
+    stored: tuple[int, int]
+    orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(width, height) of the upright picture."""
+        return self.stored[::-1] if self.orientation in _SWAPS_AXES else self.stored
+
+
+def picture_header(path: Path) -> PictureHeader:
+    """Read the header of a picture file.
+
+    Raises:
+        DataError: the file is missing, or no picture that can be read.
+    """
+    with _reading(path), Image.open(path) as image:
+        return _header(image)
+
+
 def photograph_size(path: Path) -> tuple[int, int]:
     """Return (width, height) of the upright picture; reads the header only.
 
     Raises:
         DataError: the file is missing, or no picture that can be read.
     """
-    with _reading(path), Image.open(path) as image:
-        return _upright_size(image)
+    return picture_header(path).upright
 
 
 def open_photograph(path: Path, depth: int | None = None) -> NDArray[np.uint8]:
@@ -213,9 +239,10 @@ def read_canvas_fast(
         DataError: the file is missing, or no picture that can be read.
     """
     with _reading(path), Image.open(path) as image:
-        width, height = _upright_size(image)
+        header = _header(image)
+        width, height = header.upright
         place = fit(width, height, input_height, input_width)
-        orientation = _orientation(image)
+        orientation = header.orientation
         least = (place.width, place.height)
         image.draft(None, least[::-1] if orientation in _SWAPS_AXES else least)
         pixels = _decode(image, orientation, depth)
@@ -267,11 +294,11 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
+def _header(image: Image.Image) -> PictureHeader:
     width, height = image.size
     if isinstance(image, TiffImageFile):  # newer Pillow has swapped `size` already, older has not
         width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
-    return (height, width) if _orientation(image) in _SWAPS_AXES else (width, height)
+    return PictureHeader((width, height), _orientation(image))
 
 
 def _decode(image: Image.Image, orientation: int, depth: int | None) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ from benchmarks.data.division import (
     read_division,
 )
 from benchmarks.data.image_set import ImageSet, labeled_image
+from benchmarks.data.parts.frames import Frame
 from export.errors import DataError
 
 BOX = (1.0, 1.0, 9.0, 9.0)
@@ -33,7 +34,7 @@ def _pool(root: Path, contents: Mapping[str, tuple[bytes, tuple[int, ...]]]) -> 
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
         objects = [RawObject(BOX, label) for label in labels]
-        images.append(labeled_image(number, name, (20, 20), objects, ReadingNotes()))
+        images.append(labeled_image(number, name, Frame(20, 20), objects, ReadingNotes()))
     return ImageSet(
         name="all",
         source=f"test {root}",

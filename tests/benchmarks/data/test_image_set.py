@@ -139,34 +139,6 @@ def test_a_picture_of_another_size_than_annotated_is_refused(tmp_path: Path) -> 
         read_canvas(images, 0, 32, 32)
 
 
-def _rotated(path: Path) -> None:
-    """Store 40 x 30 pixels, dark on the left, with an EXIF turn; upright they are 30 x 40."""
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
-    pixels = np.zeros((30, 40, 3), dtype=np.uint8)
-    pixels[:, 20:] = 200
-    Image.fromarray(pixels).save(path, quality=95, exif=exif)
-
-
-def test_an_exif_turned_picture_is_read_in_the_frame_of_its_annotations(tmp_path: Path) -> None:
-    _rotated(tmp_path / "1.jpg")
-    document = coco(1)
-    document["images"][0]["file_name"] = "1.jpg"
-    path = tmp_path / "train.json"
-    path.write_text(json.dumps(document), encoding="utf-8")
-    as_stored = read_photograph(read_coco(path), 0)
-    assert as_stored.shape == (30, 40, 3)
-    assert as_stored[:, :18].mean() < 20 < 180 < as_stored[:, 22:].mean()
-    document["images"][0] |= {"width": 30, "height": 40}
-    path.write_text(json.dumps(document), encoding="utf-8")
-    upright = read_photograph(read_coco(path), 0)
-    assert upright.shape == (40, 30, 3)
-    assert upright[:18].mean() < 20 < 180 < upright[22:].mean()
-    canvas, place = read_canvas(read_coco(path), 0, 64, 64)
-    assert (place.height, place.width) == (64, 48)
-    assert (canvas[:, 48:] == 114).all()
-
-
 def test_a_size_that_is_not_stated_is_read_from_the_file(tmp_path: Path) -> None:
     document = coco(1)
     del document["images"][0]["width"]

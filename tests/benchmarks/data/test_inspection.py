@@ -53,14 +53,6 @@ def test_a_picture_of_another_size_than_stated_is_found_by_its_header(tmp_path: 
         inspect_pictures([images], PictureCache(tmp_path), decode=False)
 
 
-def test_a_picture_stored_turned_is_as_stated_in_either_frame(tmp_path: Path) -> None:
-    images = _set(tmp_path)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (40, 30)).save(images.paths[0], exif=exif)
-    inspect_pictures([images], PictureCache(tmp_path), decode=True)
-
-
 def test_what_was_looked_at_is_not_read_again_until_it_changes(tmp_path: Path) -> None:
     images = _set(tmp_path)
     inspect_pictures([images], PictureCache(tmp_path), decode=True)

@@ -231,17 +231,20 @@ def data(path: Path, runs: Path) -> list[Finding]:
     from benchmarks.data.inspection import PictureCache
     from compress.console import Console
     from compress.data.config import FolderConfig
-    from compress.data.health import data_health
+    from compress.data.health import data_health, teacher_lines
     from compress.data.pictures import look_at_pictures
     from compress.recipe import load_recipe
+    from compress.stages.opened import open_teachers, own_data
 
     most = 100  # default of a recipe without it
+    others = {}
     if path.is_dir():
         opened = FolderConfig(root=path, image_size=_FOLDER_SIDE).open()
     else:
         recipe = load_recipe(path)[0]
         opened, most = recipe.data.open(), recipe.export.max_detections
-    look_at_pictures([opened], PictureCache(runs), Console(), decode=True)
+        others = own_data(recipe, open_teachers(recipe, opened))
+    look_at_pictures([opened, *others.values()], PictureCache(runs), Console(), decode=True)
     health = data_health(opened, most)
     counts = ", ".join(
         f"{role} {split.images} pictures with {split.boxes} boxes"
@@ -250,7 +253,10 @@ def data(path: Path, runs: Path) -> list[Finding]:
     head = f"{opened.format}, {len(opened.classes)} classes; {counts}"
     found = [Finding(str(path), "ok", head)]
     notes = [f"{role}: {note}" for role, split in health.splits.items() for note in split.notes]
-    return [*found, *(Finding(str(path), "note", text) for text in (*health.warnings, *notes))]
+    found += [Finding(str(path), "note", text) for text in (*health.warnings, *notes)]
+    for name, own in others.items():
+        found += [Finding(f"{path}, {name}", "note", line.strip()) for line in teacher_lines(own)]
+    return found
 
 
 def engine(path: Path) -> list[Finding]:

@@ -1,5 +1,6 @@
 """Run one recipe from data to report: check, train, export, measure, report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.data.division import keep_division
@@ -8,8 +9,7 @@ from benchmarks.gates import GateError, broken_gates, load_report
 from benchmarks.timing.step_ratio import StepRatio
 from compress.checks import check_models, check_training, wanted_classifier
 from compress.console import Console
-from compress.data.config import Data
-from compress.data.health import Health, data_health
+from compress.data.health import data_health, teacher_lines
 from compress.data.pictures import look_at_pictures
 from compress.losses.parts.classifier import Classifier
 from compress.recipe import Recipe, load_recipe
@@ -17,7 +17,7 @@ from compress.recipe_file import complete_text
 from compress.recipe_source import Source
 from compress.stages.classifier import classifier_room, load_classifier
 from compress.stages.model_name import ModelName
-from compress.stages.opened import Run
+from compress.stages.opened import Run, own_data
 from compress.stages.rundir import check_home, once, open_run, owned, require_unused
 from compress.stages.session import Session, deterministic
 from compress.stages.ship import (
@@ -53,7 +53,9 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
     look_at_pictures(pictures, cache, console, decode=False)
     # reads every file once: hashes tell leaks between splits
     health = data_health(opened.data, recipe.export.max_detections)
-    say_data(console, opened.data, health)
+    say_data(console, f"data: {opened.data.format}", health.lines())
+    for name, own in own_data(recipe, opened.teachers).items():
+        say_data(console, f"data of {name}: {own.format}", teacher_lines(own))
     check_models(opened)
     check_training(opened)
     if session.rank == 0:
@@ -101,10 +103,10 @@ def hold_gates(recipe: Recipe, report: Path) -> None:
         raise GateError("\n".join(["gates: these limits are broken", *broken]))
 
 
-def say_data(console: Console, data: Data, health: Health) -> None:
+def say_data(console: Console, head: str, lines: Sequence[str]) -> None:
     """Print the format of the data and the findings of its health check."""
-    console.say(f"data: {data.format}")
-    for line in health.lines():
+    console.say(head)
+    for line in lines:
         console.say(f"  {line}")
 
 

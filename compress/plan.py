@@ -12,7 +12,7 @@ from benchmarks.data.inspection import PictureCache
 from benchmarks.timing.load import LoadWatch
 from compress.checks import check_models, check_training, wanted_classifier
 from compress.console import Console
-from compress.data.health import data_health
+from compress.data.health import data_health, teacher_lines
 from compress.data.loading import steps_per_epoch
 from compress.data.pictures import look_at_pictures
 from compress.detector import Detector
@@ -21,7 +21,7 @@ from compress.parts.weights import count_parameters
 from compress.recipe import Recipe
 from compress.recipe_source import Source
 from compress.stages.model_name import ModelName
-from compress.stages.opened import Run
+from compress.stages.opened import Run, own_data
 from compress.stages.rundir import check_home, read_step_ratio
 from compress.stages.session import Session, torch_device
 from compress.training.precision import planned_in_words
@@ -149,9 +149,12 @@ def plan(
         notes.append(f"classifier: {steps} steps on object crops come before the students")
     notes += _precisions(opened)
     notes += memory_warnings(stages, machine_bytes(where))
+    seen = [f"data: {data.format}", *(f"  {line}" for line in health.lines())]
+    for name, own in own_data(recipe, opened.teachers).items():
+        seen += [f"data of {name}: {own.format}", *(f"  {line}" for line in teacher_lines(own))]
     return Plan(
         recipe.name,
-        (f"data: {data.format}", *(f"  {line}" for line in health.lines())),
+        tuple(seen),
         (
             *(f"{t.name} {_describe(d)}" for t, d in zip(opened.teachers, teachers, strict=True)),
             f"student {_describe(student)}",

@@ -210,11 +210,15 @@ class ShapePainter:
 class PlacedImages(Sequence[LabeledImage]):
     """The entries of drawn pictures; the objects of each are placed when first asked for.
 
-    Placing thousands takes a second or two, which counting them alone does not need.
+    Placing thousands takes a second or two, which counting them alone does not need. Pictures to
+    be used without labels have no objects.
     """
 
-    def __init__(self, painter: ShapePainter, prefix: str, numbers: Sequence[int]) -> None:
+    def __init__(
+        self, painter: ShapePainter, prefix: str, numbers: Sequence[int], *, labeled: bool
+    ) -> None:
         self.painter, self.prefix, self.numbers = painter, prefix, tuple(numbers)
+        self.labeled = labeled
         self._placed: dict[int, LabeledImage] = {}
 
     def __len__(self) -> int:
@@ -237,7 +241,7 @@ class PlacedImages(Sequence[LabeledImage]):
                 number + 1,
                 f"{self.prefix}/{number:06d}",
                 frame,
-                self.painter.objects(number),
+                self.painter.objects(number) if self.labeled else (),
                 ReadingNotes(),
             )
         return self._placed[number]
@@ -250,8 +254,12 @@ def shapes_set(
     width: int,
     seed: int,
     difficulty: Difficulty,
+    *,
+    labeled: bool = True,
 ) -> ImageSet:
     """Describe the drawn pictures of these `numbers`; objects and pixels are made on demand.
+
+    Without `labeled` the same pictures have no objects.
 
     Raises:
         DataError: `split` is not a stream.
@@ -269,6 +277,6 @@ def shapes_set(
         source=f"shapes ({difficulty}), seed {seed}, split {split}, {len(numbers)} drawn pictures",
         classes=style.classes,
         category_ids=tuple(range(1, len(style.classes) + 1)),
-        images=PlacedImages(painter, prefix, numbers),
+        images=PlacedImages(painter, prefix, numbers, labeled=labeled),
         draw=Reindexed(painter, tuple(numbers)),
     )

@@ -333,7 +333,8 @@ class ShapesConfig(_Common):
         height, width = self.input_size
         name = split.split or role
         numbers = chosen(count, split.limit, split.seed)
-        found = shapes_set(name, numbers, height, width, self.seed, self.difficulty)
+        style, labeled = self.difficulty, role != "unlabeled"
+        found = shapes_set(name, numbers, height, width, self.seed, style, labeled=labeled)
         return replace(found, name=role)
 
 

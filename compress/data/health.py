@@ -82,17 +82,7 @@ class Health:
         """Return it as text, one line per fact."""
         lines = [self.division] if self.division else []
         for role, split in self.splits.items():
-            lines.append(f"{role}: {split.source}")
-            if not split.boxes and role == "unlabeled":
-                lines += [f"  {note}" for note in split.notes]
-                continue
-            sizes = ", ".join(f"{count} {name}" for name, count in split.sizes.items())
-            lines.append(
-                f"  {split.boxes} boxes ({sizes}; {split.share_under_8_px:.1%} under 8 px at input "
-                f"size), {split.crowd} crowd, {split.images_without_boxes} images without boxes"
-            )
-            lines.append(f"  per class: {_balance(split.boxes_per_class)}")
-            lines += [f"  {text}" for text in split.notes]
+            lines += _split_lines(role, split)
         return [*lines, *(f"warning: {warning}" for warning in self.warnings)]
 
 
@@ -123,6 +113,35 @@ def data_health(data: Data, max_detections: int = 100) -> Health:
     warnings = (*full, *_warnings(splits, leaks, repeated, data))
     division = "" if data.division is None else data.division.line()
     return Health(data.format, splits, leaks, repeated, warnings, division)
+
+
+def teacher_lines(data: Data) -> list[str]:
+    """Return what a teacher's own data holds as text, one line per fact.
+
+    Of drawn data these are the sources alone: to place thousands of objects takes seconds, and none
+    is left out.
+    """
+    lines = []
+    for image_set in (data.train, data.val):
+        if image_set.draw is not None:
+            lines.append(f"{image_set.name}: {image_set.source}")
+            continue
+        split = _split_health(image_set, data)
+        lines += _split_lines(image_set.name, split)
+        lines += [f"warning: {image_set.name}: {text}" for text in split.suspicions]
+    return lines
+
+
+def _split_lines(role: str, split: SplitHealth) -> list[str]:
+    lines = [f"{role}: {split.source}"]
+    if split.boxes or role != "unlabeled":
+        sizes = ", ".join(f"{count} {name}" for name, count in split.sizes.items())
+        lines.append(
+            f"  {split.boxes} boxes ({sizes}; {split.share_under_8_px:.1%} under 8 px at input "
+            f"size), {split.crowd} crowd, {split.images_without_boxes} images without boxes"
+        )
+        lines.append(f"  per class: {_balance(split.boxes_per_class)}")
+    return [*lines, *(f"  {text}" for text in split.notes)]
 
 
 def _split_health(image_set: ImageSet, data: Data) -> SplitHealth:

@@ -1,12 +1,12 @@
 """An opened run: the recipe, its data and its teachers, the input of every stage."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from compress.data.config import Data
+from compress.data.config import Data, DataConfig
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
 from compress.recipe import Recipe, TeacherConfig
@@ -129,6 +129,17 @@ def open_teachers(recipe: Recipe, data: Data) -> tuple[Teacher, ...]:
         classes = config.classes or _stated_classes(config) or own.classes
         teachers.append(Teacher(ModelName.of_teacher(index), keys, config, own, classes))
     return tuple(teachers)
+
+
+def own_data(recipe: Recipe, teachers: Sequence[Teacher]) -> dict[str, Data]:
+    """Return the data of teachers that see other data than the student, each once, by name."""
+    seen: list[DataConfig | None] = [None, recipe.data]
+    found: dict[str, Data] = {}
+    for teacher in teachers:
+        if teacher.config.data not in seen:
+            seen.append(teacher.config.data)
+            found[str(teacher.name)] = teacher.data
+    return found
 
 
 def _stated_classes(config: TeacherConfig) -> tuple[str, ...] | None:

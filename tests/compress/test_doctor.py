@@ -72,6 +72,7 @@ def test_a_recipe_is_looked_at_for_its_data(capsys):
     code, found = findings(capsys, recipe)
     assert code == 0
     assert found[str(recipe)][1].startswith("shapes, 6 classes; train 300 pictures")
+    assert found[f"{recipe}, teacher"][1].endswith("split val, 500 drawn pictures")
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.data.shapes import STYLES
 from benchmarks.timing.load import LoadWatch
 from compress.plan import Cost, Pass, Stage, _student_stages, _why_useless, memory_warnings
 from compress.run import main
 from export.atomic import write_json
+from tests.benchmarks.data.tiny import coco, write_coco
 from tests.compress.smoke import opened_smoke, write_smoke
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +40,29 @@ def test_a_check_times_nothing_and_still_says_steps_parameters_and_memory(
     assert steps.pop("seed0-baseline_equal_time") is None
     assert all(count > 0 for count in steps.values())
     assert said["time"].startswith("not estimated; --estimate times ")
+
+
+def test_what_a_teachers_own_data_holds_and_leaves_out_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes = STYLES["standard"].classes
+    for split, start in (("train", 1), ("val", 101)):
+        document = coco(4, ids=tuple(range(1, len(classes) + 1)), start=start)
+        for entry, name in zip(document["categories"], classes, strict=True):
+            entry["name"] = name
+        document["annotations"][1]["bbox"] = [4, 5, 0, 0]
+        write_coco(tmp_path / "own", split, document)
+    own = f"teacher.data={{type: folder, root: {tmp_path / 'own'}, image_size: 64}}"
+    said = checked(tmp_path, capsys, "--check", own)["data"]
+    assert said[0] == "data: shapes"
+    place = said.index("data of teacher: coco")
+    assert any("4 objects written, 3 kept, 1 left out: 1 no area" in x for x in said[place:])
+    assert not any("no area" in x for x in said[:place])
+    drawn = {"type": "shapes", "image_size": 64, "train": {"count": 30}, "val": {"count": 4}}
+    said = checked(tmp_path, capsys, "--check", f"teacher.data={json.dumps(drawn)}")["data"]
+    assert said[-2].endswith("split train, 30 drawn pictures")
+    said = checked(tmp_path, capsys, "--check")["data"]
+    assert not any("teacher" in line for line in said)
 
 
 def test_an_estimate_is_minutes_of_every_stage_or_the_reason_why_there_are_none(

@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from benchmarks.data.annotations import RawObject
+from benchmarks.data.shapes import ShapePainter
 from compress.data.config import Data, DataConfig, FolderConfig, ShapesConfig
+from compress.data.splits import without_labels
 from export.errors import DataError
 from tests.benchmarks.data.tiny import (
     coco,
@@ -317,6 +320,31 @@ def test_the_limited_drawn_pictures_are_among_the_whole() -> None:
     part = _open(type="shapes", train={"count": 20, "limit": 3}, val={"count": 2}).train
     names = [image.file_name for image in whole.images]
     assert all(image.file_name in names for image in part.images)
+
+
+@pytest.mark.parametrize("rest", [False, True])
+def test_drawn_pictures_without_labels_are_those_of_the_split_and_no_object_is_placed(
+    rest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: list[int] = []
+    objects = ShapePainter.objects
+
+    def counted(painter: ShapePainter, index: int) -> list[RawObject]:
+        placed.append(index)
+        return objects(painter, index)
+
+    monkeypatch.setattr(ShapePainter, "objects", counted)
+    wanted = {"split": "train", "count": 30, "rest": rest}
+    data = _open(type="shapes", train={"count": 30, "limit": 4}, val={"count": 2}, unlabeled=wanted)
+    assert len(placed) < 10  # of train and val
+    whole = _open(type="shapes", train={"count": 30}, val={"count": 2}).train
+    taken = {image.file_name for image in data.train.images} if rest else set()
+    left = whole.subset([i for i, o in enumerate(whole.images) if o.file_name not in taken])
+    assert data.unlabeled is not None
+    assert data.unlabeled.fingerprint == without_labels(left).fingerprint
+    assert data.unlabeled.draw is not None
+    assert left.draw is not None
+    assert (data.unlabeled.draw(3) == left.draw(3)).all()
 
 
 @pytest.mark.photographs

@@ -1,20 +1,24 @@
-"""List which method works on which detector, at what cost: `python -m compress.methods`.
+"""List the distillation methods, or describe one: `python -m compress.methods [NAME]`.
 
-Prints the table of docs/methods.md, from the settings classes' own `needs` and `check` on pairs of
-small real detectors of one family, and from what was measured (`benchmarks/results`). With
-`--write` it puts the table between the markers of that file.
+What a method needs and which detectors it works on is asked of the settings classes' own `needs`
+and `check`, on pairs of small real detectors of one family; costs and gains are those measured
+(`benchmarks/results`). With `--write` the table between the markers of docs/methods.md is made.
 """
 
 import argparse
+import difflib
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from export.arguments import run_command
+from export.arguments import parser_of, run_command
+from export.errors import RecipeError, shown
+from export.optional import require
 
 if TYPE_CHECKING:
     from compress.detector import Detector
@@ -24,6 +28,10 @@ if TYPE_CHECKING:
     from export.config import Section
 
 ROOT = Path(__file__).resolve().parents[1]
+WIDTH = 80  # characters of a terminal
+HEAD = re.compile(
+    r"[^:]+: (?P<purpose>.+?)(?: \((?P<paper>[^()]+)\))?(?P<rest>[^()]*)\.", re.DOTALL
+)
 MARKED = re.compile(r"(<!-- methods -->\n).*?(<!-- /methods -->)", re.DOTALL)
 
 OF_STUDENT = "roi_source: student"  # a second row of a method in what kd_step measured
@@ -60,12 +68,23 @@ class Method:
         source: what it was written from, such as released code.
         needs: family that it fits -> outputs that it needs of both detectors.
         problems: family -> reasons why it does not work there; empty where it does.
+        purpose: what it does, in a line.
+        paper: authors, venue and year; "" of a textbook loss.
+        text: paragraphs on how it is done here.
     """
 
     name: str
     source: str
     needs: dict[str, tuple[str, ...]]
     problems: dict[str, tuple[str, ...]]
+    purpose: str = ""
+    paper: str = ""
+    text: tuple[str, ...] = ()
+
+    @property
+    def works_on(self) -> list[str]:
+        """Families on which it works."""
+        return [family for family, problems in self.problems.items() if not problems]
 
 
 def loss_settings() -> dict[str, "type[LossSection]"]:
@@ -114,13 +133,15 @@ def example(name: str) -> "LossSection":
     return loss_settings()[name].model_validate({"type": name, **EXAMPLES.get(name, {})})
 
 
-def support() -> list[Method]:
-    """Match every method with every family; ordered by name."""
+def support(*names: str) -> list[Method]:
+    """Match methods, by default all, with every family; ordered by name."""
     from compress.distillation.pairing import check_pair
 
     pairs = {family: small_pair(family) for family in families()}
     rows = []
     for name, settings in sorted(loss_settings().items()):
+        if names and name not in names:
+            continue
         config, problems = example(name), {}
         needs: dict[str, tuple[str, ...]] = {}
         for family, (student, teacher) in pairs.items():
@@ -129,8 +150,19 @@ def support() -> list[Method]:
             )
             if not problems[family]:
                 needs[family] = tuple(sorted(config.needs(student.spec, teacher.spec)))
-        rows.append(Method(name, _source(name, settings), needs, problems))
+        source = _source(name, settings)
+        rows.append(Method(name, source, needs, problems, *_described(settings)))
     return rows
+
+
+def _described(settings: "type[LossSection]") -> tuple[str, str, tuple[str, ...]]:
+    """Return purpose, paper and paragraphs of the docstring of a method's file."""
+    head, *rest = (sys.modules[settings.__module__].__doc__ or "").strip().split("\n\n")
+    text = tuple(" ".join(one.split()) for one in rest)
+    found = HEAD.fullmatch(head)
+    if found is None:
+        return head.replace("\n", " "), "", text
+    return f"{found['purpose']}{found['rest']}".replace("\n", " "), found["paper"] or "", text
 
 
 def _source(name: str, settings: "type[LossSection]") -> str:
@@ -206,29 +238,105 @@ def filled(document: str) -> str:
     return MARKED.sub(lambda match: f"{match[1]}{table}\n{match[2]}", document)
 
 
+def listing(rows: Sequence[Method]) -> str:
+    """Return the methods as a table for a terminal."""
+    name = max(len(row.name) for row in rows)
+    lines = [f"{'method':<{name}}  what it does"]
+    for row in rows:
+        works = row.works_on
+        some = "" if len(works) == len(families()) else f" (only {', '.join(works)})"
+        lines += textwrap.wrap(
+            f"{row.name:<{name}}  {row.purpose}{some}", WIDTH, subsequent_indent=" " * (name + 2)
+        )
+    lines += ["", f"all detectors where none is named: {', '.join(families())}"]
+    lines += ["`slimdet methods NAME`: paper, needs, measurements and settings of a method"]
+    return "\n".join(lines)
+
+
+def page(row: Method, results: Path) -> str:
+    """Return the description of one method, for a terminal."""
+    from compress.reading.commented import commented
+
+    facts = {"paper": row.paper, "written from": row.source, "works on": ", ".join(row.works_on)}
+    facts |= {f"not on {one}": _of_both(said) for one, said in row.problems.items()}
+    facts["needs of student and teacher"] = _in_words(row.needs)
+    columns = {**_costs(results), **_gains(results)}
+    facts |= {title: cells[row.name] for title, cells in columns.items() if row.name in cells}
+    lines = textwrap.wrap(f"{row.name}: {row.purpose}", WIDTH)
+    for what, said in facts.items():
+        if said:
+            lines += textwrap.wrap(f"- {what}: {said}", WIDTH, subsequent_indent="  ")
+    for paragraph in row.text:
+        lines += ["", *textwrap.wrap(paragraph, WIDTH)]
+    required = " and ".join(["type", *EXAMPLES.get(row.name, ())])
+    lines += ["", f"In a recipe; all but {required} may be left out, and are at their defaults:"]
+    first, *others = commented(example(row.name), width=WIDTH, indent=4)
+    return "\n".join([*lines, "", "distill:", f"  - {first.strip()}", *others])
+
+
+def _of_both(problems: Sequence[str]) -> str:
+    """Join problems; those that a student and a teacher of one family share are told once."""
+    alike = (re.sub(r"\b(student|teacher) (?=')", "", problem) for problem in problems)
+    return "; ".join(dict.fromkeys(alike))
+
+
+def find_method(name: str) -> Method:
+    """Return a method by its name.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    known = sorted(loss_settings())
+    if name not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise RecipeError(
+            f"{shown(name)}: there is no such method; {hint}(there are: {', '.join(known)})"
+        )
+    return support(name)[0]
+
+
 def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description="The methods, what each needs, and the detectors that it works on."
+    parser = parser_of(
+        prog,
+        "List the distillation methods, or describe one: its paper, what it needs, the detectors "
+        "that it works on, its settings with their defaults.",
+        "0 done, 1 other failure, 2 there is no such method, 4 a package is missing",
     )
-    parser.add_argument("--write", action="store_true", help="into docs/methods.md")
-    parser.add_argument("--why", action="store_true", help="also say what keeps a pair apart")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the method to describe")
+    parser.add_argument(
+        "--why", action="store_true", help="also print why a method does not work on a detector"
+    )
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the table of docs/methods.md instead"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write the table of docs/methods.md (in a checkout)"
+    )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m compress.methods") -> int:
-    """Print the table, or write it into docs/methods.md."""
+    """Print the list or a description, or write the table of docs/methods.md."""
     options = command_line(prog).parse_args(arguments)
     return run_command(lambda: _print(options))
 
 
 def _print(options: argparse.Namespace) -> int:
+    for package in ("torch", "torchvision"):
+        require(package, extra="train", purpose="Matching methods with detectors")
     if options.write:
         path = ROOT / "docs" / "methods.md"
         path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
         return 0
+    if options.name is not None:
+        method = find_method(options.name)
+        sys.stdout.write(page(method, ROOT / "benchmarks" / "results") + "\n")
+        return 0
     rows = support()
-    sys.stdout.write(markdown(rows, ROOT / "benchmarks" / "results") + "\n")
+    shown = markdown(rows, ROOT / "benchmarks" / "results") if options.markdown else listing(rows)
+    sys.stdout.write(shown + "\n")
     if options.why:
         for row in rows:
             for family, problems in row.problems.items():

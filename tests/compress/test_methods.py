@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from compress.distillation.distiller import Distiller
 from compress.distillation.pairing import check_pair
@@ -17,10 +18,13 @@ from compress.methods import (
     SmallPair,
     example,
     families,
+    find_method,
     loss_settings,
     main,
     markdown,
+    page,
     small_pair,
+    support,
 )
 from tests.compress.detectors.small import CLASSES, small_batch, spread
 
@@ -122,7 +126,59 @@ def test_a_row_for_the_students_proposals_stands_in_brackets(tmp_path) -> None:
     assert row.endswith("| 1.60 (1.04) |")
 
 
-def test_the_command_prints_a_row_per_method(capsys) -> None:
+def test_the_list_fits_a_terminal_and_names_the_detectors_of_what_is_not_for_all(capsys) -> None:
     assert main(["--why"]) == 0
-    printed = capsys.readouterr().out
-    assert all(f"| `{name}` |" in printed for name in METHODS)
+    listed, _, why = capsys.readouterr().out.partition("and settings of a method\n")
+    lines = listed.splitlines()
+    assert [line.split()[0] for line in lines[1:] if line[:1].strip()][: len(METHODS)] == sorted(
+        METHODS
+    )
+    assert max(map(len, lines)) <= 80
+    assert "through the teacher's last layers (only retinanet, fcos, gfl)" in " ".join(
+        listed.split()
+    )
+    assert "ld on ssd: ld needs dfl" in why
+
+
+@cache
+def methods() -> dict[str, Method]:
+    return {method.name: method for method in support()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_page_holds_the_facts_and_settings_that_a_recipe_takes(name: str, tmp_path) -> None:
+    method = methods()[name]
+    shown = page(method, tmp_path)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert method.purpose in " ".join(shown.split())
+    assert re.search(r"20\d\d|IKD", method.paper) or method.name == "mse"
+    for family in families():
+        assert (f"- not on {family}: " in shown) == (family not in method.works_on)
+    _, _, fragment = shown.partition("\ndistill:\n")
+    (read,) = yaml.safe_load(f"distill:\n{fragment}")["distill"]
+    assert METHODS[method.name].model_validate_json(json.dumps(read)) == example(method.name)
+
+
+def test_a_page_shows_comments_and_measurements(tmp_path, capsys) -> None:
+    assert main(["defeat"]) == 0
+    shown = capsys.readouterr().out
+    assert "    object_weight: 3.0  # alpha_obj\n" in shown
+    assert "    adapter: conv  # conv | none; none: only for equal channels\n" in shown
+    assert "    weight: 1.0  # or auto\n" in shown
+    (tmp_path / "gain_cells.json").write_text(
+        json.dumps(
+            {"tables": {"few": {"methods": {"pkd": {"gain": {"mean": 0.01, "ci95": None}}}}}}
+        )
+    )
+    assert "- AP gain, few: +1.0\n" in page(find_method("pkd"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"), [("FGD", "did you mean 'fgd'"), ("frobnicate", "(there are: at, bckd")]
+)
+def test_a_method_that_there_is_not_is_refused_with_the_nearest(typed, hint, capsys) -> None:
+    assert main([typed]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert hint in said.err
+    assert said.err.count("\n") == 1

@@ -111,9 +111,10 @@ def test_a_recipe_with_the_new_loss_is_checked_built_and_distilled_for_a_step(
 
 @pytest.mark.slow
 def test_the_new_loss_has_a_row_in_the_table_of_methods(checkout: Checkout) -> None:
-    table = checkout.python("-m", "compress.methods")
+    table = checkout.python("-m", "compress.methods", "--markdown")
     (row,) = [line for line in table.splitlines() if line.startswith("| `toy` |")]
     assert row.split(" | ")[1:3] == ["formula", "features"]
+    assert "\n    margin: 0.0\n" in checkout.python("-m", "compress.methods", "toy")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Write a file whole or not at all; test a folder before the work that fills it."""
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -79,6 +80,26 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 def write_text(content: str, path: Path) -> Path:
     """Write `content` as UTF-8, whole or not at all."""
     return write_bytes(content.encode(), path)
+
+
+def write_checked_json(content: object, path: Path) -> Path:
+    """Write JSON with its SHA-256, for caches; `read_checked_json` reads it."""
+    text = json.dumps(content, allow_nan=False)
+    return write_json({"sha256": _sha256(text), "content": text}, path, indent=None)
+
+
+def read_checked_json(path: Path) -> object | None:
+    """Read what `write_checked_json` wrote; None for a missing, damaged or any other file."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        found = json.loads(path.read_bytes())
+        if found["sha256"] == _sha256(found["content"]):
+            content: object = json.loads(found["content"])
+            return content
+    return None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_json(content: object, path: Path, *, indent: int | None = 2) -> Path:

@@ -1,23 +1,22 @@
 """Look at every picture before anything is trained or measured: at its header, or at all of it."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import PIL
 
 from benchmarks.data.image_set import ImageSet, check_size
 from benchmarks.data.parts.lookup import examples
-from export.atomic import write_text
+from export.atomic import read_checked_json, write_checked_json
 from export.errors import DataError
 from export.pictures.images import open_photograph, photograph_size
 
 CACHE = "pictures.json"  # in the folder of all runs
-_VERSION = 1
+_VERSION = 2
 _THREADS = 4
 
 Progress = Callable[[int], None]  # called with the number of pictures done
@@ -46,7 +45,7 @@ class PictureCache:
         self._facts: dict[str, _Facts] = {}
         self._fresh = False
         with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            written = json.loads(self._file.read_bytes())
+            written: Any = read_checked_json(self._file)
             if written["version"] == _VERSION and written["pillow"] == PIL.__version__:
                 self._facts = {path: _Facts(*row) for path, row in written["pictures"].items()}
 
@@ -72,7 +71,7 @@ class PictureCache:
             return
         content = {"version": _VERSION, "pillow": PIL.__version__, "pictures": self._facts}
         with suppress(OSError):  # without it pictures are read again, no more
-            write_text(json.dumps(content), self._file)
+            write_checked_json(content, self._file)
             self._fresh = False
 
 

@@ -20,7 +20,7 @@ from compress.parts.processes import over_batch, process_count
 from compress.parts.weights import load_weights
 from compress.stages.fit import batches_of, furnish
 from compress.stages.opened import Run
-from compress.stages.rundir import read_record
+from compress.stages.rundir import finished, read_record
 from compress.training.job import TrainJob
 from compress.training.loop import train
 from compress.training.objective import Objective
@@ -57,7 +57,7 @@ def classifier_room(run: Run, config: ClassifierConfig) -> Path:
     """Train the classifier into `models/classifier`; do nothing if it exists."""
     session, data, seed = run.session, run.data, run.recipe.seed
     room = run.home / "models" / NAME
-    if room.exists():
+    if finished(room):
         session.console.say(f"{NAME}: already trained, kept")
         return room
     torch.manual_seed(seed)

@@ -24,7 +24,7 @@ from compress.recipe import ExportConfig
 from compress.stages.model_file import ModelMetadata, describe_model, save_model
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run
-from compress.stages.rundir import once
+from compress.stages.rundir import finished, once
 from compress.stages.session import Session, peak_memory_mb
 from compress.stages.torch_engine import TorchEngine
 from compress.training.job import Batches, Evaluate, Trained, TrainJob
@@ -63,7 +63,7 @@ def fit(
     """
     session, export, what = run.session, run.recipe.export, str(name)
     room = run.home / "models" / what
-    if room.exists():
+    if finished(room):
         session.console.say(f"{name}: already trained, kept")
         return room
     device = session.torch_device()

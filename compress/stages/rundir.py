@@ -14,7 +14,8 @@ from benchmarks.timing.step_ratio import StepRatio
 from compress.recipe_source import Tree
 from compress.training.conditions import Conditions
 from compress.training.objective import Term
-from export.atomic import require_writable, write_json, write_text
+from compress.training.seals import AGAIN, check_seal, seal, write_sealed_json
+from export.atomic import require_writable, write_text
 from export.errors import RecipeError, ToolkitError
 
 try:
@@ -72,31 +73,81 @@ class TrainingRecord(Record):
         return self.rows[-1]["AP"] if self.rows else None
 
 
+@contextmanager
+def reading(path: Path, made: Path, cure: str = AGAIN) -> Iterator[None]:
+    """Tell in one message what goes wrong while the body reads what an earlier stage wrote.
+
+    Args:
+        path: the file.
+        made: what has to be deleted to make it again.
+        cure: what deleting it makes the next start do.
+
+    Raises:
+        ToolkitError: the file is missing or damaged.
+    """
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ToolkitError(
+            f"{path}: cannot be read as what an earlier stage wrote ({type(error).__name__}); "
+            f"restore it, or delete {made} to {cure}"
+        ) from error
+
+
 def read_record(room: Path) -> TrainingRecord:
-    """Read `training.json` of a finished model folder."""
-    return TrainingRecord.model_validate_json((room / "training.json").read_text(encoding="utf-8"))
+    """Read `training.json` of a finished model folder.
+
+    Raises:
+        ToolkitError: it is missing or damaged.
+    """
+    path = room / "training.json"
+    with reading(path, room):
+        return TrainingRecord.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def read_step_ratio(home: Path) -> StepRatio | None:
-    """Return a run's record of equal time; None if it was not measured."""
-    path = home / EQUAL_TIME
+    """Return a run's record of equal time; None if it was not measured.
+
+    Raises:
+        ToolkitError: it is damaged.
+    """
+    path, cure = home / EQUAL_TIME, "measure it again"
     if not path.exists():
         return None
-    return StepRatio.model_validate_json(path.read_text(encoding="utf-8"))
+    check_seal(path, cure)
+    with reading(path, path, cure):
+        return StepRatio.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def finished(room: Path) -> bool:
+    """Whether a stage is finished.
+
+    Raises:
+        ToolkitError: it is, but its files are not those that it wrote.
+    """
+    if room.is_dir():
+        check_seal(room)
+    elif room.exists():
+        raise ToolkitError(f"{room}: is no folder; delete {room} to {AGAIN}")
+    return room.exists()
 
 
 def once(room: Path, make: Callable[[Path], None]) -> Path:
     """Fill a temporary folder with `make` and move it to `room`; skip if `room` exists.
 
     A `room` that exists is therefore complete, and an interrupted run continues after it.
+
+    Raises:
+        ToolkitError: the stage cannot be written, or the files in `room` are not those it wrote.
     """
-    if room.exists():
+    if finished(room):
         return room
     partial = room.with_name(room.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         make(partial)
+        seal(room, partial)
         partial.replace(room)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -129,6 +180,7 @@ def check_home(
     lock = home / "recipe.lock.json"
     if not lock.exists():
         return False
+    check_seal(lock, "go on with this recipe, if it is that of the run")
     try:
         before = json.loads(lock.read_text(encoding="utf-8"))
         if not isinstance(before, dict):
@@ -140,7 +192,8 @@ def check_home(
         ) from None
     except (ValueError, RecursionError) as error:
         raise RecipeError(
-            f"{lock}: is not JSON ({error}); choose another name or delete {home}"
+            f"{lock}: is not JSON ({error}); delete {lock} to go on with this recipe, if it is "
+            "that of the run, or choose another name"
         ) from error
     changed = differences(anew(before), resolved)
     if changed:
@@ -173,6 +226,8 @@ def open_run(
     """
     home = runs / name
     if check_home(runs, name, resolved, anew):
+        if not (home / "recipe.yaml").is_file():
+            write_text(recipe_text, home / "recipe.yaml")
         return home
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -181,7 +236,7 @@ def open_run(
             f"{home}: cannot be made ({error.strerror}); choose another folder with --runs"
         ) from error
     write_text(recipe_text, home / "recipe.yaml")
-    write_json(resolved, home / "recipe.lock.json")
+    write_sealed_json(resolved, home / "recipe.lock.json")
     return home
 
 
@@ -237,8 +292,8 @@ def owned(home: Path) -> Iterator[None]:
         file = path.open("w")
     except OSError as error:
         raise ToolkitError(
-            f"{path}: cannot be opened for writing ({error.strerror}); correct the folder's "
-            "permissions, or choose another folder with --runs"
+            f"{path}: cannot be opened for writing ({error.strerror}); delete it, correct the "
+            "folder's permissions, or choose another folder with --runs"
         ) from None
     with file:
         try:

@@ -26,8 +26,9 @@ from compress.stages.artifacts import REFUSED, Maker
 from compress.stages.fit import torch_manifest
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run
-from compress.stages.rundir import once
+from compress.stages.rundir import once, reading
 from compress.stages.torch_engine import TorchEngine
+from compress.training.seals import check_seal, seal, seal_of
 from export.artifact.manifest import MADE_FOR_TENSORRT, Manifest, read_manifest
 from export.atomic import write_json
 from export.bundles.packing import fill_bundle, pack
@@ -162,15 +163,18 @@ def evaluate_rows(run: Run, rows: Sequence[Row]) -> Evaluated:
 
 
 def _predictions(room: Path) -> list[CocoResult]:
-    found: list[CocoResult] = json.loads((room / "predictions.json").read_text(encoding="utf-8"))
+    path = room / "predictions.json"
+    with reading(path, room):
+        found: list[CocoResult] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
 def _known_metrics(file: Path) -> dict[str, MetricValues]:
     """Read what was computed before; runs of version 0.1 kept only COCO's metrics."""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    kept = content.get("metrics") or {COCO: content}
-    return {name: MetricValues.model_validate(metric) for name, metric in kept.items()}
+    with reading(file, file.parent):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        kept = content.get("metrics") or {COCO: content}
+        return {name: MetricValues.model_validate(metric) for name, metric in kept.items()}
 
 
 def time_rows(run: Run, rows: Sequence[Row]) -> dict[str, Timing]:
@@ -196,8 +200,9 @@ def time_rows(run: Run, rows: Sequence[Row]) -> dict[str, Timing]:
         write_json(TIMINGS.dump_python(measured, mode="json"), out / "latency.json", indent=None)
 
     run.say(f"latency: {len(rows)} rows in interleaved blocks")
-    room = once(run.home / "latency", fill)
-    return TIMINGS.validate_json((room / "latency.json").read_bytes())
+    file = once(run.home / "latency", fill) / "latency.json"
+    with reading(file, file.parent):
+        return TIMINGS.validate_json(file.read_bytes())
 
 
 def bundle_student(run: Run, rows: Sequence[Row]) -> Path:
@@ -216,7 +221,13 @@ def bundle_student(run: Run, rows: Sequence[Row]) -> Path:
 
     bundle = once(run.home / "bundle", fill)
     archive = bundle.with_name("bundle.tar.gz")
-    return archive if archive.exists() else pack(bundle)
+    if archive.exists():
+        check_seal(archive, "pack it again")
+        return archive
+    seal_of(archive).unlink(missing_ok=True)
+    pack(bundle)
+    seal(archive)
+    return archive
 
 
 def report_rows(

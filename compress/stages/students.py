@@ -29,7 +29,7 @@ from compress.training.paired_steps import (
     step_ratio,
     time_in_turns,
 )
-from export.atomic import write_json
+from compress.training.seals import write_sealed_json
 
 Rooms = dict[ModelName, Path]  # finished folders in models/, stages included
 Taught = Callable[[Detector, int], Distiller]
@@ -96,7 +96,7 @@ class StudentTraining:
         if session.world > 1:
             measured = session.fabric("32-true").broadcast(measured)
         if session.rank == 0:
-            write_json(measured.model_dump(mode="json"), path)
+            write_sealed_json(measured.model_dump(mode="json"), path)
         session.console.say(f"equal time: {measured.sentence()}")
         return measured
 

@@ -247,8 +247,8 @@ def _equal_time_notes(run: Run, rooms: Rooms) -> list[str]:
         return []
     if ratio is None:
         return [
-            "The steps of the equal-time baseline are those of an earlier version, which compared "
-            "wall times measured at different times."
+            "The run has no record of how the steps of the equal-time baseline were found: it was "
+            "deleted, or an earlier version compared wall times measured at different times."
         ]
     found = []
     for seed in run.seeds:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.gates import load_report
@@ -25,7 +26,9 @@ def run_trackers(session: Session, recipe: Recipe) -> Trackers:
 def track_report(trackers: Trackers, report: Path) -> None:
     """Send the finished report to every tracker that does not have it yet."""
     record = report / SENT
-    sent = set(json.loads(record.read_text(encoding="utf-8"))) if record.exists() else set[str]()
+    sent = set[str]()
+    with suppress(OSError, ValueError, TypeError):  # without it, they receive it again
+        sent = set(map(str, json.loads(record.read_text(encoding="utf-8"))))
     figures = dict(report_figures(load_report(report)))
     done = trackers.report(figures, [report / name for name in FILES], without=sent)
     if done:

@@ -5,12 +5,13 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from export.atomic import write_json
+from compress.training.seals import check_seal, write_sealed_json
+from export.errors import ToolkitError
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Choice = tuple[Precision, str]
@@ -42,13 +43,13 @@ def resolve_precision(
     known = planned_precision(amp, device, record, cpuinfo)
     if known is not None:
         if amp == "auto" and device.type == "cpu" and not record.exists():
-            write_json({"precision": known[0], "why": known[1]}, record)
+            write_sealed_json({"precision": known[0], "why": known[1]}, record)
         return known
     share = _bf16_share(probe, size)
     chosen: Precision = "32-true" if share > TOO_SLOW else "bf16-mixed"
     name = "fp32" if chosen == "32-true" else "bf16"
     why = f"{name}: bf16, native here, takes {share:.2f} of fp32's processor time"
-    write_json({"precision": chosen, "why": why}, record)
+    write_sealed_json({"precision": chosen, "why": why}, record)
     return chosen, why
 
 
@@ -70,9 +71,27 @@ def planned_precision(
             return "bf16-mixed", "bf16: native on this GPU"
         return "16-mixed", "fp16 with a loss scaler: this GPU has no native bf16"
     if record.exists():
-        found = json.loads(record.read_text(encoding="utf-8"))
-        return found["precision"], found["why"]
+        return _recorded(record)
     return None if has_bf16(cpuinfo) else ("32-true", "fp32: this processor has no bf16 arithmetic")
+
+
+def _recorded(record: Path) -> Choice:
+    """Read the choice with which the run began.
+
+    Raises:
+        ToolkitError: the record is damaged.
+    """
+    check_seal(record, "choose again")
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        if found["precision"] not in get_args(Precision):
+            raise ValueError(found["precision"])
+        return found["precision"], str(found["why"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ToolkitError(
+            f"{record}: is no record of a precision ({type(error).__name__}); restore it, or "
+            "delete it to choose again"
+        ) from error
 
 
 def planned_in_words(amp: str, device: torch.device, record: Path) -> str:

@@ -1,7 +1,6 @@
 """Activation ranges on real pictures, cached by everything they depend on."""
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact.manifest import InputSpec
-from export.atomic import write_json
-from export.errors import DataError, ExportError
+from export.atomic import read_checked_json, write_checked_json
+from export.errors import DataError
 from export.graph.edit import WEIGHTED
 from export.optional import require
 from export.pictures.calibration import calibration_batches
@@ -55,11 +54,12 @@ def activation_ranges(
         raise DataError(f"calibration pictures: expected some of {size}, got {found}")
     key = calibration_key(model, canvases, method, symmetric=symmetric)
     kept = None if cache is None else cache / f"{key}.json"
-    if kept is not None and kept.is_file():
-        return _read(kept)
+    known = None if kept is None else read_checked_json(kept)
+    if isinstance(known, dict):
+        return {name: (low, high) for name, (low, high) in known.items()}
     ranges = _measure(model, canvases, spec, method, symmetric)
     if kept is not None:
-        write_json(ranges, kept, indent=None)
+        write_checked_json(ranges, kept)
     return ranges
 
 
@@ -78,16 +78,6 @@ def calibration_key(
         digest.update(str(canvas.shape).encode())
         digest.update(np.ascontiguousarray(canvas).tobytes())
     return digest.hexdigest()
-
-
-def _read(path: Path) -> Ranges:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): (float(low), float(high)) for name, (low, high) in content.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ExportError(
-            f"{path}: not a calibration record ({error}); delete it to calibrate again"
-        ) from None
 
 
 class _Reader:

@@ -1,13 +1,23 @@
 """The run folder: finished rooms, refusals, atomic files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
 
 from compress.recipe import Recipe, load_recipe
-from compress.stages.rundir import check_home, differences, once, open_run, owned, require_unused
+from compress.stages.rundir import (
+    check_home,
+    differences,
+    once,
+    open_run,
+    owned,
+    read_record,
+    read_step_ratio,
+    require_unused,
+)
 from export.errors import RecipeError, ToolkitError
 
 
@@ -130,3 +140,35 @@ def test_a_home_in_use_is_found_without_opening_it(tmp_path: Path) -> None:
     with owned(tmp_path), pytest.raises(RecipeError, match="in use"):
         require_unused(tmp_path)
     require_unused(tmp_path)
+
+
+def test_a_finished_stage_whose_files_changed_is_not_used(tmp_path: Path) -> None:
+    room = once(tmp_path / "room", lambda out: (out / "file").touch())
+    (room / "file").write_text("hole!")
+    with pytest.raises(ToolkitError, match=r"room/file: was changed .* or delete \S+room to do"):
+        once(room, lambda _: None)
+    shutil.rmtree(room)
+    once(room, lambda out: (out / "file").touch())
+    assert once(room, lambda _: None) == room
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "null", '{"steps": "many"}', '{"rows": {}}'])
+def test_a_damaged_record_is_one_message(tmp_path: Path, content: str) -> None:
+    (tmp_path / "training.json").write_text(content)
+    with pytest.raises(ToolkitError, match=r"training.json: cannot be read .* delete \S+ to do"):
+        read_record(tmp_path)
+    (tmp_path / "equal_time.json").write_text(content)
+    with pytest.raises(ToolkitError, match=r"equal_time.json: cannot be read .* measure it again"):
+        read_step_ratio(tmp_path)
+
+
+def test_changed_settings_of_a_run_folder_are_told(tmp_path: Path) -> None:
+    home = open_run(tmp_path, "x", {"a": 1}, "text")
+    (home / "recipe.yaml").unlink()
+    (home / "recipe.lock.json").write_text('{"a": 2}')
+    with pytest.raises(ToolkitError, match=r"lock.json: was changed .* delete \S+lock.json to go"):
+        open_run(tmp_path, "x", {"a": 1}, "text")
+    (home / "recipe.lock.json").unlink()
+    open_run(tmp_path, "x", {"a": 1}, "text")
+    assert (home / "recipe.yaml").read_text() == "text"
+    open_run(tmp_path, "x", {"a": 1}, "text")

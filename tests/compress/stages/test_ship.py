@@ -11,6 +11,7 @@ from benchmarks.accuracy import METRICS
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run
 from compress.stages.ship import Row, evaluate_rows, report_rows, time_rows
+from compress.training.seals import seal_of
 from tests.benchmarks.accuracy.boxes_metric import boxes_metric
 from tests.benchmarks.bright_boxes import BrightEngine, Clock, bright_manifest, bright_set
 from tests.compress.smoke import opened_smoke
@@ -78,6 +79,7 @@ def test_a_metric_added_after_a_cut_is_computed_from_the_kept_detections(
     del kept["metrics"]  # as runs of version 0.1 wrote it
     kept["values"]["AP"] = 0.25  # to see that it is read and not computed again
     file.write_text(json.dumps(kept))
+    seal_of(file.parent).unlink()
     monkeypatch.setitem(METRICS, "boxes", boxes_metric)
     found = evaluate_rows(run, [replace(row, open=_not_opened)])[row.key]
     assert found["boxes"].values == VALUES

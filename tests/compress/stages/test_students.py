@@ -11,6 +11,7 @@ from compress.parts.weights import weights_hash
 from compress.stages.opened import Run
 from compress.stages.rundir import read_step_ratio
 from compress.stages.students import StudentTraining
+from compress.training.seals import seal_of, write_sealed_json
 from tests.compress.smoke import opened_smoke
 
 EQUAL_TIME = "baseline.equal_time=true"
@@ -38,13 +39,14 @@ def test_the_cost_of_a_distilled_step_is_measured_once_and_kept(
     ]
     assert torch.equal(torch.get_rng_state(), state)
     assert weights_hash(training.teachers[0][1]) == teacher
-    assert sorted(path.name for path in run.home.iterdir()) == ["equal_time.json"]
+    record = run.home / "equal_time.json"
+    assert set(run.home.iterdir()) == {record, seal_of(record)}
     said = capsys.readouterr().err
     assert said.count("\n") == 2
     assert "a distilled step costs " in said
 
-    kept = json.loads((run.home / "equal_time.json").read_text())
-    (run.home / "equal_time.json").write_text(json.dumps({**kept, "ratio": 7.5}))
+    kept = json.loads(record.read_text())
+    write_sealed_json({**kept, "ratio": 7.5}, record)
     assert training.equal_time().ratio == 7.5
     assert students_of(run).equal_time().ratio == 7.5
 

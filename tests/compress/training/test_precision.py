@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from compress.run import main
 from compress.training.precision import has_bf16, planned_precision, resolve_precision
+from export.errors import ToolkitError
 from tests.compress.smoke import write_smoke
 
 CPU = torch.device("cpu")
@@ -97,3 +98,11 @@ def test_a_check_says_the_precision(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert main([recipe, "--check", "--device", "cpu", "--json", *overrides]) == 0
         notes = json.loads(capsys.readouterr().out)["check"]["notes"]
         assert [note for note in notes if "precision" in note] == said
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"precision": "64-true", "why": "so"}', "null"])
+def test_a_damaged_record_is_told(tmp_path: Path, content: str) -> None:
+    record = tmp_path / "precision.json"
+    record.write_text(content)
+    with pytest.raises(ToolkitError, match="delete it to choose again"):
+        planned_precision("auto", torch.device("cpu"), record)

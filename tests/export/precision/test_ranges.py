@@ -1,10 +1,10 @@
-import json
+import re
 
 import numpy as np
 import pytest
 
 from export.artifact.manifest import InputSpec
-from export.errors import ExportError
+from export.atomic import write_checked_json
 from export.precision.prepare import prepare
 from export.precision.ranges import activation_ranges, calibration_key
 from tests.export.tiny import canvases
@@ -22,7 +22,7 @@ def test_a_second_calibration_comes_from_the_cache(model, tmp_path):
     (kept,) = tmp_path.iterdir()
     assert activation_ranges(model, canvases(3), SPEC, "minmax", cache=tmp_path) == first
     marked = dict.fromkeys(first, (-7.0, 7.0))
-    kept.write_text(json.dumps(marked))
+    write_checked_json(marked, kept)
     assert activation_ranges(model, canvases(3), SPEC, "minmax", cache=tmp_path) == marked
 
 
@@ -40,11 +40,17 @@ def test_the_key_depends_on_pictures_weights_and_settings(model):
     assert key() == key()
 
 
-def test_the_error_for_a_broken_cache_says_how_to_fix_it(model, tmp_path):
-    activation_ranges(model, canvases(1), SPEC, "minmax", cache=tmp_path)
-    next(tmp_path.iterdir()).write_text("[1")
-    with pytest.raises(ExportError, match="delete it to calibrate again"):
-        activation_ranges(model, canvases(1), SPEC, "minmax", cache=tmp_path)
+@pytest.mark.parametrize("how", ["cut", "another digit", "of an earlier version"])
+def test_a_damaged_cache_is_made_again(model, tmp_path, how):
+    first = activation_ranges(model, canvases(1), SPEC, "minmax", cache=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    text = kept.read_text()
+    digit = re.sub(r"(: \[\S*)([0-8])", lambda m: f"{m[1]}{int(m[2]) + 1}", text, count=1)
+    assert digit != text
+    damaged = {"cut": text[:-9], "another digit": digit, "of an earlier version": "{}"}
+    kept.write_text(damaged[how])
+    assert activation_ranges(model, canvases(1), SPEC, "minmax", cache=tmp_path) == first
+    assert kept.read_text() == text
 
 
 def test_the_range_of_the_input_is_that_of_the_pictures(model):

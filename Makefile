@@ -11,6 +11,10 @@ BASE := .venv-base
 # A test process per core, each with one thread; a worker that is idle takes tests from another.
 WORKERS ?= -n auto --maxprocesses 8 --dist worksteal
 
+# Keep compiled modules even where the environment says not to: tests start a hundred processes,
+# and each would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart test test-base unit install clean
 
 quickstart: $(VENV)/installed

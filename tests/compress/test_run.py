@@ -1,5 +1,6 @@
 """The command line, as a user meets it: one message, the right exit code, no damage."""
 
+import gc
 import json
 import os
 import random
@@ -26,6 +27,13 @@ OVERRIDES = (
     "export.nms=graph",
     "benchmark.repeats=2",
 )
+
+
+@pytest.mark.parametrize("recipe", ["missing.yaml", str(ROOT / "recipes" / "quickstart.yaml")])
+def test_objects_are_collected_again_when_the_command_has_ended(recipe: str, tmp_path: Path) -> None:
+    main([recipe, "--check", "--runs", str(tmp_path), "data.no_such_key=1"])
+
+    assert gc.isenabled()
 
 
 def run(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:

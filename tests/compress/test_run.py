@@ -30,7 +30,9 @@ OVERRIDES = (
 
 
 @pytest.mark.parametrize("recipe", ["missing.yaml", str(ROOT / "recipes" / "quickstart.yaml")])
-def test_objects_are_collected_again_when_the_command_has_ended(recipe: str, tmp_path: Path) -> None:
+def test_objects_are_collected_again_when_the_command_has_ended(
+    recipe: str, tmp_path: Path
+) -> None:
     main([recipe, "--check", "--runs", str(tmp_path), "data.no_such_key=1"])
 
     assert gc.isenabled()

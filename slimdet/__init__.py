@@ -14,6 +14,7 @@ Names are imported when they are first used: running ONNX files needs no torch.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from _slimdet_packages import require_own
@@ -69,7 +70,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562)."""
     if name not in _PLACES:
-        raise AttributeError(f"module 'slimdet' has no attribute {name!r}")
+        module = sys.modules[__name__]  # by which Python suggests the nearest name
+        raise AttributeError(f"module 'slimdet' has no attribute {name!r}", name=name, obj=module)
     require_own("export", "benchmarks", "compress")
     found = getattr(importlib.import_module(_PLACES[name]), name)
     globals()[name] = found

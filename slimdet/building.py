@@ -11,7 +11,8 @@ from export.atomic import require_writable
 from export.backends import BACKENDS
 from export.build import backend_of, build, command_line
 from export.errors import ExportError
-from slimdet.loading import artifact_in, given_path
+from slimdet.arguments import a_path, a_whole_number, a_word, texts
+from slimdet.loading import EXPECTED, artifact_in
 
 
 def export(
@@ -49,24 +50,26 @@ def export(
 
     Raises:
         DataError: the pictures cannot be read.
-        ExportError: the model cannot be built in this precision.
+        ExportError: the model cannot be built in this precision, or an argument is not valid.
         MissingDependencyError: a package that is needed is not installed.
         ToolkitError: `out` cannot be written to.
     """
-    source = given_path(model)
-    if backend is not None and backend not in BACKENDS:
-        raise ExportError(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}")
-    for name, value, least in (("count", count, 1), ("seed", seed, 0)):
-        if value < least:
-            raise ExportError(f"{name} {value}: expected at least {least}")
     # The command's defaults. The arguments are set below, because the parser would exit the
     # process on an invalid value.
     options = command_line("slimdet.export").parse_args(
-        [str(source), "--precision", "fp32", "--out", str(given_path(out))]
+        ["model", "--precision", "fp32", "--out", "out"]
     )
-    options.precision, options.backend = precision, backend
-    options.images = None if images is None else Path(images)
-    options.count, options.seed, options.keep_float = count, seed, list(keep_float)
+    options.model = a_path(model, "model", ExportError, EXPECTED)
+    options.out = a_path(out, "out", ExportError, "expected a folder")
+    made = dict.fromkeys(one for known in BACKENDS.values() for one in known.graphs)
+    options.precision = a_word(precision, "precision", ExportError, made)
+    if backend is not None:
+        options.backend = a_word(backend, "backend", ExportError, BACKENDS)
+    if images is not None:
+        options.images = a_path(images, "images", ExportError, "expected a folder of pictures")
+    options.count = a_whole_number(count, "count", 1, ExportError)
+    options.seed = a_whole_number(seed, "seed", 0, ExportError)
+    options.keep_float = texts(keep_float, "keep_float", ExportError, "conv")
     return build_model(options)
 
 

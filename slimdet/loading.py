@@ -4,7 +4,7 @@ import json
 import tarfile
 import tempfile
 from contextlib import ExitStack
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 
 from compress.stages.model_name import ModelName
@@ -13,6 +13,7 @@ from export.backends import device_choices
 from export.bundles.packing import bundle_artifact
 from export.engine import Engine, open_engine
 from export.errors import ExportError
+from slimdet.arguments import a_path, a_whole_number, a_word
 from slimdet.model import Model
 
 ARTIFACTS = ("model.onnx", "model.engine", "model.safetensors")
@@ -41,12 +42,15 @@ def load(
         threads: CPU threads; None takes the physical cores that this process may use.
 
     Raises:
-        ExportError: nothing at `path` can be opened, or it is damaged.
+        ExportError: nothing at `path` can be opened, it is damaged, or an argument is not valid.
         MissingDependencyError: the runtime that it needs is not installed.
     """
-    given = given_path(path)
-    if threads is not None and threads < 1:
-        raise ExportError(f"threads {threads}: expected at least 1")
+    given = a_path(path, "path", ExportError, EXPECTED)
+    if artifact is not None:
+        a_word(artifact, "artifact", ExportError, expected="the name of an artifact, or None")
+    if threads is not None:
+        threads = a_whole_number(threads, "threads", 1, ExportError)
+    a_word(device, "device", ExportError, expected=f"one of {', '.join(device_choices())}")
     with ExitStack() as stack:
         found = artifact_in(given, artifact, stack)
         if found.suffix == ".safetensors":
@@ -55,17 +59,6 @@ def load(
             engine = open_engine(found, threads, _device(device))
         stack.enter_context(engine)
         return Model(engine, found, stack.pop_all())
-
-
-def given_path(path: str | PathLike[str]) -> Path:
-    """Return a path that a user gave.
-
-    Raises:
-        ExportError: it is empty or not a path.
-    """
-    if not isinstance(path, str | PathLike) or not fspath(path):
-        raise ExportError(f"{path!r} is not a path; {EXPECTED}")
-    return Path(path)
 
 
 def unpacked(place: Path, stack: ExitStack) -> Path:

@@ -20,6 +20,7 @@ from export.detections import Detections
 from export.engine import Engine, detect
 from export.errors import DataError, ExportError
 from export.predictions import predict as predict_file
+from slimdet.arguments import a_path, a_score, a_word
 from slimdet.pictures import Picture, listed, read_pictures
 from slimdet.result import Result
 
@@ -83,15 +84,16 @@ class Model:
 
         Raises:
             DataError: a file is missing or not a picture, a folder holds none, or an array has
-                another shape or type.
+                another shape or type;
+                or the threshold is none.
             ExportError: the model is closed.
         """
         self._require_open()
-        least = self.manifest.score_threshold if threshold is None else threshold
-        if not isinstance(least, int | float | np.number) or not 0 <= least <= 1:
-            raise DataError(f"threshold {least!r}: expected a score in 0..1, such as 0.25")
+        least = self.manifest.score_threshold
+        if threshold is not None:
+            least = a_score(threshold, "threshold", DataError)
         return [
-            self._result(picture, float(least))
+            self._result(picture, least)
             for given in listed(source)
             for picture in read_pictures(given, self.manifest.input.bit_depth)
         ]
@@ -113,16 +115,17 @@ class Model:
             division: `split.json` of the run that divided the folder.
 
         Raises:
-            DataError: the data cannot be read, or has other classes than the model.
+            DataError: the data cannot be read, or has other classes than the model; or an argument
+                is not valid.
             ExportError: the model is closed.
             MissingDependencyError: pycocotools is not installed.
         """
         self._require_open()
         labelled = read_measured(
-            Path(data),
-            split,
-            None if images is None else Path(images),
-            None if division is None else Path(division),
+            a_path(data, "data", DataError, "expected COCO annotations or a data set's folder"),
+            a_word(split, "split", DataError, expected="the name of a split, such as val"),
+            None if images is None else a_path(images, "images", DataError),
+            None if division is None else a_path(division, "division", DataError),
         )
         results = predict(self._engine, labelled)
         measured = coco_map(results, coco_ground_truth(labelled))

@@ -15,8 +15,10 @@ from benchmarks.accuracy.evaluate import coco_results
 from benchmarks.accuracy.metric import CocoResult
 from export.detections import Detections
 from export.draw import draw_boxes
+from export.errors import DataError
 from export.optional import require
 from export.pictures.images import open_photograph
+from slimdet.arguments import a_truth_value, a_whole_number
 
 if TYPE_CHECKING:
     import supervision
@@ -93,8 +95,11 @@ class Result:
             line_width: pixels; None grows with the picture.
 
         Raises:
-            DataError: the picture's file is gone.
+            DataError: the picture's file is gone, or an argument is not valid.
         """
+        a_truth_value(scores, "scores", DataError)
+        if line_width is not None:
+            line_width = a_whole_number(line_width, "line_width", 1, DataError)
         drawn = draw_boxes(
             self.pixels(),
             self._detections(),
@@ -137,8 +142,12 @@ class Result:
 
         Args:
             image_id: id of the picture in the ground truth.
+
+        Raises:
+            DataError: the id is no whole number.
         """
-        return coco_results(self._detections(), image_id, self.category_ids)
+        number = a_whole_number(image_id, "image_id", 0, DataError)
+        return coco_results(self._detections(), number, self.category_ids)
 
     def _detections(self) -> Detections:
         return Detections(self.boxes, self.scores, self.labels)

@@ -8,8 +8,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from export.errors import ExportError
+from export.errors import ExportError, RecipeError
 from export.optional import require
+from slimdet.arguments import a_path, a_truth_value, a_word, texts
 from slimdet.loading import load
 from slimdet.model import Model
 
@@ -23,6 +24,10 @@ class Run:
     """
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        """Also take the folder as text."""
+        object.__setattr__(self, "folder", a_path(self.folder, "folder", ExportError))
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -75,11 +80,17 @@ def run(
 
     Raises:
         RecipeError: the recipe is wrong; all mistakes at once, each with its key, and its line in
-            a file.
+            a file; or an argument is not valid.
         DataError: the data cannot be used.
         MissingDependencyError: a package or weights are missing.
         ToolkitError: training diverged, an export failed, or the disk is full.
     """
+    if not isinstance(recipe, Mapping):
+        recipe = a_path(recipe, "recipe", RecipeError, "expected a recipe's path or its settings")
+    changes = texts(overrides, "overrides", RecipeError, "train.epochs=1")
+    folder = a_path(runs, "runs", RecipeError, "expected a folder")
+    a_word(device, "device", RecipeError, expected="auto, cpu, cuda or cuda:N")
+    a_truth_value(quiet, "quiet", RecipeError)
     for package in ("torch", "torchvision"):
         require(package, extra="train", purpose="Running a recipe")
     from compress.console import Console
@@ -87,8 +98,8 @@ def run(
     from compress.recipe import load_recipe, read_recipe
 
     if isinstance(recipe, Mapping):
-        settings, source = read_recipe(recipe, overrides)
+        settings, source = read_recipe(recipe, changes)
     else:
-        settings, source = load_recipe(Path(recipe), overrides)
-    report = carry_out(settings, source, Path(runs), device, Console(quiet=quiet))
+        settings, source = load_recipe(recipe, changes)
+    report = carry_out(settings, source, folder, device, Console(quiet=quiet))
     return Run(report.parent)

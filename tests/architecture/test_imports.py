@@ -67,6 +67,7 @@ FLOORS = [
     ["compress/plan", "compress/doctor", "compress/methods"],
     ["compress/run"],
     ["benchmarks/studies"],  # the one folder of benchmarks/ that drives the training side
+    ["slimdet/arguments"],
     ["slimdet/result", "slimdet/pictures"],
     ["slimdet/model"],
     ["slimdet/loading"],

@@ -29,7 +29,7 @@ def test_an_exported_model_is_built_in_another_precision_and_opens(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"precision": "int4"}, "no int4 to be built"),
+        ({"precision": "int4"}, "precision 'int4': expected one of"),
         ({"precision": "int8", "backend": "onnxruntime"}, "needs pictures"),
         ({"precision": "int8", "backend": "openvino"}, "expected one of onnxruntime, tensorrt"),
         ({"precision": "int8", "images": "x", "count": 0}, "at least 1"),

@@ -40,10 +40,13 @@ def command_line(prog: str) -> argparse.ArgumentParser:
 
 
 def _lint(path: Path) -> list[str]:
+    from export.artifact.stored_numbers import broken_number
     from export.checks.qdq_lint import lint_qdq
     from export.graph.edit import read_graph
 
-    return lint_qdq(read_graph(path))
+    problems = lint_qdq(read_graph(path))
+    said = broken_number(path.read_bytes())
+    return problems if said is None else [*problems, said]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Check a bundle on a device: every artifact must reproduce the expected detections.
 
 `python -m export.verify BUNDLE`, or `python verify.py` inside of it. A bundle holds a copy of this
-file and, beside it, `bundle_content.py`, which reads and checks `bundle.json`, and one
-`verify_<backend>.py` per backend, which opens that backend's artifacts. The copies need numpy and
-the runtime (onnxruntime, or tensorrt and cuda-python) alone.
+file and, beside it, `bundle_content.py`, which reads and checks `bundle.json`, `stored_numbers.py`,
+which looks for NaN in weights, and one `verify_<backend>.py` per backend, which opens that
+backend's artifacts. The copies need numpy and the runtime (onnxruntime, or tensorrt and
+cuda-python) alone.
 """
 
 import argparse
@@ -20,9 +21,11 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING or __package__ == "export":
     from export.artifact.bundle_content import Artifact, Bundle, BundleError, Nms, read_bundle
+    from export.artifact.stored_numbers import broken_number
 else:  # the copy in a bundle, whose folder `python -I` leaves out of the path
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from bundle_content import Artifact, Bundle, BundleError, Nms, read_bundle
+    from stored_numbers import broken_number
 
 DONE, MISSING_PACKAGE, BROKEN = 0, 4, 6  # as in export/errors.py, which is not part of a bundle
 MIN_IOU = 0.5
@@ -176,8 +179,12 @@ def check(
     """Run one artifact on the golden picture; return `ok`, `failed` or `skipped`, and why."""
     try:
         picture = golden_picture(folder / bundle["golden"]["input"])
-        session = open_session(folder / artifact["file"], artifact, device, sessions)
+        path = folder / artifact["file"]
+        session = open_session(path, artifact, device, sessions)
         try:
+            broken = broken_number(path.read_bytes()) if path.suffix == ".onnx" else None
+            if broken is not None:  # behind NMS in the graph it may look as if it found nothing
+                raise BundleError(f"{broken}; the model is broken: pack a sound one")
             said = compare_runs(session, picture, artifact)
         finally:
             session.close()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from export.artifact.manifest import Manifest, file_sha256, read_manifest
+from export.artifact.stored_numbers import broken_number
 from export.errors import ExportError
 
 
@@ -36,4 +37,22 @@ def verify_artifact(path: Path, manifest: Manifest) -> None:
         raise ExportError(
             f"{path}: sha256 {found[:12]}…, and its sidecar describes {manifest.sha256[:12]}…; "
             "the two do not belong together: copy both again from one export"
+        )
+
+
+def verify_numbers(path: Path, content: bytes) -> None:
+    """Refuse an ONNX file with numbers that no working model holds.
+
+    Args:
+        path: its path, for the message.
+        content: its bytes.
+
+    Raises:
+        ExportError: NaN, infinite weights, scales that are not positive, or weights in another
+            file.
+    """
+    said = broken_number(content)
+    if said is not None:
+        raise ExportError(
+            f"{path}: {said}; the model is broken: export it again, from one that has not diverged"
         )

@@ -208,12 +208,16 @@ def _matrix(spec: NmsSpec, count: int) -> str:
 
 
 def _best(count: int) -> str:
-    """Text of nodes from `kept` to the outputs."""
+    """Text of nodes from `kept` to the outputs.
+
+    NaN is above no threshold. So that a broken model is not taken for an empty picture, candidates
+    that are not finite make all scores of their picture NaN: 0 times NaN or infinity is NaN.
+    """
     return f"""
         lost = Constant<value_float = -1.0>()
         kept_scores = Where(kept, nms_scores, lost)
         top_count = Constant<value_ints = [{count}]>()
-        scores, order = TopK<axis = 1>(kept_scores, top_count)
+        best_scores, order = TopK<axis = 1>(kept_scores, top_count)
         last_axis = Constant<value_ints = [2]>()
         order_column = Unsqueeze(order, last_axis)
         four = Constant<value_ints = [1, 1, 4]>()
@@ -221,12 +225,20 @@ def _best(count: int) -> str:
         boxes = GatherElements<axis = 1>(nms_boxes, order_boxes)
         best_labels = GatherElements<axis = 1>(nms_labels, order)
         nought = Constant<value_float = 0.0>()
-        is_box = Greater(scores, nought)
+        is_box = Greater(best_scores, nought)
         no_label = Constant<value = int32 {{-1}}>()
         labels = Where(is_box, best_labels, no_label)
         box_number = Cast<to = 6>(is_box)
         counted = Constant<value_ints = [1]>()
         num = ReduceSum<keepdims = 0>(box_number, counted)
+        score_zeros = Mul(nms_scores, nought)
+        box_zeros = Mul(nms_boxes, nought)
+        of_scores = ReduceSum<keepdims = 1>(score_zeros, counted)
+        box_axes = Constant<value_ints = [1, 2]>()
+        of_boxes = ReduceSum<keepdims = 0>(box_zeros, box_axes)
+        of_boxes_column = Unsqueeze(of_boxes, counted)
+        zero_or_nan = Add(of_scores, of_boxes_column)
+        scores = Add(best_scores, zero_or_nan)
     """
 
 

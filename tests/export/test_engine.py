@@ -12,6 +12,7 @@ from export.backends.onnxruntime.engine import OnnxRuntimeEngine
 from export.backends.onnxruntime.settings import OnnxRuntimeConfig
 from export.engine import detect, detect_on_canvases, open_engine
 from export.errors import ExportError
+from export.graph.nms import put_nms_inside
 from export.pictures.images import to_tensor
 from tests.export.tiny import canvases
 
@@ -81,22 +82,42 @@ def test_images_of_another_shape_or_type_are_refused(static_model, images):
         engine.candidates(images)
 
 
-def test_scores_that_are_not_finite_are_no_empty_picture(static_model, tmp_path):
-    model = Path(shutil.copytree(static_model.parent, tmp_path / "model")) / static_model.name
+def with_weights(source: Path, folder: Path, value: float) -> Path:
+    """Copy a model and set the weights of its first convolution."""
+    model = Path(shutil.copytree(source.parent, folder)) / source.name
     graph = onnx.load(model)
     weights = next(w for w in graph.graph.initializer if len(w.dims) == 4)
     values = onnx.numpy_helper.to_array(weights).copy()
-    values[...] = np.nan
+    values[...] = value
     weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
     onnx.save(graph, model)
     sidecar = model.with_suffix(".json")
     changed = {"sha256": file_sha256(model)}
     write_manifest(read_manifest(sidecar).model_copy(update=changed), sidecar)
+    return model
+
+
+@pytest.mark.parametrize("mode", ["host", "graph", "matrix"])
+def test_a_broken_model_is_no_model_that_finds_nothing(static_model, tmp_path, mode):
+    source = Path(shutil.copytree(static_model.parent, tmp_path / "source")) / static_model.name
+    if mode != "host":
+        put_nms_inside(source, mode, canvases(1))
+    for value, said in ((np.nan, "holds NaN"), (np.inf, "an operand of Conv, holds infinity")):
+        model = with_weights(source, tmp_path / f"{value}", value)
+        with (
+            pytest.raises(ExportError, match=rf"model\.onnx: tensor '.*{said}"),
+            open_engine(model, threads=1),
+        ):
+            pass
+    # each number is finite, and what they give is not
+    model = with_weights(source, tmp_path / "overflows", 3e38)
     with open_engine(model, threads=1) as engine:
         with pytest.raises(ExportError, match=r"model\.onnx .* not finite"):
             detect(engine, canvases(1), 0.25)
         with pytest.raises(ExportError, match="not finite"):
             detect_on_canvases(engine, canvases(1), 0.25)
+    with open_engine(source, threads=1) as engine:
+        assert len(detect(engine, canvases(1), 0.25)[0].scores)
 
 
 def test_using_a_closed_engine_is_an_error(static_model):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from export.artifact.manifest import Manifest
-from export.artifact.sidecar import read_artifact, verify_artifact
+from export.artifact.sidecar import read_artifact, verify_artifact, verify_numbers
 from export.backends.onnxruntime.binding import Binding, require_graph
 from export.backends.onnxruntime.cpu import usable_cores
 from export.backends.onnxruntime.providers import (
@@ -132,6 +132,7 @@ class OnnxRuntimeEngine:
         providers = provider_settings(device, self.path.parent, self._profile())
         options = self._options(runtime)
         session = open_session(runtime, self.path, device, content, options, providers)
+        verify_numbers(self.path, content)
         if device != "cpu":  # in a second session, since a profiled one is slower
             taken = session.get_inputs()[0]
             blank = {taken.name: blank_input(taken, 1)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from export.artifact.machine import EngineRecord, Machine, numbers
 from export.artifact.manifest import Manifest, manifest_bytes, read_manifest
-from export.artifact.sidecar import verify_artifact
+from export.artifact.sidecar import verify_artifact, verify_numbers
 from export.atomic import write_together
 from export.backends.tensorrt.cuda import CudaDevice, describe_machine, load_cuda
 from export.backends.tensorrt.graphs import SOURCES
@@ -72,6 +72,7 @@ def build_engine(
     """
     manifest = read_manifest(onnx_path.with_suffix(".json"))
     verify_artifact(onnx_path, manifest)
+    verify_numbers(onnx_path, onnx_path.read_bytes())
     _check_source(onnx_path, folder, manifest, config)
     purpose = f"Building an engine of {onnx_path}"
     trt, cuda, machine = check_machine(purpose, config, trt=trt, cuda=cuda)

@@ -1,0 +1,36 @@
+"""A bundle whose model has NaN in its weights does not pass for one that finds nothing."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from export import verify
+from export.bundles.packing import write_bundle
+from tests.export.test_engine import with_weights
+from tests.export.tiny import canvases
+
+
+@pytest.mark.parametrize("copy", [False, True], ids=["of the package", "of the bundle"])
+def test_broken_weights_are_named(static_model, capsys, tmp_path, copy):
+    picture = canvases(1)[0]
+    bundle = write_bundle(tmp_path / "b", [static_model], picture, name="tiny", threads=1)
+    found = json.loads((bundle / "bundle.json").read_text())
+    file = found["artifacts"][0]["file"]
+    broken = with_weights(bundle / file, tmp_path / "broken", np.nan).read_bytes()
+    (bundle / file).unlink()  # a hard link to the one in triton/
+    (bundle / file).write_bytes(broken)
+    found["files"][file] = hashlib.sha256(broken).hexdigest()
+    (bundle / "bundle.json").write_text(json.dumps(found))
+    if copy:
+        command = [sys.executable, "-I", "verify.py"]
+        done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False)
+        code, out = done.returncode, done.stdout + done.stderr
+    else:
+        code = verify.main([str(bundle)])
+        out = "".join(capsys.readouterr())
+    assert code == 6
+    assert "holds NaN; the model is broken" in out

@@ -1,13 +1,12 @@
 """Files and functions that one person can read."""
 
-import ast
 from pathlib import Path
 
-from tests.architecture.sources import tree_of
+from tests.architecture.sources import functions_in, tree_of
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("compress", "export", "benchmarks", "tests")
-FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+FOLDERS = ("slimdet", "compress", "export", "benchmarks", "tests")
+FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 VAGUE = {"utils", "helpers", "common", "misc"}
 MOST_LINES, LONGEST = 400, 80  # of a file, of a function
 
@@ -17,10 +16,9 @@ def too_much(path: Path, text: str) -> list[str]:
     lines = text.count("\n")
     found = [f"{path}: the name says nothing"] if path.stem in VAGUE else []
     found += [f"{path}: {lines} lines"] if lines > MOST_LINES else []
-    for node in ast.walk(tree_of(text)):
-        if isinstance(node, ast.FunctionDef):
-            length = (node.end_lineno or 0) - node.lineno
-            found += [f"{path}: {length} lines of {node.name}"] if length > LONGEST else []
+    for function in functions_in(tree_of(text)):
+        length = (function.end_lineno or 0) - function.lineno
+        found += [f"{path}: {length} lines of {function.name}"] if length > LONGEST else []
     return found
 
 

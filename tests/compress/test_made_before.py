@@ -68,6 +68,7 @@ def test_another_recipe_is_still_refused_for_its_folder(
     assert "train.steps: 12" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_bundle_is_verified_by_this_version_and_by_its_own_script(tmp_path: Path) -> None:
     extract("bundle.tar.gz", tmp_path)
     (bundle,) = (path.parent for path in tmp_path.rglob("verify.py"))

@@ -8,6 +8,7 @@ import pytest
 from tests.drill.recipes import Case, Counts, cases, drill, judge, nonsense
 
 
+@pytest.mark.slow
 def test_every_key_has_its_turn() -> None:
     assert len({case.name for case in cases(0, 1000)}) > 700
 

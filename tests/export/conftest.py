@@ -1,4 +1,4 @@
-"""One export of the tiny detector per batch form, shared by the tests that only read it."""
+"""The tiny detector, exported in both batch forms for the tests that only read it."""
 
 import os
 from pathlib import Path
@@ -12,21 +12,26 @@ from tests.export.tiny import canvases, tiny_detector, tiny_manifest
 
 
 @pytest.fixture(scope="session")
-def static_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported_once(tmp_path_factory, "static", dynamic_batch=False)
+def static_model(exported: Path) -> Path:
+    return exported / "static" / "model.onnx"
 
 
 @pytest.fixture(scope="session")
-def dynamic_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported_once(tmp_path_factory, "dynamic", dynamic_batch=True)
+def dynamic_model(exported: Path) -> Path:
+    return exported / "dynamic" / "model.onnx"
 
 
-def exported_once(factory: pytest.TempPathFactory, name: str, *, dynamic_batch: bool) -> Path:
-    """Export in the worker that comes first; the others wait for it and read the same files."""
-    own = factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export in the worker that comes first; the others wait for it and read the same files.
+
+    Importing the exporter takes longer than exporting, so one worker makes both models.
+    """
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "exported"
     with FileLock(f"{folder}.lock"):
-        if not (folder / "model.json").exists():  # written last
-            manifest = tiny_manifest(dynamic_batch=dynamic_batch)
-            export_onnx(tiny_detector(), manifest, folder, to_tensor(canvases(1)))
-    return folder / "model.onnx"
+        for name in ("static", "dynamic"):
+            if not (folder / name / "model.json").exists():  # written last
+                manifest = tiny_manifest(dynamic_batch=name == "dynamic")
+                export_onnx(tiny_detector(), manifest, folder / name, to_tensor(canvases(1)))
+    return folder

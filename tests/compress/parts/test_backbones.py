@@ -66,6 +66,7 @@ def test_a_slim_resnet_keeps_the_scale_of_its_input_at_the_start():
         assert 0.2 < stage.std() < 5
 
 
+@pytest.mark.slow  # importing timm takes seconds
 @pytest.mark.filterwarnings("ignore")
 class TestTimm:
     @pytest.fixture(autouse=True)

@@ -13,6 +13,8 @@ from export.precision.int8 import open_quantizer
 from export.precision.sensitivity import Layer, hold_drop, measure_layers
 from tests.export.tiny import TinyDetector, canvases, tiny_manifest
 
+pytestmark = pytest.mark.slow  # exports a model
+
 
 class Deep(TinyDetector):
     """Three more convolutions in the middle, of which one has a channel that drowns the others.

@@ -14,6 +14,7 @@ from pathlib import Path
 KINDS = {
     "bundles": "tests.drill.bundles",
     "data": "tests.drill.data",
+    "kills": "tests.drill.kills",
     "recipes": "tests.drill.recipes",
 }
 

@@ -26,6 +26,7 @@ from benchmarks.timing.latency import BenchmarkConfig, ratio_ci
 from benchmarks.timing.records import Timing
 from benchmarks.timing.repeats import measure_repeatedly
 from benchmarks.timing.throughput import sweep
+from export.artifact.int8_range import saturates_here, saturation
 from export.artifact.preprocessing import UNSTATED
 from export.backends.interface import EngineSettings
 from export.engine import Engine, open_engine
@@ -92,7 +93,7 @@ def measure(
         rows=tuple(rows),
         speed=_speeds(rows, [timings[name] for name in engines]),
         per_class={name: row.per_class for name, row in zip(engines, rows, strict=True)},
-        warnings=(*images.warnings, *_full_pictures(engines, images), *_unstated(engines)),
+        warnings=(*images.warnings, *_full_pictures(engines, images), *_cautions(engines)),
         notes=(*filter(None, [images.tally.line()]), *images.notes),
     )
     if out is not None:
@@ -106,12 +107,16 @@ def _full_pictures(engines: Mapping[str, Engine], images: ImageSet) -> list[str]
     return [line for most in sorted(limits) for line in ceiling_warnings({"data": images}, most)]
 
 
-def _unstated(engines: Mapping[str, Engine]) -> list[str]:
-    return [
-        f"{name}: {UNSTATED}"
-        for name, engine in engines.items()
-        if engine.manifest.input.preprocessing is None
-    ]
+def _cautions(engines: Mapping[str, Engine]) -> list[str]:
+    """Return warnings of models that may find other boxes here than where they were made."""
+    found, here = [], saturates_here()
+    for name, engine in engines.items():
+        if engine.manifest.input.preprocessing is None:
+            found.append(f"{name}: {UNSTATED}")
+        caution = saturation(engine.manifest.model_dump(), engine.device, here)
+        if caution is not None:
+            found.append(f"{name}: {caution}")
+    return found
 
 
 def _speeds(rows: Sequence[ReportRow], timings: Sequence[Timing]) -> tuple[Speed, ...]:

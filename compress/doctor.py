@@ -261,6 +261,7 @@ def data(path: Path, runs: Path) -> list[Finding]:
 
 def engine(path: Path) -> list[Finding]:
     """Check that an engine runs on this machine, or that an ONNX file matches its sidecar."""
+    from export.artifact.int8_range import saturation_at
     from export.artifact.machine import cautions, differences
     from export.artifact.manifest import read_manifest
     from export.artifact.sidecar import verify_artifact
@@ -275,6 +276,9 @@ def engine(path: Path) -> list[Finding]:
     if record is None:
         with open_engine(path, threads=1):
             pass  # the runtime takes the graph, which has the sidecar's inputs and outputs
+        caution = saturation_at(path, "cpu")
+        if caution is not None:
+            return [Finding(str(path), "note", f"opens here; {caution}")]
         return [Finding(str(path), "ok", f"{manifest.backend} {manifest.precision}, opens here")]
     trt = load_tensorrt(f"Holding {path} against this machine")
     here = describe_machine(load_cuda(), trt.__version__)
@@ -291,6 +295,7 @@ def engine(path: Path) -> list[Finding]:
 def bundle(path: Path, runs: Path) -> list[Finding]:
     """Check that a bundle's files are intact and its engines fit this machine."""
     from export.artifact.bundle_content import BundleError, read_bundle
+    from export.artifact.int8_range import saturation_at
 
     try:
         content = read_bundle(path)
@@ -301,6 +306,9 @@ def bundle(path: Path, runs: Path) -> list[Finding]:
     for artifact in content["artifacts"]:
         if artifact.get("built_on") is not None:  # it depends on the machine
             found += named(path / artifact["file"], runs)
+        caution = saturation_at(path / artifact["file"], "cpu")
+        if caution is not None:
+            found.append(Finding(str(path / artifact["file"]), "note", caution))
     return found
 
 

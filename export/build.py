@@ -116,6 +116,7 @@ def _make_graph(options: argparse.Namespace, folder: Path, precision: str) -> Pa
         method=options.method,
         seed=options.seed,
         remainder=options.remainder,
+        reduce_range=None if options.weight_bits is None else options.weight_bits == 7,
     )
     return quantize_int8(options.model, canvases, folder, settings)
 
@@ -164,6 +165,12 @@ def _add_quantisation(group: argparse._ArgumentGroup) -> None:
         choices=("fp16", "fp32"),
         default="fp16",
         help="features that TensorRT's INT8 graph does not quantise (default: fp16)",
+    )
+    group.add_argument(
+        "--weight-bits",
+        type=int,
+        choices=(7, 8),
+        help="of int8: 7 for x86 processors without VNNI (default: what this one needs)",
     )
     group.add_argument(
         "--keep-float",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from export.artifact.int8_range import saturates_here, saturation
 from export.artifact.manifest import Manifest
 from export.artifact.preprocessing import UNSTATED
 from export.atomic import write_bytes, write_text
@@ -50,6 +51,9 @@ def write_predictions(options: argparse.Namespace, engine: Engine, model: Path) 
     manifest = engine.manifest
     if manifest.input.preprocessing is None:
         print(f"note: {model}: {UNSTATED}", file=sys.stderr)
+    caution = saturation(manifest.model_dump(), engine.device, saturates_here())
+    if caution is not None:
+        print(f"warning: {model}: {caution}", file=sys.stderr)
     threshold = manifest.score_threshold if options.threshold is None else options.threshold
     for file, name in zip(files, _output_names(files), strict=True):
         drawn = out / name if options.draw else None

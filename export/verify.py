@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING or __package__ == "export":
     from export.artifact.bundle_content import Artifact, Bundle, BundleError, Nms, read_bundle
+    from export.artifact.int8_range import saturation_at
     from export.artifact.stored_numbers import broken_number
 else:  # the copy in a bundle, whose folder `python -I` leaves out of the path
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from bundle_content import Artifact, Bundle, BundleError, Nms, read_bundle
+    from int8_range import saturation_at
     from stored_numbers import broken_number
 
 DONE, MISSING_PACKAGE, BROKEN = 0, 4, 6  # as in export/errors.py, which is not part of a bundle
@@ -177,9 +179,11 @@ def check(
     sessions: Mapping[str, SessionModule],
 ) -> Result:
     """Run one artifact on the golden picture; return `ok`, `failed` or `skipped`, and why."""
+    path = folder / artifact["file"]
+    caution = saturation_at(path, device)
+    warning = "" if caution is None else f"; warning: {caution}"
     try:
         picture = golden_picture(folder / bundle["golden"]["input"])
-        path = folder / artifact["file"]
         session = open_session(path, artifact, device, sessions)
         try:
             broken = broken_number(path.read_bytes()) if path.suffix == ".onnx" else None
@@ -191,8 +195,8 @@ def check(
     except NotHereError as error:
         return {"name": artifact["name"], "result": "skipped", "said": str(error)}
     except (BundleError, RuntimeError) as error:
-        return {"name": artifact["name"], "result": "failed", "said": str(error)}
-    return {"name": artifact["name"], "result": "ok", "said": said}
+        return {"name": artifact["name"], "result": "failed", "said": f"{error}{warning}"}
+    return {"name": artifact["name"], "result": "ok", "said": said + warning}
 
 
 def golden_picture(path: Path) -> Picture:

@@ -3,11 +3,13 @@
 import json
 import tarfile
 import tempfile
+import warnings
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 
 from compress.stages.model_name import ModelName
+from export.artifact.int8_range import saturation_at
 from export.artifact.manifest import MADE_FOR_TENSORRT, read_manifest
 from export.backends import device_choices
 from export.bundles.packing import bundle_artifact
@@ -58,6 +60,9 @@ def load(
         else:
             engine = open_engine(found, threads, _device(device))
         stack.enter_context(engine)
+        caution = saturation_at(found, engine.device)
+        if caution is not None:
+            warnings.warn(f"{found}: {caution}", stacklevel=2)
         return Model(engine, found, stack.pop_all())
 
 

@@ -28,6 +28,7 @@ from compress.stages.rundir import read_record, read_step_ratio
 from compress.stages.ship import Evaluated
 from compress.stages.students import Rooms
 from compress.training.conditions import changes
+from export.artifact.int8_range import saturation_at
 
 SHIPPED = ("onnxruntime", "fp32")  # gains are those of the exported files
 PICTURES = 8
@@ -57,7 +58,7 @@ def summarize(
         data=json.loads((run.home / "data.json").read_text(encoding="utf-8")),
         recipe=complete_text(run.source),
         notes=tuple(_notes(run, rooms)),
-        warnings=(*_full_pictures(run), *_warnings(rooms), *_refused(run.home)),
+        warnings=(*_full_pictures(run), *_warnings(rooms), *_of_artifacts(run.home)),
     )
     return write_report(report, out)
 
@@ -280,10 +281,13 @@ def _full_pictures(run: Run) -> list[str]:
     return ceiling_warnings(sets, run.recipe.export.max_detections)
 
 
-def _refused(home: Path) -> list[str]:
-    """Return why requested artifacts are not in the table."""
+def _of_artifacts(home: Path) -> list[str]:
+    """Return why requested artifacts are not in the table, and which this processor spoils."""
     found = sorted((home / "export").glob(f"*/{REFUSED}"))
-    return [json.loads(path.read_text(encoding="utf-8"))["reason"] for path in found]
+    refused = [json.loads(path.read_text(encoding="utf-8"))["reason"] for path in found]
+    made = sorted((home / "export").glob("*/model.onnx"))
+    cautions = [(path.parent.name, saturation_at(path, "cpu")) for path in made]
+    return [*refused, *(f"{name}: {said}" for name, said in cautions if said is not None)]
 
 
 def _warnings(rooms: Rooms) -> list[str]:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from export.artifact.int8_range import saturates_here
 from export.artifact.manifest import file_sha256
-from export.backends.onnxruntime.cpu import int8_saturates
 from export.graph.edit import WEIGHTED, tidy
 from export.optional import require
 from export.precision.fp16 import check_half_range
@@ -155,7 +155,8 @@ def open_quantizer(
     ranges = measure(method)
     if remainder == "fp16":  # other methods clip the values that overflow
         check_half_range(onnx_path, ranges if method == "minmax" else measure("minmax"))
-    reduced = cpu and (int8_saturates() if settings.reduce_range is None else settings.reduce_range)
+    fits = saturates_here() is False  # unknown processors count as limited
+    reduced = cpu and (not fits if settings.reduce_range is None else settings.reduce_range)
     record = {
         "flavour": flavour,
         "method": method,

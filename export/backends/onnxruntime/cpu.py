@@ -1,10 +1,9 @@
-"""Physical cores of this process, and whether its processor has VNNI for INT8."""
+"""Physical cores of this process."""
 
 import os
 from pathlib import Path
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 def usable_cores() -> int:
@@ -20,16 +19,3 @@ def usable_cores() -> int:
         except OSError:
             cores.add(str(processor))
     return len(cores)
-
-
-def int8_saturates() -> bool:
-    """Return whether products of 8-bit activations and weights can overflow here.
-
-    x86 processors without VNNI add two of them in 16 bits; weights must then have 7 bits. ARM
-    processors have no such limit. Unknown processors count as limited.
-    """
-    try:
-        text = _CPUINFO.read_text()
-    except OSError:
-        return os.uname().machine not in {"arm64", "aarch64"} if hasattr(os, "uname") else True
-    return "vnni" not in text and "asimd" not in text

@@ -17,18 +17,3 @@ def test_hyper_threads_of_one_core_count_once(tmp_path, monkeypatch):
         (folder / "thread_siblings_list").write_text("0-255\n")
     monkeypatch.setattr(cpu, "_TOPOLOGY", tmp_path)
     assert cpu.usable_cores() == 1
-
-
-@pytest.mark.parametrize(
-    ("flags", "saturates"),
-    [
-        ("flags : fpu avx2", True),
-        ("flags : avx512f avx512_vnni", False),
-        ("flags : avx_vnni", False),
-        ("Features : fp asimd asimddp", False),
-    ],
-)
-def test_only_x86_without_vnni_saturates(tmp_path, monkeypatch, flags, saturates):
-    (tmp_path / "cpuinfo").write_text(flags)
-    monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "cpuinfo")
-    assert cpu.int8_saturates() is saturates

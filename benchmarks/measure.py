@@ -18,7 +18,7 @@ from benchmarks.accuracy.metric import CocoResult
 from benchmarks.data.folder import read_measured
 from benchmarks.data.image_set import ImageSet, coco_ground_truth
 from benchmarks.report.content import report_row, speed_of, write_report
-from benchmarks.report.samples import sample_grid, telling_pictures
+from benchmarks.report.samples import sample_grid, sample_pictures
 from benchmarks.report.schema import Picture, ReportData, ReportRow, Speed
 from benchmarks.report.text import row_title
 from benchmarks.timing.environment import environment
@@ -70,13 +70,13 @@ def measure(
     paths = dict(zip(engines, models, strict=True))
     predictions: dict[str, list[CocoResult]] = {}
     # Before this process opens an engine, so that only the measuring process holds the GPU.
-    timings = measure_repeatedly(openers, images, config, _say)
+    timings = measure_repeatedly(openers, images, config, _log)
     with ExitStack() as stack:
         opened = {name: stack.enter_context(engine) for name, engine in engines.items()}
         for name, engine in opened.items():
-            _say(f"{name}: {len(images)} pictures")
+            _log(f"{name}: {len(images)} pictures")
             predictions[name] = predict(engine, images)
-        _say(f"throughput at batch {_listed(config.throughput_batches)}")
+        _log(f"throughput at batch {_listed(config.throughput_batches)}")
         swept = sweep(opened, images, config)
     rows = []
     for name, engine in engines.items():
@@ -86,7 +86,7 @@ def measure(
         threshold = engine.manifest.score_threshold
         deployed = deployed_accuracy(predictions[name], truth, threshold)
         rows.append(row.model_copy(update={"deployed": deployed}))
-    rows = _told_apart(rows, list(engines))
+    rows = _with_unique_titles(rows, list(engines))
     content = ReportData(
         name=f"{data.stem}, {len(images)} pictures",
         environment=environment(),
@@ -133,7 +133,7 @@ def _speeds(rows: Sequence[ReportRow], timings: Sequence[Timing]) -> tuple[Speed
     )
 
 
-def _told_apart(rows: Sequence[ReportRow], names: Sequence[str]) -> list[ReportRow]:
+def _with_unique_titles(rows: Sequence[ReportRow], names: Sequence[str]) -> list[ReportRow]:
     """Add the file's name to models with equal titles, such as two forms of NMS."""
     titles = [row_title(row) for row in rows]
     return [
@@ -155,7 +155,7 @@ def _save(
         rows.append(row.model_copy(update={"predictions": path.relative_to(out).as_posix()}))
     threshold = BenchmarkConfig().score_threshold
     sheet = sample_grid(
-        images, telling_pictures(images, 8), predictions, threshold, out / "plots" / "samples.jpg"
+        images, sample_pictures(images, 8), predictions, threshold, out / "plots" / "samples.jpg"
     )
     picture = Picture(
         path=sheet.relative_to(out).as_posix(),
@@ -166,7 +166,7 @@ def _save(
     return saved
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr)
 
 

@@ -103,7 +103,7 @@ def check_training(run: Run) -> None:
         steps_per_epoch(images, config.batch)
         if config.amp == "fp16" and session.torch_device().type == "cpu":
             raise RecipeError(
-                f"{source.at(*keys, 'amp')}: fp16 needs a GPU; say auto, bf16 or off on a CPU"
+                f"{source.at(*keys, 'amp')}: fp16 needs a GPU; set auto, bf16 or off on a CPU"
             )
         if config.batch % session.world:
             raise RecipeError(

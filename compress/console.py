@@ -12,7 +12,7 @@ class Console:
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet  # set on all ranks but the first
 
-    def say(self, line: str = "") -> None:
+    def print(self, line: str = "") -> None:
         """Write one line."""
         if not self.quiet:
             sys.stderr.write(line + "\n")
@@ -20,7 +20,7 @@ class Console:
 
     def warn(self, line: str) -> None:
         """Write a warning."""
-        self.say(f"WARNING: {line}")
+        self.print(f"WARNING: {line}")
 
     @contextmanager
     def progress(self, what: str, total: int, done: int = 0) -> Iterator["Progress"]:
@@ -76,4 +76,4 @@ class PlainProgress(Progress):
         self.said = now
         done = max(1, step - self.first)
         left_s = (now - self.start) / done * (self.total - step)
-        self.console.say(f"{self.what}: {step}/{self.total}  {text}  (about {left_s:.0f} s left)")
+        self.console.print(f"{self.what}: {step}/{self.total}  {text}  (about {left_s:.0f} s left)")

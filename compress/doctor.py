@@ -53,19 +53,19 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m compress
 def _doctor(options: argparse.Namespace) -> int:
     findings: list[Finding] = []
 
-    def tell(finding: Finding) -> None:
+    def report(finding: Finding) -> None:
         findings.append(finding)
         if not options.json:
             print(printable(f"{finding.state:>6}  {finding.what}: {finding.said}"), flush=True)
 
     for look in (python, torch, onnxruntime_cpu, onnxruntime_cuda, onnxruntime_tensorrt):
-        tell(look())
-    tell(tensorrt())
-    tell(model_optimizer())
-    tell(disk(options.runs))
+        report(look())
+    report(tensorrt())
+    report(model_optimizer())
+    report(disk(options.runs))
     for path in options.paths:
         for finding in named(path, options.runs):
-            tell(finding)
+            report(finding)
     code = next((finding.code for finding in findings if finding.state == "bad"), 0)
     if options.json:
         listed = [asdict(finding) for finding in findings]

@@ -15,7 +15,7 @@ from compress.losses.parts.classifier import Classifier
 from compress.recipe import Recipe, load_recipe
 from compress.recipe_file import complete_text
 from compress.recipe_source import Source
-from compress.stages.classifier import classifier_room, load_classifier
+from compress.stages.classifier import classifier_folder, load_classifier
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run, own_data
 from compress.stages.rundir import check_home, once, open_run, owned, require_unused
@@ -29,9 +29,9 @@ from compress.stages.ship import (
     report_rows,
     time_rows,
 )
-from compress.stages.students import Rooms, StudentTraining
+from compress.stages.students import Folders, StudentTraining
 from compress.stages.summary import summarize
-from compress.stages.teachers import load_teacher, measure_teacher, teacher_room
+from compress.stages.teachers import load_teacher, measure_teacher, teacher_folder
 from compress.stages.track import run_trackers, track_report
 from export.atomic import write_json
 
@@ -53,9 +53,9 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
     look_at_pictures(pictures, cache, console, decode=False)
     # reads every file once: hashes tell leaks between splits
     health = data_health(opened.data, recipe.export.max_detections)
-    say_data(console, f"data: {opened.data.format}", health.lines())
+    print_data(console, f"data: {opened.data.format}", health.lines())
     for name, own in own_data(recipe, opened.teachers).items():
-        say_data(console, f"data of {name}: {own.format}", teacher_lines(own))
+        print_data(console, f"data of {name}: {own.format}", teacher_lines(own))
     check_models(opened)
     check_training(opened)
     if session.rank == 0:
@@ -71,25 +71,25 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
         if opened.data.division is not None:
             keep_division(opened.data.division, session.home / "split.json")
         write_json(health.to_dict(), session.home / "data.json")
-        rooms = train_models(opened)
-        rows = export_all(opened, load_models(opened, rooms))
+        folders = train_models(opened)
+        rows = export_all(opened, load_models(opened, folders))
         accuracy = evaluate_rows(opened, rows)
         first = [row for row in rows if in_table(row.name, recipe)]
         latency = time_rows(opened, first)
         archive = bundle_student(opened, first)
-        console.say(f"bundle for the device: {archive}")
+        console.print(f"bundle for the device: {archive}")
 
         def report(out: Path) -> None:
             table = report_rows(opened, first, accuracy, latency, out)
-            summarize(opened, rooms, table, accuracy, latency, out)
+            summarize(opened, folders, table, accuracy, latency, out)
 
-        room = once(session.home / "report", report)
-        track_report(session.trackers, room)
-        hold_gates(recipe, room)
-        return room
+        folder = once(session.home / "report", report)
+        track_report(session.trackers, folder)
+        check_gates(recipe, folder)
+        return folder
 
 
-def hold_gates(recipe: Recipe, report: Path) -> None:
+def check_gates(recipe: Recipe, report: Path) -> None:
     """Compare the finished report with the recipe's reference.
 
     Raises:
@@ -103,31 +103,31 @@ def hold_gates(recipe: Recipe, report: Path) -> None:
         raise GateError("\n".join(["gates: these limits are broken", *broken]))
 
 
-def say_data(console: Console, head: str, lines: Sequence[str]) -> None:
+def print_data(console: Console, head: str, lines: Sequence[str]) -> None:
     """Print the format of the data and the findings of its health check."""
-    console.say(head)
+    console.print(head)
     for line in lines:
-        console.say(f"  {line}")
+        console.print(f"  {line}")
 
 
-def train_models(run: Run) -> Rooms:
+def train_models(run: Run) -> Folders:
     """Train all models, teachers first; return their folders by name."""
-    rooms, students = train_teachers(run)
+    folders, students = train_teachers(run)
     aps = {t.name: measure_teacher(run, t, detector) for t, detector in students.teachers}
     for seed in run.seeds:
-        rooms |= students.train(seed, aps)
-    return rooms
+        folders |= students.train(seed, aps)
+    return folders
 
 
-def train_teachers(run: Run) -> tuple[Rooms, StudentTraining]:
+def train_teachers(run: Run) -> tuple[Folders, StudentTraining]:
     """Train or load the teachers; return their folders and the distillation they provide."""
-    rooms = {t.name: teacher_room(run, t) for t in run.teachers}
-    ready = [(t, load_teacher(run, t, rooms[t.name])) for t in run.teachers]
+    folders = {t.name: teacher_folder(run, t) for t in run.teachers}
+    ready = [(t, load_teacher(run, t, folders[t.name])) for t in run.teachers]
     classifier: Classifier | None = None
     wanted = wanted_classifier(run.recipe)
     if wanted is not None:
-        classifier = load_classifier(run, wanted[0], classifier_room(run, wanted[0]))
-    return rooms, StudentTraining(run, ready, classifier)
+        classifier = load_classifier(run, wanted[0], classifier_folder(run, wanted[0]))
+    return folders, StudentTraining(run, ready, classifier)
 
 
 def record_step_ratio(home: Path, device: str = "auto") -> StepRatio:
@@ -139,11 +139,11 @@ def record_step_ratio(home: Path, device: str = "auto") -> StepRatio:
         return train_teachers(run)[1].equal_time()
 
 
-def load_models(run: Run, rooms: Rooms) -> list[Contestant]:
+def load_models(run: Run, folders: Folders) -> list[Contestant]:
     """Load every finished model with its weights, in the order of the report."""
     recipe, by_name = run.recipe, {teacher.name: teacher for teacher in run.teachers}
     contestants = []
-    for name, room in rooms.items():
+    for name, folder in folders.items():
         if not name.finished:
             continue
         teacher = by_name.get(name)
@@ -152,7 +152,7 @@ def load_models(run: Run, rooms: Rooms) -> list[Contestant]:
         asked = first and name.role == "student"
         precisions = recipe.export.precisions if asked else ("fp32",)
         in_torch = first and name.role != "baseline_equal_time"
-        contestants.append(load_contestant(name, room, detector, precisions, in_torch=in_torch))
+        contestants.append(load_contestant(name, folder, detector, precisions, in_torch=in_torch))
     return contestants
 
 

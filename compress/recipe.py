@@ -217,7 +217,7 @@ class Recipe(Section):
     def _a_teacher_teaches(self) -> Self:
         if self.teacher is not None and "distill" not in self.model_fields_set:
             raise ValueError(
-                "distill is missing: the recipe has a teacher. Say how it teaches; set distill: [] "
+                "distill is missing: the recipe has a teacher. List its methods; set distill: [] "
                 "to train with no distillation term; or remove teacher to train one detector"
             )
         return self

@@ -199,7 +199,7 @@ def _reword(error: "ErrorDetails", value: JsonValue, kinds: Kinds, parents: Kind
         chosen = sorted(t for k in kinds for t in tags(k))
         if not isinstance(value, dict):
             return f"expected a section of keys and values, found {brief(value)}"
-        return f"type is missing; say one of {', '.join(chosen)}" if chosen else "type is missing"
+        return f"type is missing; set one of {', '.join(chosen)}" if chosen else "type is missing"
     return described(kind, context, value)
 
 

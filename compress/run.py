@@ -113,26 +113,26 @@ def _run(options: argparse.Namespace) -> int:
     except ToolkitError as error:
         outcome |= {"error": str(error), "kind": type(error).__name__}
         code = error.exit_code
-        console.say(f"error: {error}")
+        console.print(f"error: {error}")
     except KeyboardInterrupt:
         outcome |= {"error": "interrupted", "kind": "KeyboardInterrupt"}
         code = INTERRUPTED
-        console.say("interrupted; run the same command again to go on from here")
+        console.print("interrupted; run the same command again to go on from here")
     except OSError as error:
         outcome |= {"error": str(error), "kind": type(error).__name__}
         code = 1
-        console.say(f"error: {in_words(error)}")
+        console.print(f"error: {in_words(error)}")
     except Exception as error:
         outcome |= {"error": f"{type(error).__name__}: {error}", "kind": type(error).__name__}
         code = 1
         if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-            console.say(
+            console.print(
                 f"error: out of memory ({error}). Lower train.batch and raise train.accumulate "
                 "by as much, under a new name"
             )
         else:
             traceback.print_exc()
-            console.say("this is a bug in slimdet: please report it with the lines above")
+            console.print("this is a bug in slimdet: please report it with the lines above")
     if options.json and not console.quiet:
         sys.stdout.write(json.dumps({**outcome, "exit_code": code}) + "\n")
         sys.stdout.flush()
@@ -159,7 +159,7 @@ def execute(options: argparse.Namespace, console: Console) -> dict[str, object]:
             from compress.plan import plan
         found = plan(recipe, source, options.runs, options.device, estimate=options.estimate)
         for line in found.lines():
-            console.say(line)
+            console.print(line)
         return {"check": found.to_dict()}
     with _collector_paused():
         from compress.pipeline import run

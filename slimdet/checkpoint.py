@@ -25,7 +25,7 @@ def checkpoint_to_onnx(
     """
     for package in ("torch", "torchvision", "onnx"):
         require(package, extra="train", purpose=f"Exporting {file}")
-    from compress.stages.artifacts import hold_to_torch, torch_detections, write_fp32
+    from compress.stages.artifacts import compare_with_torch, torch_detections, write_fp32
     from compress.stages.model_file import load_detector
     from compress.stages.model_name import ModelName
 
@@ -48,5 +48,5 @@ def checkpoint_to_onnx(
         pictures = calibration_canvases(images, spec, count, seed)
     path = write_fp32(loaded.detector, manifest, export, pictures, pictures[0], out)
     reference = torch_detections(loaded.detector, manifest, pictures)
-    hold_to_torch(path, manifest.model, reference, pictures)
+    compare_with_torch(path, manifest.model, reference, pictures)
     return path

@@ -52,11 +52,11 @@ class Fullness:
 
         It returns objects of the rarest classes first, since each of them adds most to AP.
         """
-        room = np.full(len(self.full), max_detections)
+        left = np.full(len(self.full), max_detections)
         lost = np.zeros_like(self.total)
         for kind in np.argsort(self.total, kind="stable"):
-            kept = np.minimum(self.full[:, kind], np.minimum(room, COCO_LIMIT))
-            room -= kept
+            kept = np.minimum(self.full[:, kind], np.minimum(left, COCO_LIMIT))
+            left -= kept
             lost[kind] = (self.full[:, kind] - kept).sum()
         there = self.total > 0
         recall = 1 - lost[there] / self.total[there]

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from benchmarks.accuracy import COCO, SIZE
 from benchmarks.accuracy.metric import MetricValues
 from benchmarks.report.claims import derived_warnings
+from benchmarks.report.headline import headline_sentence, waterfall
 from benchmarks.report.html import html_page
 from benchmarks.report.markdown import markdown_page
 from benchmarks.report.plots import draw_plots
 from benchmarks.report.schema import ReportData, ReportRow, Speed
-from benchmarks.report.story import headline_sentence, waterfall
 from benchmarks.timing.latency import SpeedRatio
 from benchmarks.timing.records import Timing
 from export.artifact.manifest import Manifest, file_sha256

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from benchmarks.accuracy.coco_map import COCO_NAMES
 from benchmarks.report.axes import COLORS, INK, SOFT, color_of, new_figure, plain, plain_ticks, save
+from benchmarks.report.headline_plots import term_curves, waterfall_bars
 from benchmarks.report.label_places import place_labels
 from benchmarks.report.schema import ReportData, ReportRow, TrainingRun
-from benchmarks.report.story_plots import term_curves, waterfall_bars
 from benchmarks.report.text import model_title
 from benchmarks.timing.records import Latency
 

@@ -125,7 +125,7 @@ def _of_picture(
     )
 
 
-def telling_pictures(images: ImageSet, count: int = 6) -> list[int]:
+def sample_pictures(images: ImageSet, count: int = 6) -> list[int]:
     """Return indices of pictures with objects, spread evenly over the set."""
     with_objects = [index for index, image in enumerate(images.images) if len(image.labels)]
     chosen = with_objects or list(range(len(images)))

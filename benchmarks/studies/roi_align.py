@@ -81,8 +81,8 @@ def run(
                 EAGER: EagerEngine(eager, manifest, LOW_SCORE, config.threads)
             }
             for form in FORMS:
-                room = Path(folder) / f"{form}{count}"
-                graph = trained.export(images, count, form, canvases[0], room)
+                target = Path(folder) / f"{form}{count}"
+                graph = trained.export(images, count, form, canvases[0], target)
                 rivals[form] = open_engine(graph, config.threads)
             opened = {name: stack.enter_context(engine) for name, engine in rivals.items()}
             compared[count] = compare(opened, canvases)

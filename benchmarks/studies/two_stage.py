@@ -166,14 +166,14 @@ def open_trained(path: Path) -> Trained:
     if home is None:
         raise RecipeError(f"{path}: not in a run folder (one that holds recipe.lock.json)")
     recipe, _ = load_recipe(home / "recipe.lock.json")
-    room = path.parent if path.is_file() else path
-    if room == home:
-        room = home / "models" / str(ModelName(recipe.seed, "student"))
-    weights = room / "model.safetensors"
+    folder = path.parent if path.is_file() else path
+    if folder == home:
+        folder = home / "models" / str(ModelName(recipe.seed, "student"))
+    weights = folder / "model.safetensors"
     if not weights.is_file():
         raise RecipeError(f"{weights}: not found; name a finished run or a folder of its models/")
     try:
-        name = ModelName.parse(room.name)
+        name = ModelName.parse(folder.name)
     except ValueError as error:
         raise RecipeError(f"{weights}: {error}") from None
     config = recipe.student
@@ -181,4 +181,4 @@ def open_trained(path: Path) -> Trained:
         config = recipe.teachers[(name.stage or 1) - 1].detector
     if not isinstance(config, FasterRcnnConfig):
         raise RecipeError(f"{weights}: a {config.type}; only faster_rcnn pools RoIs")
-    return Trained(room.name, recipe, config, weights)
+    return Trained(folder.name, recipe, config, weights)

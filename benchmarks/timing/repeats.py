@@ -33,7 +33,7 @@ def measure_repeatedly(
     openers: Openers,
     images: ImageSet,
     config: BenchmarkConfig,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[str, Timing]:
     """Measure all engines side by side in `config.repeats` processes, one after the other.
 
@@ -41,7 +41,7 @@ def measure_repeatedly(
         openers: factory of an engine by name; picklable if there is more than one process.
         images: photographs, see `measure`.
         config: see `measure`; the time limit is divided by the processes.
-        say: called with a line of text as each process begins.
+        log: called with a line of text as each process begins.
 
     Raises:
         ToolkitError: the error of a process, of the same class; or a process died.
@@ -51,7 +51,7 @@ def measure_repeatedly(
         return work()
     found = []
     for number in range(1, config.repeats + 1):
-        say(f"latency in process {number} of {config.repeats}")
+        log(f"latency in process {number} of {config.repeats}")
         found.append(_in_a_fresh_process(work))
     return {name: merge([timings[name] for timings in found]) for name in openers}
 

@@ -320,7 +320,7 @@ def advice(terms: Sequence[Term], limit: float = 10.0) -> list[str]:
             lines.append(
                 f"{term.name} is {term.ratio:.3g} times the task loss and its gradient at the "
                 f"shared features {term.gradient_ratio:.3g} times; above {limit:g} it tends to "
-                f"drown the labels: divide its weight by about {worst:.0f}, or say weight: auto"
+                f"outweigh the labels: divide its weight by about {worst:.0f}, or set weight: auto"
             )
         elif term.gradient_ratio < 1e-3 and term.ratio < 1e-3:
             lines.append(

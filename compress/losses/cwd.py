@@ -43,7 +43,7 @@ class CwdConfig(MapSection):
                 problems.append(
                     "source: class_logits compares scores place by place, but the student's are at "
                     f"{student.locations!r} and the teacher's at {teacher.locations!r}; give both "
-                    "the same family, levels and anchors, or say source: features"
+                    "the same family, levels and anchors, or set source: features"
                 )
         return problems
 

@@ -56,12 +56,12 @@ def load_starting_weights(
     reports = []
     if config.backbone_weights is not None:
         report = load_backbone_weights(detector, config.backbone, config.backbone_weights)
-        console.say(f"backbone weights from {report.source}: {report.summary()}")
+        console.print(f"backbone weights from {report.source}: {report.summary()}")
     if config.weights is not None:
         what = f"{config.type} weights"
         report = load_weights(detector, config.weights, strict=strict, what=what)
-        say = console.say if report.complete else console.warn
-        say(f"weights from {report.source}: {report.summary()}")
+        write = console.print if report.complete else console.warn
+        write(f"weights from {report.source}: {report.summary()}")
         reports.append(report)
     return reports
 

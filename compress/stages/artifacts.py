@@ -34,7 +34,7 @@ from export.precision.fp8 import NOTHING_FOR_FP8, open_fp8_quantizer
 from export.precision.fp16 import cast_half
 from export.precision.int8 import Flavour, Int8Settings, open_quantizer
 from export.precision.quantizer import Quantizer
-from export.precision.sensitivity import MeasureAp, hold_drop
+from export.precision.sensitivity import MeasureAp, limit_drop
 
 REFUSED = "refused.json"  # written instead of a file that could not be made as asked
 # INT8 and FP8 are checked by AP, because their boxes differ by design.
@@ -127,7 +127,7 @@ class Maker:
         """Quantise as many layers as `max_drop` allows; name `instead` if none may be."""
         console, max_drop = self.run.session.console, self.export.quantization.max_drop
         what = f"{self.name} {quantizer.precision}"
-        console.say(
+        console.print(
             f"{what}: calibrated on {len(seen)} training pictures, "
             f"{len(quantizer.nodes)} nodes may be quantised"
         )
@@ -137,7 +137,7 @@ class Maker:
             return
         if max_drop is not None and len(held):
             probes = [self._canvas(held, index) for index in range(min(4, len(held)))]
-            outcome = hold_drop(quantizer, probes, _ap_on(held), max_drop)
+            outcome = limit_drop(quantizer, probes, _ap_on(held), max_drop)
             record = {**outcome.record, "check_images": len(held)}
             if outcome.nodes is None:
                 reason = (
@@ -149,7 +149,7 @@ class Maker:
                 self._refuse(quantizer, reason, record, out)
                 return
             nodes = outcome.nodes
-            console.say(_restored(what, record))
+            console.print(_restored(what, record))
         self._judge(quantizer.write(out, nodes, record, seen[0]))
 
     def _refuse(
@@ -184,14 +184,14 @@ class Maker:
                 different detections.
         """
         console, pictures = self.run.session.console, self._pictures
-        compared = hold_to_torch(path, str(self.name), self._reference, pictures)
+        compared = compare_with_torch(path, str(self.name), self._reference, pictures)
         parity, what = compared.parity, f"{self.name} {compared.precision}"
         if not parity.matched and not parity.missing:
             console.warn(
                 f"{what}: torch finds nothing that scores 0.05 on the {len(pictures)} pictures of "
                 "the comparison, so the comparison is empty"
             )
-        console.say(f"{what}: {compared.figures} on {len(pictures)} pictures, against torch")
+        console.print(f"{what}: {compared.figures} on {len(pictures)} pictures, against torch")
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def torch_detections(
         return _detect(engine, pictures)
 
 
-def hold_to_torch(
+def compare_with_torch(
     path: Path,
     what: str,
     reference: Sequence[Detections],

@@ -53,21 +53,21 @@ class CropClassification(Objective):
         return {"task/class": over_batch(error, count)}
 
 
-def classifier_room(run: Run, config: ClassifierConfig) -> Path:
+def classifier_folder(run: Run, config: ClassifierConfig) -> Path:
     """Train the classifier into `models/classifier`; do nothing if it exists."""
     session, data, seed = run.session, run.data, run.recipe.seed
-    room = run.home / "models" / NAME
-    if finished(room):
-        session.console.say(f"{NAME}: already trained, kept")
-        return room
+    folder = run.home / "models" / NAME
+    if finished(folder):
+        session.console.print(f"{NAME}: already trained, kept")
+        return folder
     torch.manual_seed(seed)
     classifier = config.build(data.num_classes)
     if config.backbone_weights is not None:
         report = load_backbone_weights(classifier, config.backbone, config.backbone_weights)
-        session.console.say(f"{NAME}: backbone weights from {report.source}: {report.summary()}")
+        session.console.print(f"{NAME}: backbone weights from {report.source}: {report.summary()}")
     schedule = config.schedule()
     total = schedule.total_steps(steps_per_epoch(data, schedule.batch))
-    session.console.say(
+    session.console.print(
         f"{NAME}: {total} steps on the boxes of {schedule.batch} of {len(data.train)} pictures"
     )
 
@@ -99,15 +99,15 @@ def classifier_room(run: Run, config: ClassifierConfig) -> Path:
         "rows": trained.rows,
     }
 
-    furnish(session, room, trained, record, "32-true")
-    return room
+    furnish(session, folder, trained, record, "32-true")
+    return folder
 
 
-def load_classifier(run: Run, config: ClassifierConfig, room: Path) -> Classifier:
+def load_classifier(run: Run, config: ClassifierConfig, folder: Path) -> Classifier:
     """Load the finished classifier onto the device, frozen, and print its accuracy."""
     classifier = config.build(run.data.num_classes)
-    load_weights(classifier, room / "model.safetensors", strict=True, what=NAME)
-    run.say(f"{NAME}: {describe_accuracy(read_record(room).accuracy)}")
+    load_weights(classifier, folder / "model.safetensors", strict=True, what=NAME)
+    run.print(f"{NAME}: {describe_accuracy(read_record(folder).accuracy)}")
     return classifier.to(run.session.torch_device()).eval().requires_grad_(False)
 
 

@@ -62,10 +62,10 @@ def fit(
         steps: length of the training, in place of the schedule's own.
     """
     session, export, what = run.session, run.recipe.export, str(name)
-    room = run.home / "models" / what
-    if finished(room):
-        session.console.say(f"{name}: already trained, kept")
-        return room
+    folder = run.home / "models" / what
+    if finished(folder):
+        session.console.print(f"{name}: already trained, kept")
+        return folder
     device = session.torch_device()
     objective = build()
     detector: Detector = objective.student
@@ -75,7 +75,7 @@ def fit(
     batches = batches_of(session, data, config, seed, unlabeled=also)
     total = steps or config.total_steps(steps_per_epoch(data, config.batch))
     unlabeled = f", {len(data.unlabeled)} unlabelled" if also and data.unlabeled else ""
-    session.console.say(
+    session.console.print(
         f"{name}: {total} steps of {config.batch} of {len(data.train)} pictures{unlabeled}, "
         f"{count_parameters(detector) / 1e6:.3f}M parameters, {why}"
     )
@@ -114,8 +114,8 @@ def fit(
     }
     manifest = torch_manifest(detector, data, export, what)
     metadata = describe_model(run.settings_of(name), manifest, run.recipe.resolved())
-    furnish(session, room, trained, record, precision, metadata)
-    return room
+    furnish(session, folder, trained, record, precision, metadata)
+    return folder
 
 
 def choose_precision(
@@ -180,7 +180,7 @@ def _first_look(
     with torch.autocast(device.type, half, enabled=precision != "32-true"):
         terms = objective.measure(batch)
     for term in terms:
-        session.console.say(
+        session.console.print(
             f"  {term.name}: {term.value:.4g} at step 1, {term.ratio:.3g} of the task loss, "
             f"gradient {term.gradient_ratio:.3g} of the task's at the shared features"
         )
@@ -282,7 +282,7 @@ def batches_of(
 
 def furnish(
     session: Session,
-    room: Path,
+    folder: Path,
     trained: Trained,
     record: Mapping[str, object],
     precision: Precision,
@@ -298,5 +298,5 @@ def furnish(
         write_json(record, partial / "training.json")
 
     if session.rank == 0:
-        once(room, write)
+        once(folder, write)
     session.fabric(precision).barrier()

@@ -166,10 +166,10 @@ def _of_run_folder(path: Path) -> ModelMetadata | None:
     Returns:
         None if the file is in no run folder, or the run's records are incomplete.
     """
-    room = path.resolve().parent
-    home = room.parent.parent
+    folder = path.resolve().parent
+    home = folder.parent.parent
     try:
-        name = ModelName.parse(room.name)
+        name = ModelName.parse(folder.name)
         recipe = Recipe.model_validate_json((home / "recipe.lock.json").read_bytes())
         detector = recipe.student
         if name.role == "teacher":

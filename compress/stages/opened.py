@@ -73,7 +73,7 @@ class Run:
                 weights other classes than the data.
         """
         data = recipe.data.open()
-        _hold_student_to_classes(recipe, source, data.classes)
+        _check_student_classes(recipe, source, data.classes)
         return cls(session, recipe, source, data, open_teachers(recipe, data))
 
     @property
@@ -104,9 +104,9 @@ class Run:
         detector.spec = replace(detector.spec, classes=self.data.classes)
         return detector
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """Print one line for the user."""
-        self.session.console.say(line)
+        self.session.console.print(line)
 
 
 def open_teachers(recipe: Recipe, data: Data) -> tuple[Teacher, ...]:
@@ -150,7 +150,7 @@ def _stated_classes(config: TeacherConfig) -> tuple[str, ...] | None:
     return None if said is None else said[1]
 
 
-def _hold_student_to_classes(recipe: Recipe, source: Source, classes: tuple[str, ...]) -> None:
+def _check_student_classes(recipe: Recipe, source: Source, classes: tuple[str, ...]) -> None:
     """Refuse a student whose weights file states other classes than the data's, or another order.
 
     Raises:

@@ -94,14 +94,14 @@ def reading(path: Path, made: Path, cure: str = AGAIN) -> Iterator[None]:
         ) from error
 
 
-def read_record(room: Path) -> TrainingRecord:
+def read_record(folder: Path) -> TrainingRecord:
     """Read `training.json` of a finished model folder.
 
     Raises:
         ToolkitError: it is missing or damaged.
     """
-    path = room / "training.json"
-    with reading(path, room):
+    path = folder / "training.json"
+    with reading(path, folder):
         return TrainingRecord.model_validate_json(path.read_text(encoding="utf-8"))
 
 
@@ -119,43 +119,43 @@ def read_step_ratio(home: Path) -> StepRatio | None:
         return StepRatio.model_validate_json(path.read_text(encoding="utf-8"))
 
 
-def finished(room: Path) -> bool:
+def finished(folder: Path) -> bool:
     """Whether a stage is finished.
 
     Raises:
         ToolkitError: it is, but its files are not those that it wrote.
     """
-    if room.is_dir():
-        check_seal(room)
-    elif room.exists():
-        raise ToolkitError(f"{room}: is no folder; delete {room} to {AGAIN}")
-    return room.exists()
+    if folder.is_dir():
+        check_seal(folder)
+    elif folder.exists():
+        raise ToolkitError(f"{folder}: is no folder; delete {folder} to {AGAIN}")
+    return folder.exists()
 
 
-def once(room: Path, make: Callable[[Path], None]) -> Path:
-    """Fill a temporary folder with `make` and move it to `room`; skip if `room` exists.
+def once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Fill a temporary folder with `make` and move it to `folder`; skip if `folder` exists.
 
-    A `room` that exists is therefore complete, and an interrupted run continues after it.
+    A `folder` that exists is therefore complete, and an interrupted run continues after it.
 
     Raises:
-        ToolkitError: the stage cannot be written, or the files in `room` are not those it wrote.
+        ToolkitError: the stage cannot be written, or the files in `folder` are not those it wrote.
     """
-    if finished(room):
-        return room
-    partial = room.with_name(room.name + ".partial")
+    if finished(folder):
+        return folder
+    partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         make(partial)
-        seal(room, partial)
-        partial.replace(room)
+        seal(folder, partial)
+        partial.replace(folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise ToolkitError(
-            f"{room}: this stage could not be written ({error}). Finished stages are kept; "
+            f"{folder}: this stage could not be written ({error}). Finished stages are kept; "
             "free space or correct the folder's permissions, then run the same command again"
         ) from error
-    return room
+    return folder
 
 
 def check_home(

@@ -73,10 +73,10 @@ class Row:
 
 
 def load_contestant(
-    name: ModelName, room: Path, detector: Detector, precisions: Sequence[str], *, in_torch: bool
+    name: ModelName, folder: Path, detector: Detector, precisions: Sequence[str], *, in_torch: bool
 ) -> Contestant:
     """Load the weights of a finished training into `detector`."""
-    weights = room / "model.safetensors"
+    weights = folder / "model.safetensors"
     load_weights(detector, weights, strict=True, what=name.role)
     return Contestant(name, detector.eval(), weights, precisions, in_torch)
 
@@ -91,11 +91,11 @@ def export_all(run: Run, contestants: Sequence[Contestant]) -> list[Row]:
     for contestant in contestants:
         if contestant.timed_in_torch:
             rows.append(_torch_row(run, contestant))
-        rooms = _artifacts(run, contestant)
+        folders = _artifacts(run, contestant)
         rows.extend(
-            _onnx_row(run, contestant, room / "model.onnx")
-            for room in rooms
-            if not (room / REFUSED).exists()
+            _onnx_row(run, contestant, folder / "model.onnx")
+            for folder in folders
+            if not (folder / REFUSED).exists()
         )
     return rows
 
@@ -104,20 +104,20 @@ def _artifacts(run: Run, contestant: Contestant) -> Iterator[Path]:
     """Yield the folder of each precision, fp32 first: the others are made from it."""
     maker = Maker(run, contestant.detector, contestant.name)
 
-    def room(precision: str, make: Callable[[Path], None]) -> Path:
+    def folder(precision: str, make: Callable[[Path], None]) -> Path:
         return once(run.home / "export" / f"{contestant.name}-{precision}", make)
 
-    fp32 = room("fp32", maker.fp32)
+    fp32 = folder("fp32", maker.fp32)
     source = fp32 / "model.onnx"
     yield fp32
     if "fp16" in contestant.precisions:
-        yield room("fp16", lambda out: maker.fp16(source, out))
+        yield folder("fp16", lambda out: maker.fp16(source, out))
     if "int8" in contestant.precisions:
-        yield room("int8", lambda out: maker.int8(source, out, "cpu"))
+        yield folder("int8", lambda out: maker.int8(source, out, "cpu"))
     if "int8-trt" in contestant.precisions:
-        yield room("int8-trt", lambda out: maker.int8(source, out, "tensorrt"))
+        yield folder("int8-trt", lambda out: maker.int8(source, out, "tensorrt"))
     if "fp8" in contestant.precisions:
-        yield room("fp8", lambda out: maker.fp8(source, out))
+        yield folder("fp8", lambda out: maker.fp8(source, out))
 
 
 def _torch_row(run: Run, contestant: Contestant) -> Row:
@@ -154,17 +154,17 @@ def evaluate_rows(run: Run, rows: Sequence[Row]) -> Evaluated:
             content["metrics"] = {name: m.model_dump(mode="json") for name, m in metrics.items()}
             write_json(content, out / "ap.json")
 
-        room = once(run.home / "evaluation" / row.key, fill)
-        known = _known_metrics(room / "ap.json")
-        found[row.key] = compute_metrics(_predictions(room), ground_truth, row.artifact, known)
+        folder = once(run.home / "evaluation" / row.key, fill)
+        known = _known_metrics(folder / "ap.json")
+        found[row.key] = compute_metrics(_predictions(folder), ground_truth, row.artifact, known)
         ap = found[row.key][COCO].values["AP"]
-        run.say(f"{row.key}: AP {'n/a' if ap is None else f'{100 * ap:.2f}'}")
+        run.print(f"{row.key}: AP {'n/a' if ap is None else f'{100 * ap:.2f}'}")
     return found
 
 
-def _predictions(room: Path) -> list[CocoResult]:
-    path = room / "predictions.json"
-    with reading(path, room):
+def _predictions(folder: Path) -> list[CocoResult]:
+    path = folder / "predictions.json"
+    with reading(path, folder):
         found: list[CocoResult] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
@@ -188,7 +188,7 @@ def time_rows(run: Run, rows: Sequence[Row]) -> dict[str, Timing]:
     def fill(out: Path) -> None:
         threads = torch.get_num_threads()
         openers = {row.key: row.open for row in rows}
-        timings = measure_repeatedly(openers, images, config, run.say)
+        timings = measure_repeatedly(openers, images, config, run.print)
         with ExitStack() as stack:
             engines = {row.key: stack.enter_context(row.open()) for row in rows}
             swept = sweep(engines, images, config)
@@ -199,7 +199,7 @@ def time_rows(run: Run, rows: Sequence[Row]) -> dict[str, Timing]:
         }
         write_json(TIMINGS.dump_python(measured, mode="json"), out / "latency.json", indent=None)
 
-    run.say(f"latency: {len(rows)} rows in interleaved blocks")
+    run.print(f"latency: {len(rows)} rows in interleaved blocks")
     file = once(run.home / "latency", fill) / "latency.json"
     with reading(file, file.parent):
         return TIMINGS.validate_json(file.read_bytes())

@@ -31,7 +31,7 @@ from compress.training.paired_steps import (
 )
 from compress.training.seals import write_sealed_json
 
-Rooms = dict[ModelName, Path]  # finished folders in models/, stages included
+Folders = dict[ModelName, Path]  # finished folders in models/, stages included
 Taught = Callable[[Detector, int], Distiller]
 
 
@@ -52,24 +52,24 @@ class StudentTraining:
     ) -> None:
         self.run, self.teachers, self.classifier = run, teachers, classifier
 
-    def train(self, seed: int, teacher_aps: Mapping[ModelName, float | None]) -> Rooms:
+    def train(self, seed: int, teacher_aps: Mapping[ModelName, float | None]) -> Folders:
         """Train all students of one seed; return their folders, stages included."""
-        recipe, rooms = self.run.recipe, Rooms()
+        recipe, folders = self.run.recipe, Folders()
         plain, longer = ModelName(seed, "baseline"), ModelName(seed, "baseline_equal_time")
         ratio: StepRatio | None = None
         if recipe.has_equal_time and not (self.run.home / "models" / str(longer)).exists():
             ratio = self.equal_time()
         if recipe.has_baseline:
-            rooms |= self._stages(seed, "baseline", lambda student, _: Distiller(student))
+            folders |= self._stages(seed, "baseline", lambda student, _: Distiller(student))
             for name, ap in teacher_aps.items():
-                warn_of_a_weak_teacher(self.run.session.console, name, ap, rooms[plain])
+                warn_of_a_weak_teacher(self.run.session.console, name, ap, folders[plain])
         taught = self._stages(seed, "student", self._distilled)
-        rooms |= taught
+        folders |= taught
         if recipe.has_equal_time:
-            taken = sum(read_record(room).steps for room in taught.values())
+            taken = sum(read_record(folder).steps for folder in taught.values())
             steps = None if ratio is None else ratio.plain_steps(taken)
-            rooms[longer] = self._fit(longer, seed, lambda: Distiller(self._first(seed)), steps)
-        return rooms
+            folders[longer] = self._fit(longer, seed, lambda: Distiller(self._first(seed)), steps)
+        return folders
 
     def equal_time(self, most: int = MOST) -> StepRatio:
         """Return the cost of a distilled step in plain ones: as recorded, or measured now.
@@ -85,7 +85,7 @@ class StudentTraining:
             found = session.fabric("32-true").broadcast(found)
         if found is not None:
             return found
-        session.console.say("equal time: timing distilled and plain steps alternately")
+        session.console.print("equal time: timing distilled and plain steps alternately")
         quiet = replace(session, console=Console(quiet=True), trackers=Trackers())
         apart = StudentTraining(replace(self.run, session=quiet), self.teachers, self.classifier)
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
@@ -97,7 +97,7 @@ class StudentTraining:
             measured = session.fabric("32-true").broadcast(measured)
         if session.rank == 0:
             write_sealed_json(measured.model_dump(mode="json"), path)
-        session.console.say(f"equal time: {measured.sentence()}")
+        session.console.print(f"equal time: {measured.sentence()}")
         return measured
 
     def _time_stage(self, stage: int, most: int) -> list[Samples]:
@@ -130,8 +130,8 @@ class StudentTraining:
         parts = parts_of(total, lambda step: taught.phase(step, total))
         return time_in_turns(job(plain), job(taught), parts, most=most)
 
-    def _stages(self, seed: int, role: Role, objective: Taught) -> Rooms:
-        rooms = Rooms()
+    def _stages(self, seed: int, role: Role, objective: Taught) -> Folders:
+        folders = Folders()
         before: Path | None = None
         for stage, name in enumerate(self.run.stages_of(seed, role)):
 
@@ -139,8 +139,8 @@ class StudentTraining:
                 student = self._first(seed) if before is None else self._next(seed, before)
                 return objective(student, stage)
 
-            before = rooms[name] = self._fit(name, seed, build)
-        return rooms
+            before = folders[name] = self._fit(name, seed, build)
+        return folders
 
     def _fit(
         self, name: ModelName, seed: int, build: Callable[[], Distiller], steps: int | None = None
@@ -157,7 +157,7 @@ class StudentTraining:
             by_class = teacher.classes != self.run.data.classes
             skip = self._per_class(seed) if by_class else frozenset()
             report = inherit(detector, weights, skip)
-            console.say(f"inherited from the {teacher.name}: {report.summary()}")
+            console.print(f"inherited from the {teacher.name}: {report.summary()}")
         return detector
 
     def _per_class(self, seed: int) -> frozenset[str]:

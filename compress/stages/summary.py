@@ -26,7 +26,7 @@ from compress.stages.model_name import ModelName, Role
 from compress.stages.opened import Run
 from compress.stages.rundir import read_record, read_step_ratio
 from compress.stages.ship import Evaluated
-from compress.stages.students import Rooms
+from compress.stages.students import Folders
 from compress.training.conditions import changes
 from export.artifact.int8_range import saturation_at
 
@@ -36,14 +36,14 @@ PICTURES = 8
 
 def summarize(
     run: Run,
-    rooms: Rooms,
+    folders: Folders,
     table: Sequence[ReportRow],
     accuracy: Evaluated,
     latency: Mapping[str, Timing],
     out: Path,
 ) -> Path:
     """Write the report into `out`; return its HTML page."""
-    training = {str(name): _training(name, room) for name, room in rooms.items()}
+    training = {str(name): _training(name, folder) for name, folder in folders.items()}
     report = ReportData(
         schema=1,
         name=run.recipe.name,
@@ -57,8 +57,8 @@ def summarize(
         pictures=tuple(_pictures(run, out)),
         data=json.loads((run.home / "data.json").read_text(encoding="utf-8")),
         recipe=complete_text(run.source),
-        notes=tuple(_notes(run, rooms)),
-        warnings=(*_full_pictures(run), *_warnings(rooms), *_of_artifacts(run.home)),
+        notes=tuple(_notes(run, folders)),
+        warnings=(*_full_pictures(run), *_warnings(folders), *_of_artifacts(run.home)),
     )
     return write_report(report, out)
 
@@ -80,8 +80,8 @@ def _ap(accuracy: Evaluated, seed: int, role: Role) -> float:
     return accuracy[ModelName(seed, role).key(*SHIPPED)][COCO].values["AP"] or 0.0
 
 
-def _training(name: ModelName, room: Path) -> TrainingRun:
-    record = read_record(room).model_dump(mode="json")
+def _training(name: ModelName, folder: Path) -> TrainingRun:
+    record = read_record(folder).model_dump(mode="json")
     rows, title = record.pop("rows"), name.role if name.finished else name.title
     return TrainingRun.model_validate({**record, "model": title, "curve": rows})
 
@@ -178,7 +178,7 @@ def _pictures(run: Run, out: Path) -> list[Picture]:
     return [Picture(path=path.name, caption=caption)]
 
 
-def _notes(run: Run, rooms: Rooms) -> list[str]:
+def _notes(run: Run, folders: Folders) -> list[str]:
     recipe = run.recipe
     notes = [
         "AP is COCO's, by pycocotools, on letterboxed pictures and from the artifact of the row. "
@@ -190,7 +190,7 @@ def _notes(run: Run, rooms: Rooms) -> list[str]:
         notes.append("One detector was trained without a teacher, so there is no gain to report.")
     for index in range(len(recipe.teachers)):
         name = ModelName.of_teacher(index)
-        if read_record(rooms[name]).loaded:
+        if read_record(folders[name]).loaded:
             notes.append(
                 f"The {name} was loaded, not trained; the table does not include its training."
             )
@@ -203,8 +203,8 @@ def _notes(run: Run, rooms: Rooms) -> list[str]:
     if classifier.exists():
         said = describe_accuracy(read_record(classifier).accuracy)
         notes.append(f"The student was also distilled from a classifier of object crops: {said}.")
-    for name, room in rooms.items():
-        record = read_record(room)
+    for name, folder in folders.items():
+        record = read_record(folder)
         weights = record.auto_weights
         if weights:
             chosen = ", ".join(f"{loss} {value:.3g}" for loss, value in weights.items())
@@ -221,8 +221,8 @@ def _notes(run: Run, rooms: Rooms) -> list[str]:
                 f"Distillation terms of {name} relative to the task loss (and their gradients "
                 f"relative to its gradient at the shared features) after {step} steps: {sizes}."
             )
-    notes += _equal_time_notes(run, rooms)
-    notes += _precision_notes(rooms)
+    notes += _equal_time_notes(run, folders)
+    notes += _precision_notes(folders)
     if "fp16" in recipe.export.precisions:
         notes.append(
             "ONNX Runtime's CPU kernels compute FP16 files in FP32 and convert before and after; "
@@ -241,7 +241,7 @@ def _notes(run: Run, rooms: Rooms) -> list[str]:
     return notes
 
 
-def _equal_time_notes(run: Run, rooms: Rooms) -> list[str]:
+def _equal_time_notes(run: Run, folders: Folders) -> list[str]:
     """Return how many baseline steps cost as much as the student's, and how that was measured."""
     ratio = read_step_ratio(run.home)
     if not run.recipe.has_equal_time:
@@ -253,9 +253,9 @@ def _equal_time_notes(run: Run, rooms: Rooms) -> list[str]:
         ]
     found = []
     for seed in run.seeds:
-        longer = read_record(rooms[ModelName(seed, "baseline_equal_time")]).steps
+        longer = read_record(folders[ModelName(seed, "baseline_equal_time")]).steps
         names = run.stages_of(seed, "student")
-        taken = sum(read_record(rooms[name]).steps for name in names)
+        taken = sum(read_record(folders[name]).steps for name in names)
         found.append(f"{longer} plain steps for {taken} distilled ones")
     counts = "; ".join(dict.fromkeys(found))
     return [
@@ -264,11 +264,11 @@ def _equal_time_notes(run: Run, rooms: Rooms) -> list[str]:
     ]
 
 
-def _precision_notes(rooms: Rooms) -> list[str]:
+def _precision_notes(folders: Folders) -> list[str]:
     """Return the precision of each training with its reason; one sentence if all are equal."""
     found: dict[str, list[str]] = {}
-    for name, room in rooms.items():
-        why = read_record(room).precision_why
+    for name, folder in folders.items():
+        why = read_record(folder).precision_why
         if why:
             found.setdefault(why, []).append(str(name))
     if len(found) == 1:
@@ -290,10 +290,10 @@ def _of_artifacts(home: Path) -> list[str]:
     return [*refused, *(f"{name}: {said}" for name, said in cautions if said is not None)]
 
 
-def _warnings(rooms: Rooms) -> list[str]:
+def _warnings(folders: Folders) -> list[str]:
     lines = []
-    for name, room in rooms.items():
-        record = read_record(room)
+    for name, folder in folders.items():
+        record = read_record(folder)
         lines += [f"{name}: {line}" for line in advice(record.terms_at_first_step)]
         if record.stopped:
             lines.append(f"{name}: stopped early: {record.stopped}")
@@ -302,12 +302,12 @@ def _warnings(rooms: Rooms) -> list[str]:
             f"{name}: its weights file matched only in part: {said}"
             for said in record.loaded_in_part
         ]
-    return lines + _between_trainings(rooms)
+    return lines + _between_trainings(folders)
 
 
-def _between_trainings(rooms: Rooms) -> list[str]:
+def _between_trainings(folders: Folders) -> list[str]:
     """Return which trainings began under other conditions than the first one."""
-    begun = [(name, read_record(room).conditions[:1]) for name, room in rooms.items()]
+    begun = [(name, read_record(folder).conditions[:1]) for name, folder in folders.items()]
     known = [(name, conditions[0]) for name, conditions in begun if conditions]
     return [
         f"{name} was trained {now.words(first)}, {known[0][0]} {first.words(now)}: the run is not "

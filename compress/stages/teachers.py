@@ -16,8 +16,8 @@ from compress.stages.rundir import once, read_record
 from export.atomic import write_json
 
 
-def teacher_room(run: Run, teacher: Teacher) -> Path:
-    """Train the teacher, or copy its weights from the recipe's file; return its room."""
+def teacher_folder(run: Run, teacher: Teacher) -> Path:
+    """Train the teacher, or copy its weights from the recipe's file; return its folder."""
     session, config, reports = run.session, teacher.config, list[WeightsReport]()
 
     def fresh() -> Distiller:
@@ -41,18 +41,18 @@ def teacher_room(run: Run, teacher: Teacher) -> Path:
         partial = [report.summary() for report in reports if not report.complete]
         write_json({**record, "loaded_in_part": partial}, out / "training.json")
 
-    room = run.home / "models" / str(teacher.name)
+    folder = run.home / "models" / str(teacher.name)
     if session.rank == 0:
-        once(room, keep)
+        once(folder, keep)
     if session.world > 1:
         session.fabric("32-true").barrier()
-    return room
+    return folder
 
 
-def load_teacher(run: Run, teacher: Teacher, room: Path) -> Detector:
-    """Build the teacher with the weights of its room."""
+def load_teacher(run: Run, teacher: Teacher, folder: Path) -> Detector:
+    """Build the teacher with the weights in its folder."""
     detector = teacher.build(run.recipe.seed)
-    load_weights(detector, room / "model.safetensors", strict=True, what=str(teacher.name))
+    load_weights(detector, folder / "model.safetensors", strict=True, what=str(teacher.name))
     return detector
 
 
@@ -62,7 +62,7 @@ def measure_teacher(run: Run, teacher: Teacher, detector: Detector) -> float | N
     manifest = torch_manifest(detector, data, run.recipe.export, "teacher")
     metrics = evaluate_torch(session, detector, manifest, data, coco_ground_truth(data.val))
     ap = metrics.values["AP"]
-    session.console.say(
+    session.console.print(
         f"{teacher.name}: AP {'n/a' if ap is None else f'{100 * ap:.1f}'} on {data.val.source}"
     )
     unknown = [name for name in data.classes if name not in teacher.classes]

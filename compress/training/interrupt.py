@@ -19,7 +19,7 @@ def interruptible(console: Console) -> Iterator[list[int]]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         caught.append(number)
-        console.say("stopping after this step and saving; press Ctrl-C again to quit at once")
+        console.print("stopping after this step and saving; press Ctrl-C again to quit at once")
 
     with handled((signal.SIGINT, signal.SIGTERM), note):
         yield caught

@@ -92,7 +92,7 @@ class Loop:
             return
         with restoring(path):
             self._restore(state)
-        self.job.console.say(f"{name}: resuming from step {self.step} of {self.job.total}")
+        self.job.console.print(f"{name}: resuming from step {self.step} of {self.job.total}")
         now = conditions_of(self.fabric.device, self.step)
         self.conditions, changed = continued(state.get("conditions", "[]"), now)
         if changed:
@@ -169,7 +169,7 @@ class Loop:
                 if leaving:
                     raise KeyboardInterrupt
         if stopped:
-            self.job.console.say(f"{self.job.name}: stopped at step {self.step}: {stopped}")
+            self.job.console.print(f"{self.job.name}: stopped at step {self.step}: {stopped}")
         weights, taken = self._weights(), tuple(self.conditions)
         return Trained(weights, self.rows, self.terms, self.step, self.seconds, stopped, taken)
 

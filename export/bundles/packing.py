@@ -233,11 +233,11 @@ def _pack_artifact(
 ) -> Packed:
     """Copy an artifact with its sidecar, run the copy on the golden picture."""
     manifest = read_manifest(source.with_suffix(".json"))
-    room = folder / "models" / name
-    room.mkdir(parents=True)
+    target = folder / "models" / name
+    target.mkdir(parents=True)
     for file in (source, source.with_suffix(".json")):
-        shutil.copyfile(file, room / file.name)
-    path = room / source.name
+        shutil.copyfile(file, target / file.name)
+    path = target / source.name
     images = to_input([place(pixels, manifest.input).canvas], manifest.input)
     with open_engine(path, threads) as engine:
         candidates = engine.candidates(images)
@@ -328,12 +328,12 @@ def _write_triton(folder: Path, packed: Sequence[Packed]) -> None:
         triton = one.backend.triton(one.manifest)
         if triton is None:
             continue
-        room = folder / one.name
-        (room / "1").mkdir(parents=True)
+        target = folder / one.name
+        (target / "1").mkdir(parents=True)
         try:
-            os.link(one.path, room / "1" / triton.file)  # a hard link needs no second copy
+            os.link(one.path, target / "1" / triton.file)  # a hard link needs no second copy
         except OSError:
-            shutil.copyfile(one.path, room / "1" / triton.file)
+            shutil.copyfile(one.path, target / "1" / triton.file)
         outputs = {
             "boxes": one.candidates.boxes,
             "scores": one.candidates.scores,
@@ -342,4 +342,4 @@ def _write_triton(folder: Path, packed: Sequence[Packed]) -> None:
         config = triton_config(
             one.name, one.manifest, one.images, outputs, triton.backend, triton.options
         )
-        write_text(config, room / "config.pbtxt")
+        write_text(config, target / "config.pbtxt")

@@ -62,7 +62,7 @@ class Held:
     record: dict[str, Any]
 
 
-def hold_drop(
+def limit_drop(
     quantizer: Quantizer,
     canvases: Sequence[NDArray[np.uint8]],
     measure: MeasureAp,

@@ -104,7 +104,7 @@ def test_one_detector_goes_from_data_to_report(
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     home = tmp_path / "alone"
     assert (said["ok"], said["gain"]) == (True, None)
-    assert [room.name for room in (home / "models").iterdir()] == ["seed0-student"]
+    assert [folder.name for folder in (home / "models").iterdir()] == ["seed0-student"]
     assert (home / "bundle.tar.gz").is_file()
 
     report = json.loads((home / "report" / "report.json").read_text())

@@ -58,10 +58,10 @@ def test_comments_and_order_stay_and_the_overrides_are_told(tmp_path: Path) -> N
     changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
     assert changed == [
         (
-            "seeds: 1                      # 3 trains student and baseline three times, for an "
-            "honest interval",
-            "seeds: 3                      # 3 trains student and baseline three times, for an "
-            "honest interval",
+            "seeds: 1                      # 3 trains student and baseline three times and "
+            "gives an interval",
+            "seeds: 3                      # 3 trains student and baseline three times and "
+            "gives an interval",
         ),
         ("  epochs: 22", "  epochs: 2"),
     ]

@@ -248,13 +248,13 @@ def test_the_commands_of_a_bundle_work(prepared: Path, tmp_path: Path) -> None:
     def install(path: Path) -> int:
         """Install the wheel alone, since no package is fetched here, and predict with it."""
         pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target"]
-        room = tmp_path / "site"
-        subprocess.run([*pip, str(room), str(path)], check=True, capture_output=True)
+        site = tmp_path / "site"
+        subprocess.run([*pip, str(site), str(path)], check=True, capture_output=True)
         code = (
             "import sys; sys.path.insert(0, sys.argv.pop(1)); import slimdet.__main__ as m; "
             "assert m.__file__.startswith(sys.path[0]); sys.exit(m.main(sys.argv[1:]))"
         )
-        words = [str(room), "predict", str(bundle), str(bundle / "photographs"), "--out"]
+        words = [str(site), "predict", str(bundle), str(bundle / "photographs"), "--out"]
         words.append(str(tmp_path / "boxes"))
         done = subprocess.run([sys.executable, "-I", "-c", code, *words], capture_output=True)
         assert (tmp_path / "boxes" / "predictions.json").is_file(), done.stderr

@@ -1,7 +1,7 @@
 """`python -m tests.drill KIND [--count N] [--seed S]`: make wrong inputs by the hundred, and judge.
 
-Each kind is a module with `drill(room, seed, count)`, which returns counts with a `line()` and the
-list of promises that were not kept. Exit code 1 if there is one.
+Each kind is a module with `drill(folder, seed, count)`, which returns counts with a `line()` and
+the list of promises that were not kept. Exit code 1 if there is one.
 """
 
 import argparse
@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     module = importlib.import_module(KINDS[options.kind])
-    with tempfile.TemporaryDirectory() as room:
-        counts = module.drill(Path(room), options.seed, options.count)
+    with tempfile.TemporaryDirectory() as folder:
+        counts = module.drill(Path(folder), options.seed, options.count)
     for line in (*counts.broken, counts.line()):
         sys.stdout.write(f"{line}\n")
     return 1 if counts.broken else 0

@@ -114,12 +114,12 @@ def make_bundle(folder: Path, model: Path) -> Path:
     return write_bundle(folder, [model], photograph, name="tiny", threads=1)
 
 
-def cases(good: Path, room: Path, seed: int, count: int) -> Iterator[Case]:
+def cases(good: Path, parent: Path, seed: int, count: int) -> Iterator[Case]:
     """Yield `count` changed copies of a good bundle; the folder of each is removed after it."""
     chance = random.Random(seed)
     fixed = _fixed()
     for index in range(count):
-        folder = room / f"case{index:04d}" / "bundle"
+        folder = parent / f"case{index:04d}" / "bundle"
         folder.parent.mkdir(parents=True)
         shutil.copytree(good, folder)
         if index < len(fixed):
@@ -152,12 +152,12 @@ def photograph(path: Path) -> Path:
     return path
 
 
-def drill(room: Path, seed: int, count: int) -> Counts:
-    """Judge `count` changed bundles in `room`."""
-    good = make_bundle(room / "good", make_model(room / "model"))
-    picture, counts = photograph(room / "photo.png"), Counts()
-    for case in cases(good, room / "cases", seed, count):
-        judge(case, room / "out", picture, counts)
+def drill(parent: Path, seed: int, count: int) -> Counts:
+    """Judge `count` changed bundles in `folder`."""
+    good = make_bundle(parent / "good", make_model(parent / "model"))
+    picture, counts = photograph(parent / "photo.png"), Counts()
+    for case in cases(good, parent / "cases", seed, count):
+        judge(case, parent / "out", picture, counts)
     return counts
 
 

@@ -91,8 +91,8 @@ class Counts:
         )
 
 
-def cases(room: Path, seed: int, count: int) -> Iterator[Case]:
-    """Yield `count` changed sets below `room`: every named change, then random ones."""
+def cases(folder: Path, seed: int, count: int) -> Iterator[Case]:
+    """Yield `count` changed sets below `folder`: every named change, then random ones."""
     named = _named()
     chance = random.Random(seed)
     chance.shuffle(named)
@@ -101,7 +101,7 @@ def cases(room: Path, seed: int, count: int) -> Iterator[Case]:
             fmt, name, expected, change = named[index]
         else:
             fmt, name, expected, change = chance.choice(FORMATS), "", "any", None
-        good = write_set(fmt, room / f"case{index:04d}" / "data", seed + index)
+        good = write_set(fmt, folder / f"case{index:04d}" / "data", seed + index)
         if change is None:
             name = _at_random(good, chance)
         else:
@@ -274,9 +274,9 @@ def _listing(folder: Path) -> Counter[tuple[str, int]]:
     return Counter((str(path), path.lstat().st_mtime_ns) for path in folder.rglob("*"))
 
 
-def drill(room: Path, seed: int, count: int) -> Counts:
+def drill(folder: Path, seed: int, count: int) -> Counts:
     """Make and judge `count` data sets; return the counts."""
     counts = Counts()
-    for case in cases(room, seed, count):
+    for case in cases(folder, seed, count):
         counts.broken += judge(case, counts)
     return counts

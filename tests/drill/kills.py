@@ -102,16 +102,16 @@ class Counts:
 class Drill:
     """The undisturbed run, and what the cases are compared with."""
 
-    room: Path
+    folder: Path
     stages: Stages
     expected: Results
     opening_s: float
     counts: Counts
 
     @classmethod
-    def prepare(cls, room: Path, seed: int, *, small: bool = False) -> "Drill":
+    def prepare(cls, folder: Path, seed: int, *, small: bool = False) -> "Drill":
         """Make the undisturbed run; a small one trains a single detector and exports fp32 alone."""
-        data = write_set("coco", room / "data", seed)
+        data = write_set("coco", folder / "data", seed)
         text = SMOKE
         section = text[text.index("  type: shapes") : text.index("teacher:")]
         own = f"  type: folder\n  root: {json.dumps(str(data.root))}\n  image_size: 64\n"
@@ -121,9 +121,9 @@ class Drill:
             text = text.replace(before, after)
         if small:
             text = _alone(text)
-        recipe = room / "recipe.yaml"
+        recipe = folder / "recipe.yaml"
         recipe.write_text(text, encoding="utf-8")
-        command = Command(recipe, room / "whole" / "runs", known=room / "modules.json")
+        command = Command(recipe, folder / "whole" / "runs", known=folder / "modules.json")
         first = command.finish()
         assert first.code == 0, first.said
         command.warm()
@@ -131,15 +131,15 @@ class Drill:
         again = command.finish()
         opening_s = time.monotonic() - start
         assert again.code == 0, again.said
-        return cls(room, Stages.of(command.home), results_of(command.home), opening_s, Counts())
+        return cls(folder, Stages.of(command.home), results_of(command.home), opening_s, Counts())
 
     def run(self, case: Case) -> None:
         """Disturb one run, start it to its end, and note what was not as promised."""
         chance = random.Random(case.seed)
-        folder = self.room / "case"
+        folder = self.folder / "case"
         shutil.rmtree(folder, ignore_errors=True)
-        known = self.room / "modules.json"
-        command = Command(self.room / "recipe.yaml", folder / "runs", known=known)
+        known = self.folder / "modules.json"
+        command = Command(self.folder / "recipe.yaml", folder / "runs", known=known)
         if case.stage != WHOLE:
             command.runs.mkdir(parents=True)
             cache = self.stages.home.parent / "pictures.json"
@@ -388,9 +388,9 @@ def cases(seed: int, count: int, names: Sequence[str]) -> Iterator[Case]:
         yield Case(number, kind, left.pop(), f"{seed} {number}")
 
 
-def drill(room: Path, seed: int, count: int, *, small: bool = False) -> Counts:
+def drill(folder: Path, seed: int, count: int, *, small: bool = False) -> Counts:
     """Disturb `count` runs; return the counts."""
-    whole = Drill.prepare(room, seed, small=small)
+    whole = Drill.prepare(folder, seed, small=small)
     for case in cases(seed, count, list(whole.stages.paths)):
         whole.run(case)
     return whole.counts

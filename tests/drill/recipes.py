@@ -160,13 +160,13 @@ def _put(tree: Any, keys: tuple[Any, ...], value: Any, *, drop: bool = False) ->
     return found
 
 
-def judge(case: Case, room: Path, counts: Counts) -> None:
+def judge(case: Case, folder: Path, counts: Counts) -> None:
     """Check one recipe, and note every promise that was not kept."""
-    file = room / "recipe.yaml"
+    file = folder / "recipe.yaml"
     file.write_bytes(case.content)
-    before = set(room.rglob("*"))
+    before = set(folder.rglob("*"))
     start = time.process_time()
-    options = [str(file), "--check", "--runs", str(room / "runs"), "--device", "cpu", "--"]
+    options = [str(file), "--check", "--runs", str(folder / "runs"), "--device", "cpu", "--"]
     done = run("compress.run", [*options, *case.overrides], limit=math.inf)
     seconds = time.process_time() - start
     counts.slowest = max(counts.slowest, seconds)
@@ -174,7 +174,7 @@ def judge(case: Case, room: Path, counts: Counts) -> None:
     problems = list(done.broken)
     if seconds > SECONDS:
         problems.append(f"took {seconds:.1f} s of processor time")
-    if set(room.rglob("*")) != before:
+    if set(folder.rglob("*")) != before:
         problems.append("wrote files")
     if done.code:
         problems += _message_problems(done.err, done.code, str(file))
@@ -213,10 +213,10 @@ def nonsense(settings: Any, key: str = "") -> list[str]:
     return []
 
 
-def drill(room: Path, seed: int, count: int) -> Counts:
-    """Judge `count` mutated recipes in `room`."""
+def drill(folder: Path, seed: int, count: int) -> Counts:
+    """Judge `count` mutated recipes in `folder`."""
     counts = Counts()
     importlib.import_module("compress.pipeline")  # loading torch is no part of the first case
     for case in cases(seed, count):
-        judge(case, room, counts)
+        judge(case, folder, counts)
     return counts

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    room = tmp_path_factory.mktemp("good")
-    return bundles.make_bundle(room / "good", bundles.make_model(room / "model"))
+    folder = tmp_path_factory.mktemp("good")
+    return bundles.make_bundle(folder / "good", bundles.make_model(folder / "model"))
 
 
 def test_the_bundle_that_is_changed_is_good(good):
@@ -30,6 +30,6 @@ def test_every_named_change_is_told_by_verify_in_one_line(good, tmp_path):
 
 def test_every_command_keeps_its_promise_on_changed_bundles(good, tmp_path):
     picture, counts = bundles.photograph(tmp_path / "photo.png"), bundles.Counts()
-    for case in bundles.cases(good, tmp_path / "room", seed=1, count=75):
+    for case in bundles.cases(good, tmp_path / "stage", seed=1, count=75):
         bundles.judge(case, tmp_path / "out", picture, counts)
     assert counts.broken == []

@@ -77,7 +77,7 @@ def frames_of(pictures: Sequence[Path], stated: Sequence[tuple[int, int] | None]
     votes = {
         size == header.stored
         for header, size in zip(headers, stated, strict=True)
-        if isinstance(header, PictureHeader) and _tells(header, size)
+        if isinstance(header, PictureHeader) and _decides(header, size)
     }
     return [_frame(*pair, votes) for pair in zip(headers, stated, strict=True)]
 
@@ -89,7 +89,7 @@ def _header(path: Path) -> PictureHeader | DataError:
         return error
 
 
-def _tells(header: PictureHeader, size: tuple[int, int] | None) -> bool:
+def _decides(header: PictureHeader, size: tuple[int, int] | None) -> bool:
     return header.stored != header.upright and size in (header.stored, header.upright)
 
 
@@ -102,7 +102,7 @@ def _frame(
         return Frame(*size)  # what is wrong with the picture is said when it is read
     if header.orientation == 1 or size not in (None, header.stored, header.upright):
         return Frame(*(size or header.upright))
-    decided = _tells(header, size)
+    decided = _decides(header, size)
     as_stored = size == header.stored if decided else votes == {True}
     if as_stored:
         return Frame(*header.stored, header.orientation)

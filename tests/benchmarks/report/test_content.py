@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from benchmarks.accuracy.coco_map import COCO_NAMES
 from benchmarks.report.content import complete, render_report, write_report
 from benchmarks.report.plots import pareto_front
-from benchmarks.report.samples import sample_grid, telling_pictures
+from benchmarks.report.samples import sample_grid, sample_pictures
 from benchmarks.report.schema import Gain, Picture, ReportData, ReportRow, Speed, TrainingRun
 from benchmarks.report.text import milliseconds, parameter_count, points, signed_points
 from benchmarks.timing.latency import BenchmarkConfig, measure
@@ -103,7 +103,7 @@ def test_pages_are_drawn_from_report_json_alone(tmp_path):
 
 def test_the_html_is_one_file_without_anything_from_elsewhere(tmp_path):
     images = bright_set(3)
-    sheet = sample_grid(images, telling_pictures(images), {"student": []}, 0.25, tmp_path / "s.png")
+    sheet = sample_grid(images, sample_pictures(images), {"student": []}, 0.25, tmp_path / "s.png")
     picture = Picture(path=sheet.name, caption="three pictures")
     _, markdown, html = written(report(pictures=(picture,)), tmp_path)
     assert html.count("data:image/png;base64,") == 2  # the waterfall and the sheet

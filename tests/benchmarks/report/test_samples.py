@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.accuracy.evaluate import predict
-from benchmarks.report.samples import CELL, HEADER, MARGIN, sample_grid, telling_pictures
+from benchmarks.report.samples import CELL, HEADER, MARGIN, sample_grid, sample_pictures
 from tests.benchmarks.bright_boxes import BrightEngine, bright_set
 
 
@@ -30,5 +30,5 @@ def test_a_column_shows_the_boxes_of_its_model_above_the_threshold(tmp_path):
 
 
 def test_pictures_with_objects_are_shown_spread_over_the_set():
-    assert telling_pictures(bright_set(13), 6) == [0, 2, 4, 6, 8, 10]
-    assert telling_pictures(bright_set(3), 6) == [0, 1, 2]
+    assert sample_pictures(bright_set(13), 6) == [0, 2, 4, 6, 8, 10]
+    assert sample_pictures(bright_set(3), 6) == [0, 1, 2]

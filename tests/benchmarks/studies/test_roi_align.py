@@ -52,9 +52,9 @@ def finished(folder: Path) -> Data:
         if name.startswith("head.") and name.endswith(".weight"):
             inputs = value[0].numel()
             value.add_(torch.randn(value.shape, generator=generator) * 0.5 * (2 / inputs) ** 0.5)
-    room = folder / "models" / "seed0-student"
-    room.mkdir(parents=True)
-    save_weights(weights, room / "model.safetensors")
+    model_folder = folder / "models" / "seed0-student"
+    model_folder.mkdir(parents=True)
+    save_weights(weights, model_folder / "model.safetensors")
     return run.data
 
 
@@ -80,11 +80,11 @@ def test_both_graphs_detect_what_eager_torchvision_does(tmp_path: Path) -> None:
 
 def test_a_run_is_found_from_its_folder_its_model_and_its_weights(tmp_path: Path) -> None:
     finished(tmp_path)
-    room = tmp_path / "models" / "seed0-student"
-    for path in (tmp_path, room, room / "model.safetensors"):
+    model_folder = tmp_path / "models" / "seed0-student"
+    for path in (tmp_path, model_folder, model_folder / "model.safetensors"):
         found = open_trained(path)
         assert isinstance(found, Trained)
-        assert (found.name, found.weights) == ("seed0-student", room / "model.safetensors")
+        assert (found.name, found.weights) == ("seed0-student", model_folder / "model.safetensors")
 
 
 def test_what_is_no_finished_faster_rcnn_is_refused(tmp_path: Path, capsys) -> None:

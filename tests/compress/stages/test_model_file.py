@@ -21,7 +21,7 @@ from compress.stages.model_file import (
     save_model,
 )
 from compress.stages.opened import Run
-from compress.stages.teachers import teacher_room
+from compress.stages.teachers import teacher_folder
 from compress.stages.torch_engine import TorchEngine
 from export.errors import ExportError, RecipeError
 from tests.compress.detectors.small import CONFIG, FAMILIES, small_detector
@@ -173,12 +173,12 @@ def test_every_model_of_a_run_describes_itself(tmp_path: Path) -> None:
     recipe = str(write_smoke(tmp_path))
     assert main([recipe, "--runs", str(tmp_path)]) == 0
     home = tmp_path / "smoke"
-    rooms = sorted((home / "models").iterdir())
-    assert [room.name for room in rooms] == ["seed0-baseline", "seed0-student", "teacher"]
+    folders = sorted((home / "models").iterdir())
+    assert [folder.name for folder in folders] == ["seed0-baseline", "seed0-student", "teacher"]
     lock = json.loads((home / "recipe.lock.json").read_text(encoding="utf-8"))
-    for room in rooms:
-        metadata = read_model_metadata(room / "model.safetensors")
-        assert metadata.manifest.model == room.name
+    for folder in folders:
+        metadata = read_model_metadata(folder / "model.safetensors")
+        assert metadata.manifest.model == folder.name
         assert metadata.recipe == lock
 
 
@@ -186,8 +186,8 @@ def test_a_loaded_teacher_describes_itself(tmp_path: Path) -> None:
     weights = write_model(tmp_path)
     detector = settings_of("gfl").model_copy(update={"weights": weights, "backbone_weights": None})
     run = reopened(tmp_path, teacher=TeacherConfig(detector=detector))
-    room = teacher_room(run, run.teachers[0])
-    metadata = read_model_metadata(room / "model.safetensors")
+    folder = teacher_folder(run, run.teachers[0])
+    metadata = read_model_metadata(folder / "model.safetensors")
     assert metadata.manifest.model == "teacher"
     assert metadata.detector == detector.model_copy(update={"weights": None})
-    assert load_detector(room / "model.safetensors").metadata == metadata
+    assert load_detector(folder / "model.safetensors").metadata == metadata

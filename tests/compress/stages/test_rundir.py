@@ -1,4 +1,4 @@
-"""The run folder: finished rooms, refusals, atomic files."""
+"""The run folder: finished stages, refusals, atomic files."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from compress.stages.rundir import (
 from export.errors import RecipeError, ToolkitError
 
 
-def test_a_room_is_made_once_and_whole(tmp_path: Path) -> None:
+def test_a_stage_is_made_once_and_whole(tmp_path: Path) -> None:
     calls = []
 
     def make(out: Path) -> None:
@@ -29,20 +29,20 @@ def test_a_room_is_made_once_and_whole(tmp_path: Path) -> None:
         (out / "file").write_text("whole")
 
     for _ in range(2):
-        assert (once(tmp_path / "room", make) / "file").read_text() == "whole"
+        assert (once(tmp_path / "stage", make) / "file").read_text() == "whole"
     assert len(calls) == 1
 
 
-def test_a_stage_that_fails_leaves_no_room_and_begins_anew(tmp_path: Path) -> None:
+def test_a_stage_that_fails_leaves_no_folder_and_begins_anew(tmp_path: Path) -> None:
     def fail(out: Path) -> None:
         (out / "half").write_text("half")
         raise RuntimeError("cut")
 
     with pytest.raises(RuntimeError, match="cut"):
-        once(tmp_path / "room", fail)
-    assert not (tmp_path / "room").exists()
-    once(tmp_path / "room", lambda out: (out / "file").touch())
-    assert [p.name for p in (tmp_path / "room").iterdir()] == ["file"]
+        once(tmp_path / "stage", fail)
+    assert not (tmp_path / "stage").exists()
+    once(tmp_path / "stage", lambda out: (out / "file").touch())
+    assert [p.name for p in (tmp_path / "stage").iterdir()] == ["file"]
 
 
 def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
@@ -50,9 +50,9 @@ def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ToolkitError, match="No space left") as caught:
-        once(tmp_path / "room", fail)
+        once(tmp_path / "stage", fail)
     assert "run the same command again" in str(caught.value)
-    assert not (tmp_path / "room").exists()
+    assert not (tmp_path / "stage").exists()
 
 
 def test_a_changed_recipe_under_an_old_name_is_refused(tmp_path: Path) -> None:
@@ -143,13 +143,13 @@ def test_a_home_in_use_is_found_without_opening_it(tmp_path: Path) -> None:
 
 
 def test_a_finished_stage_whose_files_changed_is_not_used(tmp_path: Path) -> None:
-    room = once(tmp_path / "room", lambda out: (out / "file").touch())
-    (room / "file").write_text("hole!")
-    with pytest.raises(ToolkitError, match=r"room/file: was changed .* or delete \S+room to do"):
-        once(room, lambda _: None)
-    shutil.rmtree(room)
-    once(room, lambda out: (out / "file").touch())
-    assert once(room, lambda _: None) == room
+    folder = once(tmp_path / "stage", lambda out: (out / "file").touch())
+    (folder / "file").write_text("hole!")
+    with pytest.raises(ToolkitError, match=r"stage/file: was changed .* or delete \S+stage to do"):
+        once(folder, lambda _: None)
+    shutil.rmtree(folder)
+    once(folder, lambda out: (out / "file").touch())
+    assert once(folder, lambda _: None) == folder
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "null", '{"steps": "many"}', '{"rows": {}}'])

@@ -69,8 +69,10 @@ def test_students_are_bit_for_bit_those_of_a_run_that_measured_nothing(tmp_path:
         folder = tmp_path / asked
         folder.mkdir()
         run = opened_smoke(folder, f"baseline.equal_time={asked}", "student.norm=batch")
-        rooms = students_of(run).train(0, {})
-        trained[asked] = {str(name): room / "model.safetensors" for name, room in rooms.items()}
+        folders = students_of(run).train(0, {})
+        trained[asked] = {
+            str(name): target / "model.safetensors" for name, target in folders.items()
+        }
         assert (read_step_ratio(run.home) is not None) == (asked == "true")
     assert trained["true"].keys() - trained["false"].keys() == {"seed0-baseline_equal_time"}
     for name, path in trained["false"].items():

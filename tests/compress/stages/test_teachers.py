@@ -16,12 +16,12 @@ from compress.checks import wanted_classifier
 from compress.distillation.distiller import Distiller
 from compress.parts.weights import inherit, save_weights
 from compress.run import main
-from compress.stages.classifier import accuracy, classifier_room, load_classifier
+from compress.stages.classifier import accuracy, classifier_folder, load_classifier
 from compress.stages.fit import category_ids
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run
 from compress.stages.students import StudentTraining
-from compress.stages.teachers import load_teacher, teacher_room
+from compress.stages.teachers import load_teacher, teacher_folder
 from export.errors import RecipeError
 from tests.compress.smoke import assert_refused, opened_smoke, write_smoke
 
@@ -77,8 +77,8 @@ def test_the_student_learns_from_each_teacher_and_the_baseline_restarts_as_often
 ) -> None:
     home = two_teachers
     records = {
-        room.name: json.loads((room / "training.json").read_text())
-        for room in (home / "models").iterdir()
+        folder.name: json.loads((folder / "training.json").read_text())
+        for folder in (home / "models").iterdir()
     }
     stages = ["seed0-student-stage1", "seed0-student"]
     plain = ["seed0-baseline-stage1", "seed0-baseline"]
@@ -158,12 +158,12 @@ def test_a_run_of_two_teachers_that_is_cut_ends_as_one_that_was_not(
 def test_a_later_stage_begins_where_the_one_before_ended(tmp_path: Path) -> None:
     run = opened_smoke(tmp_path, SECOND, "train.steps=1", "train.lr=1e-12", "distill=[]")
     before = run.build_student(seed=7).state_dict()
-    room = run.home / "models" / "seed0-student-stage1"
-    room.mkdir(parents=True)
-    save_weights(before, room / "model.safetensors")
+    folder = run.home / "models" / "seed0-student-stage1"
+    folder.mkdir(parents=True)
+    save_weights(before, folder / "model.safetensors")
     training = StudentTraining(run, [(t, t.build(0)) for t in run.teachers], None)
-    rooms = training._stages(0, "student", lambda student, _: Distiller(student))
-    after = load_file(rooms[ModelName(0, "student")] / "model.safetensors")
+    folders = training._stages(0, "student", lambda student, _: Distiller(student))
+    after = load_file(folders[ModelName(0, "student")] / "model.safetensors")
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, atol=1e-6, rtol=0)
 
@@ -253,7 +253,7 @@ def half_of_a_teacher(tmp_path: Path, *overrides: str, quiet: bool = True) -> Ru
 def test_a_teachers_file_that_matches_in_part_is_refused(tmp_path: Path) -> None:
     run = half_of_a_teacher(tmp_path)
     with pytest.raises(RecipeError, match=r"missing \(head\..*1 unexpected \(extra\)"):
-        teacher_room(run, run.teachers[0])
+        teacher_folder(run, run.teachers[0])
 
 
 def test_unless_the_recipe_allows_it_and_then_it_is_said(
@@ -261,11 +261,11 @@ def test_unless_the_recipe_allows_it_and_then_it_is_said(
 ) -> None:
     run = half_of_a_teacher(tmp_path, "teacher.strict=false", quiet=False)
     (teacher,) = run.teachers
-    room = teacher_room(run, teacher)
+    folder = teacher_folder(run, teacher)
     assert "WARNING: weights from" in capsys.readouterr().err
-    (said,) = json.loads((room / "training.json").read_text())["loaded_in_part"]
+    (said,) = json.loads((folder / "training.json").read_text())["loaded_in_part"]
     assert "1 unexpected (extra)" in said
-    loaded = load_teacher(run, teacher, room).state_dict()
+    loaded = load_teacher(run, teacher, folder).state_dict()
     source, fresh = teacher.build(1).state_dict(), teacher.build(run.recipe.seed).state_dict()
     for name, value in loaded.items():
         assert torch.equal(value, (fresh if "head" in name else source)[name]), name
@@ -310,14 +310,14 @@ def test_a_classifier_is_trained_once_and_measured_on_the_validation_crops(
     run = opened_smoke(tmp_path, DICOD, quiet=False)
     data, wanted = run.data, wanted_classifier(run.recipe)
     assert wanted is not None
-    room = classifier_room(run, wanted[0])
-    record = json.loads((room / "training.json").read_text())
-    classifier = load_classifier(run, wanted[0], room)
+    folder = classifier_folder(run, wanted[0])
+    record = json.loads((folder / "training.json").read_text())
+    classifier = load_classifier(run, wanted[0], folder)
     assert record["accuracy"] == accuracy(classifier, data)
     objects = sum(len(image.labels) for image in data.val.images)
     assert (record["accuracy"] * objects) % 1 == pytest.approx(0, abs=1e-9)
     assert not any(p.requires_grad for p in classifier.parameters())
-    assert classifier_room(run, wanted[0]) == room
+    assert classifier_folder(run, wanted[0]) == folder
     said = capsys.readouterr().err
     assert said.count("classifier: 4 steps on the boxes of 4 of 8 pictures") == 1
     assert "% of crops correct on the objects of the validation pictures" in said

@@ -11,8 +11,8 @@ from export.errors import ToolkitError
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Path:
-    made = tmp_path / "room"
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "stage"
     (made / "sub").mkdir(parents=True)
     (made / "a.bin").write_bytes(b"abc")
     (made / "sub" / "b ä.txt").write_text("text")
@@ -20,35 +20,35 @@ def room(tmp_path: Path) -> Path:
     return made
 
 
-def test_what_was_not_changed_passes_beside_new_files(room: Path) -> None:
-    (room / "new").touch()
-    check_seal(room)
+def test_what_was_not_changed_passes_beside_new_files(folder: Path) -> None:
+    (folder / "new").touch()
+    check_seal(folder)
 
 
 @pytest.mark.parametrize("how", ["other", "empty", "gone"])
 @pytest.mark.parametrize("name", ["a.bin", "sub/b ä.txt"])
-def test_a_changed_or_missing_file_is_named(room: Path, name: str, how: str) -> None:
-    file = room / name
+def test_a_changed_or_missing_file_is_named(folder: Path, name: str, how: str) -> None:
+    file = folder / name
     file.write_bytes(b"abd" if how == "other" else b"")
     if how == "gone":
         file.unlink()
     with pytest.raises(ToolkitError) as caught:
-        check_seal(room)
+        check_seal(folder)
     assert str(caught.value).startswith(f"{file}: ")
-    assert f"or delete {room} to do this stage again" in str(caught.value)
+    assert f"or delete {folder} to do this stage again" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["", "x", "[]\n", f"{'0' * 64}  other/a.bin\n"])
-def test_a_damaged_seal_is_told(room: Path, content: str) -> None:
-    seal_of(room).write_text(content)
-    with pytest.raises(ToolkitError, match=r"record of hashes is damaged.*; delete \S+room to"):
-        check_seal(room)
+def test_a_damaged_seal_is_told(folder: Path, content: str) -> None:
+    seal_of(folder).write_text(content)
+    with pytest.raises(ToolkitError, match=r"record of hashes is damaged.*; delete \S+stage to"):
+        check_seal(folder)
 
 
-def test_without_a_seal_nothing_is_held(room: Path) -> None:
-    seal_of(room).unlink()
-    (room / "a.bin").unlink()
-    check_seal(room)
+def test_without_a_seal_nothing_is_held(folder: Path) -> None:
+    seal_of(folder).unlink()
+    (folder / "a.bin").unlink()
+    check_seal(folder)
 
 
 def test_a_file_has_a_seal_of_its_own(tmp_path: Path) -> None:
@@ -63,6 +63,6 @@ def test_a_file_has_a_seal_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")
-def test_sha256sum_reads_a_seal(room: Path) -> None:
-    command = ["sha256sum", "-c", "--quiet", seal_of(room).name]
-    assert subprocess.run(command, cwd=room.parent, check=False).returncode == 0
+def test_sha256sum_reads_a_seal(folder: Path) -> None:
+    command = ["sha256sum", "-c", "--quiet", seal_of(folder).name]
+    assert subprocess.run(command, cwd=folder.parent, check=False).returncode == 0

@@ -158,18 +158,18 @@ def test_the_package_runs_no_session_file_that_came_with_a_bundle(bundle, capsys
 
 def test_what_it_built_beside_an_onnx_file_is_checked_too(artifact, bundle, capsys):
     """As `build_engines.sh` does on a device: here the ONNX file's place is taken by a text."""
-    room = bundle / "models" / "graph"
-    room.mkdir()
+    target = bundle / "models" / "graph"
+    target.mkdir()
     content = json.loads((bundle / "bundle.json").read_text())
     graph = {**content["artifacts"][0], "name": "graph", "file": "models/graph/model.onnx"}
     content["artifacts"] = [{**graph, "backend": "onnxruntime"}]
-    (room / "model.onnx").write_bytes(b"no graph")
-    (room / "model.json").write_text("{}")
+    (target / "model.onnx").write_bytes(b"no graph")
+    (target / "model.json").write_text("{}")
     for name in ("model.onnx", "model.json"):
-        content["files"][f"models/graph/{name}"] = file_sha256(room / name)
+        content["files"][f"models/graph/{name}"] = file_sha256(target / name)
     content["default"] = "graph"
     (bundle / "bundle.json").write_text(json.dumps(content))
-    (room / "model.toy").write_bytes(artifact.read_bytes())
+    (target / "model.toy").write_bytes(artifact.read_bytes())
     assert verify.main([str(bundle)]) == 6
     refused, built = capsys.readouterr().out.splitlines()
     assert "ONNX Runtime" in refused

@@ -19,7 +19,7 @@ from export.graph.to_onnx import export_onnx
 from export.pictures.images import to_tensor
 from export.precision.fp8 import open_fp8_quantizer, quantize_fp8, quantized_nodes, take_out_pairs
 from export.precision.model_optimizer import require_model_optimizer
-from export.precision.sensitivity import hold_drop
+from export.precision.sensitivity import limit_drop
 from tests.export.precision.fp8_graph import fp8_artifact
 from tests.export.precision.test_fp16 import element_types
 from tests.export.tiny import TinyDetector, assert_scores_are_near, canvases, tiny_manifest
@@ -189,7 +189,7 @@ def test_layers_return_from_fp8_to_float_until_ap_holds(quantizer, tmp_path):
         manifest = read_manifest(path.with_suffix(".json"))
         return 0.8 if manifest.quantization.get("nodes_quantized") == 2 else 0.9
 
-    held = hold_drop(quantizer, canvases(2), measure, 0.5)
+    held = limit_drop(quantizer, canvases(2), measure, 0.5)
     assert (held.record["ap_all_quantized"], held.record["layers_restored"]) == (80, 1)
     assert held.nodes is not None
     path = quantizer.write(tmp_path, held.nodes, held.record)

@@ -10,32 +10,33 @@ from export.engine import open_engine
 from export.graph.to_onnx import export_onnx
 from export.pictures.images import to_tensor
 from export.precision.int8 import open_quantizer
-from export.precision.sensitivity import Layer, hold_drop, measure_layers
+from export.precision.sensitivity import Layer, limit_drop, measure_layers
 from tests.export.tiny import TinyDetector, canvases, tiny_manifest
 
 pytestmark = pytest.mark.slow  # exports a model
 
 
 class Deep(TinyDetector):
-    """Three more convolutions in the middle, of which one has a channel that drowns the others.
+    """Three more convolutions in the middle, of which one has a channel far larger than the others.
 
-    The drowned ones weigh most in what follows, so that losing them costs some 20 dB more than the
-    rounding of weights does, be it to 8 bits or to the 7 that a processor without VNNI needs.
+    The small channels have large weights in the next layer, so that losing them costs some 20 dB
+    more than the rounding of weights does, be it to 8 bits or to the 7 that a processor without
+    VNNI needs.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.calm = nn.Conv2d(8, 8, 3, padding=1)
-        self.loud = nn.Conv2d(8, 8, 3, padding=1)
+        self.first = nn.Conv2d(8, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
         self.shared = nn.Conv2d(8, 8, 1)
         with torch.no_grad():
-            self.calm.weight[0] *= 400  # one range for all channels of an activation
-            self.loud.weight[:, 0] /= 400
-            self.loud.weight[:, 1:] *= 8
+            self.first.weight[0] *= 400  # one range for all channels of an activation
+            self.second.weight[:, 0] /= 400
+            self.second.weight[:, 1:] *= 8
 
     def candidates(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features = self.norm(self.stem(images)).relu()
-        features = self.loud(self.calm(features).relu()).relu()
+        features = self.second(self.first(features).relu()).relu()
         features = self.shared(self.shared(features)).relu()
         return self.predict(self.body(features).relu())
 
@@ -57,14 +58,17 @@ def quantizer(tmp_path_factory):
 
 def test_nodes_that_share_a_weight_are_one_layer(quantizer):
     layers = {layer.name: layer for layer in measure_layers(quantizer, canvases(2))}
-    assert set(layers) == {f"{name}.weight" for name in ("calm", "loud", "shared", "body")}
+    assert set(layers) == {f"{name}.weight" for name in ("first", "second", "shared", "body")}
     assert len(layers["shared.weight"].nodes) == 2
     assert len(quantizer.nodes) == 5
 
 
-def test_the_layers_around_the_drowned_channels_hurt_most(quantizer):
+def test_the_layers_around_the_small_channels_have_the_largest_error(quantizer):
     layers = sorted(measure_layers(quantizer, canvases(2)), key=lambda layer: -layer.noise)
-    assert {layer.name for layer in layers[:2]} == {"calm.weight", "loud.weight"}  # output, input
+    assert {layer.name for layer in layers[:2]} == {
+        "first.weight",
+        "second.weight",
+    }  # output, input
     assert layers[1].sqnr_db < layers[2].sqnr_db - 10
 
 
@@ -90,7 +94,7 @@ def quantised_nodes(path) -> int:
     [(5, 0), (4, 1), (2, 3)],
 )
 def test_as_few_layers_as_will_do_are_restored(quantizer, tmp_path, most, restored):
-    held = hold_drop(
+    held = limit_drop(
         quantizer, canvases(2), lambda path: 0.9 if quantised_nodes(path) <= most else 0.8, 0.5
     )
     record = held.record
@@ -109,7 +113,7 @@ def test_as_few_layers_as_will_do_are_restored(quantizer, tmp_path, most, restor
 
 
 def test_an_ap_drop_that_cannot_be_held_is_reported(quantizer):
-    held = hold_drop(
+    held = limit_drop(
         quantizer, canvases(2), lambda path: 0.9 if quantised_nodes(path) == 0 else 0.8, 0.5
     )
     assert held.nodes is None
@@ -118,6 +122,6 @@ def test_an_ap_drop_that_cannot_be_held_is_reported(quantizer):
 
 
 def test_without_labels_nothing_is_restored(quantizer):
-    held = hold_drop(quantizer, canvases(1), lambda _: None, 0.5)
+    held = limit_drop(quantizer, canvases(1), lambda _: None, 0.5)
     assert held.nodes == quantizer.nodes
     assert held.record["ap_fp32"] is None

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from export.artifact.manifest import Manifest
+from export.artifact.preprocessing import Preprocessing
 from export.errors import ExportError
 from export.optional import require
 from export.pictures.calibration import calibration_canvases
+
+TRAINED = "preprocessing of training"  # key of `Manifest.made_by`
 
 
 def checkpoint_to_onnx(
@@ -15,7 +19,8 @@ def checkpoint_to_onnx(
 ) -> Path:
     """Write `out/model.onnx` and its sidecar in FP32; return the ONNX file.
 
-    NMS, input and opset are those of the recipe in the file's metadata. The detections are compared
+    NMS, input and opset are those of the recipe in the file's metadata. The sidecar states the
+    preprocessing that the model is to be run with, also where the file states none. The detections are compared
     with torch's on `count` pictures of `images`, or on random pixels without it.
 
     Raises:
@@ -35,6 +40,7 @@ def checkpoint_to_onnx(
         manifest = manifest.model_copy(update={"model": ModelName.parse(manifest.model).role})
     if out.resolve() == file.resolve().parent:
         raise ExportError(f"{out}: holds the checkpoint itself; choose another folder")
+    manifest = _with_preprocessing(manifest)
     spec = manifest.input
     if images is None:
         if export.nms == "matrix":
@@ -50,3 +56,17 @@ def checkpoint_to_onnx(
     reference = torch_detections(loaded.detector, manifest, pictures)
     compare_with_torch(path, manifest.model, reference, pictures)
     return path
+
+
+def _with_preprocessing(manifest: Manifest) -> Manifest:
+    """State the preprocessing that the exported model is run with, where its file states none.
+
+    That with which such a model was trained and measured is not known: JPEGs were decoded at a
+    fraction of their size then, 16-bit pictures always taken as 16 bits.
+    """
+    spec = manifest.input
+    if spec.preprocessing is not None:
+        return manifest
+    stated = spec.model_copy(update={"preprocessing": Preprocessing(bit_depth=spec.bit_depth)})
+    made_by = {**manifest.made_by, TRAINED: "unknown: the checkpoint is older than its statement"}
+    return manifest.model_copy(update={"input": stated, "made_by": made_by})

@@ -6,6 +6,7 @@ Importing this loads nothing heavy.
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -47,9 +48,15 @@ def predict(arguments: Sequence[str] | None, prog: str) -> int:
         from slimdet.loading import load
 
         require_writable(options.out, "--out")  # before the model is loaded
-        with load(
-            options.model, artifact=options.artifact, device=options.device, threads=options.threads
-        ) as model:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # `write_predictions` prints it
+            model = load(
+                options.model,
+                artifact=options.artifact,
+                device=options.device,
+                threads=options.threads,
+            )
+        with model:
             return write_predictions(options, model.engine, model.path)
 
     return run_command(work)

@@ -9,6 +9,7 @@ import pytest
 import slimdet
 from compress.stages.model_file import read_model_metadata
 from export.artifact.manifest import read_manifest
+from export.artifact.preprocessing import Preprocessing
 from slimdet.__main__ import main
 from tests.compress.stages.test_model_file import rewrite, write_model
 from tests.export.test_predict import pictures as pictures
@@ -39,6 +40,19 @@ def test_a_checkpoint_becomes_the_onnx_file_that_finds_what_it_finds(
 
 
 @pytest.mark.slow
+def test_an_older_checkpoint_states_what_its_export_is_run_with_and_that_its_training_is_unknown(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    metadata = read_model_metadata(checkpoint).model_dump(mode="json", by_alias=True)
+    metadata["manifest"]["input"]["preprocessing"] = None
+    rewrite(checkpoint, json.dumps(metadata))
+    built = slimdet.export(checkpoint, tmp_path / "onnx", precision="fp32")
+    manifest = read_manifest(built.with_suffix(".json"))
+    assert manifest.input.preprocessing == Preprocessing(bit_depth=16)
+    assert manifest.made_by["preprocessing of training"].startswith("unknown")
+
+
+@pytest.mark.slow
 def test_the_command_makes_other_precisions_of_a_checkpoint(
     checkpoint: Path, pictures: Path, tmp_path: Path, capsys
 ) -> None:
@@ -65,7 +79,9 @@ def test_what_a_checkpoint_cannot_become_is_refused_before_it_is_traced(
     metadata["recipe"]["export"]["nms"] = "later"
     rewrite(checkpoint, json.dumps(metadata))
     assert main(["build", str(checkpoint), "--precision", "fp32", "--out", str(tmp_path)]) == 6
-    assert "the export settings in it are not those of this version" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "settings in it are not those of this version (nms: expected 'host', 'graph'" in said
+    assert "found 'later'" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compress.detectors import DetectorConfig
-from compress.parts.backbones import SlimResNetConfig, build_backbone
+from compress.parts.backbones import SlimResNetConfig
 from compress.stages.opened import Run
 from export.errors import RecipeError
 from export.reading.plain_yaml import Key
@@ -85,16 +85,13 @@ def output_bytes(module: torch.nn.Module, forward: Callable[[], object]) -> floa
 
 
 def step_bytes(config: DetectorConfig, classes: int, size: tuple[int, int]) -> float:
-    """Estimate the memory of a training step on one picture; builds and computes nothing."""
+    """Estimate the memory of a training step on one picture; computes nothing."""
     with torch.device("meta"), torch.inference_mode():
-        try:
-            detector = config.build(classes, (320, 320))
-            module: torch.nn.Module = detector
-        except RuntimeError:  # a family that computes its anchors while it is built
-            module = build_backbone(config.backbone, (8, 16, 32), "batch")
-            detector = None
+        detector = config.build(classes, size).eval()
         images = torch.empty(1, 3, *size)
-        module.eval()
-        kept = output_bytes(module, lambda: (module if detector is None else detector.maps)(images))
-    weights = sum(p.numel() for p in module.parameters())
-    return COPIES * 4 * weights + HEADS * kept
+        try:
+            kept = output_bytes(detector, lambda: detector.candidates(images))
+        except RuntimeError:  # a family that mixes in tensors of the CPU behind its maps
+            kept = HEADS * output_bytes(detector, lambda: detector.maps(images))
+    weights = sum(p.numel() for p in detector.parameters())
+    return COPIES * 4 * weights + kept

@@ -20,8 +20,8 @@ def checkpoint_to_onnx(
     """Write `out/model.onnx` and its sidecar in FP32; return the ONNX file.
 
     NMS, input and opset are those of the recipe in the file's metadata. The sidecar states the
-    preprocessing that the model is to be run with, also where the file states none. The detections are compared
-    with torch's on `count` pictures of `images`, or on random pixels without it.
+    preprocessing that the model is to be run with, also where the file states none. The detections
+    are compared with torch's on `count` pictures of `images`, or on random pixels without it.
 
     Raises:
         DataError: the pictures cannot be read.

@@ -141,8 +141,11 @@ class Ssd(Detector):
             self.head = SSDLiteHead(channels, per_cell, num_classes + 1, norm)
         else:
             self.head = tv.SSDHead(channels, per_cell, num_classes + 1)
-        blank = [torch.zeros(1, 1, *size) for size in self.map_sizes]
-        (anchors,) = generator(ImageList(torch.zeros(1, 3, *input_size), [input_size]), blank)
+        with torch.device("cpu"):  # the generator mixes devices where another is the default
+            blank = [torch.zeros(1, 1, *size) for size in self.map_sizes]
+            picture = ImageList(torch.zeros(1, 3, 1, 1).expand(1, 3, *input_size), [input_size])
+            (anchors,) = generator(picture, blank)
+        anchors = anchors.to(torch.get_default_device())
         self.level_counts = [
             height * width * count
             for (height, width), count in zip(self.map_sizes, per_cell, strict=True)

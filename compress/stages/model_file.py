@@ -68,7 +68,7 @@ class ModelMetadata(Section):
         except ValidationError as error:
             raise ExportError(
                 f"{path}: the export settings in it are not those of this version ("
-                f"{error.errors()[0]['msg']}); use the version that wrote it"
+                f"{all_described(error)}); use the version that wrote it"
             ) from None
 
     def build(self) -> Detector:

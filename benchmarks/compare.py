@@ -155,6 +155,12 @@ def _notes(before: "ReportData", after: "ReportData") -> list[str]:
                 f"measured on different machines: {name} {_model(sides[0])} and "
                 f"{_model(sides[1])}; latencies are not comparable"
             )
+    for where, report in (("first", before), ("second", after)):
+        if report.preprocessing is None and before.preprocessing != after.preprocessing:
+            notes.append(
+                f"the {where} report is of before pictures were decoded in full everywhere: AP on "
+                "JPEGs larger than the input may differ for that reason alone"
+            )
     noisy = [
         f"{where} {printable(' '.join(key))}"
         for where, report in (("first", before), ("second", after))

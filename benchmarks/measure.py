@@ -27,7 +27,7 @@ from benchmarks.timing.records import Timing
 from benchmarks.timing.repeats import measure_repeatedly
 from benchmarks.timing.throughput import sweep
 from export.artifact.int8_range import saturates_here, saturation
-from export.artifact.preprocessing import UNSTATED
+from export.artifact.preprocessing import UNSTATED, VERSION
 from export.backends.interface import EngineSettings
 from export.engine import Engine, open_engine
 
@@ -90,6 +90,7 @@ def measure(
     content = ReportData(
         name=f"{data.stem}, {len(images)} pictures",
         environment=environment(),
+        preprocessing=VERSION,
         rows=tuple(rows),
         speed=_speeds(rows, [timings[name] for name in engines]),
         per_class={name: row.per_class for name, row in zip(engines, rows, strict=True)},

@@ -17,6 +17,7 @@ from benchmarks.report.plots import draw_plots
 from benchmarks.report.schema import ReportData, ReportRow, Speed
 from benchmarks.timing.latency import SpeedRatio
 from benchmarks.timing.records import Timing
+from export.artifact.bundle_content import whole_number
 from export.artifact.manifest import Manifest, file_sha256
 from export.atomic import write_json, write_text
 from export.errors import MissingDependencyError, ToolkitError
@@ -105,7 +106,8 @@ def read_report(file: Path) -> ReportData:
         ToolkitError: the file is missing or is not a report.
     """
     try:
-        return ReportData.model_validate(json.loads(file.read_text(encoding="utf-8-sig")))
+        content = json.loads(file.read_text(encoding="utf-8-sig"), parse_int=whole_number)
+        return ReportData.model_validate(content)
     except ValidationError as error:
         problem = all_described(error)
     except OSError as error:

@@ -173,6 +173,8 @@ class ReportData(Record):
 
     Attributes:
         environment: machine and packages.
+        preprocessing: version of the contract by which pictures became inputs; None in reports of
+            before there was one, when JPEGs were decoded at a fraction of their size.
         training: training runs by name.
         gain: None if there is no baseline.
         equal_time: cost of a distilled step in plain ones; None if it was not measured.
@@ -187,6 +189,7 @@ class ReportData(Record):
     schema_version: Literal[1] = Field(default=1, alias="schema")
     name: str
     environment: dict[str, JsonValue]
+    preprocessing: int | None = None
     training: dict[str, TrainingRun] = Field(default_factory=dict)
     gain: Gain | None = None
     equal_time: StepRatio | None = None

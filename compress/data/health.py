@@ -15,6 +15,7 @@ from export.pictures.images import fit
 _FEW_BOXES = 10
 _TINY = 8.0  # input pixels; below this a detector finds almost nothing
 _SMALL, _MEDIUM = 32.0**2, 96.0**2  # COCO's limits
+_DRAWN_COUNTED = 200  # drawn pictures of each split whose boxes are counted; placing takes a while
 _DRAWN_SAMPLE = 4  # drawn pictures of each split that are compared by content
 _NAMED = 3
 
@@ -98,7 +99,7 @@ def data_health(data: Data, max_detections: int = 100) -> Health:
     if data.unlabeled is not None:
         sets["unlabeled"] = data.unlabeled
     splits = {role: _split_health(image_set, data) for role, image_set in sets.items()}
-    hashes = {role: _hashes(image_set) for role, image_set in sets.items()}
+    hashes = {role: _hashes(_counted(image_set)) for role, image_set in sets.items()}
     leaks = {}
     for first, second in (("train", "val"), ("unlabeled", "val")):
         shared = hashes.get(first, {}).keys() & hashes[second].keys()
@@ -109,7 +110,8 @@ def data_health(data: Data, max_detections: int = 100) -> Health:
         for role, own in hashes.items()
     }
     repeated = {role: names for role, names in repeated.items() if names}
-    full = ceiling_warnings({"val": data.val, "train": data.train}, max_detections)
+    measured = {"val": _counted(data.val), "train": _counted(data.train)}
+    full = ceiling_warnings(measured, max_detections)
     warnings = (*full, *_warnings(splits, leaks, repeated, data))
     division = "" if data.division is None else data.division.line()
     return Health(data.format, splits, leaks, repeated, warnings, division)
@@ -144,8 +146,18 @@ def _split_lines(role: str, split: SplitHealth) -> list[str]:
     return [*lines, *(f"  {text}" for text in split.notes)]
 
 
+def _counted(image_set: ImageSet) -> ImageSet:
+    """Return the pictures that are looked at: all of those in files, the first of drawn ones."""
+    if image_set.draw is None or len(image_set) <= _DRAWN_COUNTED:
+        return image_set
+    return image_set.subset(range(_DRAWN_COUNTED))
+
+
 def _split_health(image_set: ImageSet, data: Data) -> SplitHealth:
-    images = list(image_set.images)  # drawn pictures are placed here, once
+    images = list(_counted(image_set).images)
+    notes = [image_set.tally.line(), *image_set.notes]
+    if len(images) < len(image_set):
+        notes.append(f"boxes are counted on the first {len(images)} of {len(image_set)} drawings")
     sizes = [(image.width, image.height) for image in images]
     places = {size: fit(*size, data.input_height, data.input_width) for size in set(sizes)}
     objects = [len(image.labels) for image in images]
@@ -174,7 +186,7 @@ def _split_health(image_set: ImageSet, data: Data) -> SplitHealth:
         dropped_in_training=int((shorter < data.augment.min_box_px).sum()),
         aspect=tuple(np.percentile(ratio, [5, 50, 95]).round(3).tolist()) if len(side) else (),
         read=asdict(image_set.tally),
-        notes=(*filter(None, [image_set.tally.line()]), *image_set.notes),
+        notes=tuple(filter(None, notes)),
         suspicions=image_set.warnings,
     )
 

@@ -28,6 +28,7 @@ from compress.stages.rundir import read_record, read_step_ratio
 from compress.stages.ship import Evaluated
 from compress.stages.students import Folders
 from compress.training.conditions import changes
+from export.artifact import preprocessing
 from export.artifact.int8_range import saturation_at
 
 SHIPPED = ("onnxruntime", "fp32")  # gains are those of the exported files
@@ -48,6 +49,7 @@ def summarize(
         schema=1,
         name=run.recipe.name,
         environment={**environment(), "device": str(run.session.torch_device())},
+        preprocessing=preprocessing.VERSION,
         training=training,
         gain=_gain(run, accuracy),
         equal_time=read_step_ratio(run.home) if run.recipe.has_equal_time else None,

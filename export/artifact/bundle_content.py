@@ -13,6 +13,7 @@ from typing import Any, TypedDict, cast
 
 CONTENT = "bundle.json"
 MAX_BYTES = 64_000_000  # of bundle.json; a bundle of four models has 100 kB
+LONGEST_NUMBER = 20  # characters of a whole number of 64 bits
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -81,6 +82,7 @@ def read_content(folder: Path) -> Bundle:
         content: object = json.loads(
             path.read_text(encoding="utf-8"),
             parse_constant=_no_constant,
+            parse_int=whole_number,
             object_pairs_hook=_each_key_once,
         )
     except (OSError, ValueError, RecursionError) as error:
@@ -94,6 +96,17 @@ def read_content(folder: Path) -> Bundle:
         raise BundleError(f"{path}: schema is {told(content.get('schema'))}; expected 1")
     _Checker(path).bundle(content)
     return cast(Bundle, content)
+
+
+def whole_number(text: str) -> int:
+    """Read an integer of a JSON file; no count, size or id needs more than 64 bits.
+
+    Raises:
+        ValueError: it is larger.
+    """
+    if len(text) <= LONGEST_NUMBER and abs(int(text)) < 2**63:
+        return int(text)
+    raise ValueError(f"the number {text[:LONGEST_NUMBER]}... has more than 64 bits")
 
 
 def check_files(folder: Path, bundle: Bundle) -> None:

@@ -53,6 +53,18 @@ def test_the_differences_of_shared_rows_are_printed(
     assert "10 -> 11 (+10%)" in said
 
 
+def test_a_report_of_pictures_that_were_decoded_otherwise_is_pointed_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = write(tmp_path / "a"), write(tmp_path / "b")
+    main([str(a), str(b)])
+    assert "decoded" not in capsys.readouterr().out
+    path = b / "report" / "report.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "preprocessing": 1}))
+    main([str(a), str(b)])
+    assert "the first report is of before pictures were decoded" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("limits", "broken"),
     [
@@ -155,7 +167,9 @@ def test_a_report_without_a_key_is_no_report(
     a, b = write(tmp_path / "a"), write(tmp_path / "b")
     file = b / "report" / "report.json"
     content = json.loads(file.read_text())
-    broken: list[Any] = [{**content, "rows": None}, {"schema": 1}, {}, [], None]
+    huge = {**content["rows"][0], "parameters": 10**30}
+    broken: list[Any] = [{**content, "rows": None}, {**content, "rows": [huge]}, {"schema": 1}]
+    broken += [{}, [], None]
     for given in broken:
         file.write_text(json.dumps(given))
         assert main([str(a), str(b), *LIMITS]) == 1

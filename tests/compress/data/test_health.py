@@ -102,6 +102,22 @@ def test_drawn_splits_have_no_leak_unless_one_is_used_twice() -> None:
     assert len(data_health(twice.open()).leaks["train and val"]) == 5
 
 
+def test_boxes_of_the_first_drawings_alone_are_counted() -> None:
+    data = ShapesConfig(
+        type="shapes",
+        image_size=64,
+        train=SplitConfig(count=201),
+        val=SplitConfig(split="train", count=200),
+    ).open()
+    health = data_health(data)
+    train, first = health.splits["train"], health.splits["val"]
+    assert (train.images, first.images) == (201, 200)
+    assert train.boxes_per_class == first.boxes_per_class
+    assert "boxes are counted on the first 200 of 201 drawings" in train.notes
+    assert first.notes == ()
+    assert len(health.leaks["train and val"]) == 200
+
+
 @pytest.mark.photographs
 def test_the_photographs_have_no_leaks(photographs: Path) -> None:
     health = data_health(FolderConfig(root=photographs / "bccd", image_size=(256, 320)).open())

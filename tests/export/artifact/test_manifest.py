@@ -77,3 +77,13 @@ def test_a_sidecar_made_before_the_preprocessing_was_stated_is_still_read(tmp_pa
     tensor = json.loads(tiny_manifest().model_dump_json())["input"]
     del tensor["preprocessing"]
     assert read_manifest(changed(tmp_path, input=tensor)).input.preprocessing is None
+
+
+@pytest.mark.parametrize("digits", [str(2**63), f"-{10**30}", "1" + "0" * 5000], ids=len)
+def test_a_number_of_more_than_64_bits_is_refused(tmp_path, digits):
+    path = changed(tmp_path)
+    before, key, after = path.read_text().partition('"parameters": 1')
+    assert key
+    path.write_text(f'{before}"parameters": {digits}{after}')
+    with pytest.raises(ExportError, match="has more than 64 bits"):
+        read_manifest(path)

@@ -12,8 +12,8 @@ from benchmarks.report.text import ap_cell
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDER = (
-    "\\* measured when JPEGs were still decoded at a fraction of their size, which changed AP by at "
-    "most 0.2 on eight artifacts that were measured both ways."
+    "\\* measured when JPEGs were still decoded at a fraction of their size, which changed AP "
+    "by at most 0.2 on eight artifacts that were measured both ways."
 )
 PACKAGES = ("slimdet", "compress", "export", "benchmarks")
 

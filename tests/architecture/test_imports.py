@@ -22,8 +22,8 @@ MODULES = {
 MOST_MODULES = 15  # in one folder
 ONE_FILE_EACH = {"compress/losses"}  # a file per method, however many there are
 
-# Floors, lowest first: a module imports from floors below its own and from its own room. A room is
-# a folder; a file directly in a package is a room of its own. Rooms of one line share a floor and
+# Floors, lowest first: a module imports from floors below its own and from its own unit. A unit is
+# a folder; a file directly in a package is a unit of its own. Units of one line share a floor and
 # do not import each other.
 FLOORS = [
     ["export/errors", "export/config"],
@@ -77,11 +77,11 @@ FLOORS = [
     ["slimdet/commands"],
     ["slimdet/__main__", "slimdet/completion"],
 ]
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
 
 
-def room(module: str) -> str | None:
-    """The room of a module; None for the bare packages, which hold a docstring alone."""
+def unit(module: str) -> str | None:
+    """The unit of a module; None for the bare packages, which hold a docstring alone."""
     path = MODULES[module].relative_to(ROOT)
     if path.parent.as_posix() not in PACKAGES:
         return path.parent.as_posix()
@@ -105,10 +105,10 @@ def imported(path: Path) -> Iterator[str]:
 
 def wrong_arrows(module: str) -> list[str]:
     """What a module imports from a floor that is not below its own."""
-    own = room(module)
+    own = unit(module)
     found = []
     for name in sorted({name for name in imported(MODULES[module]) if name in MODULES}):
-        other = room(name)
+        other = unit(name)
         if own is None or other == own:
             continue
         face = name == "slimdet" and not own.startswith("slimdet/")

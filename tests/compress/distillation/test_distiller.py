@@ -274,11 +274,11 @@ def test_the_teachers_arithmetic_is_its_own_if_the_recipe_says_so() -> None:
 
 
 def test_a_term_beyond_ten_times_the_task_gets_advice() -> None:
-    terms = [Term("fine", 1, 1, 1), Term("loud", 1, 25, 40), Term("mute", 0, 1e-9, 1e-9)]
-    loud, mute = advice(terms)
-    assert "loud is 25 times the task loss" in loud
-    assert "divide its weight by about 40" in loud
-    assert mute.startswith("mute is 1e-09 of the task loss")
+    terms = [Term("fine", 1, 1, 1), Term("large", 1, 25, 40), Term("vanishing", 0, 1e-9, 1e-9)]
+    large, vanishing = advice(terms)
+    assert "large is 25 times the task loss" in large
+    assert "divide its weight by about 40" in large
+    assert vanishing.startswith("vanishing is 1e-09 of the task loss")
 
 
 def test_the_error_for_an_impossible_pair_says_what_each_side_provides() -> None:

@@ -74,7 +74,7 @@ def test_the_sidecar_certifies_every_convolution(half):
     assert sum(manifest.certificate.time.values()) == pytest.approx(1, abs=0.01)
 
 
-def loud_model(float_model, folder):
+def overflowing_model(float_model, folder):
     """Write a copy whose activations exceed half precision."""
     model = onnx.load(str(float_model))
     for tensor in model.graph.initializer:
@@ -88,9 +88,9 @@ def loud_model(float_model, folder):
 
 
 def test_activations_beyond_half_precision_are_refused(dynamic_model, tmp_path):
-    loud = loud_model(dynamic_model, tmp_path / "loud")
+    overflowing = overflowing_model(dynamic_model, tmp_path / "overflowing")
     with pytest.raises(ExportError, match="half precision ends at 65504"):
-        cast_half(loud, canvases(1), tmp_path / "half")
+        cast_half(overflowing, canvases(1), tmp_path / "half")
     assert not (tmp_path / "half").exists()
 
 

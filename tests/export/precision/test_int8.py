@@ -7,7 +7,7 @@ from export.engine import open_engine
 from export.errors import DataError, ExportError
 from export.pictures.images import to_tensor
 from export.precision.int8 import Int8Settings, keep_pools_float, quantize_int8
-from tests.export.precision.test_fp16 import element_types, loud_model
+from tests.export.precision.test_fp16 import element_types, overflowing_model
 from tests.export.tiny import assert_scores_are_near, canvases
 
 
@@ -194,10 +194,12 @@ def test_geometry_beside_int8_is_single(symmetric):
 
 
 def test_a_remainder_that_half_precision_cannot_hold_is_refused(dynamic_model, tmp_path):
-    loud = loud_model(dynamic_model, tmp_path / "loud")
+    overflowing = overflowing_model(dynamic_model, tmp_path / "overflowing")
     with pytest.raises(ExportError, match="remainder: fp32"):
-        quantize_int8(loud, canvases(2), tmp_path / "half", Int8Settings(flavour="tensorrt"))
+        quantize_int8(overflowing, canvases(2), tmp_path / "half", Int8Settings(flavour="tensorrt"))
     assert not (tmp_path / "half").exists()
     single = tmp_path / "single"
-    quantize_int8(loud, canvases(2), single, Int8Settings(flavour="tensorrt", remainder="fp32"))
+    quantize_int8(
+        overflowing, canvases(2), single, Int8Settings(flavour="tensorrt", remainder="fp32")
+    )
     assert (single / "model.onnx").is_file()

@@ -106,6 +106,25 @@ def in_words(error: OSError) -> str:
     return f"{printable(place)}{error.strerror or 'cannot be read or written'}"
 
 
+@contextmanager
+def signals_for_this_process_alone() -> Iterator[None]:
+    """Keep SIGINT, SIGTERM and SIGHUP from the processes that the body starts.
+
+    Terminals and service managers send them to every process of a command; child processes have to
+    live until this one has ended its work, and end with it. Signals wait until the body has run.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    )
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> int:
     """Run a command and return its exit code; a user's mistake is one line on stderr.
 

@@ -2,12 +2,12 @@
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.resource_tracker import ensure_running
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from benchmarks.timing.latency import (
 )
 from benchmarks.timing.load import worst_reasons
 from benchmarks.timing.records import Latency, Repeats, Timing, Watch
+from export.arguments import signals_for_this_process_alone
 from export.engine import Engine
 from export.errors import ToolkitError
 
@@ -73,9 +74,11 @@ def _in_a_fresh_process(work: Callable[[], dict[str, Timing]]) -> dict[str, Timi
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(work, sender), daemon=True)
-    process.start()
-    sender.close()  # otherwise `recv` below would not notice the end of the process
+    ensure_running()  # starting the tracker later would let the signals through again
     try:
+        with signals_for_this_process_alone():
+            process.start()
+        sender.close()  # otherwise `recv` would not notice the end of the process
         answer = receiver.recv()
     except EOFError:
         process.join()
@@ -84,8 +87,9 @@ def _in_a_fresh_process(work: Callable[[], dict[str, Timing]]) -> dict[str, Timi
             "out of memory: measure fewer models at once, or set repeats to 1"
         ) from None
     finally:
-        process.kill()  # it has answered or failed
-        process.join()
+        if process.pid is not None:
+            process.kill()  # it has answered or failed
+            process.join()
         receiver.close()
     if isinstance(answer, ToolkitError):
         raise answer
@@ -95,7 +99,6 @@ def _in_a_fresh_process(work: Callable[[], dict[str, Timing]]) -> dict[str, Timi
 
 def _answer(work: Callable[[], dict[str, Timing]], sender: Connection) -> None:
     """Run in the fresh process: send back the timings, or the error for the user."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and kills this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer: dict[str, Timing] | ToolkitError = work()

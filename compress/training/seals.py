@@ -5,6 +5,7 @@ versions have none, and are used as they are.
 """
 
 import re
+import shutil
 from pathlib import Path
 
 from export.artifact.manifest import file_sha256
@@ -35,6 +36,7 @@ def seal(path: Path, content: Path | None = None) -> None:
         f"{file_sha256(file)}  {(Path(path.name) / file.relative_to(found)).as_posix()}\n"
         for file in files
     ]
+    _remove_seal(path)
     write_text("".join(lines), seal_of(path))
 
 
@@ -78,6 +80,13 @@ def check_seal(path: Path, cure: str = AGAIN) -> None:
 
 def write_sealed_json(content: object, path: Path) -> None:
     """Write JSON and its seal; a kill in between leaves a file without one."""
-    seal_of(path).unlink(missing_ok=True)
+    _remove_seal(path)
     write_json(content, path)
     seal(path)
+
+
+def _remove_seal(path: Path) -> None:
+    place = seal_of(path)
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)

@@ -40,7 +40,7 @@ INEXACT = "no longer bit for bit"
 
 _CHANGES = (
     ("  train: {epochs: 1,", "  train: {epochs: 3,"),
-    ("train: {steps: 4,", "baseline: {equal_time: true}\ntrain: {steps: 8,"),
+    ("train: {steps: 4,", "baseline: {equal_time: true}\ntrain: {steps: 8, workers: 1,"),
     ("precisions: [fp32]", "precisions: [fp32, int8]"),
     ("repeats: 1", "repeats: 2"),
 )
@@ -160,7 +160,7 @@ class Drill:
 
     def _kill(self, case: Case, command: Command, chance: random.Random) -> Iterator[str]:
         stage = case.stage
-        for _ in range(chance.choice((2, 3, 3, 4))):
+        for _ in range(chance.choice((3, 4, 4, 5))):
             ended = yield from self._killed_once(replace(case, stage=stage), command, chance)
             if ended.code == 0:
                 break

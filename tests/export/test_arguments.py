@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from export.arguments import run_command, terminable
+from export.arguments import run_command, signals_for_this_process_alone, terminable
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -26,3 +26,16 @@ def test_handlers_are_given_back_and_an_ignored_signal_stays_ignored():
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_signals_wait_while_processes_are_started():
+    done = []
+
+    def work() -> int:
+        with signals_for_this_process_alone():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("started")
+        return 0
+
+    assert run_command(work) == 130
+    assert done == ["started"]

@@ -136,6 +136,17 @@ def test_a_process_that_dies_is_said_to_have_died(data):
         measure_repeatedly({"dies": dies}, read_coco(data), BenchmarkConfig(), print)
 
 
+def _names_blocked_signals() -> BrightEngine:
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    raise ToolkitError(" ".join(sorted(number.name for number in map(signal.Signals, blocked))))
+
+
+def test_signals_to_all_processes_are_left_to_the_one_that_asks(data):
+    openers = {"one": _names_blocked_signals}
+    with pytest.raises(ToolkitError, match="SIGHUP SIGINT SIGTERM"):
+        measure_repeatedly(openers, read_coco(data), BenchmarkConfig(repeats=2), print)
+
+
 def test_the_time_limit_is_divided_by_the_processes():
     whole = BenchmarkConfig(repeats=4, time_limit_s=60)
     assert share_of_limit(whole) == BenchmarkConfig(repeats=4, time_limit_s=15)

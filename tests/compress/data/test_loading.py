@@ -1,3 +1,5 @@
+import multiprocessing
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +111,25 @@ def test_worker_processes_change_nothing(tmp_path: Path) -> None:
     alone = _batches(data, steps=4, unlabeled_batch=0)
     spread = _batches(data, steps=4, unlabeled_batch=0, workers=2)
     assert all(_same(a, b) for a, b in zip(alone, spread, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_workers_go_on_when_all_processes_of_a_command_are_told_to_end(tmp_path: Path) -> None:
+    data = FolderConfig(root=write_coco_root(tmp_path, 6), image_size=32).open()
+    stream = training_batches(data, batch=2, seed=0, start_step=0, steps=9, workers=2)
+    next(stream)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        for name in ("INT", "HUP", "TERM"):  # as from a terminal or a service manager
+            subprocess.run(["sh", "-c", f"kill -{name} {worker.pid}"], check=True)
+    assert len(list(stream)) == 8
+    unfinished = training_batches(data, batch=2, seed=0, start_step=0, steps=9, workers=1)
+    next(unfinished)
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()  # as torch and Python do at the end
+    worker.join(timeout=10)
+    assert worker.exitcode == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")

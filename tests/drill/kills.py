@@ -160,7 +160,7 @@ class Drill:
 
     def _kill(self, case: Case, command: Command, chance: random.Random) -> Iterator[str]:
         stage = case.stage
-        for _ in range(chance.choice((3, 4, 4, 5))):
+        for _ in range(chance.choice((5, 6, 7, 8))):
             ended = yield from self._killed_once(replace(case, stage=stage), command, chance)
             if ended.code == 0:
                 break

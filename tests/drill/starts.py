@@ -82,6 +82,7 @@ class Command:
                     stdout=subprocess.DEVNULL,
                     stderr=file,
                     start_new_session=True,
+                    preexec_fn=_default_signals,
                 )
             process.returncode = 0  # it is waited for below, by its number
             return Process(process.pid, err)
@@ -110,9 +111,8 @@ class Command:
             for stream, target in ((0, null), (1, null), (2, file)):
                 os.dup2(target, stream)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            _default_signals()
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)
             if self.shift_s:
                 real, shift = time.time, self.shift_s
                 time.time = lambda: real() + shift
@@ -189,6 +189,12 @@ class Process:
             os.killpg(self.number, signal.SIGKILL)
         code = None if hung else os.waitstatus_to_exitcode(self.status)
         return Ended(code, self.said(), killed, stray_s)
+
+
+def _default_signals() -> None:
+    """Ignore none: what runs in the background of a shell ignores SIGINT."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _in_session(number: int) -> list[int]:

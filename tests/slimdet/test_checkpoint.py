@@ -81,7 +81,7 @@ def test_what_a_checkpoint_cannot_become_is_refused_before_it_is_traced(
     assert main(["build", str(checkpoint), "--precision", "fp32", "--out", str(tmp_path)]) == 6
     said = capsys.readouterr().err
     assert "settings in it are not those of this version (nms: expected 'host', 'graph'" in said
-    assert "found 'later'" in said
+    assert 'found "later"' in said
     assert not (tmp_path / "out").exists()
 
 

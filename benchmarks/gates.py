@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from export.config import Section
+from export.config import LocalPath, Section
 from export.errors import ToolkitError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class GatesConfig(Section):
     for `max_ap_drop`, milliseconds or megabytes for the others.
     """
 
-    reference: Path | None = None  # report.json, or the report's or the run's folder
+    reference: LocalPath | None = None  # report.json, or the report's or the run's folder
     max_ap_drop: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # AP points
     max_p50: str | float | None = None  # end to end
     max_p99: str | float | None = None  # end to end

@@ -12,7 +12,9 @@ from pydantic import JsonValue
 
 from compress.parts.weights import read_metadata
 from compress.recipe_source import Source, Tree
+from export.config import expanded
 from export.errors import RecipeError, ToolkitError
+from export.pictures.files import is_file
 from export.reading.plain_yaml import Key
 
 # Settings of use: a trained model runs with others as well.
@@ -33,7 +35,7 @@ def fill_from_weights(source: Source) -> None:
             continue
         said = described(Path(file))
         if said is None:
-            if "type" not in section and Path(file).is_file():
+            if "type" not in section and is_file(Path(file)):
                 problems.append(
                     f"{source.at(*keys, 'weights')}: {file} does not state the settings of its "
                     "detector (no metadata); give type, backbone and the others it was trained with"
@@ -58,7 +60,11 @@ def fill_from_weights(source: Source) -> None:
 
 def described(file: Path) -> tuple[Tree, tuple[str, ...]] | None:
     """Return the detector's settings and class names that a weights file states, if it does."""
-    if file.suffix != ".safetensors" or not file.is_file():
+    try:
+        file = expanded(file)
+    except ValueError:
+        return None  # checking the recipe says what is wrong
+    if file.suffix != ".safetensors" or not is_file(file):
         return None
     try:
         content = json.loads(read_metadata(file) or "")

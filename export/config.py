@@ -1,8 +1,13 @@
 """The base of every settings class: frozen, strict, closed to unknown keys; and bounded numbers."""
 
-from typing import Annotated
+import errno
+import os
+from pathlib import Path
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+_Place = TypeVar("_Place", Path, str)
 
 # Bounds that no training needs to exceed; a setting beyond them is a slip of the keyboard. A
 # message states the bound.
@@ -16,6 +21,38 @@ Channels = Annotated[int, Field(ge=1, le=8192)]  # of a layer
 Cells = Annotated[int, Field(ge=1, le=256)]  # of a map that is pooled, per side
 Batch = Annotated[int, Field(ge=1, le=65_536)]  # pictures
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]  # a year
+
+
+def expanded(place: _Place) -> _Place:
+    """Return a path of a recipe with the home folder in place of `~`.
+
+    Raises:
+        ValueError: there is no such home folder, or no file system holds so long a name.
+    """
+    try:
+        full = os.path.expanduser(place)  # noqa: PTH111 - which takes text and paths alike
+        if str(full).startswith("~"):
+            raise ValueError("the home folder that ~ stands for is not known; write the whole path")
+        os.lstat(full)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            longest = max(len(os.fsencode(part)) for part in Path(place).parts)
+            raise ValueError(
+                f"a path of {len(os.fsencode(place))} bytes with a name of {longest} is too long "
+                "for the file system; most hold 255 a name and 4095 a path"
+            ) from None
+    return type(place)(full)
+
+
+def _checked(place: Path) -> Path:
+    expanded(place)
+    return place
+
+
+# A file or folder that is named in a recipe; the other kind is kept as it was written.
+LocalPath = Annotated[Path, AfterValidator(expanded)]
+WrittenPath = Annotated[Path, AfterValidator(_checked)]
+LocalFile = Annotated[str, AfterValidator(expanded)]  # a path, or a word with a meaning of its own
 
 
 class Section(BaseModel):

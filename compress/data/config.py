@@ -25,7 +25,7 @@ from compress.data.splits import (
     without_labels,
     without_pictures,
 )
-from export.config import Section, Seed
+from export.config import Section, Seed, WrittenPath
 from export.errors import DataError
 
 _STRIDE = 32  # the coarsest that every detector has; input sides are multiples of it
@@ -48,8 +48,8 @@ class SplitConfig(Section):
     """
 
     split: str | None = None
-    path: Path | None = None
-    images: Path | None = None
+    path: WrittenPath | None = None
+    images: WrittenPath | None = None
     limit: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     seed: Seed = 0
     count: Annotated[int, Field(ge=1, le=10_000)] | None = None
@@ -165,7 +165,7 @@ class FolderConfig(_Common):
     """
 
     type: Literal["folder"] = "folder"
-    root: Path
+    root: WrittenPath
     format: Literal["auto", "coco", "yolo", "voc", "roboflow"] = "auto"
     classes: tuple[str, ...] | None = None
     split: DivisionConfig | None = None

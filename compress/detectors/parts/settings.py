@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
@@ -16,7 +15,7 @@ from compress.detector import Detector
 from compress.parts.backbones import Backbone, BackboneConfig, build_backbone
 from compress.parts.neck import Extra, Neck
 from compress.parts.norm import Norm
-from export.config import Channels, Section
+from export.config import Channels, LocalFile, LocalPath, Section
 from export.errors import RecipeError
 
 COARSEST_STAGE = 32  # stride of the backbone's last stage
@@ -39,8 +38,8 @@ class DetectorSettings(Section, ABC):
     strides: Annotated[tuple[Stride, ...], Field(min_length=1, max_length=8)] | None = None
     # side of an anchor in strides
     anchor_scale: Annotated[float, Field(gt=0, le=1000)] | None = None
-    weights: Path | None = None  # a whole detector: local .safetensors, .pt or .pth
-    backbone_weights: str | None = None  # a local file, or "torchvision" / "timm": fetch them
+    weights: LocalPath | None = None  # a whole detector: local .safetensors, .pt or .pth
+    backbone_weights: LocalFile | None = None  # a local file, or "torchvision" / "timm": fetch them
     pre_nms: int = Field(default=1000, ge=1, le=3840)  # candidates kept per level
 
     @abstractmethod

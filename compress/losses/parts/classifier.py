@@ -5,14 +5,14 @@ from torch import Tensor, nn
 
 from compress.parts.backbones import BackboneConfig, build_backbone
 from compress.training.optim import TrainConfig
-from export.config import Batch, Section
+from export.config import Batch, LocalFile, Section
 
 
 class ClassifierConfig(Section):
     """The classifier and its training."""
 
     backbone: BackboneConfig = "resnet18"
-    backbone_weights: str | None = None  # a file, torchvision or timm, as for a detector
+    backbone_weights: LocalFile | None = None  # a file, torchvision or timm, as for a detector
     crop: int = Field(default=112, ge=32, le=1024)  # side in pixels that crops are resized to
     epochs: int = Field(default=10, ge=1, le=100_000)
     batch: Batch = 16  # pictures, with all of their boxes

@@ -39,6 +39,7 @@ from benchmarks.studies.gain_table import (
 from benchmarks.timing.environment import environment
 from benchmarks.timing.step_ratio import StepRatio
 from compress.stages.rundir import read_step_ratio
+from export.arguments import INTERRUPTED
 from export.atomic import write_json
 from export.errors import RecipeError, ToolkitError
 
@@ -52,7 +53,6 @@ LIGHT = (
     "export.precisions=[fp32]",
     "benchmark={blocks: 2, calls_per_block: 2, warmup: 1, images: 2, throughput_batches: []}",
 )
-INTERRUPTED = 130
 RUN = "import compress.run; sys.exit(compress.run.main())"
 TIME_STEPS = (
     "from pathlib import Path; from compress.pipeline import record_step_ratio; "

@@ -48,6 +48,20 @@ class FilesByName:
         return [path for path, score in zip(found, scores, strict=True) if score == max(scores)]
 
 
+class FilesBelow:
+    """The files below some folders, found by name; they are listed when one is first asked for."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = [folder for folder in folders if folder.is_dir()]
+        self._files: FilesByName | None = None
+
+    def find(self, name: str) -> list[Path]:
+        """Return the regular files that `name` may mean, as `FilesByName.find`."""
+        if self._files is None:
+            self._files = FilesByName(sorted({p for f in self._folders for p in files_below(f)}))
+        return [file for file in self._files.find(name) if is_file(file)]
+
+
 class FilesByStem:
     """Files, found by their name without ending; by letter case and Unicode form if it helps."""
 
@@ -91,7 +105,7 @@ def find_pictures(names: Sequence[str], folders: Sequence[Path], where: str) -> 
             looked.
     """
     folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
-    below: FilesByName | None = None
+    below = FilesBelow(folders)
     found: list[Path] = []
     missing: list[str] = []
     unclear: list[str] = []
@@ -100,9 +114,7 @@ def find_pictures(names: Sequence[str], folders: Sequence[Path], where: str) -> 
         places = (folder / spelling for spelling in spellings for folder in folders)
         path = next((place for place in places if is_file(place)), None)
         if path is None:
-            if below is None:
-                below = FilesByName(sorted({p for f in folders for p in files_below(f)}))
-            same = [file for file in below.find(name) if is_file(file)]
+            same = below.find(name)
             path = same[0] if len(same) == 1 else None
             if len(same) > 1:
                 unclear.append(f"{shown(name)} ({examples([str(file) for file in same])})")

@@ -1,20 +1,18 @@
 """Where a YOLO set keeps its class names and the pictures of each split."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from benchmarks.data.parts.class_names import checked_names
 from benchmarks.data.parts.data_yaml import DataYaml, looks_like_data_yaml, read_data_yaml
-from benchmarks.data.parts.lookup import FilesByName, examples
+from benchmarks.data.parts.lookup import FilesBelow, examples
 from benchmarks.data.parts.splits import SPLITS, split_names
 from benchmarks.data.parts.text import read_lines
 from export.errors import DataError, shown
 from export.pictures.files import (
     USUAL,
-    files_below,
-    is_file,
     is_picture_name,
     pictures_below,
 )
@@ -218,13 +216,11 @@ def _from_list(file: Path, bases: Sequence[Path], where: str, moved: list[str]) 
     places = [file.parent, *bases]
     pictures: list[Path] = []
     missing: list[str] = []
-    below: FilesByName | None = None
+    below = FilesBelow(places)
     for _, line in named:
         place = _resolve(line, places)
         if place is None or not place.is_file():
-            if below is None:
-                below = FilesByName(sorted(set(_files(places))))
-            same = [path for path in below.find(line) if is_file(path)]
+            same = below.find(line)
             place = same[0] if len(same) == 1 else None
             if place is not None and _absolute_parts(line):
                 moved.append(line)
@@ -235,12 +231,6 @@ def _from_list(file: Path, bases: Sequence[Path], where: str, moved: list[str]) 
     if missing:
         raise DataError(f"{where}: {len(missing)} pictures are not there: {examples(missing)}")
     return pictures
-
-
-def _files(folders: Sequence[Path]) -> Iterator[Path]:
-    for folder in folders:
-        if folder.is_dir():
-            yield from files_below(folder)
 
 
 def _exists(path: Path) -> bool:

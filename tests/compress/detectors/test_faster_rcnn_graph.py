@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from compress.detectors.parts.nms_op import onnx_translations
 from export.artifact.manifest import InputSpec, Manifest
@@ -16,7 +17,10 @@ from export.graph.to_onnx import export_onnx
 from export.pictures.images import to_input, to_tensor
 from export.precision.fp16 import cast_half
 from export.precision.int8 import Flavour, Int8Settings, quantize_int8
+from export.predictions import predict
 from tests.compress.detectors.small import small_detector, spread
+from tests.export.client import Client, picture
+from tests.export.test_client import require_same
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 SIZE = (160, 192)
@@ -44,6 +48,20 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fp32")
     path = export_onnx(detector, manifest, folder, sample, translations=onnx_translations())
     return detector, path
+
+
+def test_a_client_written_from_the_bundles_readme_finds_what_predict_finds(exported, tmp_path):
+    (_, path), seen = exported, 0
+    for number, (width, height) in enumerate([(192, 160), (401, 300), (90, 120), (640, 31)]):
+        cells = np.random.default_rng(number).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+        pixels = Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
+        pixels.save(tmp_path / f"{number}.png")
+        with open_engine(path, threads=1) as engine:
+            ours = predict(engine, tmp_path / f"{number}.png", 0.05)
+        theirs = Client(path).detect(picture(tmp_path / f"{number}.png"), 0.05)
+        require_same(theirs, ours, f"{width} x {height}")
+        seen += len(theirs)
+    assert seen > 20
 
 
 def makers(path: Path):

@@ -6,6 +6,7 @@ import pytest
 import slimdet
 from export.artifact.manifest import read_manifest
 from tests.benchmarks.test_run import write_model
+from tests.export.conftest import exported as exported
 from tests.export.conftest import static_model as static_model
 from tests.export.test_predict import pictures as pictures
 

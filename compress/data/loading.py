@@ -6,9 +6,6 @@ number of worker processes, on earlier steps, or on the rank, which only takes i
 
 import mmap
 import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +23,7 @@ from benchmarks.data.image_set import ImageSet, read_canvas
 from compress.batch import Batch, Targets
 from compress.data.augment import AugmentConfig, Sample, augment
 from compress.data.config import Data
+from compress.data.workers import end_with_parent
 from export.arguments import signals_for_this_process_alone
 from export.errors import DataError, ToolkitError
 from export.pictures.images import Letterbox, fit
@@ -348,7 +346,7 @@ def _by_processes(
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin,
-        worker_init_fn=_end_when_the_parent_says,
+        worker_init_fn=end_with_parent,
     )
     with signals_for_this_process_alone():  # else a worker dies before the last step is taken
         raws = iter(loader)
@@ -356,21 +354,6 @@ def _by_processes(
         if isinstance(raw, ToolkitError):
             raise raw
         yield raw
-
-
-def _end_when_the_parent_says(_number: int) -> None:
-    """Let SIGTERM end this worker if its parent sent it, which the end of a training may need."""
-    if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        return
-    threading.Thread(target=_await_the_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _await_the_parent(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass  # sent to all processes of the command: the parent ends the training first
-    os._exit(0)
 
 
 def _as_it_is(raw: object) -> object:

@@ -19,12 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
-from tests.compress.smoke import SMOKE
-from tests.drill.data_sets import write_set
 from tests.drill.judge import CODES
 from tests.drill.run_damage import DAMAGES, advised, damage, kinds_of_files
+from tests.drill.run_recipe import write_recipe
 from tests.drill.run_results import STAGES, Results, Stages, differences, results_of
 from tests.drill.starts import Command, Ended
 
@@ -37,13 +34,6 @@ MOST_STARTS = 5  # after which a damaged run must have ended
 YEAR_S = 365 * 86400.0
 WHOLE = "empty folder"  # a case that begins without a run folder
 INEXACT = "no longer bit for bit"
-
-_CHANGES = (
-    ("  train: {epochs: 1,", "  train: {epochs: 3,"),
-    ("train: {steps: 4,", "baseline: {equal_time: true}\ntrain: {steps: 8, workers: 1,"),
-    ("precisions: [fp32]", "precisions: [fp32, int8]"),
-    ("repeats: 1", "repeats: 2"),
-)
 
 
 @dataclass(frozen=True)
@@ -111,18 +101,7 @@ class Drill:
     @classmethod
     def prepare(cls, folder: Path, seed: int, *, small: bool = False) -> "Drill":
         """Make the undisturbed run; a small one trains a single detector and exports fp32 alone."""
-        data = write_set("coco", folder / "data", seed)
-        text = SMOKE
-        section = text[text.index("  type: shapes") : text.index("teacher:")]
-        own = f"  type: folder\n  root: {json.dumps(str(data.root))}\n  image_size: 64\n"
-        text = text.replace(section, f"{own}  augment: {{flip: 0.5}}\n")
-        for before, after in _CHANGES:
-            assert before in text, before
-            text = text.replace(before, after)
-        if small:
-            text = _alone(text)
-        recipe = folder / "recipe.yaml"
-        recipe.write_text(text, encoding="utf-8")
+        recipe = write_recipe(folder, seed, small=small)
         command = Command(recipe, folder / "whole" / "runs", known=folder / "modules.json")
         first = command.finish()
         assert first.code == 0, first.said
@@ -358,16 +337,6 @@ class Drill:
             yield f"{len(errors)} messages: {ended.said[-400:]!r}"
         elif path.name not in errors[0] and path.parent.name not in errors[0]:
             yield f"does not name the file: {errors[0][:300]}"
-
-
-def _alone(text: str) -> str:
-    """Return the recipe of the student without teacher, baseline, INT8 and fresh processes."""
-    tree = yaml.safe_load(text)
-    for key in ("teacher", "distill", "baseline"):
-        del tree[key]
-    tree["export"]["precisions"] = ["fp32"]
-    tree["benchmark"]["repeats"] = 1
-    return yaml.safe_dump(tree, sort_keys=False)
 
 
 def _negative_times(tree: object, place: str = "") -> Iterator[str]:

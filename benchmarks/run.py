@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.arguments import parser_of, positive, run_command
+from export.arguments import parser_of, positive, run_command, thread_count
 from export.backends import device_choices
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--images", type=Path, help="folder of the pictures, default: looked for")
     parser.add_argument("--out", type=Path, help="folder for report.html, .md and .json")
-    parser.add_argument("--threads", type=positive, help="CPU threads per model")
+    parser.add_argument("--threads", type=thread_count, help="CPU threads per model")
     parser.add_argument(
         "--repeats",
         type=positive,

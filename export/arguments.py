@@ -12,21 +12,31 @@ from types import FrameType
 from export.errors import ToolkitError, printable
 
 INTERRUPTED = 130  # exit code after Ctrl-C
+# The bounds of `export.config`, which loads more than a parser needs.
+_MOST, _MOST_THREADS, _MOST_SEED = 1_000_000, 1024, 2**32 - 1
 
 
 def positive(text: str) -> int:
-    """Read a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
+    """Read a whole number from 1 to a million, the bounds of a recipe's numbers."""
+    return _whole(text, 1, _MOST)
 
 
-def natural(text: str) -> int:
-    """Read a whole number of at least 0."""
+def thread_count(text: str) -> int:
+    """Read a number of CPU threads."""
+    return _whole(text, 1, _MOST_THREADS)
+
+
+def random_seed(text: str) -> int:
+    """Read a seed, a whole number of 32 bits."""
+    return _whole(text, 0, _MOST_SEED)
+
+
+def _whole(text: str, least: int, most: int) -> int:
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(
+            f"{text} is {f'less than {least}' if value < least else f'more than {most}'}"
+        )
     return value
 
 

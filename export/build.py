@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.arguments import natural, parser_of, positive, run_command
+from export.arguments import parser_of, positive, random_seed, run_command
 from export.atomic import require_writable
 from export.backends import BACKENDS
 from export.errors import ExportError
@@ -153,7 +153,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
 def _add_quantisation(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--images", type=Path, metavar="DIR", help="to calibrate or check on")
     group.add_argument("--count", type=positive, default=64, help="how many (default: 64)")
-    group.add_argument("--seed", type=natural, default=0, help="chooses them (default: 0)")
+    group.add_argument("--seed", type=random_seed, default=0, help="chooses them (default: 0)")
     group.add_argument(
         "--method",
         choices=("minmax", "entropy", "percentile"),

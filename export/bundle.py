@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.arguments import parser_of, positive, run_command
+from export.arguments import parser_of, run_command, thread_count
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.bundle") -> int:
@@ -64,7 +64,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the bundle")
     parser.add_argument("--name", help="of the model (default: the first model's folder)")
-    parser.add_argument("--threads", type=positive, help="of the CPU (default: all cores)")
+    parser.add_argument("--threads", type=thread_count, help="of the CPU (default: all cores)")
     return parser
 
 

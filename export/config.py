@@ -19,6 +19,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Channels = Annotated[int, Field(ge=1, le=8192)]  # of a layer
 Cells = Annotated[int, Field(ge=1, le=256)]  # of a map that is pooled, per side
+MOST_THREADS = 1024  # a runtime takes minutes to start more
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 Batch = Annotated[int, Field(ge=1, le=65_536)]  # pictures
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]  # a year
 

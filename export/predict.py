@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.arguments import parser_of, positive, run_command, threshold
+from export.arguments import parser_of, run_command, thread_count, threshold
 from export.backends import device_choices
 
 
@@ -79,7 +79,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     # the older name
     parser.add_argument("--score", type=threshold, dest="threshold", help=argparse.SUPPRESS)
     parser.add_argument("--device", choices=device_choices(), default="cpu", help="of ONNX Runtime")
-    parser.add_argument("--threads", type=positive, help="of the CPU (default: all cores)")
+    parser.add_argument("--threads", type=thread_count, help="of the CPU (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead")
     return parser
 

@@ -28,13 +28,16 @@ def a_path(
     return Path(text)
 
 
-def a_whole_number(value: object, name: str, least: int, error: Kind) -> int:
-    """Return a whole number of at least `least`, also one of NumPy's."""
+def a_whole_number(value: object, name: str, least: int, error: Kind, most: int = 1_000_000) -> int:
+    """Return a whole number from `least` to `most`, also one of NumPy's."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise error(f"{name} {_found(value)}: expected a whole number of at least {least}")
-    if value < least:
-        raise error(f"{name} {value}: expected at least {least}")
-    return int(value)
+    number = int(value)
+    if number < least:
+        raise error(f"{name} {number}: expected at least {least}")
+    if number > most:
+        raise error(f"{name} {number}: expected at most {most}")
+    return number
 
 
 def a_score(value: object, name: str, error: Kind) -> float:

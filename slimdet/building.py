@@ -68,7 +68,7 @@ def export(
     if images is not None:
         options.images = a_path(images, "images", ExportError, "expected a folder of pictures")
     options.count = a_whole_number(count, "count", 1, ExportError)
-    options.seed = a_whole_number(seed, "seed", 0, ExportError)
+    options.seed = a_whole_number(seed, "seed", 0, ExportError, 2**32 - 1)
     options.keep_float = texts(keep_float, "keep_float", ExportError, "conv")
     return build_model(options)
 

@@ -13,6 +13,7 @@ from export.artifact.int8_range import saturation_at
 from export.artifact.manifest import MADE_FOR_TENSORRT, read_manifest
 from export.backends import device_choices
 from export.bundles.packing import bundle_artifact
+from export.config import MOST_THREADS
 from export.engine import Engine, open_engine
 from export.errors import ExportError
 from slimdet.arguments import a_path, a_whole_number, a_word
@@ -51,7 +52,7 @@ def load(
     if artifact is not None:
         a_word(artifact, "artifact", ExportError, expected="the name of an artifact, or None")
     if threads is not None:
-        threads = a_whole_number(threads, "threads", 1, ExportError)
+        threads = a_whole_number(threads, "threads", 1, ExportError, MOST_THREADS)
     a_word(device, "device", ExportError, expected=f"one of {', '.join(device_choices())}")
     with ExitStack() as stack:
         found = artifact_in(given, artifact, stack)

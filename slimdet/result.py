@@ -146,7 +146,7 @@ class Result:
         Raises:
             DataError: the id is no whole number.
         """
-        number = a_whole_number(image_id, "image_id", 0, DataError)
+        number = a_whole_number(image_id, "image_id", 0, DataError, 2**63 - 1)
         return coco_results(self._detections(), number, self.category_ids)
 
     def _detections(self) -> Detections:

@@ -21,7 +21,7 @@ from benchmarks.timing.contender import Contender
 from benchmarks.timing.load import LoadWatch
 from benchmarks.timing.records import Latencies, Latency, Timing, Watch
 from export.backends.interface import EventTimed
-from export.config import Seconds, Section
+from export.config import Seconds, Section, Threads
 from export.engine import Engine
 from export.errors import DataError
 
@@ -56,7 +56,7 @@ class BenchmarkConfig(Section):
     warmup: int = Field(default=10, ge=1, le=100_000)  # calls of each scope before the first block
     images: int = Field(default=32, ge=1, le=100_000)  # distinct photographs in rotation
     # of the engines; None: the runtime's default
-    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    threads: Threads | None = None
     batch: EngineBatch = 1
     time_limit_s: Seconds | None = 60.0  # per engine, over all repeats; fewer calls beyond it
     score_threshold: float = Field(default=0.25, ge=0, le=1)  # end to end

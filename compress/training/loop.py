@@ -156,7 +156,6 @@ class Loop:
         ):
             while self.step < self.job.total and not stopped:
                 loss = self.take_step(feed)
-                progress.update(self.step, f"loss {loss:.3f}{self._ap()}")
                 spent = self._agree(self._budget_spent())
                 late = self._agree(time.monotonic() - saved > self.config.checkpoint_every_s)
                 leaving = self._agree(bool(interrupted))
@@ -166,6 +165,7 @@ class Loop:
                 if self.step in looks or spent or late or leaving:
                     self._save()
                     saved = time.monotonic()
+                progress.update(self.step, f"loss {loss:.3f}{self._ap()}")
                 if leaving:
                     raise KeyboardInterrupt
         if stopped:
@@ -325,8 +325,12 @@ class Loop:
         return self.step % AGREE_EVERY == 0 and bool(self.fabric.broadcast(mine))
 
     def _ap(self) -> str:
-        last = self.rows[-1].get("AP") if self.rows else None
-        return f"  AP {100 * last:.1f}" if last is not None else ""
+        """Return the last evaluation's AP in words, and its step unless it is this one."""
+        last = self.rows[-1] if self.rows else {}
+        ap = last.get("AP")
+        if ap is None:
+            return ""
+        return f"  AP {100 * ap:.1f}" + ("" if last["step"] == self.step else f" at {last['step']}")
 
     def _weights(self) -> dict[str, Tensor]:
         if self.best is not None and (self.config.keep == "best" or self.config.patience):

@@ -158,7 +158,7 @@ def differences(home: Path, whole: Path, expected: Results) -> Iterator[str]:
         yield f"the run ended without its results: {error!r}"
         return
     ratio, before = (at / "equal_time.json" for at in (home, whole))
-    if not ratio.exists() and before.exists():
+    if not ratio.is_file() and before.exists():
         notes = (home / "report" / "report.json").read_text(encoding="utf-8")
         made_before = "Equal time is equal cost of the steps" in notes
         if "has no record of how the steps" not in notes and not made_before:

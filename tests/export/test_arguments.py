@@ -1,9 +1,30 @@
+import argparse
 import os
 import signal
 
 import pytest
 
-from export.arguments import run_command, signals_for_this_process_alone, terminable
+from export.arguments import (
+    positive,
+    random_seed,
+    run_command,
+    signals_for_this_process_alone,
+    terminable,
+    thread_count,
+)
+from export.config import MOST_THREADS
+
+
+@pytest.mark.parametrize(
+    ("reads", "least", "most"),
+    [(positive, 1, 1_000_000), (thread_count, 1, MOST_THREADS), (random_seed, 0, 2**32 - 1)],
+)
+def test_numbers_of_options_have_two_bounds(reads, least, most):
+    assert (reads(str(least)), reads(str(most))) == (least, most)
+    with pytest.raises(argparse.ArgumentTypeError, match=f"less than {least}"):
+        reads(str(least - 1))
+    with pytest.raises(argparse.ArgumentTypeError, match=f"more than {most}"):
+        reads(str(most + 1))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

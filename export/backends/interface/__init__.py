@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from typing_extensions import Self
 
 from export.artifact.manifest import Manifest
-from export.config import PositiveInt, Section
+from export.config import Section, Threads
 from export.detections import Candidates
 from export.pictures.images import Images
 
@@ -17,7 +17,7 @@ from export.pictures.images import Images
 class EngineSettings(Section):
     """Settings of an engine; a backend ignores those that do not apply to it."""
 
-    threads: PositiveInt | None = None  # CPU threads; None: the physical cores of this process
+    threads: Threads | None = None  # CPU threads; None: the physical cores of this process
     device: str = "cpu"  # one of the backend's `devices`
     cuda_graph: bool = False  # record a pass as a CUDA graph and replay it
 

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from compress.batch import Batch, Targets
-from compress.console import Console
+from compress.console import Console, PlainProgress
 from compress.training.ema import Ema
 from compress.training.job import Batches, Trained, TrainJob
 from compress.training.loop import train
@@ -54,6 +54,7 @@ def fit(
     evaluate: Callable[[nn.Module], dict[str, float | None]] | None = None,
     objective: Objective | None = None,
     precision: Any = "32-true",
+    quiet: bool = True,
     **settings: object,
 ) -> Trained:
     config = TrainConfig.model_validate({"steps": 12, "amp": "off", "lr": 0.01, **settings})
@@ -69,7 +70,7 @@ def fit(
             evaluate=evaluate or (lambda _model: {"AP": next(scores) / 100}),
             fabric=Fabric(accelerator="cpu", devices=1, precision=precision),
             seed=3,
-            console=Console(quiet=True),
+            console=Console(quiet=quiet),
         )
     )
 
@@ -183,6 +184,20 @@ def test_every_evaluation_is_a_row_of_results_csv(tmp_path: Path) -> None:
         "loss/task/size",
         "AP",
     }
+
+
+def test_the_last_line_of_progress_has_the_last_ap(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PlainProgress, "every_s", 0.0)
+    fit(tmp_path, evaluations=2, quiet=False)
+    lines = [line.split("  (about")[0] for line in capsys.readouterr().err.splitlines()]
+    assert [line.partition("AP ")[2] for line in lines] == [
+        *[""] * 5,
+        "1.0",
+        *["1.0 at 6"] * 5,
+        "2.0",
+    ]
 
 
 def test_ema_follows_with_a_decay_that_warms_up() -> None:

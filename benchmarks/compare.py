@@ -145,9 +145,12 @@ def _ratio(before: float | None, after: float | None) -> str:
 
 
 def _notes(before: "ReportData", after: "ReportData") -> list[str]:
-    from benchmarks.gates import rows_by_key
+    from benchmarks.gates import other_pictures, rows_by_key
 
     notes = []
+    other = other_pictures(before, after)
+    if other is not None:
+        notes.append(f"AP is not comparable: {printable(other)}")
     for name in ("cpu", "gpu"):
         sides = [report.environment.get(name) for report in (before, after)]
         if sides[0] != sides[1]:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +21,9 @@ LIMITS = ("max_ap_drop", "max_p50", "max_p99", "max_size")
 # Kinds of verdicts on a timing; a row with any other has failed.
 TIMINGS = ("valid", "noisy", "throttled", "not measured")
 FAILURES = ("failed", "error")  # keys by which other programs mark a row
+# What a file of a detector can have, and a call of one can take: a figure outside is a mistake.
+PLAUSIBLE = {"MB": (1e-3, 1e6), "ms": (1e-3, 1e7)}
+MOST_SHOWN = 4  # differences of validation sets in a message
 
 
 class GateError(ToolkitError):
@@ -118,12 +122,73 @@ def latency(row: "ReportRow", quantile: Quantile) -> float | None:
     return scope.p50 if quantile == "p50" else scope.p99
 
 
+def other_pictures(before: "ReportData", after: "ReportData") -> str | None:
+    """Return how the validation sets of two reports differ; None where they agree.
+
+    Compares the numbers of pictures and boxes that both state, not paths: the same set may lie
+    elsewhere. A report without a record of its data, as `slimdet bench` writes it, has the data's
+    name and number of pictures in its own name, and the classes in its rows.
+    """
+    if isinstance(before.data, str) and isinstance(after.data, str):
+        return _other_name(before, after)
+    old, new = _validation_set(before), _validation_set(after)
+    for where, found in (("first", old), ("second", new)):
+        if not found:
+            return f"the {where} report does not state the pictures that it was measured on"
+    counted = [kind for kind in old if kind in new]
+    if not counted:
+        return "the reports state no figure of their validation sets that both have"
+    differing = [
+        f"{what} {old[kind].get(what, 0)} and {new[kind].get(what, 0)}"
+        for kind in counted
+        for what in dict.fromkeys([*old[kind], *new[kind]])
+        if old[kind].get(what, 0) != new[kind].get(what, 0)
+    ]
+    return f"the validation sets differ: {_few(differing)}" if differing else None
+
+
+def _other_name(before: "ReportData", after: "ReportData") -> str | None:
+    old, new = ((str(one.data), one.name) for one in (before, after))
+    if old != new:
+        names = " and ".join(repr(", ".join(filter(None, one))) for one in (old, new))
+        return f"the reports name different data: {names}"
+    classes = [{name for row in one.rows for name in row.per_class} for one in (before, after)]
+    if all(classes) and classes[0] != classes[1]:
+        return f"the reports have different classes: {_few(sorted(classes[0] ^ classes[1]))}"
+    return None
+
+
+def _validation_set(report: "ReportData") -> dict[str, dict[str, int]]:
+    """Return the numbers that a report states of its validation set, by kind and name."""
+    splits = report.data.get("splits") if isinstance(report.data, dict) else None
+    found = splits.get("val") if isinstance(splits, dict) else None
+    if not isinstance(found, dict):
+        return {}
+    classes = found.get("boxes_per_class")
+    by_class = classes if isinstance(classes, dict) else {}
+    stated = {
+        "pictures": {"pictures": found.get("images")},
+        "boxes": {"boxes": found.get("boxes")},
+        "classes": {f"boxes of {name}": count for name, count in by_class.items()},
+    }
+    numbers = {
+        kind: {what: count for what, count in counts.items() if type(count) is int}
+        for kind, counts in stated.items()
+    }
+    return {kind: counts for kind, counts in numbers.items() if counts}
+
+
+def _few(texts: Sequence[str]) -> str:
+    more = len(texts) - MOST_SHOWN
+    return ", ".join(texts[:MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
 def broken_gates(before: "ReportData", after: "ReportData", gates: GatesConfig) -> list[str]:
     """Return one line per exceeded limit, over the rows of the reference `before`.
 
     A limit that cannot be checked counts as exceeded: a row that is gone, occurs twice or is marked
-    as failed, a figure that was not measured, or a latency from a busy machine (unless
-    `allow_noisy`).
+    as failed, a figure that was not measured or that no detector has, a latency from a busy machine
+    (unless `allow_noisy`), or AP on other pictures.
     """
     old, new = rows_by_key(before), rows_by_key(after)
     if not old.keys() & new.keys():
@@ -131,6 +196,11 @@ def broken_gates(before: "ReportData", after: "ReportData", gates: GatesConfig) 
     if not gates.given:
         return []
     lines = _repeated(before, "the reference") + _repeated(after, "the new report")
+    if gates.max_ap_drop is not None:
+        other = other_pictures(before, after)
+        if other is not None:
+            lines.append(f"AP cannot be checked: {other}; measure both on the same pictures")
+            gates = gates.model_copy(update={"max_ap_drop": None})
     for key in old:
         title = " ".join(key)
         if key not in new:
@@ -205,8 +275,10 @@ def _growth(
     before, after = values
     if before is None or after is None:
         return [f"{title}: {what} cannot be checked: it was not measured in both reports"]
-    if before <= 0 or after <= 0:
-        return [f"{title}: {what} cannot be checked: {min(before, after):g} {unit} is no {what}"]
+    least, most = PLAUSIBLE[unit]
+    wrong = [value for value in (before, after) if not least <= value <= most]
+    if wrong:
+        return [f"{title}: {what} cannot be checked: {wrong[0]:g} {unit} is no {what}"]
     number, relative = parse_limit(limit)
     allowed = before * (1 + number) if relative else number
     if after <= allowed + 1e-9:

@@ -17,13 +17,14 @@ from benchmarks.report.plots import draw_plots
 from benchmarks.report.schema import ReportData, ReportRow, Speed
 from benchmarks.timing.latency import SpeedRatio
 from benchmarks.timing.records import Timing
-from export.artifact.bundle_content import whole_number
+from export.artifact.bundle_content import each_key_once, no_constant, whole_number
 from export.artifact.manifest import Manifest, file_sha256
 from export.atomic import write_json, write_text
-from export.errors import MissingDependencyError, ToolkitError
+from export.errors import MissingDependencyError, ToolkitError, printable
 from export.reading.mistakes import all_described
 
 NOT_MEASURED = "not measured: made for TensorRT"
+NOT_JSON = "it is not JSON"
 
 
 def report_row(
@@ -100,20 +101,29 @@ def complete(data: ReportData) -> ReportData:
 
 
 def read_report(file: Path) -> ReportData:
-    """Read a report.json.
+    """Read a report.json strictly: neither text nor a truth value is taken for a number.
 
     Raises:
         ToolkitError: the file is missing or is not a report.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"), parse_int=whole_number)
-        return ReportData.model_validate(content)
+        text = file.read_text(encoding="utf-8-sig")
+        json.loads(
+            text,
+            parse_int=whole_number,
+            parse_constant=no_constant,
+            object_pairs_hook=each_key_once,
+        )
+        return ReportData.model_validate_json(text, strict=True)
     except ValidationError as error:
-        problem = all_described(error)
+        unreadable = error.errors(include_url=False)[0]["type"] == "json_invalid"
+        problem = NOT_JSON if unreadable else all_described(error)
     except OSError as error:
         problem = str(error.strerror)
-    except (ValueError, RecursionError):  # not UTF-8, not JSON, or nested too deeply
-        problem = "it is not JSON"
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):  # or nested too deeply
+        problem = NOT_JSON
+    except ValueError as error:  # a number or a key that no report has
+        problem = printable(str(error))
     raise ToolkitError(f"{file}: not a readable report: {problem}; run it again")
 
 

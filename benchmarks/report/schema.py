@@ -11,6 +11,7 @@ from benchmarks.accuracy.metric import MetricValues
 from benchmarks.record import Record
 from benchmarks.timing.records import Latencies, Throughput
 from benchmarks.timing.step_ratio import StepRatio
+from export.reading.mistakes import brief
 
 
 class ReportRow(Record):
@@ -62,7 +63,8 @@ class ReportRow(Record):
     @classmethod
     def _twelve_numbers(cls, ap: dict[str, float | None]) -> dict[str, float | None]:
         if set(ap) != set(COCO_NAMES):
-            raise ValueError(f"expected exactly {', '.join(COCO_NAMES)}; got {', '.join(ap)}")
+            found = ", ".join(ap) if ap else "none of them"
+            raise ValueError(f"expected exactly {', '.join(COCO_NAMES)}; got {found}")
         for name, value in ap.items():
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; expected 0..1, or null where COCO gives -1")
@@ -203,3 +205,10 @@ class ReportData(Record):
     warnings: tuple[str, ...] = ()
     headline: str = ""
     waterfall: tuple[Stage, ...] = ()
+
+    @field_validator("schema_version", mode="before")
+    @classmethod
+    def _whole(cls, version: object) -> object:
+        if type(version) is not int:  # true equals 1
+            raise ValueError(f"expected 1, found {brief(version)}")
+        return version

@@ -81,9 +81,9 @@ def read_content(folder: Path) -> Bundle:
             raise ValueError(f"{path.stat().st_size} bytes, expected at most {MAX_BYTES}")
         content: object = json.loads(
             path.read_text(encoding="utf-8"),
-            parse_constant=_no_constant,
+            parse_constant=no_constant,
             parse_int=whole_number,
-            object_pairs_hook=_each_key_once,
+            object_pairs_hook=each_key_once,
         )
     except (OSError, ValueError, RecursionError) as error:
         said = error.strerror if isinstance(error, OSError) else error
@@ -278,11 +278,21 @@ def _is_number(value: object) -> bool:
     return abs(value) < 1e300 and math.isfinite(value)
 
 
-def _no_constant(name: str) -> None:
+def no_constant(name: str) -> None:
+    """Refuse NaN and infinity, which `json` would read.
+
+    Raises:
+        ValueError: always.
+    """
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _each_key_once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+def each_key_once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """Return an object of a JSON file.
+
+    Raises:
+        ValueError: a key stands in it twice.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key stands twice in one object")

@@ -72,19 +72,23 @@ def described(kind: str, context: Mapping[str, object], value: object) -> str:
 
 
 def all_described(error: "ValidationError", most: int = 3) -> str:
-    """Describe the first mistakes of a file by key, separated by `; `."""
-    lines = []
+    """Describe the first mistakes of a file by key, separated by `; `; equal ones once."""
+    places: dict[str, list[str]] = {}
     details: Sequence[Mapping[str, object]] = error.errors(include_url=False)
-    for one in details[:most]:
+    for one in details:
         place = one["loc"]
-        keys = dotted(place) if isinstance(place, tuple) else ""
+        key = dotted(place) if isinstance(place, tuple) else ""
         context = one.get("ctx")
         text = described(
             str(one["type"]), context if isinstance(context, Mapping) else {}, one.get("input")
         )
-        lines.append(f"{keys}: {text}" if keys else text)
-    more = len(details) - most
-    return "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
+        places.setdefault(text, []).append(key)
+    lines = []
+    for text, keys in places.items():
+        line = f"{keys[0]}: {text}" if keys[0] else text
+        lines.append(line + (f" (and {len(keys) - 1} more like it)" if len(keys) > 1 else ""))
+    more = sum(len(keys) for keys in list(places.values())[most:])
+    return "; ".join(lines[:most]) + (f"; and {more} more" if more > 0 else "")
 
 
 def brief(value: object, most: int = 60, *, quote: bool = False) -> str:

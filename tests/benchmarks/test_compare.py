@@ -1,6 +1,7 @@
 """Two reports compared, and limits that may break."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,8 @@ LIMITS = ["--max-ap-drop", "50", "--max-p99", "+900%", "--max-size", "+900%", "-
         ([{}], [{"verdict": "not measured: x", "latency_ms": None}], "p99 cannot be checked"),
         ([{}], [{"size_mb": None}], "size cannot be checked: it was not measured"),
         ([{}], [{"size_mb": -4.0}], "size cannot be checked: -4 MB is no size"),
+        ([{}], [{"size_mb": 1e-300}], "size cannot be checked: 1e-300 MB is no size"),
+        ([{"size_mb": 1e300}], [{}], "size cannot be checked: 1e+300 MB is no size"),
         ([{}], [{"ap": dict.fromkeys(COCO_NAMES)}], "AP cannot be checked"),
         (
             [{"model": "teacher", "name": "teacher"}, {"model": "teacher", "name": "teacher2"}],
@@ -174,6 +177,157 @@ def test_a_report_without_a_key_is_no_report(
         file.write_text(json.dumps(given))
         assert main([str(a), str(b), *LIMITS]) == 1
         assert "not a readable report" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("p99", [0.0, -5.0, 1e-9, 1e12])
+def test_a_latency_that_no_call_takes_keeps_no_limit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], p99: float
+) -> None:
+    a, b = write(tmp_path / "a"), write(tmp_path / "b", p99=p99)
+    assert main([str(a), str(b), "--max-p99", "+900%"]) == 3
+    assert f"p99 cannot be checked: {p99:g} ms is no end-to-end p99" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("ap", {"AP": True}, "rows[0].ap.AP: expected a number, found true"),
+        ("ap", {"AP": "0.5"}, 'rows[0].ap.AP: expected a number, found "0.5"'),
+        ("size_mb", "4.0", 'rows[0].size_mb: expected a number, found "4.0"'),
+        ("parameters", 1000.0, "rows[0].parameters: expected a whole number, found 1000.0"),
+        ("latency_ms", {"p99": "5"}, 'latency_ms.end_to_end.p99: expected a number, found "5"'),
+        ("model", "\ud800", "it is not JSON"),
+        ("size_mb", math.nan, "NaN is no number of JSON"),
+    ],
+)
+def test_figures_of_a_report_are_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: Any, said: str
+) -> None:
+    a, b = write(tmp_path / "a"), write(tmp_path / "b")
+    row = json.loads((b / "report" / "report.json").read_text())["rows"][0]
+    if key == "ap":
+        value = {**row["ap"], **value}
+    if key == "latency_ms":
+        scope = row["latency_ms"]
+        value = {**scope, "end_to_end": {**scope["end_to_end"], **value}}
+    change(b, {key: value})
+    assert main([str(a), str(b)]) == 1
+    captured = capsys.readouterr().err
+    assert "not a readable report" in captured
+    assert said in captured
+
+
+def test_a_report_with_a_doubled_key_or_a_false_version_is_no_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = write(tmp_path / "a"), write(tmp_path / "b")
+    file = b / "report" / "report.json"
+    text = file.read_text()
+    for old, new, said in (
+        ('"AP": 0.5', '"AP": 0.5, "AP": 0.9', "a key stands twice in one object"),
+        ('"schema": 1', '"schema": true', "schema: expected 1, found true"),
+    ):
+        file.write_text(text.replace(old, new))
+        assert main([str(a), str(b)]) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_rows_without_ap_are_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write(tmp_path / "a")
+    b = change(write(tmp_path / "b"), {"ap": {}}, {**FP32, "ap": {}})
+    assert main([str(a), str(b)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("expected exactly AP, AP50") == 1
+    assert "rows[0].ap: " in said
+    assert "got none of them (and 1 more like it)" in said
+
+
+VAL: dict[str, Any] = {"images": 87, "boxes": 1137, "boxes_per_class": {"RBC": 967, "WBC": 170}}
+
+
+def stating(folder: Path, **changes: Any) -> Path:
+    """Change top-level keys of the report in `folder`."""
+    file = folder / "report" / "report.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return folder
+
+
+def on(val: object, source: str = "COCO JSON data/val.json") -> dict[str, Any]:
+    val = {"source": source, **val} if isinstance(val, dict) else val
+    return {"data": {"splits": {"val": val}}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (on(VAL), on({**VAL, "images": 86}), "the validation sets differ: pictures 87 and 86"),
+        (on(VAL), on({**VAL, "boxes": 9}), "the validation sets differ: boxes 1137 and 9"),
+        (
+            on(VAL),
+            on({**VAL, "boxes_per_class": {"RBC": 967, "fish": 170}}),
+            "the validation sets differ: boxes of WBC 170 and 0, boxes of fish 0 and 170",
+        ),
+        (on(VAL), {}, "the second report does not state the pictures"),
+        ({"data": "87 pictures"}, on(VAL), "the first report does not state the pictures"),
+        (on(VAL), {"data": {}}, "the second report does not state the pictures"),
+        (on(VAL), on(None), "the second report does not state the pictures"),
+        (
+            on({"images": 87}),
+            on({"boxes": 1137}),
+            "the reports state no figure of their validation sets",
+        ),
+        (
+            {"name": "val, 87 pictures"},
+            {"name": "test, 90 pictures"},
+            "the reports name different data: 'val, 87 pictures' and 'test, 90 pictures'",
+        ),
+    ],
+)
+def test_ap_on_other_pictures_keeps_no_limit(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    before: dict[str, Any],
+    after: dict[str, Any],
+    said: str,
+) -> None:
+    a, b = stating(write(tmp_path / "a"), **before), stating(write(tmp_path / "b"), **after)
+    assert main([str(a), str(b), "--max-ap-drop", "50"]) == 3
+    captured = capsys.readouterr().err
+    assert said in captured
+    assert captured.count("\n") == 1
+    assert main([str(a), str(b), "--max-size", "+0%"]) == 0
+    assert f"AP is not comparable: {said}" in capsys.readouterr().out
+
+
+def test_benchmarks_with_other_classes_keep_no_limit_of_ap(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = change(write(tmp_path / "a"), {"per_class": {"RBC": 0.5}})
+    b = change(write(tmp_path / "b"), {"per_class": {"fish": 0.5}})
+    assert main([str(a), str(b), "--max-ap-drop", "50"]) == 3
+    assert "the reports have different classes: RBC, fish" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"name": "val, 87 pictures"}, {"name": "val, 87 pictures"}),
+        (on(VAL), on(VAL, "COCO JSON /elsewhere/val.json")),
+        ({"name": "before", **on(VAL)}, {"name": "after", **on({"images": 87})}),
+        (on(VAL), on({**VAL, "boxes_per_class": {**VAL["boxes_per_class"], "none": 0}})),
+    ],
+)
+def test_the_same_pictures_elsewhere_keep_a_limit(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    before: dict[str, Any],
+    after: dict[str, Any],
+) -> None:
+    a, b = stating(write(tmp_path / "a"), **before), stating(write(tmp_path / "b"), **after)
+    assert main([str(a), str(b), "--max-ap-drop", "0"]) == 0
+    assert "not comparable" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -66,10 +66,15 @@ def _doctor(options: argparse.Namespace) -> int:
     for path in options.paths:
         for finding in named(path, options.runs):
             report(finding)
-    code = next((finding.code for finding in findings if finding.state == "bad"), 0)
+    bad = [finding for finding in findings if finding.state == "bad"]
+    code = bad[0].code if bad else 0
     if options.json:
         listed = [asdict(finding) for finding in findings]
         print(json.dumps({"exit_code": code, "findings": listed}))
+    elif bad:
+        sys.stdout.flush()
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        sys.stderr.write(printable(f"error: {bad[0].what}: {bad[0].said}{more}") + "\n")
     return code
 
 
@@ -294,11 +299,13 @@ def engine(path: Path) -> list[Finding]:
 
 def bundle(path: Path, runs: Path) -> list[Finding]:
     """Check that a bundle's files are intact and its engines fit this machine."""
+    from export.artifact.bundle_agreement import check_agreement
     from export.artifact.bundle_content import BundleError, read_bundle
     from export.artifact.int8_range import saturation_at
 
     try:
         content = read_bundle(path)
+        check_agreement(path, content)
     except BundleError as error:
         return [Finding(str(path), "bad", str(error), 6)]
     count = len(content["files"])

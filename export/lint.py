@@ -17,15 +17,21 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.l
 
 def run_lint(options: argparse.Namespace) -> int:
     """Check the files of `options.models`; return the exit code."""
-    code = 0
+    refused = []
     for path in options.models:
         problems = _lint(path)
         for problem in problems:
             print(f"{path}: {problem}")
-            code = ExportError.exit_code
-        if not problems:
+        if problems:
+            refused.append(path)
+        else:
             print(f"{path}: clean")
-    return code
+    if not refused:
+        return 0
+    count = f"{len(refused)} of {len(options.models)} files"
+    raise ExportError(
+        f"{count} would be refused by TensorRT, {refused[0]} the first; stdout says why"
+    )
 
 
 def command_line(prog: str) -> argparse.ArgumentParser:

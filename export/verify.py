@@ -1,16 +1,15 @@
 """Check a bundle on a device: every artifact must reproduce the expected detections.
 
 `python -m export.verify BUNDLE`, or `python verify.py` inside of it. A bundle holds a copy of this
-file and, beside it, `bundle_content.py`, which reads and checks `bundle.json`, `stored_numbers.py`,
-which looks for NaN in weights, and one `verify_<backend>.py` per backend, which opens that
-backend's artifacts. The copies need numpy and the runtime (onnxruntime, or tensorrt and
-cuda-python) alone.
+file and, beside it, `bundle_content.py`, which reads and checks `bundle.json`,
+`bundle_agreement.py`, which compares it with the other files, `stored_numbers.py`, which looks for
+NaN in weights, and one `verify_<backend>.py` per backend, which opens that backend's artifacts. The
+copies need numpy and the runtime (onnxruntime, or tensorrt and cuda-python) alone.
 """
 
 import argparse
 import importlib.util
 import json
-import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING or __package__ == "export":
+    from export.artifact.bundle_agreement import (
+        Picture,
+        check_agreement,
+        check_count,
+        golden_picture,
+    )
     from export.artifact.bundle_content import Artifact, Bundle, BundleError, Nms, read_bundle
     from export.artifact.int8_range import saturation_at
     from export.artifact.stored_numbers import broken_number
 else:  # the copy in a bundle, whose folder `python -I` leaves out of the path
     sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from bundle_agreement import Picture, check_agreement, check_count, golden_picture
     from bundle_content import Artifact, Bundle, BundleError, Nms, read_bundle
     from int8_range import saturation_at
     from stored_numbers import broken_number
@@ -32,7 +38,6 @@ else:  # the copy in a bundle, whose folder `python -I` leaves out of the path
 DONE, MISSING_PACKAGE, BROKEN = 0, 4, 6  # as in export/errors.py, which is not part of a bundle
 MIN_IOU = 0.5
 SESSION = "verify_"  # and the backend's name: a file beside the copy of this one in a bundle
-Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3) RGB
 Batch: TypeAlias = NDArray[np.float32 | np.uint8]
 # boxes (B, P, 4), scores (B, P), labels (B, P), perhaps more
 Outputs: TypeAlias = Mapping[str, NDArray[np.generic]]
@@ -91,6 +96,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "verify") -> int:
     results: list[Result] = []
     try:
         bundle = read_bundle(options.bundle)
+        check_agreement(options.bundle, bundle)
         sessions = load_sessions(bundle["files"])
         for artifact in chosen(options.bundle, bundle, options.artifact, sessions):
             results.append(check(options.bundle, bundle, artifact, options.device, sessions))
@@ -98,12 +104,24 @@ def main(arguments: Sequence[str] | None = None, prog: str = "verify") -> int:
                 print(f"{results[-1]['result']:>7}  {results[-1]['name']}: {results[-1]['said']}")
     except BundleError as error:
         results.append({"name": str(options.bundle), "result": "error", "said": str(error)})
-        if not options.json:
-            print(f"error: {error}", file=sys.stderr)
     code = exit_code([result["result"] for result in results])
     if options.json:
         print(json.dumps({"exit_code": code, "results": results}))
+    elif code:
+        sys.stdout.flush()
+        print(f"error: {_summary(options.bundle, results)}", file=sys.stderr)
     return code
+
+
+def _summary(folder: Path, results: Sequence[Result]) -> str:
+    """Return in one line why not all is as expected."""
+    if results[-1]["result"] == "error":
+        return results[-1]["said"]
+    failed = [result for result in results if result["result"] == "failed"]
+    if not failed:
+        return f"{folder}: no artifact can be checked here: {results[0]['said']}"
+    count = f"{len(failed)} of {len(results)} artifacts failed"
+    return f"{folder}: {count}, the first: {failed[0]['name']}: {failed[0]['said']}"
 
 
 def exit_code(results: Sequence[str]) -> int:
@@ -183,13 +201,14 @@ def check(
     caution = saturation_at(path, device)
     warning = "" if caution is None else f"; warning: {caution}"
     try:
-        picture = golden_picture(folder / bundle["golden"]["input"])
+        picture = golden_picture(folder / bundle["golden"]["input"], artifact["input"])
         session = open_session(path, artifact, device, sessions)
         try:
             broken = broken_number(path.read_bytes()) if path.suffix == ".onnx" else None
             if broken is not None:  # behind NMS in the graph it may look as if it found nothing
                 raise BundleError(f"{broken}; the model is broken: pack a sound one")
             said = compare_runs(session, picture, artifact)
+            check_count(artifact)
         finally:
             session.close()
     except NotHereError as error:
@@ -197,30 +216,6 @@ def check(
     except (BundleError, RuntimeError) as error:
         return {"name": artifact["name"], "result": "failed", "said": f"{error}{warning}"}
     return {"name": artifact["name"], "result": "ok", "said": said + warning}
-
-
-def golden_picture(path: Path) -> Picture:
-    """Return the canvas that every artifact is run on.
-
-    Raises:
-        BundleError: the file holds something else than a picture.
-    """
-    try:
-        with path.open("rb") as stream:
-            version = np.lib.format.read_magic(stream)
-            if version != (1, 0):
-                raise ValueError(f"npy of version {version}, expected (1, 0)")
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-            pixels = stream.read()
-    except Exception as error:  # of files, headers, sizes and the tokenizer that reads them
-        said = str(error).splitlines() or [type(error).__name__]
-        raise BundleError(f"{path}: cannot be read ({said[0]}); unpack the bundle again") from None
-    if dtype != np.uint8 or fortran or shape[2:] != (3,) or len(pixels) != math.prod(shape):
-        raise BundleError(
-            f"{path}: holds {len(pixels)} bytes of {shape} {dtype}; expected a picture, (H, W, 3) "
-            "uint8"
-        )
-    return np.frombuffer(pixels, dtype=np.uint8).reshape(shape)
 
 
 def open_session(

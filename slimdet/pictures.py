@@ -44,6 +44,11 @@ def read_pictures(given: Picture, depth: int | None = None) -> list[Path] | list
     """
     if isinstance(given, Image.Image):
         name = str(getattr(given, "filename", "")) or "a PIL picture"
+        if not all(given.size):
+            width, height = given.size
+            raise DataError(
+                f"{name} of {width} x {height} pixels holds none; expected at least one pixel"
+            )
         return [picture_pixels(given, name, depth)]
     if isinstance(given, np.ndarray):
         return [array_pixels(given, depth)]

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict, cast
 
 CONTENT = "bundle.json"
+THRESHOLDS = "thresholds.json"
 MAX_BYTES = 64_000_000  # of bundle.json; a bundle of four models has 100 kB
 LONGEST_NUMBER = 20  # characters of a whole number of 64 bits
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}")
@@ -46,6 +47,8 @@ class Bundle(TypedDict):
     """The content of `bundle.json`."""
 
     schema: int
+    name: str  # of the model
+    classes: list[str]  # in the order of the labels
     default: str  # name of the artifact to take where none is named
     golden: dict[str, str]  # input, drawn: files of the golden picture
     artifacts: list[Artifact]
@@ -85,11 +88,13 @@ def read_content(folder: Path) -> Bundle:
             parse_int=whole_number,
             object_pairs_hook=each_key_once,
         )
-    except (OSError, ValueError, RecursionError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
+    except OSError as error:
+        said = error.strerror
         raise BundleError(
             f"{folder}: no bundle ({said}); name a folder that holds {CONTENT}"
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: is broken ({error}); unpack the bundle again") from None
     if not isinstance(content, dict):
         raise BundleError(f"{path}: holds {kind(content)}, expected an object; unpack it again")
     if content.get("schema") != 1 or content["schema"] is True:
@@ -144,6 +149,13 @@ class _Checker:
             self._inside(name, f"files.{told(name)}")
             if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
                 self._fail(f"files.{told(name)}", digest, "a SHA-256 of 64 hexadecimal digits")
+        if not isinstance(content.get("name"), str) or not content["name"]:
+            self._fail("name", content.get("name"), "a text, the name of the model")
+        classes = self._get(content, "", "classes", list, "a list of class names")
+        if not classes or not all(isinstance(one, str) and one for one in classes):
+            self._fail("classes", classes, "a list of at least one class name")
+        self._listed("labels.txt", "the file of the classes", files)
+        self._listed(THRESHOLDS, "the file of the thresholds", files)
         golden = self._get(content, "", "golden", dict, "an object of input and drawn")
         self._listed(self._text(golden, "golden.", "input"), "golden.input", files)
         artifacts = self._get(content, "", "artifacts", list, "a list of artifacts")
@@ -189,6 +201,9 @@ class _Checker:
             if not _is_detection(detection):
                 what = "[label, score in 0..1, [left, top, right, bottom]]"
                 self._fail(f"{at}expected[{index}]", detection, what)
+        count: Any = artifact.get("expected_count", len(expected))  # of earlier versions: none
+        if not _is_whole(count) or count < 1:
+            self._fail(f"{at}expected_count", count, "a whole number from 1")
         built = artifact.get("built_on")
         if built is not None and not (
             isinstance(built, dict) and all(isinstance(value, str) for value in built.values())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export import verify
-from export.artifact import bundle_content, int8_range, stored_numbers
+from export.artifact import bundle_agreement, bundle_content, int8_range, stored_numbers
 from export.artifact.manifest import Manifest, file_sha256, read_manifest
 from export.atomic import write_bytes, write_json, write_text
 from export.backends import BACKENDS
@@ -306,6 +306,7 @@ def _describe(folder: Path, one: Packed) -> dict[str, object]:
         "tolerance": tolerance,
         "min_score": one.min_score,
         "extra_above": extra_above,
+        "expected_count": count,
         "expected": [  # label, score, box xyxy in input pixels
             [int(label), round(float(score), 6), [round(float(side), 4) for side in box]]
             for label, score, box in expected
@@ -315,7 +316,7 @@ def _describe(folder: Path, one: Packed) -> dict[str, object]:
 
 def _write_verification(folder: Path) -> None:
     """Write `verify.py`, what it reads the bundle with, and each backend's part of it."""
-    for module in (verify, bundle_content, int8_range, stored_numbers):
+    for module in (verify, bundle_agreement, bundle_content, int8_range, stored_numbers):
         source = Path(str(module.__file__))
         write_bytes(source.read_bytes(), folder / source.name)
     for name, backend in BACKENDS.items():

@@ -32,6 +32,13 @@ def findings(capsys, *arguments):
     return code, {one["what"]: (one["state"], one["said"]) for one in said["findings"]}
 
 
+def test_a_bad_line_is_an_error_on_stderr_besides_the_table(capsys):
+    assert main(["/nope", "/nor this"]) == 3
+    said = capsys.readouterr()
+    assert "bad  /nope: no such file" in said.out
+    assert said.err == "error: /nope: no such file or folder (and 1 more)\n"
+
+
 def test_every_part_gets_a_line_and_what_is_optional_may_be_absent(capsys):
     code, found = findings(capsys)
     assert code == 0

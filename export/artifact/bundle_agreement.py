@@ -1,0 +1,171 @@
+"""Compare `bundle.json` with the files of the bundle that state the same.
+
+A bundle holds a copy of this file as `bundle_agreement.py`, so it imports nothing of ours but
+`bundle_content.py` beside it.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING or __package__ == "export.artifact":
+    from export.artifact.bundle_content import (
+        CONTENT,
+        MAX_BYTES,
+        THRESHOLDS,
+        Bundle,
+        BundleError,
+        kind,
+        told,
+        whole_number,
+    )
+else:  # the copy in a bundle
+    from bundle_content import (
+        CONTENT,
+        MAX_BYTES,
+        THRESHOLDS,
+        Bundle,
+        BundleError,
+        kind,
+        told,
+        whole_number,
+    )
+
+Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3) RGB
+
+
+def check_agreement(folder: Path, bundle: Bundle) -> None:
+    """Compare `bundle.json` with the files that state the same: labels, thresholds, sidecars.
+
+    A sidecar of an older version states less; what it does not state is not compared.
+
+    Raises:
+        BundleError: naming the first key that differs.
+    """
+    for index, artifact in enumerate(bundle["artifacts"]):
+        side = PurePosixPath(artifact["file"]).with_suffix(".json").as_posix()
+        stated = _read_object(folder, side)
+        at = f"artifacts[{index}]."
+        for key in ("input", "nms", "backend", "precision"):
+            if key in stated:
+                _same(folder, at + key, cast(Any, artifact)[key], stated[key], f"{side} ({key})")
+        file = stated.get("artifact")
+        if file is not None:
+            name = PurePosixPath(artifact["file"]).name
+            _same(folder, f"{at}file", name, file, f"{side} (artifact)")
+        if "classes" in stated:
+            _same(folder, "classes", bundle["classes"], stated["classes"], f"{side} (classes)")
+        if artifact["name"] == bundle["default"]:
+            _check_thresholds(folder, stated, side)
+    # split at line feeds alone, as they are written: other separators stand in no name
+    labels = _read(folder, "labels.txt").removesuffix("\n").split("\n")
+    _same(folder, "classes", bundle["classes"], labels, "labels.txt")
+
+
+def _check_thresholds(folder: Path, stated: Mapping[str, Any], side: str) -> None:
+    nms = stated.get("nms")
+    known = {
+        "score": stated.get("score_threshold"),
+        "evaluation_score": stated.get("evaluation_score_threshold"),
+        "nms_iou": nms.get("iou") if isinstance(nms, dict) else None,
+        "max_detections": nms.get("max_detections") if isinstance(nms, dict) else None,
+    }
+    found = _read_object(folder, THRESHOLDS)
+    for key, value in known.items():
+        if value is not None:
+            _same(folder, key, found.get(key), value, side, THRESHOLDS)
+
+
+def _same(
+    folder: Path, at: str, found: object, expected: object, source: str, file: str = CONTENT
+) -> None:
+    """Refuse a value that differs from the one that `source` states; of objects, each key."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key, value in expected.items():
+            _same(folder, f"{at}.{key}", found.get(key), value, source, file)
+    elif found != expected or isinstance(found, bool) != isinstance(expected, bool):
+        raise BundleError(
+            f"{folder / file}: {at} is {told(found)}; expected {told(expected)}, as {source} "
+            "states. Unpack the bundle again"
+        )
+
+
+def check_count(artifact: Mapping[str, Any]) -> None:
+    """Refuse a list of expected boxes that is shorter or longer than the one that was written.
+
+    Raises:
+        BundleError: it is.
+    """
+    count, found = artifact.get("expected_count"), len(artifact["expected"])
+    least, score = artifact["min_score"], artifact["tolerance"]["score"]
+    if count is None and artifact["extra_above"] > least + score + 1e-6:
+        # Of a bundle without a count: the better half of as many boxes as NMS gives.
+        count = (artifact["nms"]["max_detections"] + 1) // 2
+    if count is not None and found != count:
+        raise BundleError(
+            f"{CONTENT}: expected holds {found} boxes, and {count} were written there; unpack the "
+            "bundle again"
+        )
+
+
+def golden_picture(path: Path, form: Mapping[str, object]) -> Picture:
+    """Return the canvas that every artifact is run on.
+
+    Args:
+        path: of the picture, an npy file.
+        form: `input` of an artifact.
+
+    Raises:
+        BundleError: the file holds something else than a picture of the input's size.
+    """
+    try:
+        with path.open("rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            if version != (1, 0):
+                raise ValueError(f"npy of version {version}, expected (1, 0)")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+            pixels = stream.read()
+    except Exception as error:  # of files, headers, sizes and the tokenizer that reads them
+        said = str(error).splitlines() or [type(error).__name__]
+        raise BundleError(f"{path}: cannot be read ({said[0]}); unpack the bundle again") from None
+    if dtype != np.uint8 or fortran or shape[2:] != (3,) or len(pixels) != math.prod(shape):
+        raise BundleError(
+            f"{path}: holds {len(pixels)} bytes of {shape} {dtype}; expected a picture, (H, W, 3) "
+            "uint8"
+        )
+    for key, side in zip(("height", "width"), shape, strict=False):
+        if form.get(key, side) != side:
+            raise BundleError(
+                f"input.{key} is {told(form[key])}, and the golden picture {path.name} has {side}; "
+                "unpack the bundle again"
+            )
+    return np.frombuffer(pixels, dtype=np.uint8).reshape(shape)
+
+
+def _read(folder: Path, name: str) -> str:
+    try:
+        if (folder / name).stat().st_size > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES} bytes")
+        return (folder / name).read_bytes().decode()
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise BundleError(
+            f"{folder / name}: cannot be read ({said}); unpack the bundle again"
+        ) from None
+
+
+def _read_object(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        content: object = json.loads(_read(folder, name), parse_int=whole_number)
+    except (ValueError, RecursionError) as error:
+        said = f"no JSON: {error}"
+    else:
+        if isinstance(content, dict):
+            return content
+        said = kind(content)
+    raise BundleError(f"{folder / name}: holds {said}; expected an object. Unpack the bundle again")

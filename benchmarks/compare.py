@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
-from export.arguments import parser_of, run_command
-from export.errors import RecipeError, printable
+from export.arguments import decimal, parser_of, run_command
+from export.errors import RecipeError, printable, shown
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -47,17 +47,31 @@ def _compare(options: argparse.Namespace) -> int:
 def _gates(options: argparse.Namespace) -> "GatesConfig":
     from pydantic import ValidationError
 
-    from benchmarks.gates import GatesConfig
+    from benchmarks.gates import LIMITS, GatesConfig
     from export.reading.mistakes import described
 
-    names = ("max_ap_drop", "max_p50", "max_p99", "max_size", "allow_noisy")
+    given: dict[str, list[str]] = {name: getattr(options, name) for name in LIMITS}
+    for name, values in given.items():
+        if len(values) > 1:
+            raise RecipeError(
+                f"{_option(name)} is given {len(values)} times ({', '.join(map(shown, values))}); "
+                "give it once"
+            )
+    limits: dict[str, str | float] = {name: values[0] for name, values in given.items() if values}
     try:
-        return GatesConfig.model_validate({name: getattr(options, name) for name in names})
+        if "max_ap_drop" in limits:
+            limits["max_ap_drop"] = decimal(str(limits["max_ap_drop"]))
+        return GatesConfig.model_validate({**limits, "allow_noisy": options.allow_noisy})
+    except argparse.ArgumentTypeError as error:
+        raise RecipeError(f"--max-ap-drop: {error}; write AP points, as in 0.3") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
         problem = described(first["type"], first.get("ctx", {}), first["input"])
-        raise RecipeError(f"{option}: {problem}") from None
+        raise RecipeError(f"{_option(str(first['loc'][0]))}: {problem}") from None
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 class Figures(TypedDict):
@@ -188,9 +202,12 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("before", type=Path, metavar="A", help="a run's or report's folder or file")
     parser.add_argument("after", type=Path, metavar="B", help="the one to compare with it")
-    parser.add_argument("--max-ap-drop", type=float, metavar="POINTS")
+    # Limits are appended, so that one that is given twice is told.
+    parser.add_argument("--max-ap-drop", action="append", default=[], metavar="POINTS")
     for name in ("p50", "p99", "size"):
-        parser.add_argument(f"--max-{name}", metavar="+5%", help="or a plain number")
+        parser.add_argument(
+            f"--max-{name}", action="append", default=[], metavar="+5%", help="or a plain number"
+        )
     parser.add_argument(
         "--allow-noisy",
         action="store_true",

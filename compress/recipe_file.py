@@ -289,6 +289,12 @@ def _override(tree: Tree, settings: Sequence[Setting], texts: Sequence[str]) -> 
                     f"numbered from 0; there is no {missing}"
                 )
             if position == len(keys) - 1:
+                earlier = changed.get(tuple(path))
+                if earlier is not None and _child(parent, key) is not None:  # null takes it out
+                    raise RecipeError(
+                        f"command line: {_cut(text)}: replaces {earlier}, which is given too; give "
+                        "one of them"
+                    )
                 _put(parent, key, value)
                 if isinstance(parent, dict) and value is not None:
                     parent.pop(EXCLUSIVE.get(str(key), ""), None)

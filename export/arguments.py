@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from export.errors import ToolkitError, printable
+from export.errors import ToolkitError, printable, shown
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 # The bounds of `export.config`, which loads more than a parser needs.
@@ -32,6 +33,9 @@ def random_seed(text: str) -> int:
 
 
 def _whole(text: str, least: int, most: int) -> int:
+    # Python's `int` also reads `1_0`, as 10
+    if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", text):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number")
     value = int(text)
     if not least <= value <= most:
         raise argparse.ArgumentTypeError(
@@ -40,9 +44,16 @@ def _whole(text: str, least: int, most: int) -> int:
     return value
 
 
+def decimal(text: str) -> float:
+    """Read a number in decimal digits; Python's `float` would also read `1_0`, as 10."""
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a number")
+    return float(text)
+
+
 def threshold(text: str) -> float:
     """Read a score threshold in 0..1."""
-    value = float(text)
+    value = decimal(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not in 0..1")
     return value

@@ -85,7 +85,8 @@ class Work:
         full = f"{self.name}-{name}"
         sys.stderr.write(f"--- {full}\n")
         command = [sys.executable, "-c", _same_path_as_here(RUN), str(self.recipe), "--json"]
-        command += ["--runs", str(self.runs), f"name={full}", *LIGHT, *self.overrides, *overrides]
+        command += ["--runs", str(self.runs)]
+        command += in_force([f"name={full}", *LIGHT, *self.overrides, *overrides])
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             said = done.stdout.strip().splitlines() or ["{}"]
@@ -95,6 +96,12 @@ class Work:
                 text = said[-1]
             raise RunError(done.returncode, text)
         return self.runs / full
+
+
+def in_force(settings: Sequence[str]) -> list[str]:
+    """Return the last setting `key=value` of every key, in the order given."""
+    last = {setting.partition("=")[0]: place for place, setting in enumerate(settings)}
+    return [settings[place] for place in sorted(last.values())]
 
 
 def measured_step_ratio(home: Path) -> StepRatio:

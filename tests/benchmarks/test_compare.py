@@ -334,7 +334,8 @@ def test_the_same_pictures_elsewhere_keep_a_limit(
     ("option", "value"),
     [
         *(("--max-p99", value) for value in ("-5%", "-5", "nan", "inf", "", "5%%", "1e3")),
-        *(("--max-ap-drop", value) for value in ("-0.1", "nan", "inf", "-inf")),
+        *(("--max-ap-drop", value) for value in ("-0.1", "nan", "inf", "-inf", "1_0", "1e999", "")),
+        *(("--max-p99", value) for value in ("1_0", "1_0%")),
     ],
 )
 def test_a_limit_is_a_number_from_0(
@@ -343,6 +344,17 @@ def test_a_limit_is_a_number_from_0(
     a = write(tmp_path / "a")
     assert main([str(a), str(a), f"{option}={value}"]) == 2
     assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--max-ap-drop", "--max-p50", "--max-p99", "--max-size"])
+def test_a_limit_is_given_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    a = write(tmp_path / "a")
+    assert main([str(a), str(a), option, "0.3", f"{option}=99"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {option} is given 2 times ('0.3', '99'); give it once\n"
+    )
 
 
 @pytest.mark.parametrize(

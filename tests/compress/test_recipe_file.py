@@ -201,3 +201,26 @@ def test_a_late_mistake_finds_its_line_or_its_override(tmp_path: Path) -> None:
 def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
     recipe, _ = load_recipe(write(tmp_path, GOOD))
     assert Recipe.model_validate_json(json.dumps(recipe.resolved())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("train.lr=1e-3", "train.lr=2e-3"),
+        ("train.epochs=1", "train.epochs=1"),
+        ("distill.0.weight=1", "distill.0.weight=2"),
+    ],
+)
+def test_an_override_that_replaces_another_is_refused(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    assert mistakes(tmp_path, GOOD, first, second) == [
+        f"command line: {second}: replaces {first}, which is given too; give one of them"
+    ]
+
+
+def test_an_override_may_change_a_key_of_a_section_given_before(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(GOOD, encoding="utf-8")
+    recipe, _ = load_recipe(path, ["train={epochs: 2, batch: 4}", "train.epochs=1"])
+    assert (recipe.train.epochs, recipe.train.batch) == (1, 4)

@@ -11,6 +11,7 @@ from export.arguments import (
     signals_for_this_process_alone,
     terminable,
     thread_count,
+    threshold,
 )
 from export.config import MOST_THREADS
 
@@ -60,3 +61,11 @@ def test_signals_wait_while_processes_are_started():
 
     assert run_command(work) == 130
     assert done == ["started"]
+
+
+@pytest.mark.parametrize("read", [positive, random_seed, threshold])
+@pytest.mark.parametrize("text", ["0_1", "1_0", "", "nan", "\u0661", "one"])
+def test_numbers_are_decimal_digits(read, text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a"):
+        read(text)
+    assert read("1") == 1

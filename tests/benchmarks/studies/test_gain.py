@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.studies.gain import METHODS, main, read_methods
+from benchmarks.studies.gain import METHODS, in_force, main, read_methods
 from benchmarks.studies.gain_plot import draw_gains
 from benchmarks.studies.gain_table import (
     Costs,
@@ -101,3 +101,8 @@ def test_a_table_compares_students_of_the_same_labels_seed_by_seed(tmp_path: Pat
     assert longer["steps"] == round(2 * longer["step_ratio"]["ratio"])
     assert method["gain"]["per_seed"] == [method["ap_onnx"][0] - found["plain"]["ap_onnx"][0]]
     assert path.with_suffix(".png").is_file()
+
+
+def test_of_settings_of_one_key_the_last_is_in_force() -> None:
+    given = ["train.steps=4", "seeds=1", "train.steps=9", "train={lr: 1}"]
+    assert in_force(given) == ["seeds=1", "train.steps=9", "train={lr: 1}"]

@@ -11,12 +11,13 @@ import PIL
 
 from benchmarks.data.image_set import ImageSet, check_size
 from benchmarks.data.parts.lookup import examples
+from benchmarks.data.parts.picture_ends import ends_plainly, missing_end
 from export.atomic import read_checked_json, write_checked_json
 from export.errors import DataError
 from export.pictures.images import open_photograph, photograph_size
 
 CACHE = "pictures.json"  # in the folder of all runs
-_VERSION = 2
+_VERSION = 3
 _THREADS = 4
 
 Progress = Callable[[int], None]  # called with the number of pictures done
@@ -133,33 +134,20 @@ def _look(path: Path, cache: PictureCache, decode: bool) -> _Facts | DataError:
         return known
     try:
         state = path.stat()
-        decode = decode or not _has_its_end(path, state.st_size)
+        plain = ends_plainly(path, state.st_size)
+        decode = decode or not plain
         if decode:
             height, width = open_photograph(path).shape[:2]
         else:
             width, height = photograph_size(path)
+        lacks = None if plain else missing_end(path)
     except DataError as error:
         return error
     except OSError as error:
         return DataError(f"{path}: cannot be read: {error.strerror}")
+    if lacks is not None:
+        return DataError(f"{path}: a cut picture ({lacks}); replace or remove it")
     return _Facts(state.st_size, state.st_mtime_ns, width, height, decode)
-
-
-def _has_its_end(path: Path, size: int) -> bool:
-    """Whether a file ends as its format does; false also for formats without an end."""
-    with path.open("rb") as file:
-        head = file.read(12)
-        file.seek(max(0, size - 64))
-        tail = file.read()
-    if head.startswith(b"\xff\xd8"):
-        return tail.rstrip(b"\0").endswith(b"\xff\xd9")
-    if head.startswith(b"\x89PNG"):
-        return tail.endswith(b"IEND\xaeB`\x82")
-    if head.startswith(b"GIF8"):
-        return tail.rstrip(b"\0").endswith(b";")
-    if head.startswith(b"RIFF"):
-        return int.from_bytes(head[4:8], "little") + 8 <= size
-    return head.startswith(b"BM") and int.from_bytes(head[2:6], "little") <= size
 
 
 def _in_words(problems: dict[Path, str], count: int) -> str:

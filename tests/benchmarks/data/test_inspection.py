@@ -10,6 +10,7 @@ from PIL import Image
 from benchmarks.data.folder import read_measured
 from benchmarks.data.image_set import ImageSet
 from benchmarks.data.inspection import CACHE, PictureCache, inspect_pictures
+from benchmarks.data.parts.picture_ends import missing_end
 from export.errors import DataError
 from tests.benchmarks.data.tiny import coco, picture, write_coco
 
@@ -31,6 +32,61 @@ def test_a_cut_picture_is_found_by_its_end(tmp_path: Path, ending: str) -> None:
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match=rf"other\.{ending}: a broken picture"):
         inspect_pictures([images], PictureCache(tmp_path, keep=False), decode=False)
+
+
+def _photo(path: Path, quality: int = 75) -> bytes:
+    Image.effect_noise((160, 120), 90).convert("RGB").save(path, quality=quality)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("decode", [False, True])
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("zeros", [5000, 9000])
+def test_zeros_in_place_of_the_end_are_a_cut_picture(
+    tmp_path: Path, ending: str, zeros: int, decode: bool
+) -> None:
+    images = replace(_set(tmp_path), paths=(tmp_path / f"other.{ending}",) * 3)
+    path = images.paths[0]
+    content = _photo(path, quality=98)
+    assert len(content) > 2 * zeros
+    path.write_bytes(content[:-zeros] + bytes(zeros))
+    broken = rf"other\.{ending}: a (cut picture .*{zeros} bytes are zero|broken picture)"
+    with pytest.raises(DataError, match=broken):
+        inspect_pictures([images], PictureCache(tmp_path, keep=False), decode=decode)
+
+
+def test_a_cut_jpeg_is_found_in_spite_of_the_end_of_its_preview(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    content = _photo(path, quality=98)
+    preview = b"Exif\0\0\xff\xd8\xff\xd9"
+    segment = b"\xff\xe1" + (len(preview) + 2).to_bytes(2, "big") + preview
+    whole = content[:2] + segment + content[2:]
+    for text, lacks in ((whole, False), (whole[:-6000] + bytes(6000), True)):
+        path.write_bytes(text)
+        assert (missing_end(path) is not None) == lacks
+
+
+@pytest.mark.parametrize(("ending", "lost"), [("jpg", 2), ("png", 12)])
+def test_a_picture_without_its_end_alone_is_refused(tmp_path: Path, ending: str, lost: int) -> None:
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(_photo(path)[:-lost])
+    assert str(missing_end(path)).startswith(f"a {'JPEG' if ending == 'jpg' else 'PNG'} without")
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("more", [bytes(9000), b"film" * 20_000])
+def test_data_behind_the_end_of_a_picture_are_no_fault(
+    tmp_path: Path, ending: str, more: bytes
+) -> None:
+    write_coco(tmp_path, "train", coco(1))
+    images = read_measured(tmp_path, "train")
+    path = tmp_path / f"a.{ending}"
+    Image.effect_noise((40, 30), 90).convert("RGB").save(path)
+    path.write_bytes(path.read_bytes() + more)
+    for decode in (False, True):
+        inspect_pictures(
+            [replace(images, paths=(path,))], PictureCache(tmp_path, keep=False), decode=decode
+        )
 
 
 def test_damage_inside_a_picture_is_found_by_decoding_it(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ _EXAMPLES = 3  # how many offenders a note names
 _CLIP_TOLERANCE = 1.0  # pixels; smaller excursions are rounding, corrected without a note
 _DROPPED = "boxes dropped: "
 _CLIPPED = "boxes clipped to the picture"
+_SAME = "the same box and class twice in a picture"
 _LEFT_OUT = ", left out"  # every phrase that counts files left out has it
 TURNED = "photographs are stored turned; their boxes are turned upright"
 UNDECIDED = (
@@ -133,13 +134,19 @@ class Columns(NamedTuple):
 def clipped(
     file_name: str, width: int, height: int, objects: Iterable[RawObject], notes: ReadingNotes
 ) -> Columns:
-    """Clip `objects` to their picture, leave out those without area, and count both."""
+    """Clip `objects` to their picture, leave out equal ones and those without area; count all."""
     kept: list[tuple[tuple[float, float, float, float], int, bool, float]] = []
+    seen: set[tuple[tuple[float, float, float, float], int, bool]] = set()
     for thing in objects:
         notes.boxes.append(thing.box)
         notes.sizes.append((width, height))
         x1, y1, x2, y2 = thing.box
         where = f"{file_name} {thing.where}".rstrip()
+        known = len(seen)
+        seen.add((thing.box, thing.label, thing.crowd))
+        if len(seen) == known:
+            notes.add(f"{_DROPPED}{_SAME}", where)
+            continue
         if not (x2 > x1 and y2 > y1):
             notes.add(f"{_DROPPED}no area", where)
             continue

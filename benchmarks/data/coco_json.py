@@ -1,13 +1,15 @@
 """Read a COCO annotation file and check every entry of it."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict, cast
 
 from benchmarks.data.annotations import RawObject, ReadingNotes
 from benchmarks.data.parts.class_names import checked_names
-from benchmarks.data.parts.values import flag, number, whole
+from benchmarks.data.parts.values import MOST, flag, number, whole
+from export.artifact.bundle_content import each_key_once
 from export.errors import DataError, shown
 
 _LONGEST_PATH = 4096  # characters; no file system has longer ones
@@ -40,7 +42,7 @@ def load_coco(path: Path) -> CocoDocument:
     try:
         if path.exists() and not path.is_file():
             raise DataError(f"{path}: no regular file; COCO annotations were expected here")
-        document = json.loads(path.read_bytes())
+        document = json.loads(path.read_bytes(), object_pairs_hook=each_key_once)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; COCO annotations were expected here") from None
     except RecursionError:
@@ -114,7 +116,8 @@ def _stated_size(entry: Entry, where: str) -> tuple[int, int] | None:
     width, height = (whole(side) for side in sides)
     if width is None or height is None or width <= 0 or height <= 0:
         raise DataError(
-            f"{where}: width {shown(sides[0])}, height {shown(sides[1])}; expected whole pixels"
+            f"{where}: width {shown(sides[0])}, height {shown(sides[1])}; expected whole numbers "
+            "of pixels above 0, or neither key"
         )
     return width, height
 
@@ -137,7 +140,7 @@ def annotations(
         head = f"{path}: annotations[{place}] (id {shown(annotation_id, 30)})"
         if isinstance(annotation_id, (int, str)):
             if annotation_id in seen:
-                notes.add("annotation ids are there twice; both boxes were kept", where)
+                notes.add("annotation ids are there twice, read as ids of two objects", where)
             seen.add(annotation_id)
         if image_id is None or image_id not in image_ids:
             said = shown(entry.get("image_id"))
@@ -161,7 +164,10 @@ def _corners(box: object, head: str) -> tuple[float, float, float, float]:
     values = [number(value) for value in box] if isinstance(box, list) else []
     x, y, w, h = values if len(values) == 4 else (None, None, None, None)
     if x is None or y is None or w is None or h is None:
-        raise DataError(f"{head}: bbox {shown(box)}; expected four numbers [x, y, width, height]")
+        expected = "four numbers [x, y, width, height]"
+        if isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box)):
+            expected += f" of pixels, each between -{MOST:.0e} and {MOST:.0e}"
+        raise DataError(f"{head}: bbox {shown(box)}; expected {expected}")
     return x, y, x + w, y + h
 
 
@@ -171,6 +177,12 @@ def _is_crowd(entry: Entry, head: str) -> bool:
     if crowd is None:
         raise DataError(f"{head}: iscrowd {shown(said)}; expected 0 or 1")
     return crowd
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_area(value: float) -> bool:

@@ -19,6 +19,7 @@ from typing import Literal
 
 from benchmarks.data.image_set import ImageSet
 from benchmarks.data.parts.lookup import examples
+from export.artifact.bundle_content import each_key_once
 from export.atomic import write_json
 from export.errors import DataError
 
@@ -146,7 +147,7 @@ def read_division(path: Path) -> dict[str, tuple[str, str]]:
         DataError: no such file, or not what `keep_division` writes.
     """
     try:
-        return _sides(json.loads(path.read_bytes()))
+        return _sides(json.loads(path.read_bytes(), object_pairs_hook=each_key_once))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; a run's split.json was expected here") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -142,7 +142,7 @@ def _read_labels(
         notes.add("pictures without a label file, taken as empty", file.name)
         return []
     lines = read_lines(file, "the labels of a picture")
-    objects: dict[tuple[object, ...], RawObject] = {}
+    objects: list[RawObject] = []
     for number, line in enumerate(lines, 1):
         fields = line.split()
         if not fields:
@@ -150,13 +150,10 @@ def _read_labels(
         where = f"{file}:{number}"
         notes.written += 1
         label, box = _read_line(fields, where, num_classes, size, pose)
-        if (label, box) in objects:
-            notes.add("boxes dropped: the same line twice", f"{file.name}:{number}")
-        else:
-            objects[label, box] = RawObject(box, label, where=f"line {number}")
+        objects.append(RawObject(box, label, where=f"line {number}"))
     if not objects:
         notes.add("pictures with an empty label file", file.name)
-    return list(objects.values())
+    return objects
 
 
 def _read_line(

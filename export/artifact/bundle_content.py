@@ -303,14 +303,16 @@ def no_constant(name: str) -> None:
 
 
 def each_key_once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    """Return an object of a JSON file.
+    """Make an object of a JSON file, of which Python would take the last of two equal keys.
 
     Raises:
-        ValueError: a key stands in it twice.
+        ValueError: a key stands twice.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key stands twice in one object")
+        keys = [key for key, _ in pairs]
+        key = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {told(key)} stands twice in one object")
     return found
 
 

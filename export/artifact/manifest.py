@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from typing_extensions import Self
 
-from export.artifact.bundle_content import whole_number
+from export.artifact.bundle_content import each_key_once, whole_number
 from export.artifact.machine import EngineRecord
 from export.artifact.preprocessing import VERSION, Preprocessing
 from export.atomic import write_bytes
@@ -163,7 +163,7 @@ def read_manifest(path: Path) -> Manifest:
             "keep model.json beside the model it was made with"
         ) from None
     try:
-        content = json.loads(text, parse_int=whole_number)
+        content = json.loads(text, parse_int=whole_number, object_pairs_hook=each_key_once)
     except (ValueError, RecursionError) as error:
         raise ExportError(f"{path}: not a JSON object ({error}); export the model again") from None
     if not isinstance(content, dict):

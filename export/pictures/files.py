@@ -28,14 +28,26 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_whole_system(folder: Path) -> bool:
+    """Whether a folder holds the whole disk, or is one of devices or processes."""
+    real = folder.resolve()
+    own = {Path(name) for name in ("/proc", "/sys")}
+    return real.parent == real or real == Path("/dev") or bool(own & {real, *real.parents})
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """Yield every file under `folder`, also behind links to folders, each real folder once.
 
     Hidden folders and `__MACOSX` are left out.
 
     Raises:
-        DataError: a folder cannot be read, or a text file stands where a link was.
+        DataError: a folder cannot be read, it is the whole disk or one of the system's own, or a
+            text file stands where a link was.
     """
+    if is_whole_system(folder):
+        raise DataError(
+            f"{folder}: the whole disk or a folder of the system's own; expected one of pictures"
+        )
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from export.errors import DataError, shown
-from export.pictures.files import files_below, is_file
+from export.pictures.files import files_below, is_file, is_whole_system
 
 _EXAMPLES = 3  # how many offenders a note or message names
 _LONGEST = 100  # characters of a name in a message
@@ -52,7 +52,9 @@ class FilesBelow:
     """The files below some folders, found by name; they are listed when one is first asked for."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = [folder for folder in folders if folder.is_dir()]
+        self._folders = [
+            folder for folder in folders if folder.is_dir() and not is_whole_system(folder)
+        ]
         self._files: FilesByName | None = None
 
     def find(self, name: str) -> list[Path]:

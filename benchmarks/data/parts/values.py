@@ -1,6 +1,6 @@
 """Single values of annotation files: whole numbers, numbers and flags, however they are written."""
 
-_MOST = 1e9  # pixels; nothing larger lies on a picture
+MOST = 1e9  # pixels; nothing larger lies on a picture
 _MOST_ID = 2**63
 _TRUE = frozenset({"1", "1.0", "true", "yes", "on", "y", "t"})
 _FALSE = frozenset({"", "0", "0.0", "false", "no", "off", "n", "f", "none", "null"})
@@ -19,7 +19,7 @@ def number(value: object) -> float | None:
     """Return a number of pixels; None for text, truth values, NaN and what no picture can hold."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if -_MOST < value < _MOST else None  # false also for NaN
+    return float(value) if -MOST < value < MOST else None  # false also for NaN
 
 
 def number_in(text: str | None) -> float | None:

@@ -14,6 +14,7 @@ from export.errors import DataError, shown
 from export.pictures.files import (
     USUAL,
     is_picture_name,
+    is_whole_system,
     pictures_below,
 )
 
@@ -144,6 +145,11 @@ def _split(content: DataYaml, split: str) -> YoloPictures:
                 f"{', '.join(map(str, bases))}"
             )
         if place.is_dir():
+            if is_whole_system(place):
+                raise DataError(
+                    f"{file}: {key}: {shown(entry)[1:-1]} is the whole disk or a folder of the "
+                    "system's own; expected a folder of pictures"
+                )
             found.folders.append(place)
             pictures += pictures_below(place)
         elif is_picture_name(place):

@@ -78,7 +78,14 @@ def _first(key: str, **changes: Any) -> dict[str, Any]:
         (_first("annotations", category_id=1), r"category_id 1 is not among \[3, 7\]"),
         (_first("annotations", bbox=[1, 2, 3]), "expected four numbers"),
         (_first("annotations", bbox=[1, 2, float("nan"), 3]), "expected four numbers"),
+        (
+            _first("annotations", bbox=[1e300, 5, 1e300, 3]),
+            r"bbox \[1e\+300.*each between -1e\+09 and",
+        ),
+        (_first("annotations", bbox=[10**400, 5, 3, 3]), "each between"),
+        (_first("annotations", bbox=[True, 5, 3, 3]), r"height\]$"),
         (_first("annotations", area=float("inf")), "area inf"),
+        (_first("images", width=0), "width 0, height 30; expected whole numbers of pixels above 0"),
         (_first("annotations", iscrowd=5), "iscrowd 5"),
     ],
 )
@@ -92,6 +99,35 @@ def test_a_wrong_file_is_refused_naming_the_entry(
     with pytest.raises(DataError, match=message) as caught:
         read_coco(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{"images": [], "annotations": [], "categories": [], "annotations": []}', "annotations"),
+        ('{"images": [{"id": 1, "id": 2}], "annotations": [], "categories": []}', "id"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str, key: str) -> None:
+    path = tmp_path / "train.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"train\.json: .* the key .?{key}.? stands twice"):
+        read_coco(path)
+
+
+def test_equal_boxes_are_dropped_and_others_of_the_same_place_kept(tmp_path: Path) -> None:
+    document = coco(2)
+    first = document["annotations"][0]
+    more = [
+        first | {"id": 8},
+        first | {"id": 9, "category_id": 3},
+        first | {"id": 10, "iscrowd": 1},
+    ]
+    document["annotations"] += more
+    images = read_coco(write_coco(tmp_path, "train", document))
+    assert [len(image.labels) for image in images.images] == [3, 1]
+    assert images.tally.dropped == {"the same box and class twice in a picture": 1}
+    assert any("annotation 8)" in note for note in images.notes)
 
 
 def test_no_file_and_no_json_are_refused(tmp_path: Path) -> None:

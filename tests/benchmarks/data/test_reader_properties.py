@@ -38,7 +38,7 @@ def photos(draw: st.DrawFn) -> Photo:
         y1 = draw(st.integers(0, height - 1))
         x2 = draw(st.integers(x1 + 1, width))
         y2 = draw(st.integers(y1 + 1, height))
-        objects[draw(st.integers(0, 2)), (x1, y1, x2, y2)] = None  # YOLO drops equal lines
+        objects[draw(st.integers(0, 2)), (x1, y1, x2, y2)] = None  # equal ones are dropped
     return Photo(width, height, tuple(objects))
 
 
@@ -155,7 +155,8 @@ def test_every_box_is_kept_inside_its_picture_or_counted(
     for label, box in zip(kept.labels.tolist(), kept.boxes, strict=True):
         inside = [min(max(v, 0), size[axis % 2]) for axis, v in enumerate(boxes[label])]
         assert box.tolist() == inside
-    again = [RawObject((b[0], b[1], b[2], b[3]), 0) for b in kept.boxes.tolist()]
+    rows = enumerate(kept.boxes.tolist())
+    again = [RawObject((b[0], b[1], b[2], b[3]), number) for number, b in rows]
     assert np.array_equal(clipped("p", *size, again, ReadingNotes()).boxes, kept.boxes)
 
 

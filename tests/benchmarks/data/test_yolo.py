@@ -40,11 +40,18 @@ def test_empty_and_missing_label_files_are_counted_negatives(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.parametrize("entry", ["/", "/proc", "/proc/self", "/dev", "/sys/class"])
+def test_a_folder_of_the_whole_system_is_refused(tmp_path: Path, entry: str) -> None:
+    write_yolo(tmp_path, {"train/a": BOX}, f"train: {entry}\nval: images/train\n")
+    with pytest.raises(DataError, match=rf"data\.yaml: train: {entry} is the whole disk or"):
+        read_yolo(tmp_path, "train")
+
+
 def test_a_repeated_line_is_dropped_with_a_note(tmp_path: Path) -> None:
     write_yolo(tmp_path, {"train/a": BOX * 2})
     images = read_yolo(tmp_path, "train")
     assert len(images.images[0].labels) == 1
-    assert images.tally.dropped == {"the same line twice": 1}
+    assert images.tally.dropped == {"the same box and class twice in a picture": 1}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.data.parts.box_format import Form, format_warning
-from benchmarks.data.parts.lookup import examples
+from benchmarks.data.parts.lookup import examples, file_names, name_key
 from export.pictures.files import SUFFIXES, is_file, is_picture_name
 
 _EXAMPLES = 3  # how many offenders a note names
@@ -188,17 +188,28 @@ def note_other_files(files: Iterable[Path], notes: ReadingNotes) -> None:
             notes.add("files that are no picture by their ending, left out", file.name)
 
 
-def note_unlisted(pictures: Sequence[Path], split: str, notes: ReadingNotes) -> None:
-    """Count the files that a picture folder of one split alone holds beside the listed ones.
+def note_unlisted(
+    pictures: Sequence[Path], split: str, notes: ReadingNotes, documents: Sequence[Path] = ()
+) -> None:
+    """Count the files that the folders of pictures hold beside the listed ones.
 
-    A folder that is not named like the split may serve several, so nothing is said of it.
+    Args:
+        pictures: those that the split lists.
+        split: its name. A folder of another name may serve several splits.
+        notes: where they are counted.
+        documents: all COCO files of the data set; a picture that one of them names is not counted.
+            Without them, nothing is said of a folder that may serve several splits.
     """
-    listed = set(pictures)
+    listed, named = set(pictures), file_names(documents)
     for folder in sorted({path.parent for path in pictures}):
-        if not folder.name.lower().startswith(split.lower()[:3]):
+        own = folder.name.lower().startswith(split.lower()[:3])
+        if not own and not documents:
             continue
         files = sorted(file for file in folder.iterdir() if file not in listed)
-        note_other_files(files, notes)
+        if folder not in {file.parent for file in documents}:
+            note_other_files(files, notes)
         for file in files:
-            if is_picture_name(file) and is_file(file):
-                notes.add("pictures that the annotations do not list, left out", file.name)
+            if not is_picture_name(file) or not is_file(file) or name_key(file.name) in named:
+                continue
+            of = "the annotations do not list" if own else "no JSON file of the data set names"
+            notes.add(f"pictures that {of}, left out", file.name)

@@ -37,8 +37,12 @@ def coco_splits(root: Path) -> list[str]:
 
 def coco_files(root: Path) -> list[Path]:
     """Return the JSON files in `root` and its `annotations/` that hold COCO's three lists."""
+    return [file for file in _json_files(root) if _is_coco(file)]
+
+
+def _json_files(root: Path) -> list[Path]:
     files = [*sorted(root.glob("*.json")), *sorted(root.glob("annotations/*.json"))]
-    return [file for file in files if not file.name.startswith(".") and _is_coco(file)]
+    return [file for file in files if not file.name.startswith(".")]
 
 
 def _is_coco(file: Path) -> bool:
@@ -79,6 +83,7 @@ def read_coco_split(
     Raises:
         DataError: no annotation file, or something wrong in it.
     """
+    usual = path is None or split == "all"
     if path is None:
         candidates = annotation_candidates(root, split)
         path = next((file for file in candidates if file.is_file()), None)
@@ -97,4 +102,5 @@ def read_coco_split(
     for name in (*split_names(split), path.stem):
         folders += [root / f"{name}2017", root / name, root / "images" / name]
         folders += [root / "images" / f"{name}2017"]
-    return coco_image_set(load_coco(path), path, folders, split)
+    documents = _json_files(root) if usual else []
+    return coco_image_set(load_coco(path), path, folders, split, documents)

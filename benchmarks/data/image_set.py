@@ -181,9 +181,16 @@ def read_coco(
 
 
 def coco_image_set(
-    document: CocoDocument, path: Path, folders: Sequence[Path], name: str
+    document: CocoDocument,
+    path: Path,
+    folders: Sequence[Path],
+    name: str,
+    documents: Sequence[Path] = (),
 ) -> ImageSet:
-    """Check every entry of a parsed COCO file and find its pictures in `folders`."""
+    """Check every entry of a parsed COCO file and find its pictures in `folders`.
+
+    `documents` are as `note_unlisted` takes them.
+    """
     notes = ReadingNotes()
     classes = categories(document["categories"], path)
     label_of = {category_id: label for label, category_id in enumerate(classes)}
@@ -191,7 +198,7 @@ def coco_image_set(
     objects = annotations(document["annotations"], path, label_of, set(entries), notes)
     names = [entry.file_name for entry in entries.values()]
     paths = find_pictures(names, folders, str(path))
-    note_unlisted(paths, name, notes)
+    note_unlisted(paths, name, notes, documents)
     frames = frames_of(paths, [entry.size for entry in entries.values()])
     images = []
     for (image_id, entry), frame in zip(entries.items(), frames, strict=True):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from benchmarks.data.annotations import RawObject, ReadingNotes, note_other_files
 from benchmarks.data.image_set import ImageSet, labeled_image
 from benchmarks.data.parts.frames import frames_of
-from benchmarks.data.parts.lookup import FilesByStem, examples
+from benchmarks.data.parts.lookup import FilesByStem, examples, name_key
 from benchmarks.data.parts.splits import SPLITS, split_names
 from benchmarks.data.parts.text import read_lines
 from benchmarks.data.parts.voc_xml import VocObject, read_xml
@@ -17,9 +17,12 @@ from export.pictures.files import SUFFIXES, pictures_in
 _DIFFICULT = "objects marked difficult: left out of training, ignored by COCO's rules in evaluation"
 _UNLABELLED = "pictures without an XML file, left out: not labelled"
 _EMPTY = "pictures whose XML file has no object, taken as empty"
+_UNNAMED = "pictures with an XML file that no split list names, left out"
 _LOST = "XML files without a picture, left out"
 _SAME_STEM = "pictures with the name of another but for the ending, left out"
 _UNLISTED = "entries of the split list without an XML file or a picture, left out"
+
+_FLAGS = frozenset({"-1", "0", "1"})  # beside the stems in the list of one class
 
 # Folder names in use for the two halves of a set, in lower case.
 _XML_FOLDERS = frozenset({"annotations", "annotation", "annots", "xml", "xmls", "labels"})
@@ -215,7 +218,30 @@ def _files(
             f"{homes[0].annotations.parent}: no ImageSets/Main/{split}.txt; lists there: "
             f"{examples(there) or 'none'}"
         )
+    if path is None:
+        for home in homes:
+            _note_unnamed(home, notes)
     return listed, [file for home in homes for file in xml_files(home.annotations)]
+
+
+def _note_unnamed(home: VocHome, notes: ReadingNotes) -> None:
+    """Count the pictures that no split list names; says nothing where a list cannot be read."""
+    lines: set[str] = set()
+    named: set[str] = set()
+    try:
+        for file in _lists(home):
+            for text in read_lines(file, "a list of pictures"):
+                line = text.strip().replace("\\", "/")
+                head, _, last = line.rpartition(" ")
+                named.add(name_key(line))
+                lines.add(head.strip() if head and last in _FLAGS else line)
+    except DataError:
+        return  # it belongs to another split, where it is refused
+    named.update(name_key(stem) for line in lines for stem in _stems_of(line))
+    files = FilesByStem(xml_files(home.annotations))
+    for stem, picture in _by_stem(home.pictures).exact.items():
+        if name_key(stem) not in named:
+            notes.add(_UNNAMED if files.get(stem) else _UNLABELLED, picture.name)
 
 
 def _listed(file: Path, home: VocHome, must_exist: bool, notes: ReadingNotes) -> list[_Pair]:
@@ -250,7 +276,7 @@ def _stems_of(line: str) -> Iterator[str]:
     Lists hold stems, file names or paths; those of one class have a flag after each.
     """
     head, _, last = line.rpartition(" ")
-    flagged = [head.strip()] if head and last in {"-1", "0", "1"} else []
+    flagged = [head.strip()] if head and last in _FLAGS else []
     for name in (line, *flagged):
         bare = name.rsplit("/", 1)[-1]
         yield from (name, bare)

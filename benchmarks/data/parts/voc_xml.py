@@ -46,7 +46,7 @@ def read_xml(file: Path) -> tuple[tuple[int, int] | None, tuple[VocObject, ...]]
         )
     size = None
     if root.find("size/width") is not None:
-        width, height = (_number(root, f"size/{side}", file) for side in ("width", "height"))
+        width, height = (_number(root, f"size/{side}", f"{file}:") for side in ("width", "height"))
         if width > 0 and height > 0:  # some tools write 0 for "not known"
             if not (width.is_integer() and height.is_integer()):
                 raise DataError(f"{file}: size {width:g} x {height:g}; expected whole pixels")
@@ -54,13 +54,12 @@ def read_xml(file: Path) -> tuple[tuple[int, int] | None, tuple[VocObject, ...]]
     objects = []
     for place, entry in enumerate(root.findall("object"), 1):
         where = f"{file}: object {place}"
+        for key in ("name", "difficult"):
+            _refuse_second(entry, key, where)
         name = (entry.findtext("name") or "").strip()
         if not name:
             raise DataError(f"{where} has no name")
-        corners = [
-            _number(entry, f"bndbox/{edge}", file) for edge in ("xmin", "ymin", "xmax", "ymax")
-        ]
-        box = (corners[0] - 1, corners[1] - 1, corners[2], corners[3])
+        box = _box(entry, where)
         said = entry.findtext("difficult")
         difficult = flag(said)
         if difficult is None:
@@ -84,9 +83,33 @@ def _parsed(file: Path) -> ElementTree.Element:
         raise DataError(f"{file}: cannot be read as XML: {said}") from None
 
 
-def _number(element: ElementTree.Element, key: str, file: Path) -> float:
+def _box(entry: ElementTree.Element, where: str) -> tuple[float, float, float, float]:
+    """Return the edges of an object's only box."""
+    found = entry.find("bndbox")
+    if found is None:
+        there = shown(", ".join(dict.fromkeys(child.tag for child in entry)))[1:-1]
+        raise DataError(
+            f"{where} has no <bndbox>, and nothing else is read as a box (it has {there}); write "
+            "the box around it, or remove the object"
+        )
+    _refuse_second(entry, "bndbox", where)
+    edges = ("xmin", "ymin", "xmax", "ymax")
+    for edge in edges:
+        _refuse_second(found, edge, f"{where}: bndbox")
+    x1, y1, x2, y2 = (_number(entry, f"bndbox/{edge}", f"{where}:") for edge in edges)
+    return x1 - 1, y1 - 1, x2, y2
+
+
+def _refuse_second(element: ElementTree.Element, key: str, where: str) -> None:
+    count = len(element.findall(key))
+    if count > 1:
+        hint = "; write an <object> for each box" if key == "bndbox" else ""
+        raise DataError(f"{where} has {count} <{key}>; expected one{hint}")
+
+
+def _number(element: ElementTree.Element, key: str, where: str) -> float:
     text = element.findtext(key)
     value = number(number_in(text))
     if value is None:
-        raise DataError(f"{file}: {key} is {shown(text)}; expected a number")
+        raise DataError(f"{where} {key} is {shown(text)}; expected a number")
     return value

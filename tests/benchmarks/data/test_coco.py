@@ -38,3 +38,18 @@ def test_a_missing_split_lists_what_is_there(tmp_path: Path) -> None:
     write_coco_root(tmp_path)
     with pytest.raises(DataError, match=r"split 'test'.*JSON files there: train\.json, val\.json"):
         read_coco_split(tmp_path, "test")
+
+
+def test_pictures_in_a_shared_folder_that_no_annotation_file_names_are_counted(
+    tmp_path: Path,
+) -> None:
+    write_coco_root(tmp_path)
+    for name in ("lost.png", "h\u00e9.png"):
+        picture(tmp_path / "images" / name)
+    (tmp_path / "test.json").write_text('{"images": [{"file_name": "cam\\\\h\\u00e9.png"}]}')
+    for split in ("train", "val"):
+        assert read_coco_split(tmp_path, split).tally.left_out == {
+            "pictures that no JSON file of the data set names, left out": 1
+        }
+    given = read_coco_split(tmp_path, "train", tmp_path / "train.json")
+    assert not given.tally.left_out  # another file may name them

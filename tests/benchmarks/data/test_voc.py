@@ -93,9 +93,19 @@ def test_a_listed_picture_that_is_gone_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "<annotation><object><name>a</name><polygon/></object></annotation>",
+            r"object 1 has no <bndbox>, and .* \(it has name, polygon\)",
+        ),
+        (
+            voc_xml([DOG, DOG]).replace("</object>", "<bndbox/></object>"),
+            "object 1 has 2 <bndbox>; expected one; write an <object> for each",
+        ),
+        (voc_xml([DOG]).replace("<xmin>", "<xmin>3</xmin><xmin>"), "bndbox has 2 <xmin>"),
+        (voc_xml([DOG]).replace("<name>", "<name>a</name><name>"), "object 1 has 2 <name>"),
         ("<annotation>", "cannot be read as XML"),
         ("<html/>", "root is <html>"),
-        (voc_xml([("dog", ("x", 1, 2, 2), 0)]), "bndbox/xmin is 'x'"),
+        (voc_xml([("dog", ("x", 1, 2, 2), 0)]), "object 1: bndbox/xmin is 'x'"),
         (voc_xml([("dog", (1, 1, float("nan"), 2), 0)]), "bndbox/xmax is 'nan'"),
         (voc_xml([("", (1, 1, 2, 2), 0)]), "object 1 has no name"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "DOCTYPE"),
@@ -107,3 +117,24 @@ def test_a_wrong_xml_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         read_voc(tmp_path, "train")
     assert "a.xml" in str(caught.value)
+
+
+def test_pictures_that_no_split_list_names_are_counted(tmp_path: Path) -> None:
+    home = _devkit(tmp_path)
+    for stem in ("c", "d", "e e"):
+        picture(home / "JPEGImages" / f"{stem}.jpg")
+    for stem in ("c", "e e"):
+        (home / "Annotations" / f"{stem}.xml").write_text(voc_xml([DOG]), encoding="utf-8")
+    (home / "ImageSets/Main/dog_val.txt").write_text("b  1\ne e -1\n", encoding="utf-8")
+    assert read_voc(tmp_path, "train").tally.left_out == {
+        "pictures with an XML file that no split list names, left out": 1,
+        "pictures without an XML file, left out: not labelled": 1,
+    }
+
+
+def test_an_object_that_stands_twice_is_read_once_and_counted(tmp_path: Path) -> None:
+    home = _devkit(tmp_path)
+    (home / "Annotations/a.xml").write_text(voc_xml([DOG, DOG]), encoding="utf-8")
+    tally = read_voc(tmp_path, "train").tally
+    assert (tally.written, tally.kept) == (2, 1)
+    assert tally.dropped == {"the same box and class twice in a picture": 1}

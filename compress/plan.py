@@ -182,7 +182,7 @@ def _time_in_words(stages: Sequence[Stage], busy: str | None) -> str:
     if busy is not None:
         return f"no estimate of the time: {busy}; run the check again on an idle machine"
     if len(minutes) < len(stages):
-        return "not estimated; --estimate times a forward pass of each model"
+        return "training time: not estimated (--estimate times a forward pass of each model)"
     return (
         f"about {sum(minutes):.0f} minutes of training (a rough estimate from one forward pass on "
         "this machine; evaluation, export and latency measurement take more time)"

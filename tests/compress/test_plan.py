@@ -39,7 +39,7 @@ def test_a_check_times_nothing_and_still_says_steps_parameters_and_memory(
     steps = {stage["name"]: stage["steps"] for stage in said["stages"]}
     assert steps.pop("seed0-baseline_equal_time") is None
     assert all(count > 0 for count in steps.values())
-    assert said["time"].startswith("not estimated; --estimate times ")
+    assert said["time"].startswith("training time: not estimated (--estimate times ")
 
 
 def test_what_a_teachers_own_data_holds_and_leaves_out_is_shown(

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import FrameType
 from export.errors import ToolkitError, printable, shown
 
 INTERRUPTED = 130  # exit code after Ctrl-C
+_AGAIN_S = 0.02  # until a lost interrupt is sent again
 # The bounds of `export.config`, which loads more than a parser needs.
 _MOST, _MOST_THREADS, _MOST_SEED = 1_000_000, 1024, 2**32 - 1
 
@@ -84,8 +86,33 @@ def terminable() -> Iterator[None]:
     found = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     # nohup ignores SIGHUP, and so do we
     numbers = [number for number in found if signal.getsignal(number) is signal.SIG_DFL]
-    with handled(numbers, stop):
+    with handled(numbers, stop), _interrupts_kept(numbers[0] if numbers else signal.SIGINT):
         yield
+
+
+@contextmanager
+def _interrupts_kept(number: signal.Signals) -> Iterator[None]:
+    """Send `number` again when a KeyboardInterrupt was lost.
+
+    Python drops an exception in a destructor or in the callback of a weak reference, and prints its
+    traceback; an interrupt that arrives while one of these runs would have no effect.
+    """
+    before, timers = sys.unraisablehook, list[threading.Timer]()
+
+    def keep(lost: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            before(lost)
+            return
+        timers.append(threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number)))
+        timers[-1].start()
+
+    sys.unraisablehook = keep
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in timers:
+            timer.cancel()
 
 
 @contextmanager

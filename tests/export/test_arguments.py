@@ -1,6 +1,8 @@
 import argparse
 import os
 import signal
+import sys
+import time
 
 import pytest
 
@@ -69,3 +71,20 @@ def test_numbers_are_decimal_digits(read, text):
     with pytest.raises(argparse.ArgumentTypeError, match="is not a"):
         read(text)
     assert read("1") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_arrives_in_a_destructor_still_ends_the_command(number, capsys):
+    class Signalling:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+
+    def work() -> int:
+        Signalling()
+        time.sleep(20)
+        return 0
+
+    before = sys.unraisablehook
+    assert run_command(work, "interrupted; nothing was written") == 130
+    assert capsys.readouterr().err == "interrupted; nothing was written\n"
+    assert sys.unraisablehook is before

@@ -132,7 +132,8 @@ def test_pictures_with_more_objects_than_a_model_returns_are_warned_about(tmp_pa
     assert not any("max_detections" in warning for warning in data_health(data).warnings)
     document = coco(3)
     document["annotations"] = [
-        {**document["annotations"][0], "id": number} for number in range(1, 5)
+        {**document["annotations"][0], "id": number, "bbox": [number, 5.0, 10.0, 8.0]}
+        for number in range(1, 5)
     ]
     write_coco(tmp_path, "train", document)
     cut = FolderConfig(root=tmp_path, image_size=32).open()

@@ -7,12 +7,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
-from export.arguments import decimal, parser_of, run_command
+from export.arguments import decimal, parser_of, run_command, some_path
 from export.errors import RecipeError, printable, shown
 
 if TYPE_CHECKING:
@@ -200,8 +199,10 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "Compare two reports; with limits, check whether B exceeds one.",
         "0 success, 1 a report cannot be read, 2 a limit is not valid, 3 a limit is exceeded",
     )
-    parser.add_argument("before", type=Path, metavar="A", help="a run's or report's folder or file")
-    parser.add_argument("after", type=Path, metavar="B", help="the one to compare with it")
+    parser.add_argument(
+        "before", type=some_path, metavar="A", help="a run's or report's folder or file"
+    )
+    parser.add_argument("after", type=some_path, metavar="B", help="the one to compare with it")
     # Limits are appended, so that one that is given twice is told.
     parser.add_argument("--max-ap-drop", action="append", default=[], metavar="POINTS")
     for name in ("p50", "p99", "size"):

@@ -7,10 +7,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.arguments import parser_of, positive, run_command, thread_count
+from export.arguments import parser_of, positive, run_command, some_path, thread_count
 from export.backends import device_choices
 
 if TYPE_CHECKING:
@@ -77,10 +76,10 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "0 done, 1 the report cannot be written, 3 data, 4 a package is missing, 6 a model cannot "
         "be used, 130 interrupted",
     )
-    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL.onnx")
+    parser.add_argument("models", nargs="+", type=some_path, metavar="MODEL.onnx")
     parser.add_argument(
         "--data",
-        type=Path,
+        type=some_path,
         required=True,
         help="COCO annotations (JSON), or the folder of a data set: COCO, YOLO, VOC or Roboflow",
     )
@@ -92,12 +91,14 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--division",
-        type=Path,
+        type=some_path,
         metavar="RUN/split.json",
         help="how a run divided that folder; --split is then val, test or train of it",
     )
-    parser.add_argument("--images", type=Path, help="folder of the pictures, default: looked for")
-    parser.add_argument("--out", type=Path, help="folder for report.html, .md and .json")
+    parser.add_argument(
+        "--images", type=some_path, help="folder of the pictures, default: looked for"
+    )
+    parser.add_argument("--out", type=some_path, help="folder for report.html, .md and .json")
     parser.add_argument("--threads", type=thread_count, help="CPU threads per model")
     parser.add_argument(
         "--repeats",

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from export.arguments import run_command
+from export.arguments import run_command, some_path
 from export.atomic import require_writable
 from export.errors import DataError, MissingDependencyError, ToolkitError, printable
 
@@ -329,9 +329,9 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "package, 6 an artifact",
     )
     parser.add_argument(
-        "paths", type=Path, nargs="*", metavar="PATH", help="recipe, dataset, engine or bundle"
+        "paths", type=some_path, nargs="*", metavar="PATH", help="recipe, dataset, engine or bundle"
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
+    parser.add_argument("--runs", type=some_path, default=Path("runs"), metavar="DIR")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead")
     return parser
 

@@ -1,6 +1,7 @@
 """Origin of each setting of a recipe, and validation errors described by file, line and key."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,8 +11,16 @@ from typing import TYPE_CHECKING
 import yaml
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from compress.reading.setting_types import Kinds, fields, is_branch_name, names, tagged, tags
-from export.errors import RecipeError, shown
+from compress.reading.setting_types import (
+    Kinds,
+    alternatives,
+    fields,
+    is_branch_name,
+    names,
+    tagged,
+    tags,
+)
+from export.errors import RecipeError, printable, shown
 from export.reading.mistakes import brief, described
 from export.reading.plain_yaml import Key, dotted
 
@@ -21,6 +30,9 @@ if TYPE_CHECKING:
 Tree = dict[str, JsonValue]  # a recipe as plain data
 
 MOST_LINES = 20  # mistakes that a message lists
+# Mistakes of a value whose kind is one of those expected.
+_OF_VALUES = frozenset({"value_error", "greater_than", "greater_than_equal", "less_than"})
+_OF_VALUES |= {"less_than_equal", "multiple_of", "finite_number", "assertion_error"}
 MOST_SUGGESTED = 60  # characters of a word for which a near one is looked for
 
 
@@ -58,7 +70,10 @@ class Source:
     def explain(self, error: ValidationError) -> RecipeError:
         """Describe the mistakes that validation found in the settings, a line each."""
         details, describer = error.errors(include_url=False), _Describer(self, self.kind)
-        lines = [line for one in details for line in describer.lines(one)]
+        unlike = describer.unlike(details)
+        single = [one for one in details if not any(one in group for _, group in unlike)]
+        lines = [line for one in single for line in describer.lines(one)]
+        lines += [line for keys, group in unlike for line in describer.together(keys, group)]
         if not lines:  # every branch of a union left the mistake to another one
             lines = [line for one in details for line in describer.lines(one, every=True)]
         lines = list(dict.fromkeys(lines))
@@ -84,7 +99,40 @@ class _Describer:
         )
         if self._is_other_branch(error, value) and not every:
             return
-        message = _reword(error, value, types_here, parent)
+        least = error.get("ctx", {}).get("min_length", 0)
+        if error["type"] == "too_short" and isinstance(value, list) and len(value) >= least:
+            return  # pydantic counts the entries without mistakes; the others have lines
+        yield from self._placed(keys, _reword(error, value, types_here, parent))
+
+    def unlike(self, errors: list["ErrorDetails"]) -> list[tuple[Key, list["ErrorDetails"]]]:
+        """Return the settings of unlike kinds, such as a number or a list, and their mistakes."""
+        found: dict[Key, list[ErrorDetails]] = {}
+        for error in errors:
+            keys = self._walk(error["loc"], error["type"] == "extra_forbidden")[0]
+            kinds: Kinds = [self.kind]
+            for depth, key in enumerate(keys, start=1):
+                if alternatives(kinds, key):
+                    found.setdefault(keys[:depth], []).append(error)
+                    break
+                kinds = fields(kinds, key)
+        return list(found.items())
+
+    def together(self, keys: Key, errors: list["ErrorDetails"]) -> Iterator[str]:
+        """Yield the lines of a setting of unlike kinds: of its limits, else one of its kinds."""
+        limits = [one for one in errors if one["type"] in _OF_VALUES]
+        lines = [line for one in limits for line in self.lines(one)]
+        if lines:
+            yield from lines
+            return
+        kinds: Kinds = [self.kind]
+        value: JsonValue = self.source.tree
+        for key in keys[:-1]:
+            kinds, value = fields(kinds, key), _entry(value, key)
+        given = _entry(value, keys[-1])
+        shown_as = brief(given) if given is None else _written(given)
+        yield from self._placed(keys, f"expected {alternatives(kinds, keys[-1])}, found {shown_as}")
+
+    def _placed(self, keys: Key, message: str) -> Iterator[str]:
         in_file = _stands(self.source.node, keys)
         for path, text in self.source.changed.items():
             if path[: len(keys)] == keys and len(path) > len(keys) and not in_file:
@@ -118,12 +166,7 @@ class _Describer:
             keys.append(part)
             parents = kinds
             kinds = fields(kinds, part) or kinds[:0]
-            if isinstance(value, dict):
-                value = value.get(str(part))
-            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-                value = value[part]
-            else:
-                value = None
+            value = _entry(value, part)
         return tuple(keys), value, kinds, parents or kinds
 
     def _is_other_branch(self, error: "ErrorDetails", value: JsonValue) -> bool:
@@ -148,6 +191,21 @@ class _Describer:
             and any(is_branch_name(n) for n in parts)
             and value is not None
         )
+
+
+def _entry(value: JsonValue, key: str | int) -> JsonValue:
+    """Return the entry of a section or a list, or None."""
+    if isinstance(value, dict):
+        return value.get(str(key))
+    if isinstance(value, list) and isinstance(key, int) and key < len(value):
+        return value[key]
+    return None
+
+
+def _written(value: JsonValue) -> str:
+    """Write a value as JSON, cut; what is large by its size."""
+    text = printable(json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= MOST_SUGGESTED else brief(value)
 
 
 def _stands(node: yaml.Node, keys: Key) -> bool:

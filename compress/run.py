@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from compress.console import Console
-from export.arguments import INTERRUPTED, in_words, require_current_folder, terminable
+from export.arguments import INTERRUPTED, in_words, require_current_folder, some_path, terminable
 from export.errors import ToolkitError
 from export.optional import require
 
@@ -49,7 +49,7 @@ def command_line(prog: str, *, check: bool = False) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(check=check)
-    parser.add_argument("recipe", type=Path, help="the recipe, a YAML file")
+    parser.add_argument("recipe", type=some_path, help="the recipe, a YAML file")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings that override the recipe's"
     )
@@ -68,7 +68,7 @@ def command_line(prog: str, *, check: bool = False) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--runs",
-        type=Path,
+        type=some_path,
         default=Path("runs"),
         metavar="DIR",
         help="where run folders are made (default: runs)",

@@ -61,6 +61,13 @@ def threshold(text: str) -> float:
     return value
 
 
+def some_path(text: str) -> Path:
+    """Read a path; an empty one would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; name a file or a folder")
+    return Path(text)
+
+
 def gpu_index(text: str) -> int:
     """Read which GPU is meant: `cuda`, `cuda:N` or N."""
     value = text.removeprefix("cuda").removeprefix(":") or "0"

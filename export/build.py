@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.arguments import parser_of, positive, random_seed, run_command
+from export.arguments import parser_of, positive, random_seed, run_command, some_path
 from export.atomic import require_writable
 from export.backends import BACKENDS
 from export.errors import ExportError
@@ -131,7 +131,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "model",
-        type=Path,
+        type=some_path,
         metavar="model.onnx",
         help="with its model.json; `slimdet build` also takes a run, a bundle or a "
         "model.safetensors, of which it first makes the ONNX file (fp32: that file)",
@@ -143,7 +143,9 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         choices=tuple(BACKENDS),
         help="default: onnxruntime where --images is given, else tensorrt",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="another folder")
+    parser.add_argument(
+        "--out", type=some_path, required=True, metavar="DIR", help="another folder"
+    )
     _add_quantisation(parser.add_argument_group("making the graph (needs onnx and onnxruntime)"))
     for backend in BACKENDS.values():
         backend.add_options(parser)
@@ -151,7 +153,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
 
 
 def _add_quantisation(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--images", type=Path, metavar="DIR", help="to calibrate or check on")
+    group.add_argument("--images", type=some_path, metavar="DIR", help="to calibrate or check on")
     group.add_argument("--count", type=positive, default=64, help="how many (default: 64)")
     group.add_argument("--seed", type=random_seed, default=0, help="chooses them (default: 0)")
     group.add_argument(

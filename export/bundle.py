@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.arguments import parser_of, run_command, thread_count
+from export.arguments import parser_of, run_command, some_path, thread_count
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.bundle") -> int:
@@ -58,11 +58,13 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "0 done, 1 the bundle cannot be written, 3 the golden picture cannot be read, 4 a package "
         "is missing, 6 a model cannot be used, 130 interrupted",
     )
-    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="files with sidecars")
     parser.add_argument(
-        "--golden", type=Path, required=True, metavar="PHOTO", help="with objects to be found"
+        "models", type=some_path, nargs="+", metavar="MODEL", help="files with sidecars"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the bundle")
+    parser.add_argument(
+        "--golden", type=some_path, required=True, metavar="PHOTO", help="with objects to be found"
+    )
+    parser.add_argument("--out", type=some_path, required=True, metavar="DIR", help="of the bundle")
     parser.add_argument("--name", help="of the model (default: the first model's folder)")
     parser.add_argument("--threads", type=thread_count, help="of the CPU (default: all cores)")
     return parser

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.arguments import parser_of, run_command
+from export.arguments import parser_of, run_command, some_path
 from export.errors import ExportError
 
 
@@ -41,7 +41,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "Say what TensorRT would refuse in a quantised ONNX file.",
         "0 clean, 4 a package is missing, 6 something would be refused, or a file cannot be read",
     )
-    parser.add_argument("models", type=Path, nargs="+", metavar="model.onnx")
+    parser.add_argument("models", type=some_path, nargs="+", metavar="model.onnx")
     return parser
 
 

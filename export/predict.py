@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.arguments import parser_of, run_command, thread_count, threshold
+from export.arguments import parser_of, run_command, some_path, thread_count, threshold
 from export.backends import device_choices
 
 
@@ -46,17 +46,17 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "model",
-        type=Path,
+        type=some_path,
         metavar="MODEL",
         help="model.onnx or model.engine with its model.json beside it, or the folder of a bundle; "
         "`slimdet predict` also takes a run, bundle.tar.gz or model.safetensors",
     )
     parser.add_argument(
-        "images", type=Path, nargs="+", metavar="IMAGE", help="pictures, videos or folders"
+        "images", type=some_path, nargs="+", metavar="IMAGE", help="pictures, videos or folders"
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=some_path,
         default=Path("predictions"),
         metavar="DIR",
         help="for the results (default: predictions)",

@@ -352,6 +352,13 @@ def _iou(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     return shared / union if union > 0 else float(np.abs(one - other).max() < 1)
 
 
+def some_path(text: str) -> Path:
+    """Read a path; an empty one would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; name a file or a folder")
+    return Path(text)
+
+
 def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
@@ -363,14 +370,14 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     if __package__ == "export":
         parser.add_argument(
             "bundle",
-            type=Path,
+            type=some_path,
             metavar="BUNDLE",
             help="the folder; `slimdet verify` also takes bundle.tar.gz, or the folder of a run",
         )
     else:
         parser.add_argument(
             "bundle",
-            type=Path,
+            type=some_path,
             nargs="?",
             default=Path(__file__).resolve().parent,
             metavar="BUNDLE",

@@ -7,7 +7,6 @@ import argparse
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from export.arguments import run_command
 from export.optional import require
@@ -71,7 +70,7 @@ def whole(
     commands = top.add_subparsers()
     for name, (parser, purpose) in parsers.items():
         for action in parser._actions:
-            if action.type is Path:
+            if getattr(action.type, "__name__", "") == "some_path":
                 action.complete = file  # type: ignore[attr-defined]
         commands.add_parser(name, parents=[parser], add_help=False, help=purpose)
     return top

@@ -67,7 +67,9 @@ class _Common(Section):
         bit_depth: bits in use of pictures with 16 bits a value; found from a sample if None.
     """
 
-    image_size: InputSide | tuple[InputSide, InputSide]
+    image_size: InputSide | tuple[InputSide, InputSide] = Field(
+        description="a whole number or [height, width]"
+    )
     train: SplitConfig = SplitConfig()
     val: SplitConfig = SplitConfig()
     unlabeled: SplitConfig | None = None

@@ -12,6 +12,11 @@ from export.reading.plain_yaml import Key
 
 Kinds = list[object]  # type annotations
 
+_WORDS: dict[object, str] = {
+    **{int: "a whole number", float: "a number", bool: "true or false"},
+    **{str: "text", Path: "a path"},
+}
+
 # The truth values of YAML 1.1, which the recipes of earlier versions may hold; 1.2 reads text.
 TRUTH = {**dict.fromkeys(("yes", "on", "y"), True), **dict.fromkeys(("no", "off", "n"), False)}
 
@@ -106,4 +111,38 @@ def tags(kind: object) -> list[str]:
 
 def is_branch_name(part: str) -> bool:
     """Whether a part of an error's path is pydantic's name of a union's branch."""
-    return part[:1].isupper() or "[" in part or part in {"str", "int", "float", "bool"}
+    return (
+        part[:1].isupper()
+        or "[" in part
+        or part in {"str", "int", "float", "bool"}
+        or part.startswith(("constrained-", "function-"))
+    )
+
+
+def alternatives(kinds: Kinds, key: str | int) -> str:
+    """Return in words what a setting takes whose values are of unlike kinds; else no text.
+
+    Args:
+        kinds: sections or lists that may hold the setting.
+        key: its key.
+    """
+    found = [kind for kind in fields(kinds, key) if kind is not type(None)]
+    if any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in found):
+        return ""  # of sections, the one that was meant is described
+    words: list[str] = []
+    for kind in found:
+        if get_origin(kind) is Literal:
+            words += [str(option) for option in get_args(kind)]
+        elif get_origin(kind) in {tuple, list}:
+            words.append("a list")
+        else:
+            words.append(_WORDS.get(kind, "another value"))
+    words = list(dict.fromkeys(words))
+    if len(words) < 2 or all(get_origin(kind) is Literal for kind in found):
+        return ""
+    models = [m for kind in kinds for m in members(kind)]
+    for model in models:
+        field = getattr(model, "model_fields", {}).get(key)
+        if field is not None and field.description:
+            return str(field.description)
+    return f"{', '.join(words[:-1])} or {words[-1]}"

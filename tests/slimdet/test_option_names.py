@@ -75,3 +75,22 @@ def test_calibration_images_is_an_older_spelling_of_count() -> None:
     before = Recipe.model_fields["export"].annotation
     assert before is not None
     assert before.model_validate({"calibration": {"images": 5}}).calibration.count == 5
+
+
+def paths(command: str) -> list[str]:
+    parser = parser_of(COMMANDS[command].target, f"slimdet {command}")
+    found = [action for action in parser._actions if action.type is not None]
+    takes = [a for a in found if getattr(a.type, "__name__", "") in {"some_path", "Path"}]
+    return [action.option_strings[-1] if action.option_strings else "" for action in takes]
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_an_empty_path_is_refused_by_every_option(command, capsys) -> None:
+    parser = parser_of(COMMANDS[command].target, f"slimdet {command}")
+    for option in paths(command):
+        with pytest.raises(SystemExit) as ended:
+            parser.parse_args([f"{option}="] if option else [""])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.count("the path is empty") == 1
+    known = {"completion", "methods"}  # take no path
+    assert bool(paths(command)) == (command not in known)

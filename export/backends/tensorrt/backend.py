@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.arguments import gpu_index, positive
+from export.arguments import gpu_index, positive, some_path
 from export.backends.tensorrt.graphs import SOURCES
 from export.errors import ExportError
 
@@ -78,7 +78,7 @@ class TensorRTBackend:
             "--workspace-mib", type=positive, help="default: all of the GPU's memory"
         )
         group.add_argument(
-            "--timing-cache", type=Path, metavar="FILE", help="read, and written back"
+            "--timing-cache", type=some_path, metavar="FILE", help="read, and written back"
         )
         group.add_argument("--optimization-level", type=int, choices=range(6), default=3)
         group.add_argument("--timing-iterations", type=positive, help="per tactic")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from typing_extensions import Self
 
 from benchmarks.data.detect import own_splits
@@ -310,6 +310,23 @@ class ShapesConfig(_Common):
     type: Literal["shapes"]
     seed: Seed = 0
     difficulty: Difficulty = "standard"
+
+    @field_validator("unlabeled")
+    @classmethod
+    def _rest_leaves_out(
+        cls, unlabeled: SplitConfig | None, info: ValidationInfo
+    ) -> SplitConfig | None:
+        """Refuse `rest` of a split that shares no picture with the training split."""
+        train = info.data.get("train")  # absent where it has mistakes of its own
+        if unlabeled is None or not unlabeled.rest or train is None:
+            return unlabeled
+        name, trained = unlabeled.split or "unlabeled", train.split or "train"
+        if name != trained:
+            raise ValueError(
+                f"rest: the drawn split {name} holds none of the pictures that train "
+                f"has, so there is nothing to leave out; set split: {trained}, or remove rest"
+            )
+        return unlabeled
 
     def open(self) -> Data:
         """Place the shapes; pixels are drawn when asked for.

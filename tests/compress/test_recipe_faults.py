@@ -133,6 +133,10 @@ def test_values_work_as_users_type_them(tmp_path: Path, override: str, value: ob
         ("distill." + "9" * 5000 + "=1", "there is no distill.999"),
         ("distill.-1=1", "there is no distill.-1"),
         ("data.unlabeled=[[]]", "data.unlabeled: expected a section"),
+        (
+            "data.unlabeled={rest: true}",
+            "data.unlabeled: rest: the drawn split unlabeled holds none",
+        ),
         ("data.image_size=[64]", "expected a whole number or [height, width], found [64]"),
         ("data.image_size=[64,64,64]", "or [height, width], found [64, 64, 64]"),
         ("data.image_size=[[64,64]]", "or [height, width], found [[64, 64]]"),

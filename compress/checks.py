@@ -115,6 +115,15 @@ def check_training(run: Run) -> None:
             f"{source.at('data', 'unlabeled')}: pictures without labels are for distillation, and "
             "the recipe has no teacher; remove this key"
         )
+    unlabeled, trained = recipe.data.unlabeled, recipe.data.train.split or "train"
+    if unlabeled is not None and unlabeled.rest and recipe.data.type == "shapes":
+        name = unlabeled.split or "unlabeled"
+        if name != trained:
+            raise RecipeError(
+                f"{source.at('data', 'unlabeled')}: rest: the drawn split {name} holds none of the "
+                f"pictures that train has, so there is nothing to leave out; set split: {trained}, "
+                "or remove rest"
+            )
     if data.unlabeled is not None and recipe.distill:
         asked = recipe.train.unlabeled_batch
         asked = recipe.train.batch if asked is None else asked

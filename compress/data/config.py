@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from benchmarks.data.detect import own_splits
@@ -30,6 +30,7 @@ from export.errors import DataError
 
 _STRIDE = 32  # the coarsest that every detector has; input sides are multiples of it
 InputSide = Annotated[int, Field(ge=_STRIDE, le=8192)]
+_SIZES = "a whole number or [height, width]"  # for messages
 _DRAWN = {"train": 4000, "val": 500, "unlabeled": 4000}
 
 
@@ -38,8 +39,7 @@ class SplitConfig(Section):
 
     Attributes:
         split: name of the split in the data set; by default the role's: train, val, unlabeled.
-        path: annotation file, data.yaml, split list or folder, where the usual place is not it;
-            relative to `root`.
+        path: annotation file, data.yaml, list or folder, if not at the usual place; from `root`.
         images: folder of the pictures, for COCO JSON where it is not the usual one.
         limit: number of pictures to use, the first of a permutation drawn with `seed`.
         seed: seed of that permutation.
@@ -67,9 +67,7 @@ class _Common(Section):
         bit_depth: bits in use of pictures with 16 bits a value; found from a sample if None.
     """
 
-    image_size: InputSide | tuple[InputSide, InputSide] = Field(
-        description="a whole number or [height, width]"
-    )
+    image_size: InputSide | tuple[InputSide, InputSide] = Field(description=_SIZES)
     train: SplitConfig = SplitConfig()
     val: SplitConfig = SplitConfig()
     unlabeled: SplitConfig | None = None
@@ -310,23 +308,6 @@ class ShapesConfig(_Common):
     type: Literal["shapes"]
     seed: Seed = 0
     difficulty: Difficulty = "standard"
-
-    @field_validator("unlabeled")
-    @classmethod
-    def _rest_leaves_out(
-        cls, unlabeled: SplitConfig | None, info: ValidationInfo
-    ) -> SplitConfig | None:
-        """Refuse `rest` of a split that shares no picture with the training split."""
-        train = info.data.get("train")  # absent where it has mistakes of its own
-        if unlabeled is None or not unlabeled.rest or train is None:
-            return unlabeled
-        name, trained = unlabeled.split or "unlabeled", train.split or "train"
-        if name != trained:
-            raise ValueError(
-                f"rest: the drawn split {name} holds none of the pictures that train "
-                f"has, so there is nothing to leave out; set split: {trained}, or remove rest"
-            )
-        return unlabeled
 
     def open(self) -> Data:
         """Place the shapes; pixels are drawn when asked for.

@@ -133,10 +133,6 @@ def test_values_work_as_users_type_them(tmp_path: Path, override: str, value: ob
         ("distill." + "9" * 5000 + "=1", "there is no distill.999"),
         ("distill.-1=1", "there is no distill.-1"),
         ("data.unlabeled=[[]]", "data.unlabeled: expected a section"),
-        (
-            "data.unlabeled={rest: true}",
-            "data.unlabeled: rest: the drawn split unlabeled holds none",
-        ),
         ("data.image_size=[64]", "expected a whole number or [height, width], found [64]"),
         ("data.image_size=[64,64,64]", "or [height, width], found [64, 64, 64]"),
         ("data.image_size=[[64,64]]", "or [height, width], found [[64, 64]]"),
@@ -171,6 +167,14 @@ def test_an_override_that_does_not_fit_says_why(tmp_path: Path, override: str, s
     assert found.startswith("command line: ")
     assert said in found
     assert len(found) < 1000
+
+
+def test_the_rest_of_another_drawn_split_is_refused(tmp_path: Path, capsys) -> None:
+    recipe = write_smoke(tmp_path)
+    assert main([str(recipe), "--check", "data.unlabeled={rest: true}"]) == 2
+    said = capsys.readouterr().err
+    assert "data.unlabeled: rest: the drawn split unlabeled holds none" in said
+    assert said.count("\n") == 1
 
 
 def test_at_most_twenty_mistakes_are_listed(tmp_path: Path) -> None:

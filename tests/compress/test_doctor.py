@@ -29,10 +29,7 @@ def findings(capsys, *arguments):
     code = main([*map(str, arguments), "--json"])
     said = json.loads(capsys.readouterr().out)
     assert said["exit_code"] == code
-    first = {}  # of each file; notes on it follow
-    for one in said["findings"]:
-        first.setdefault(one["what"], (one["state"], one["said"]))
-    return code, first
+    return code, {one["what"]: (one["state"], one["said"]) for one in said["findings"]}
 
 
 def test_a_bad_line_is_an_error_on_stderr_besides_the_table(capsys):
@@ -79,10 +76,13 @@ def test_a_full_disk_is_bad(capsys, monkeypatch):
 
 def test_a_recipe_is_looked_at_for_its_data(capsys):
     recipe = ROOT / "recipes" / "quickstart.yaml"
-    code, found = findings(capsys, recipe)
-    assert code == 0
-    assert found[str(recipe)][1].startswith("shapes, 6 classes; train 300 pictures")
-    assert found[f"{recipe}, teacher"][1].endswith("split val, 500 drawn pictures")
+    assert main([str(recipe), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["findings"]
+    said = [one["said"] for one in found if one["what"] == str(recipe)]
+    assert said[0].startswith("shapes, 6 classes; train 300 pictures")
+    assert said[1] == "train: boxes are counted on the first 200 of 300 drawings"
+    teacher = [one["said"] for one in found if one["what"] == f"{recipe}, teacher"]
+    assert teacher[-1].endswith("split val, 500 drawn pictures")
 
 
 @pytest.mark.parametrize(

@@ -166,8 +166,8 @@ def signals_for_this_process_alone() -> Iterator[None]:
     """Keep SIGINT, SIGTERM and SIGHUP from the processes that the body starts.
 
     Terminals and service managers send them to every process of a command; child processes have to
-    live until this one has ended its work, and end with it. Signals to the calling thread wait until
-    the body has run.
+    live until this one has ended its work, and end with it. Signals to the calling thread wait
+    until the body has run.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

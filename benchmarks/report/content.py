@@ -17,7 +17,7 @@ from benchmarks.report.plots import draw_plots
 from benchmarks.report.schema import ReportData, ReportRow, Speed
 from benchmarks.timing.latency import SpeedRatio
 from benchmarks.timing.records import Timing
-from export.artifact.bundle_content import each_key_once, no_constant, whole_number
+from export.artifact.bundle_content import strict_json
 from export.artifact.manifest import Manifest, file_sha256
 from export.atomic import write_json, write_text
 from export.errors import MissingDependencyError, ToolkitError, printable
@@ -108,12 +108,7 @@ def read_report(file: Path) -> ReportData:
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
-        json.loads(
-            text,
-            parse_int=whole_number,
-            parse_constant=no_constant,
-            object_pairs_hook=each_key_once,
-        )
+        strict_json(text)
         return ReportData.model_validate_json(text, strict=True)
     except ValidationError as error:
         unreadable = error.errors(include_url=False)[0]["type"] == "json_invalid"

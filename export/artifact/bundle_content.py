@@ -82,12 +82,7 @@ def read_content(folder: Path) -> Bundle:
     try:
         if path.is_file() and path.stat().st_size > MAX_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes, expected at most {MAX_BYTES}")
-        content: object = json.loads(
-            path.read_text(encoding="utf-8"),
-            parse_constant=no_constant,
-            parse_int=whole_number,
-            object_pairs_hook=each_key_once,
-        )
+        content = strict_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         said = error.strerror
         raise BundleError(
@@ -101,6 +96,21 @@ def read_content(folder: Path) -> Bundle:
         raise BundleError(f"{path}: schema is {told(content.get('schema'))}; expected 1")
     _Checker(path).bundle(content)
     return cast(Bundle, content)
+
+
+def strict_json(text: str) -> object:
+    """Read JSON without NaN, infinity, numbers of more than 64 bits and keys that stand twice.
+
+    Raises:
+        ValueError: it holds one of these, or is no JSON.
+    """
+    content: object = json.loads(
+        text,
+        parse_constant=_no_constant,
+        parse_int=whole_number,
+        object_pairs_hook=each_key_once,
+    )
+    return content
 
 
 def whole_number(text: str) -> int:
@@ -293,7 +303,7 @@ def _is_number(value: object) -> bool:
     return abs(value) < 1e300 and math.isfinite(value)
 
 
-def no_constant(name: str) -> None:
+def _no_constant(name: str) -> None:
     """Refuse NaN and infinity, which `json` would read.
 
     Raises:

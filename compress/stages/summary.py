@@ -311,10 +311,12 @@ def _between_trainings(folders: Folders) -> list[str]:
     """Return which trainings began under other conditions than the first one."""
     begun = [(name, read_record(folder).conditions[:1]) for name, folder in folders.items()]
     known = [(name, conditions[0]) for name, conditions in begun if conditions]
+    if not known:
+        return []
+    first_name, first = known[0]
     return [
-        f"{name} was trained {now.words(first)}, {known[0][0]} {first.words(now)}: the run is not "
+        f"{name} was trained {now.words(first)}, {first_name} {first.words(now)}: the run is not "
         "bit for bit one that was not interrupted"
-        for first in [one for _, one in known[:1]]
-        for name, now in known
+        for name, now in known[1:]
         if now.words(first)
     ]

@@ -67,7 +67,7 @@ def continued(before: str, now: Conditions) -> tuple[list[Conditions], str]:
     if not known:
         return [now], ""
     last = known[-1]
-    if replace(last, from_step=now.from_step) == now:
+    if _same(last, now):
         return known, ""
     if last.from_step == now.from_step:  # no step was taken under the last ones
         known = known[:-1]

@@ -104,7 +104,8 @@ def test_one_detector_goes_from_data_to_report(
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     home = tmp_path / "alone"
     assert (said["ok"], said["gain"]) == (True, None)
-    assert [folder.name for folder in (home / "models").iterdir()] == ["seed0-student"]
+    made = {path.name for path in (home / "models").iterdir()}
+    assert made == {"seed0-student", ".seed0-student.sha256"}
     assert (home / "bundle.tar.gz").is_file()
 
     report = json.loads((home / "report" / "report.json").read_text())

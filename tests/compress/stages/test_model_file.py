@@ -173,7 +173,7 @@ def test_every_model_of_a_run_describes_itself(tmp_path: Path) -> None:
     recipe = str(write_smoke(tmp_path))
     assert main([recipe, "--runs", str(tmp_path)]) == 0
     home = tmp_path / "smoke"
-    folders = sorted((home / "models").iterdir())
+    folders = sorted(path for path in (home / "models").iterdir() if path.is_dir())
     assert [folder.name for folder in folders] == ["seed0-baseline", "seed0-student", "teacher"]
     lock = json.loads((home / "recipe.lock.json").read_text(encoding="utf-8"))
     for folder in folders:

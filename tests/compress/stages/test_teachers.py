@@ -79,6 +79,7 @@ def test_the_student_learns_from_each_teacher_and_the_baseline_restarts_as_often
     records = {
         folder.name: json.loads((folder / "training.json").read_text())
         for folder in (home / "models").iterdir()
+        if folder.is_dir()  # not the seals beside them
     }
     stages = ["seed0-student-stage1", "seed0-student"]
     plain = ["seed0-baseline-stage1", "seed0-baseline"]

@@ -250,7 +250,7 @@ def data(path: Path, runs: Path) -> list[Finding]:
         opened, most = recipe.data.open(), recipe.export.max_detections
         others = own_data(recipe, open_teachers(recipe, opened))
     look_at_pictures([opened, *others.values()], PictureCache(runs), Console(), decode=True)
-    health = data_health(opened, most)
+    health = data_health(opened, most, others)
     counts = ", ".join(
         f"{role} {split.images} pictures with {split.boxes} boxes"
         for role, split in health.splits.items()

@@ -51,10 +51,10 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
     cache = PictureCache(runs)
     pictures = (opened.data, *(teacher.data for teacher in opened.teachers))
     look_at_pictures(pictures, cache, console, decode=False)
-    # reads every file once: hashes tell leaks between splits
-    health = data_health(opened.data, recipe.export.max_detections)
+    others = own_data(recipe, opened.teachers)
+    health = data_health(opened.data, recipe.export.max_detections, others)
     print_data(console, f"data: {opened.data.format}", health.lines())
-    for name, own in own_data(recipe, opened.teachers).items():
+    for name, own in others.items():
         print_data(console, f"data of {name}: {own.format}", teacher_lines(own))
     check_models(opened)
     check_training(opened)

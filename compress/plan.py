@@ -118,7 +118,8 @@ def plan(
     student, teachers = check_models(opened)
     check_training(opened)
     size = (data.input_height, data.input_width)
-    health = data_health(data, recipe.export.max_detections)
+    others = own_data(recipe, opened.teachers)
+    health = data_health(data, recipe.export.max_detections, others)
     models = (student, *teachers)
     memory = [_memory_bytes(model, where, size) for model in models]  # also warms the models up
     passes = [_time_pass(model, where, size) for model in models] if estimate else []
@@ -150,7 +151,7 @@ def plan(
     notes += _precisions(opened)
     notes += memory_warnings(stages, machine_bytes(where))
     seen = [f"data: {data.format}", *(f"  {line}" for line in health.lines())]
-    for name, own in own_data(recipe, opened.teachers).items():
+    for name, own in others.items():
         seen += [f"data of {name}: {own.format}", *(f"  {line}" for line in teacher_lines(own))]
     return Plan(
         recipe.name,

@@ -81,6 +81,11 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def counted(count: int, one: str, more: str = "") -> str:
+    """Return a count with its noun: `1 box`, `2 boxes`; `more` is the plural, or `one` and an s."""
+    return f"{count} {one if count == 1 else more or one + 's'}"
+
+
 def _is_safe(character: str) -> bool:
     return unicodedata.category(character) not in _UNSAFE or character in _JOINERS
 

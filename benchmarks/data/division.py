@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from benchmarks.data.image_set import ImageSet
@@ -257,14 +257,20 @@ def _copies(pool: ImageSet) -> dict[str, list[int]]:
         return index
 
     for index, digest in enumerate(pool.sha256):
-        augmented = _AUGMENTED.match(Path(pool.images[index].file_name).name)
-        for mark in (digest, *([augmented.group(1)] if augmented else [])):
+        photograph = photograph_of(pool.images[index].file_name)
+        for mark in (digest, *([photograph] if photograph else [])):
             a, b = sorted((root(index), root(first.setdefault(mark, index))))
             group[b] = a
     members: dict[int, list[int]] = {}
     for index in range(len(pool)):
         members.setdefault(root(index), []).append(index)
     return {min(pool.sha256[i] for i in own): own for own in members.values()}
+
+
+def photograph_of(file_name: str) -> str | None:
+    """Return the name of the photograph that Roboflow made a picture from; None for other names."""
+    augmented = _AUGMENTED.match(PurePosixPath(file_name).name)
+    return augmented.group(1) if augmented else None
 
 
 def picture_hashes(pool: ImageSet) -> tuple[str, ...]:
@@ -276,7 +282,7 @@ def picture_hashes(pool: ImageSet) -> tuple[str, ...]:
     if pool.sha256:
         return pool.sha256
     with ThreadPoolExecutor(4) as threads:
-        digests = list(threads.map(_file_hash, pool.paths))
+        digests = list(threads.map(file_hash, pool.paths))
     lost = [str(p) for p, digest in zip(pool.paths, digests, strict=True) if digest is None]
     if lost:
         raise DataError(
@@ -285,7 +291,8 @@ def picture_hashes(pool: ImageSet) -> tuple[str, ...]:
     return tuple(digest for digest in digests if digest is not None)
 
 
-def _file_hash(path: Path) -> str | None:
+def file_hash(path: Path) -> str | None:
+    """Return the sha256 of a file; None if it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:

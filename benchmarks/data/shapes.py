@@ -239,12 +239,19 @@ class PlacedImages(Sequence[LabeledImage]):
             # every shape overlaps the picture: no box is ever left out, so there is no note
             self._placed[number] = labeled_image(
                 number + 1,
-                f"{self.prefix}/{number:06d}",
+                self._name(number),
                 frame,
                 self.painter.objects(number) if self.labeled else (),
                 ReadingNotes(),
             )
         return self._placed[number]
+
+    def names(self) -> list[str]:
+        """Return the name of every picture, which states how it is drawn; places nothing."""
+        return [self._name(number) for number in self.numbers]
+
+    def _name(self, number: int) -> str:
+        return f"{self.prefix}/{number:06d}"
 
 
 def shapes_set(

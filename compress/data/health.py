@@ -1,22 +1,20 @@
 """Inspect the data before training: counts, balance, sizes, leaks."""
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from benchmarks.accuracy.ceiling import ceiling_warnings
-from benchmarks.data.division import picture_hashes
 from benchmarks.data.image_set import ImageSet
 from compress.data.config import Data
+from compress.data.leaks import Repetitions, find_repetitions, leak_warnings
 from export.pictures.images import fit
 
 _FEW_BOXES = 10
 _TINY = 8.0  # input pixels; below this a detector finds almost nothing
 _SMALL, _MEDIUM = 32.0**2, 96.0**2  # COCO's limits
 _DRAWN_COUNTED = 200  # drawn pictures of each split whose boxes are counted; placing takes a while
-_DRAWN_SAMPLE = 4  # drawn pictures of each split that are compared by content
 _NAMED = 3
 
 
@@ -62,10 +60,11 @@ class Health:
     Attributes:
         format: what was read.
         splits: role -> its state.
-        leaks: pairs of roles, "train and val" -> names of pictures that are in both.
+        leaks: pairs of sets, "train and val" -> names of pictures that are in both.
         repeated: role -> names of pictures that are in it twice or more.
         warnings: one sentence each; empty if nothing was found.
         division: how a set without splits was divided, in one line; empty where it has splits.
+        alike: pairs of sets -> names of pictures of val that may be copies of ones in the other.
     """
 
     format: str
@@ -74,6 +73,7 @@ class Health:
     repeated: dict[str, tuple[str, ...]]
     warnings: tuple[str, ...]
     division: str = ""
+    alike: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
         """Return it as plain JSON values."""
@@ -87,10 +87,15 @@ class Health:
         return [*lines, *(f"warning: {warning}" for warning in self.warnings)]
 
 
-def data_health(data: Data, max_detections: int = 100) -> Health:
-    """Inspect every split; reads each picture file once, for its hash.
+def data_health(
+    data: Data, max_detections: int = 100, taught: Mapping[str, Data] | None = None
+) -> Health:
+    """Inspect every split; look for pictures of val in everything that is learnt from.
 
-    `max_detections` is the most that a model returns, and so cuts AP on fuller pictures.
+    Args:
+        data: the student's data.
+        max_detections: the most that a model returns, and so cuts AP on fuller pictures.
+        taught: data of teachers that see other data than the student, by the teacher's name.
 
     Raises:
         DataError: picture files that cannot be read at all.
@@ -99,22 +104,12 @@ def data_health(data: Data, max_detections: int = 100) -> Health:
     if data.unlabeled is not None:
         sets["unlabeled"] = data.unlabeled
     splits = {role: _split_health(image_set, data) for role, image_set in sets.items()}
-    hashes = {role: _hashes(_counted(image_set)) for role, image_set in sets.items()}
-    leaks = {}
-    for first, second in (("train", "val"), ("unlabeled", "val")):
-        shared = hashes.get(first, {}).keys() & hashes[second].keys()
-        if shared:
-            leaks[f"{first} and {second}"] = tuple(sorted({hashes[second][h][0] for h in shared}))
-    repeated = {
-        role: tuple(sorted({names[0] for names in own.values() if len(names) > 1}))
-        for role, own in hashes.items()
-    }
-    repeated = {role: names for role, names in repeated.items() if names}
+    found = find_repetitions(sets, {name: own.train for name, own in (taught or {}).items()})
     measured = {"val": _counted(data.val), "train": _counted(data.train)}
     full = ceiling_warnings(measured, max_detections)
-    warnings = (*full, *_warnings(splits, leaks, repeated, data))
+    warnings = (*full, *_warnings(splits, found, data))
     division = "" if data.division is None else data.division.line()
-    return Health(data.format, splits, leaks, repeated, warnings, division)
+    return Health(data.format, splits, found.leaks, found.repeated, warnings, division, found.alike)
 
 
 def teacher_lines(data: Data) -> list[str]:
@@ -191,32 +186,7 @@ def _split_health(image_set: ImageSet, data: Data) -> SplitHealth:
     )
 
 
-def _hashes(image_set: ImageSet) -> dict[str, list[str]]:
-    """Return content hash -> names of the pictures that have it.
-
-    A drawn picture is identified by its name, which encodes how it is drawn; the first few are
-    also compared by their pixels.
-    """
-    names = [image.file_name for image in image_set.images]
-    found: dict[str, list[str]] = {}
-    if image_set.draw is None:
-        digests = picture_hashes(image_set)
-    else:
-        digests = tuple(names)
-        for index in range(min(_DRAWN_SAMPLE, len(image_set))):
-            content = hashlib.sha256(image_set.draw(index).tobytes()).hexdigest()
-            found.setdefault(content, []).append(names[index])
-    for name, digest in zip(names, digests, strict=True):
-        found.setdefault(digest, []).append(name)
-    return found
-
-
-def _warnings(
-    splits: dict[str, SplitHealth],
-    leaks: dict[str, tuple[str, ...]],
-    repeated: dict[str, tuple[str, ...]],
-    data: Data,
-) -> list[str]:
+def _warnings(splits: dict[str, SplitHealth], repetitions: Repetitions, data: Data) -> list[str]:
     train, val = splits["train"], splits["val"]
     missing = [name for name, count in train.boxes_per_class.items() if not count]
     few = {n: c for n, c in train.boxes_per_class.items() if 0 < c < _FEW_BOXES}
@@ -224,12 +194,10 @@ def _warnings(
         name for name, count in val.boxes_per_class.items() if not count and name not in missing
     ]
     warnings = [f"{role}: {text}" for role, split in splits.items() for text in split.suspicions]
-    for pair, names in leaks.items():
-        warnings.append(
-            f"{len(names)} pictures are in {pair} ({_some(names)}): AP on val will be too high"
-        )
-    for role, names in repeated.items():
-        warnings.append(f"{len(names)} pictures are in {role} more than once ({_some(names)})")
+    warnings += leak_warnings(repetitions.leaks, repetitions.alike)
+    for role, names in repetitions.repeated.items():
+        who = "picture is" if len(names) == 1 else "pictures are"
+        warnings.append(f"{len(names)} {who} in {role} more than once ({_some(names)})")
     if missing:
         warnings.append(f"train has no box of {len(missing)} classes: {_some(missing)}")
     if few:

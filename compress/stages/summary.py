@@ -16,6 +16,7 @@ from benchmarks.report.schema import Gain, Picture, ReportData, ReportRow, Speed
 from benchmarks.timing.environment import environment
 from benchmarks.timing.latency import ratio_ci
 from benchmarks.timing.records import Timing
+from compress.data.leaks import leak_warnings
 from compress.distillation.distiller import advice
 from compress.recipe import Recipe
 from compress.recipe_file import complete_text
@@ -45,6 +46,7 @@ def summarize(
 ) -> Path:
     """Write the report into `out`; return its HTML page."""
     training = {str(name): _training(name, folder) for name, folder in folders.items()}
+    data = json.loads((run.home / "data.json").read_text(encoding="utf-8"))
     report = ReportData(
         schema=1,
         name=run.recipe.name,
@@ -57,10 +59,15 @@ def summarize(
         speed=tuple(_speed(run.recipe, latency)),
         per_class={_title(row): row.per_class for row in table if row.backend != "torch"},
         pictures=tuple(_pictures(run, out)),
-        data=json.loads((run.home / "data.json").read_text(encoding="utf-8")),
+        data=data,
         recipe=complete_text(run.source),
         notes=tuple(_notes(run, folders)),
-        warnings=(*_full_pictures(run), *_warnings(folders), *_of_artifacts(run.home)),
+        warnings=(
+            *leak_warnings(data.get("leaks", {}), data.get("alike", {})),
+            *_full_pictures(run),
+            *_warnings(folders),
+            *_of_artifacts(run.home),
+        ),
     )
     return write_report(report, out)
 

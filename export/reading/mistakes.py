@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from export.errors import printable, shown
+from export.errors import counted, printable, shown
 from export.reading.plain_yaml import dotted
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ def brief(value: object, most: int = 60, *, quote: bool = False) -> str:
     if value is None:
         return "nothing (null)"
     if isinstance(value, Mapping):
-        return f"a section of {_counted(len(value), 'key', 'keys')}"
+        return f"a section of {counted(len(value), 'key')}"
     if isinstance(value, list | tuple | set | frozenset):
-        return f"a list of {_counted(len(value), 'entry', 'entries')}"
+        return f"a list of {counted(len(value), 'entry', 'entries')}"
     if quote or not isinstance(value, str | int | float | bool):
         return shown(value, most)
     try:
@@ -106,10 +106,6 @@ def brief(value: object, most: int = 60, *, quote: bool = False) -> str:
     except ValueError:  # a number of more digits than Python writes
         return "a number of thousands of digits"
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _counted(count: int, one: str, more: str) -> str:
-    return f"{count} {one if count == 1 else more}"
 
 
 def _number(value: object) -> str:

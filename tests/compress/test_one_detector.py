@@ -100,7 +100,7 @@ def test_one_detector_goes_from_data_to_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [str(write(tmp_path)), "--runs", str(tmp_path), "--json"]
-    assert main([*command, "train.batch=2"]) == 0
+    assert main([*command, "train.batch=2", "data.val.split=train"]) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     home = tmp_path / "alone"
     assert (said["ok"], said["gain"]) == (True, None)
@@ -115,6 +115,7 @@ def test_one_detector_goes_from_data_to_report(
         ("student", "onnxruntime", "int8"),
     ]
     assert (report["gain"], report["speed"]) == (None, [])
+    assert report["warnings"][0].startswith("4 pictures of val are also in train (shapes/")
     (note,) = [n for n in report["notes"] if n.startswith("One detector was trained")]
     assert note.startswith("One detector was trained without a teacher")
     told = (home / "report" / "report.md").read_text().replace(note, "")

@@ -61,6 +61,9 @@ def test_what_a_teachers_own_data_holds_and_leaves_out_is_shown(
     drawn = {"type": "shapes", "image_size": 64, "train": {"count": 30}, "val": {"count": 4}}
     said = checked(tmp_path, capsys, "--check", f"teacher.data={json.dumps(drawn)}")["data"]
     assert said[-2].endswith("split train, 30 drawn pictures")
+    drawn["train"] = {"split": "val", "count": 4}
+    said = checked(tmp_path, capsys, "--check", f"teacher.data={json.dumps(drawn)}")["data"]
+    assert any("4 pictures of val are also in teacher train" in line for line in said)
     said = checked(tmp_path, capsys, "--check")["data"]
     assert not any("teacher" in line for line in said)
 

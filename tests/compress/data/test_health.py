@@ -48,7 +48,9 @@ def test_boxes_too_small_for_the_input_are_counted_in_a_warning(tmp_path: Path) 
 def test_a_picture_in_both_splits_is_a_leak_whatever_its_name(tmp_path: Path) -> None:
     health = health_with_a_copy(tmp_path, "101.png")
     assert health.leaks == {"train and val": ("101.png",)}
-    assert any("1 pictures are in train and val (101.png)" in w for w in health.warnings)
+    assert any(
+        "1 picture of val is also in train (101.png): AP on val" in w for w in health.warnings
+    )
 
 
 def test_a_picture_twice_in_one_split_is_named_in_a_warning(tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_dropped_boxes_and_their_reasons_stand_in_the_text(tmp_path: Path) -> No
 def test_a_vanished_picture_is_named(tmp_path: Path) -> None:
     data = FolderConfig(root=write_coco_root(tmp_path), image_size=32).open()
     (tmp_path / "images/2.png").unlink()
-    with pytest.raises(DataError, match=r"1 picture files cannot be read: .*2\.png"):
+    with pytest.raises(DataError, match=r"1 picture file cannot be read: .*2\.png"):
         data_health(data)
 
 

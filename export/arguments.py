@@ -71,8 +71,8 @@ def some_path(text: str) -> Path:
 def gpu_index(text: str) -> int:
     """Read which GPU is meant: `cuda`, `cuda:N` or N."""
     value = text.removeprefix("cuda").removeprefix(":") or "0"
-    if not value.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a GPU; use cuda:0, or its number")
+    if not re.fullmatch(r"[0-9]{1,4}", value):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a GPU; use cuda:0, or its number")
     return int(value)
 
 

@@ -40,6 +40,8 @@ _LIMITS = {
     "string_too_long": ("max_length", "text of at most {} characters"),
 }
 _OCTAL = re.compile(r"[-+]?0[0-9]+")
+_GROUPED = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?")
+_BINARY = re.compile(r"0b[01]{1,64}")
 
 
 def described(kind: str, context: Mapping[str, object], value: object) -> str:
@@ -65,10 +67,23 @@ def described(kind: str, context: Mapping[str, object], value: object) -> str:
         expected = words.format(_number(context.get(name)))
         return f"expected {expected.replace('1 entries', '1 entry')}, found {brief(value)}"
     expected = _EXPECTED.get(kind.partition("_")[0], "another value")
-    hint = ""
-    if isinstance(value, str) and "number" in expected and _OCTAL.fullmatch(value):
-        hint = f"; some readers take a leading 0 for base 8: write {value.lstrip('+-0') or '0'}"
+    hint = _how_to_write(value) if "number" in expected else ""
     return f"expected {expected}, found {brief(value)}{hint}"
+
+
+def _how_to_write(value: object) -> str:
+    """Return how to write a number that was written in another way than the setting takes."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f"; write {int(value)}"
+    if not isinstance(value, str):
+        return ""
+    if _OCTAL.fullmatch(value):
+        return f"; some readers take a leading 0 for base 8: write {value.lstrip('+-0') or '0'}"
+    if _BINARY.fullmatch(value):
+        return f"; write {int(value, 2)}"
+    if "_" in value and _GROUPED.fullmatch(value):
+        return f"; write {value.replace('_', '')}, without underscores"
+    return ""
 
 
 def all_described(error: "ValidationError", most: int = 3) -> str:

@@ -1,7 +1,8 @@
 """Read YAML written by anybody: plain data alone, and no more of it than the text holds.
 
-Numbers, truth values and null are those of YAML 1.2, so `no`, `on`, `off`, `1:30` and dates are
-text; numbers may also have underscores. Tags that build other objects, keys that are no words,
+Numbers, truth values and null are those of YAML 1.2, so `no`, `on`, `off`, `1:30`, `1_000`, `0b1`
+and dates are text, which a setting that takes numbers refuses. Numbers with a leading 0 are text
+too: 017 is 15 to some readers and 17 to others. Tags that build other objects, keys that are no words,
 deep nesting and aliases that repeat themselves into more than the text are refused before any
 value is built.
 """
@@ -29,10 +30,8 @@ _STANDARD = "tag:yaml.org,2002:"
 _PLAIN = "plain"  # our own tag of a scalar without quotes and tag
 _UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _STAND_IN = 0xF0000  # private characters that stand for unreadable ones until their key is known
-_INT = re.compile(
-    r"[-+]?(0|[1-9][0-9_]*|0x_*[0-9a-fA-F][0-9a-fA-F_]*|0o_*[0-7][0-7_]*|0b_*[01][01_]*)"
-)
-_FLOAT = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?")
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+|0o[0-7]+")
+_FLOAT = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _NO_NUMBER = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -331,11 +330,10 @@ def _resolved(text: str, line: int, key: str) -> str | int | float | bool | None
             raise YamlError(
                 line, key, f"a number of {digits} digits; expected at most {MOST_DIGITS}"
             )
-        plain = text.replace("_", "")
         if whole:
-            return int(plain, 0)
-        if not plain.lstrip("+-").isdigit():  # as 017 is: octal to some readers and text here
-            number = float(plain)
+            return int(text, 0)
+        if not text.lstrip("+-").isdigit():  # as 017 is
+            number = float(text)
             if math.isfinite(number):
                 return number
             raise YamlError(line, key, f"expected a finite number, found {text}")

@@ -61,12 +61,13 @@ def test_an_older_spelling_still_works(command, typed, name, value) -> None:
     assert "--only" not in parser.format_help()
 
 
-def test_a_gpu_that_is_none_is_refused(capsys) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda:1_0", "cuda:\uff11", "9" * 5000])
+def test_a_gpu_that_is_none_is_refused(device: str, capsys) -> None:
     parser = parser_of(COMMANDS["build"].target, "slimdet build")
     with pytest.raises(SystemExit) as ended:
-        parser.parse_args(["model.onnx", "--precision", "fp16", "--out", "o", "--device", "cpu"])
+        parser.parse_args(["model.onnx", "--precision", "fp16", "--out", "o", "--device", device])
     assert ended.value.code == 2
-    assert "cpu is not a GPU" in capsys.readouterr().err
+    assert " is not a GPU" in capsys.readouterr().err
 
 
 def test_calibration_images_is_an_older_spelling_of_count() -> None:

@@ -2,9 +2,9 @@
 
 Numbers, truth values and null are those of YAML 1.2, so `no`, `on`, `off`, `1:30`, `1_000`, `0b1`
 and dates are text, which a setting that takes numbers refuses. Numbers with a leading 0 are text
-too: 017 is 15 to some readers and 17 to others. Tags that build other objects, keys that are no words,
-deep nesting and aliases that repeat themselves into more than the text are refused before any
-value is built.
+too: 017 is 15 to some readers and 17 to others. Tags that build other objects, keys that are no
+words, deep nesting and aliases that repeat themselves into more than the text are refused before
+any value is built.
 """
 
 import math

@@ -6,6 +6,7 @@ With limits (`--max-ap-drop 0.3 --max-p99 +5%`) it exits 3 if B exceeds one.
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from benchmarks.gates import GatesConfig
     from benchmarks.report.schema import ReportData, ReportRow
+
+WIDTH = 100  # columns of a note
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmarks.compare") -> int:
@@ -126,35 +129,58 @@ def _figures(row: "ReportRow | None") -> Figures | None:
 def _table(changes: Sequence[Change]) -> list[str]:
     if not changes:
         return ["neither report has a row"]
-    width = max(len(change["row"]) for change in changes)
-    lines = [f"{'row':<{width}}  {'AP':>20}  {'p50 ms':>22}  {'p99 ms':>22}  {'size MB':>22}"]
+    rows = [("row", "AP", "p50 ms", "p99 ms", "MB")]
+    for change in changes:
+        before, after = change["before"], change["after"]
+        if before is None or after is None:
+            continue
+        rows.append(
+            (
+                change["row"],
+                _points(before["ap"], after["ap"]),
+                _ratio(before["p50_ms"], after["p50_ms"]),
+                _ratio(before["p99_ms"], after["p99_ms"]),
+                _ratio(before["size_mb"], after["size_mb"]),
+            )
+        )
+    title, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [
+        "  ".join(
+            (name.ljust(title), *(cell.rjust(w) for cell, w in zip(cells, widths, strict=True)))
+        ).rstrip()
+        for name, *cells in rows
+    ]
+    same = []
     for change in changes:
         before, after = change["before"], change["after"]
         if before is None or after is None:
             only = "the second" if before is None else "the first"
-            lines.append(f"{change['row']:<{width}}  only in {only} report")
-            continue
-        same = before["sha256"] is not None and before["sha256"] == after["sha256"]
-        cells = (
-            f"{_points(before['ap'], after['ap']):>20}",
-            f"{_ratio(before['p50_ms'], after['p50_ms']):>22}",
-            f"{_ratio(before['p99_ms'], after['p99_ms']):>22}",
-            f"{_ratio(before['size_mb'], after['size_mb']):>22}",
-        )
-        lines.append(f"{change['row']:<{width}}  {'  '.join(cells)}{'  same file' if same else ''}")
+            lines.append(f"{change['row'].ljust(title)}  only in {only} report")
+        elif before["sha256"] is not None and before["sha256"] == after["sha256"]:
+            same.append(change["row"])
+    if same:
+        lines += _wrapped(f"same file in both reports: {', '.join(same)}")
     return lines
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False)
 
 
 def _points(before: float | None, after: float | None) -> str:
     if before is None or after is None:
         return "n/a"
-    return f"{before:.2f} -> {after:.2f} ({after - before:+.2f})"
+    return _change(f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
 
 
 def _ratio(before: float | None, after: float | None) -> str:
     if before is None or after is None or not before:
         return "n/a"
-    return f"{before:.3g} -> {after:.3g} ({100 * (after / before - 1):+.0f}%)"
+    return _change(f"{before:.3g}", f"{after:.3g}", f"{100 * (after / before - 1):+.0f}%")
+
+
+def _change(before: str, after: str, difference: str) -> str:
+    return after if before == after else f"{before} -> {after} ({difference})"
 
 
 def _notes(before: "ReportData", after: "ReportData") -> list[str]:
@@ -184,7 +210,7 @@ def _notes(before: "ReportData", after: "ReportData") -> list[str]:
         if row.verdict.partition(":")[0] not in {"valid", "not measured"}
     ]
     if noisy:
-        notes.append(f"noisy timings: {', '.join(noisy)}")
+        notes += _wrapped(f"noisy timings: {', '.join(noisy)}")
     return notes
 
 

@@ -9,7 +9,7 @@ from benchmarks.gates import GateError, broken_gates, load_report
 from benchmarks.timing.step_ratio import StepRatio
 from compress.checks import check_models, check_training, wanted_classifier
 from compress.console import Console
-from compress.data.health import data_health, teacher_lines
+from compress.data.health import data_health, data_lines
 from compress.data.pictures import look_at_pictures
 from compress.losses.parts.classifier import Classifier
 from compress.recipe import Recipe, load_recipe
@@ -53,9 +53,8 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
     look_at_pictures(pictures, cache, console, decode=False)
     others = own_data(recipe, opened.teachers)
     health = data_health(opened.data, recipe.export.max_detections, others)
-    print_data(console, f"data: {opened.data.format}", health.lines())
-    for name, own in others.items():
-        print_data(console, f"data of {name}: {own.format}", teacher_lines(own))
+    for title, lines in data_lines(health, others).items():
+        print_data(console, title, lines)
     check_models(opened)
     check_training(opened)
     if session.rank == 0:

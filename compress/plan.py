@@ -12,7 +12,7 @@ from benchmarks.data.inspection import PictureCache
 from benchmarks.timing.load import LoadWatch
 from compress.checks import check_models, check_training, wanted_classifier
 from compress.console import Console
-from compress.data.health import data_health, teacher_lines
+from compress.data.health import data_health, data_lines
 from compress.data.loading import steps_per_epoch
 from compress.data.pictures import look_at_pictures
 from compress.detector import Detector
@@ -150,9 +150,9 @@ def plan(
         notes.append(f"classifier: {steps} steps on object crops come before the students")
     notes += _precisions(opened)
     notes += memory_warnings(stages, machine_bytes(where))
-    seen = [f"data: {data.format}", *(f"  {line}" for line in health.lines())]
-    for name, own in others.items():
-        seen += [f"data of {name}: {own.format}", *(f"  {line}" for line in teacher_lines(own))]
+    seen: list[str] = []
+    for title, lines in data_lines(health, others).items():
+        seen += [title, *(f"  {line}" for line in lines)]
     return Plan(
         recipe.name,
         tuple(seen),

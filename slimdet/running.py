@@ -48,14 +48,14 @@ class Run:
         """Path of the HTML report."""
         return self.folder / "report" / "report.html"
 
-    def load(self, artifact: str | None = None, *, device: str = "cpu") -> Model:
+    def load(
+        self, artifact: str | None = None, *, device: str = "cpu", threads: int | None = None
+    ) -> Model:
         """Open an artifact of the run, by default the student's FP32 ONNX file.
 
-        Raises:
-            ExportError: there is no such artifact.
-            MissingDependencyError: ONNX Runtime is not installed.
+        Args and errors are those of `slimdet.load`.
         """
-        return load(self.folder, artifact=artifact, device=device)
+        return load(self.folder, artifact=artifact, device=device, threads=threads)
 
 
 def run(

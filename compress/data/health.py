@@ -112,6 +112,12 @@ def data_health(
     return Health(data.format, splits, found.leaks, found.repeated, warnings, division, found.alike)
 
 
+def data_lines(health: Health, others: Mapping[str, Data]) -> dict[str, list[str]]:
+    """Return what was found in the student's data and in teachers' own data, as lines by title."""
+    own = {f"data of {name}: {data.format}": teacher_lines(data) for name, data in others.items()}
+    return {f"data: {health.format}": health.lines(), **own}
+
+
 def teacher_lines(data: Data) -> list[str]:
     """Return what a teacher's own data holds as text, one line per fact.
 

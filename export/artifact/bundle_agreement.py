@@ -14,27 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING or __package__ == "export.artifact":
-    from export.artifact.bundle_content import (
-        CONTENT,
-        MAX_BYTES,
-        THRESHOLDS,
-        Bundle,
-        BundleError,
-        kind,
-        told,
-        whole_number,
-    )
+    from export.artifact import bundle_content
+    from export.artifact.bundle_content import CONTENT, Bundle, BundleError, as_json
 else:  # the copy in a bundle
-    from bundle_content import (
-        CONTENT,
-        MAX_BYTES,
-        THRESHOLDS,
-        Bundle,
-        BundleError,
-        kind,
-        told,
-        whole_number,
-    )
+    import bundle_content
+    from bundle_content import CONTENT, Bundle, BundleError, as_json
 
 Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -75,10 +59,10 @@ def _check_thresholds(folder: Path, stated: Mapping[str, Any], side: str) -> Non
         "nms_iou": nms.get("iou") if isinstance(nms, dict) else None,
         "max_detections": nms.get("max_detections") if isinstance(nms, dict) else None,
     }
-    found = _read_object(folder, THRESHOLDS)
+    found = _read_object(folder, bundle_content.THRESHOLDS)
     for key, value in known.items():
         if value is not None:
-            _same(folder, key, found.get(key), value, side, THRESHOLDS)
+            _same(folder, key, found.get(key), value, side, bundle_content.THRESHOLDS)
 
 
 def _same(
@@ -90,7 +74,7 @@ def _same(
             _same(folder, f"{at}.{key}", found.get(key), value, source, file)
     elif found != expected or isinstance(found, bool) != isinstance(expected, bool):
         raise BundleError(
-            f"{folder / file}: {at} is {told(found)}; expected {told(expected)}, as {source} "
+            f"{folder / file}: {at} is {as_json(found)}; expected {as_json(expected)}, as {source} "
             "states. Unpack the bundle again"
         )
 
@@ -141,16 +125,16 @@ def golden_picture(path: Path, form: Mapping[str, object]) -> Picture:
     for key, side in zip(("height", "width"), shape, strict=False):
         if form.get(key, side) != side:
             raise BundleError(
-                f"input.{key} is {told(form[key])}, and the golden picture {path.name} has {side}; "
-                "unpack the bundle again"
+                f"input.{key} is {as_json(form[key])}, and the golden picture {path.name} has "
+                f"{side}; unpack the bundle again"
             )
     return np.frombuffer(pixels, dtype=np.uint8).reshape(shape)
 
 
 def _read(folder: Path, name: str) -> str:
     try:
-        if (folder / name).stat().st_size > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES} bytes")
+        if (folder / name).stat().st_size > bundle_content.MAX_BYTES:
+            raise ValueError(f"more than {bundle_content.MAX_BYTES} bytes")
         return (folder / name).read_bytes().decode()
     except (OSError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) else error
@@ -161,11 +145,11 @@ def _read(folder: Path, name: str) -> str:
 
 def _read_object(folder: Path, name: str) -> dict[str, Any]:
     try:
-        content: object = json.loads(_read(folder, name), parse_int=whole_number)
+        content: object = json.loads(_read(folder, name), parse_int=bundle_content.whole_number)
     except (ValueError, RecursionError) as error:
         said = f"no JSON: {error}"
     else:
         if isinstance(content, dict):
             return content
-        said = kind(content)
+        said = bundle_content.kind(content)
     raise BundleError(f"{folder / name}: holds {said}; expected an object. Unpack the bundle again")

@@ -93,7 +93,7 @@ def read_content(folder: Path) -> Bundle:
     if not isinstance(content, dict):
         raise BundleError(f"{path}: holds {kind(content)}, expected an object; unpack it again")
     if content.get("schema") != 1 or content["schema"] is True:
-        raise BundleError(f"{path}: schema is {told(content.get('schema'))}; expected 1")
+        raise BundleError(f"{path}: schema is {as_json(content.get('schema'))}; expected 1")
     _Checker(path).bundle(content)
     return cast(Bundle, content)
 
@@ -156,9 +156,9 @@ class _Checker:
     def bundle(self, content: dict[str, Any]) -> None:
         files = self._get(content, "", "files", dict, "an object of path: SHA-256")
         for name, digest in files.items():
-            self._inside(name, f"files.{told(name)}")
+            self._inside(name, f"files.{as_json(name)}")
             if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-                self._fail(f"files.{told(name)}", digest, "a SHA-256 of 64 hexadecimal digits")
+                self._fail(f"files.{as_json(name)}", digest, "a SHA-256 of 64 hexadecimal digits")
         if not isinstance(content.get("name"), str) or not content["name"]:
             self._fail("name", content.get("name"), "a text, the name of the model")
         classes = self._get(content, "", "classes", list, "a list of class names")
@@ -257,11 +257,11 @@ class _Checker:
 
     def _fail(self, at: str, found: object, expected: str) -> None:
         raise BundleError(
-            f"{self._path}: {at} is {told(found)}; expected {expected}. Unpack the bundle again"
+            f"{self._path}: {at} is {as_json(found)}; expected {expected}. Unpack the bundle again"
         )
 
 
-def told(value: object) -> str:
+def as_json(value: object) -> str:
     """Return a value as a message shows it: JSON in ASCII, cut."""
     if value is None:
         return "missing"
@@ -322,7 +322,7 @@ def each_key_once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         key = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {told(key)} stands twice in one object")
+        raise ValueError(f"the key {as_json(key)} stands twice in one object")
     return found
 
 

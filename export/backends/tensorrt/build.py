@@ -15,10 +15,10 @@ from export.backends.tensorrt.cuda import CudaDevice, describe_machine, load_cud
 from export.backends.tensorrt.graphs import SOURCES
 from export.backends.tensorrt.library import (
     STRONG_TYPING_PROVEN,
+    last_errors,
     listen,
     load_plugins,
     load_tensorrt,
-    said,
 )
 from export.backends.tensorrt.settings import TensorRTConfig
 from export.backends.tensorrt.trial import Trial, try_out
@@ -119,7 +119,7 @@ def _build_once(trt: ModuleType, onnx_path: Path, config: TensorRTConfig) -> _Bu
     seconds = time.perf_counter() - started
     if plan is None:
         raise ExportError(
-            f"{onnx_path}: TensorRT {trt.__version__} cannot build it: {said(logger)}"
+            f"{onnx_path}: TensorRT {trt.__version__} cannot build it: {last_errors(logger)}"
             f"{_advice(trt, config)}"
         )
     flags = _flags(trt, options)
@@ -209,7 +209,7 @@ def _parse(
             reasons.append(f"{error.node_operator()} {error.node_name()}: {error.desc()}".strip())
         raise ExportError(
             f"{onnx_path}: TensorRT {trt.__version__} cannot read it: "
-            f"{'; '.join(reasons) or said(logger)}"
+            f"{'; '.join(reasons) or last_errors(logger)}"
         )
     outputs = {network.get_output(index).name for index in range(network.num_outputs)}
     if not {"boxes", "scores", "labels"} <= outputs:

@@ -78,6 +78,6 @@ def load_plugins(trt: ModuleType, logger: "tensorrt.ILogger") -> None:
     trt.init_libnvinfer_plugins(logger, "")
 
 
-def said(listener: Any) -> str:
+def last_errors(listener: Any) -> str:
     """Join the last errors of `listen`'s logger, for a message."""
     return "; ".join(listener.errors[-3:]) or "TensorRT gave no reason"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from export.artifact.manifest import InputSpec
 from export.backends.tensorrt.cuda import Buffer, CudaDevice
-from export.backends.tensorrt.library import layer_clock, listen, load_plugins, said
+from export.backends.tensorrt.library import last_errors, layer_clock, listen, load_plugins
 from export.errors import ExportError
 from export.pictures.images import Images
 
@@ -89,8 +89,9 @@ class Plan:
             runtime.engine_host_code_allowed = True
         engine: tensorrt.ICudaEngine = runtime.deserialize_cuda_engine(content)
         if engine is None:
+            reason = last_errors(self._logger)
             raise ExportError(
-                f"{path}: TensorRT {trt.__version__} cannot load it: {said(self._logger)}{advice}"
+                f"{path}: TensorRT {trt.__version__} cannot load it: {reason}{advice}"
             )
         self.engine: Any = engine
         self._runtime: Any = runtime
@@ -150,7 +151,7 @@ class Plan:
         if context is None:
             raise ExportError(
                 f"{self.path}: no room on the GPU to run it (it takes "
-                f"{engine.device_memory_size_v2 / 2**20:.0f} MiB): {said(self._logger)}"
+                f"{engine.device_memory_size_v2 / 2**20:.0f} MiB): {last_errors(self._logger)}"
             )
         self._context, self._device = context, device
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -165,7 +166,7 @@ class Plan:
         for name in names:
             self._tensors[name] = self._reserve(engine, device, name)
             if not context.set_tensor_address(name, self._tensors[name].buffer.device):
-                raise ExportError(f"{self.path}: {name}: {said(self._logger)}")
+                raise ExportError(f"{self.path}: {name}: {last_errors(self._logger)}")
 
     def upload(self, images: Images) -> None:
         """Set the batch and queue its copy to the GPU.
@@ -264,7 +265,9 @@ class Plan:
         context: tensorrt.IExecutionContext = self._context
         name = self._spec.name
         if not context.set_input_shape(name, shape) or context.infer_shapes():
-            raise ExportError(f"{self.path}: {name} {shape} is refused: {said(self._logger)}")
+            raise ExportError(
+                f"{self.path}: {name} {shape} is refused: {last_errors(self._logger)}"
+            )
 
     def _set_batch(self, batch: int) -> None:
         device = self._open()
@@ -292,7 +295,9 @@ class Plan:
     def _execute(self, device: CudaDevice) -> None:
         context: tensorrt.IExecutionContext = self._context
         if not context.execute_async_v3(device.stream):
-            raise ExportError(f"{self.path}: TensorRT failed to run it: {said(self._logger)}")
+            raise ExportError(
+                f"{self.path}: TensorRT failed to run it: {last_errors(self._logger)}"
+            )
 
     def _record(self, device: CudaDevice) -> None:
         """Record the pass as a CUDA graph, or store why that failed."""
@@ -307,7 +312,7 @@ class Plan:
             return
         if not recorded:
             device.drop_graph()
-            self.graph_refused = said(self._logger)
+            self.graph_refused = last_errors(self._logger)
             return
         self._recorded = True
 

@@ -13,31 +13,24 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.parts.alignment import MapSection, finest_pairs
-from compress.losses.parts.loss import DistillationLoss
+from compress.losses.parts.alignment import MapLoss, MapSection
 from compress.parts.processes import mean_of_batch
-from export.config import PositiveInt
 
 
 class AtConfig(MapSection):
     """Settings of AT: the levels in use."""
 
     type: Literal["at"]
-    levels: PositiveInt | None = None  # how many of the finest; None: all
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "At":
         """Return the loss for this pair."""
         return At(self, student, teacher)
 
 
-class At(DistillationLoss):
+class At(MapLoss):
     """The attention term; it has no parameters."""
 
     config: AtConfig
-
-    def __init__(self, config: AtConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config, student, teacher)
-        self.levels = finest_pairs(student, teacher, config.levels)
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `attention`: the mean squared difference of each level, summed over levels."""

@@ -6,7 +6,7 @@ at its location. With two-stage detectors the dense heads are the proposal netwo
 Departs from the released code in one place: levels without positives are included.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -27,14 +27,12 @@ from export.config import NonNegativeFloat
 class BckdConfig(LossSection):
     """Weights of the class and the box term."""
 
+    asks: ClassVar[frozenset[Knowledge]] = frozenset({"dense"})
+
     type: Literal["bckd"]
     class_weight: NonNegativeFloat = 1.0
     box_weight: NonNegativeFloat = 4.0
     beta: NonNegativeFloat = 1.0  # power of the gap in the class term
-
-    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
-        """Return what to ask of both detectors."""
-        return frozenset({"dense"})
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Return the problems of these settings with this pair of detectors."""

@@ -14,11 +14,10 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
-from compress.losses.parts.alignment import AlignedLevels, MapSection, finest_pairs
+from compress.losses.parts.alignment import AlignedLevels, MapLoss, MapSection
 from compress.losses.parts.levels import check_classes
-from compress.losses.parts.loss import DistillationLoss
 from compress.parts.processes import mean_of_batch
-from export.config import PositiveFloat, PositiveInt
+from export.config import PositiveFloat
 
 
 class CwdConfig(MapSection):
@@ -28,7 +27,6 @@ class CwdConfig(MapSection):
     weight: PositiveFloat | Literal["auto"] = 10.0
     source: Literal["features", "class_logits"] = "features"
     temperature: PositiveFloat = 1.0  # tau
-    levels: PositiveInt | None = None  # how many of the finest; None: all
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
         """Return what to ask of both detectors."""
@@ -52,14 +50,13 @@ class CwdConfig(MapSection):
         return Cwd(self, student, teacher)
 
 
-class Cwd(DistillationLoss):
+class Cwd(MapLoss):
     """One term on maps or class logits; maps with other channels pass through a 1x1 convolution."""
 
     config: CwdConfig
 
     def __init__(self, config: CwdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)
-        self.levels = finest_pairs(student, teacher, config.levels)
         self.maps: AlignedLevels | None = None
         if config.source == "features":
             self.maps = AlignedLevels(student, teacher, config.levels, bias=False)

@@ -15,30 +15,24 @@ from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.parts.levels import (
     LevelPairs,
-    both_provide,
     check_classes,
     check_levels,
     listed,
     pair_levels,
     pair_strides,
 )
-from compress.losses.parts.loss import (
-    DistillationLoss,
-    LossSection,
-    RoiSource,
-    check_weights,
-    weigh,
-)
+from compress.losses.parts.loss import DistillationLoss, check_weights, weigh
 from compress.losses.parts.masked_error import masked_error, squared_error
 from compress.losses.parts.masks import level_masks, nearest, union_mask
 from compress.losses.parts.responses import divergence, mean_over
+from compress.losses.parts.rows import RoiSection, roi_weight
 from export.config import NonNegativeFloat, PositiveFloat, PositiveInt
 
 USUAL_STAGES = (8, 16, 32)  # C3, C4, C5
 AUTOMATIC_ROI_WEIGHT = 2.0
 
 
-class DeFeatConfig(LossSection):
+class DeFeatConfig(RoiSection):
     """Weights of the neck, backbone and RoI terms; a part whose weights are 0 is not computed."""
 
     type: Literal["defeat"]
@@ -52,7 +46,6 @@ class DeFeatConfig(LossSection):
     roi_background_weight: NonNegativeFloat | None = None  # beta_bg; default as beta_obj
     temperature_object: PositiveFloat = 1.0
     temperature_background: PositiveFloat = 1.0
-    roi_source: RoiSource = "teacher"  # whose proposals both heads score
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return the knowledge needed: the neck's maps, and others whose weight is not 0."""
@@ -82,20 +75,16 @@ class DeFeatConfig(LossSection):
         problems += check_weights(neck, needs != {"features"})
         return problems + (check_classes(student, teacher) if "rois" in needs else [])
 
-    def proposals_from(self) -> RoiSource:
-        """Return whose proposals both box heads score."""
-        return self.roi_source
-
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "DeFeat":
         """Return the loss for this pair."""
         return DeFeat(self, student, teacher)
 
     def roi_weights(self, student: DetectorSpec, teacher: DetectorSpec) -> tuple[float, float]:
         """Return the weights for object and background proposals, the automatic ones resolved."""
-        both = both_provide(student, teacher, "rois")
-        automatic = AUTOMATIC_ROI_WEIGHT if both else 0.0
-        on, off = self.roi_object_weight, self.roi_background_weight
-        return automatic if on is None else on, automatic if off is None else off
+        return (
+            roi_weight(self.roi_object_weight, AUTOMATIC_ROI_WEIGHT, student, teacher),
+            roi_weight(self.roi_background_weight, AUTOMATIC_ROI_WEIGHT, student, teacher),
+        )
 
     def stage_pairs(self, student: DetectorSpec, teacher: DetectorSpec) -> LevelPairs:
         """Pair the backbone stages in use."""

@@ -16,15 +16,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.parts.alignment import MapSection
-from compress.losses.parts.levels import check_one_width, pair_levels
-from compress.losses.parts.loss import DistillationLoss, Source, check_weights, weigh
+from compress.losses.parts.levels import check_levels, check_one_width, pair_levels
+from compress.losses.parts.loss import DistillationLoss, LossSection, Source, check_weights, weigh
 from compress.losses.parts.patches import pool_instances
 from compress.parts.processes import mean_of_batch, over_batch
 from export.config import Channels, NonNegativeFloat
 
 
-class DrkdConfig(MapSection):
+class DrkdConfig(LossSection):
     """Sizes of the graph and the relations, and the weights of the terms."""
 
     written_from: ClassVar[Source] = "reconstructed"
@@ -40,7 +39,7 @@ class DrkdConfig(MapSection):
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Return the problems of these settings with this pair of detectors."""
-        problems = super().check(student, teacher)
+        problems = check_levels(student, teacher)
         if problems:
             return problems
         if self.relation_weight or self.instance_weight:

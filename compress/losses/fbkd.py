@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.parts.alignment import MapSection, finest_pairs
-from compress.losses.parts.loss import DistillationLoss, check_weights, weigh
+from compress.losses.parts.alignment import MapLoss, MapSection
+from compress.losses.parts.loss import check_weights, weigh
 from compress.parts.processes import gather_rows, process_count
 from export.config import NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -66,14 +66,13 @@ class FbkdConfig(MapSection):
         }
 
 
-class Fbkd(DistillationLoss):
+class Fbkd(MapLoss):
     """Four terms; per level a non-local block for each side and adapters for the student."""
 
     config: FbkdConfig
 
     def __init__(self, config: FbkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)
-        self.levels = finest_pairs(student, teacher, config.levels)
         self.adapters = nn.ModuleList(
             Adapters(config, own, other, level)
             for level, (own, other) in enumerate(

@@ -8,7 +8,7 @@ original release has a single map with every box (`levels: all`), an adapter tha
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -29,15 +29,13 @@ OVERLAPS_AT_ONCE = 2**23  # entries of one IoU matrix
 class FgfiConfig(LossSection):
     """The choice of cells, and how their error is averaged."""
 
+    asks: ClassVar[frozenset[Knowledge]] = frozenset({"features", "anchors"})
+
     type: Literal["fgfi"]
     phi: float = Field(default=0.5, ge=0, lt=1)  # share of a box's best IoU
     levels: Literal["assigned", "all"] = "assigned"  # on which a box is used
     activation: Literal["none", "relu"] = "none"  # after the adapter
     average: Literal["elements", "cells"] = "elements"  # elements are cells times channels
-
-    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
-        """Return what to ask of both detectors; of the anchors, the student's are used."""
-        return frozenset({"features", "anchors"})
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Return the problems of these settings with this pair of detectors."""

@@ -28,23 +28,17 @@ from compress.losses.parts.levels import (
     check_one_width,
     pair_levels,
 )
-from compress.losses.parts.loss import (
-    DistillationLoss,
-    LossSection,
-    RoiSource,
-    Source,
-    check_weights,
-    weigh,
-)
+from compress.losses.parts.loss import DistillationLoss, Source, check_weights, weigh
 from compress.losses.parts.masks import stack_boxes
 from compress.losses.parts.patches import pool_every_level, pool_instances
+from compress.losses.parts.rows import RoiSection, compares_rois, roi_weight
 from compress.parts.processes import gather_rows, over_batch
 from export.config import Channels, NonNegativeFloat, PositiveFloat, PositiveInt
 
 AUTOMATIC_BOX_WEIGHT = 1.0
 
 
-class GDetKdConfig(LossSection):
+class GDetKdConfig(RoiSection):
     """The choice of regions, the mixture of levels, and the weights of the terms."""
 
     written_from: ClassVar[Source] = "reconstructed"
@@ -62,11 +56,10 @@ class GDetKdConfig(LossSection):
     contrast_temperature: PositiveFloat = 0.1  # gamma
     queue: PositiveInt = 1024  # negatives kept from earlier steps
     same_iou: float = Field(default=0.5, ge=0, le=1)  # boxes above this IoU are not negatives
-    roi_source: RoiSource = "teacher"
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return what to ask of both detectors."""
-        if both_provide(student, teacher, "rois") or self.box_weight:
+        if compares_rois(student, teacher) or self.box_weight:
             return frozenset({"features", "rois"})
         if both_provide(student, teacher, "towers") and self.contrast_weight:
             return frozenset({"features", "towers"})
@@ -82,18 +75,13 @@ class GDetKdConfig(LossSection):
         problems += check_weights(self.feature_weight, self.contrast_weight, box_weight)
         return problems + (check_classes(student, teacher) if box_weight else [])
 
-    def proposals_from(self) -> RoiSource:
-        """Return whose proposals both box heads score."""
-        return self.roi_source
-
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "GDetKd":
         """Return the loss for this pair."""
         return GDetKd(self, student, teacher)
 
     def resolved_box_weight(self, student: DetectorSpec, teacher: DetectorSpec) -> float:
         """Return the weight of the box term, the automatic one resolved."""
-        automatic = AUTOMATIC_BOX_WEIGHT if both_provide(student, teacher, "rois") else 0.0
-        return automatic if self.box_weight is None else self.box_weight
+        return roi_weight(self.box_weight, AUTOMATIC_BOX_WEIGHT, student, teacher)
 
 
 class GDetKd(DistillationLoss):

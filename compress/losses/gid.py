@@ -7,7 +7,7 @@ the code's), and an instance that overlaps no anchor selects none instead of all
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -28,6 +28,8 @@ from export.config import NonNegativeFloat
 class GidConfig(LossSection):
     """The selection of instances, and the weights of the terms."""
 
+    asks: ClassVar[frozenset[Knowledge]] = frozenset({"features", "dense"})
+
     type: Literal["gid"]
     instances: int = Field(default=10, ge=1, le=10_000)  # K, per picture
     nms_iou: float = Field(0.3, ge=0, le=1)
@@ -45,10 +47,6 @@ class GidConfig(LossSection):
     box_weight: NonNegativeFloat = 1.0
     box_beta: NonNegativeFloat = 0.0
     adapter: bool | None = None  # None: only if the channels differ
-
-    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
-        """Return what to ask of both detectors."""
-        return frozenset({"features", "dense"})
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Return the problems of these settings with this pair of detectors."""

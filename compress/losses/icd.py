@@ -21,7 +21,6 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.parts.alignment import MapSection
 from compress.losses.parts.icd_decoder import (
     Attention,
     Cells,
@@ -39,8 +38,8 @@ from compress.losses.parts.icd_queries import (
     describe,
     draw_questions,
 )
-from compress.losses.parts.levels import pair_levels
-from compress.losses.parts.loss import DistillationLoss, weigh
+from compress.losses.parts.levels import check_levels, pair_levels
+from compress.losses.parts.loss import DistillationLoss, LossSection, weigh
 from compress.parts.processes import (
     mean_of_batch,
     over_batch,
@@ -55,7 +54,7 @@ USUAL_DELAY_STEPS = 1000
 ErrorForm = Literal["squared", "absolute", "smooth", "root"]
 
 
-class IcdConfig(MapSection):
+class IcdConfig(LossSection):
     """The decoder, its queries and training, and the weight of imitation.
 
     The authors initialise from the teacher's neck and head: the recipe's `inherit`.
@@ -79,7 +78,7 @@ class IcdConfig(MapSection):
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Return the problems of these settings with this pair of detectors."""
-        problems = super().check(student, teacher)
+        problems = check_levels(student, teacher)
         if problems:
             return problems
         channels = pair_levels(student, teacher).channels(student.channels, teacher.channels)

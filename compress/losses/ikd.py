@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from typing_extensions import Self
 
 from compress.batch import Batch, Targets, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
+from compress.losses.parts.alignment import align_channels
 from compress.losses.parts.levels import check_classes, pair_levels
 from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource, TaskLosses
 from compress.losses.parts.masks import stack_boxes
@@ -114,11 +115,8 @@ class Ikd(DistillationLoss):
         self.base: DistillationLoss = config.base.build(student, teacher)
         self.unweighted = self.base.unweighted
         self.levels = pair_levels(student, teacher)
-        self.adapters = nn.ModuleList(
-            nn.Identity() if own == other else nn.Conv2d(own, other, 1)
-            for own, other in self.levels.channels(student.channels, teacher.channels)
-            if config.adversarial_weight
-        )
+        channels = self.levels.channels(student.channels, teacher.channels)
+        self.adapters = align_channels(channels if config.adversarial_weight else [])
         self.step, self.changes = 0, True
 
     def at(self, step: int, total: int) -> None:

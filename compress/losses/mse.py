@@ -15,7 +15,6 @@ from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import AlignedLevels, MapSection
 from compress.losses.parts.loss import DistillationLoss, Source
 from compress.parts.processes import mean_of_batch
-from export.config import PositiveInt
 
 
 class MseConfig(MapSection):
@@ -24,7 +23,6 @@ class MseConfig(MapSection):
     written_from: ClassVar[Source] = "formula"
 
     type: Literal["mse"]
-    levels: PositiveInt | None = None  # how many of the finest; None: all
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Mse":
         """Return the loss for this pair."""

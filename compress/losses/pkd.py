@@ -15,8 +15,7 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.parts.alignment import MapSection, align_channels, finest_pairs, is_two_stage
-from compress.losses.parts.loss import DistillationLoss
+from compress.losses.parts.alignment import MapLoss, MapSection, align_channels, is_two_stage
 from compress.parts.channel_statistics import ChannelStatistics, mean_and_deviation
 from compress.parts.processes import mean_of_batch
 from export.config import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -39,7 +38,7 @@ class PkdConfig(MapSection):
         return Pkd(self, student, teacher)
 
 
-class Pkd(DistillationLoss):
+class Pkd(MapLoss):
     """One term: the squared error of standardised maps."""
 
     config: PkdConfig
@@ -48,7 +47,6 @@ class Pkd(DistillationLoss):
         super().__init__(config, student, teacher)
         usual = TWO_STAGE_WEIGHT if is_two_stage(student) else ONE_STAGE_WEIGHT
         self.loss_weight = usual if config.loss_weight is None else config.loss_weight
-        self.levels = finest_pairs(student, teacher, config.levels)
         channels = self.levels.channels(student.channels, teacher.channels)
         self.aligners = align_channels(channels, bias=False)
 

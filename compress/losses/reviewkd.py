@@ -15,11 +15,10 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.parts.alignment import MapSection, finest_pairs
-from compress.losses.parts.loss import DistillationLoss
+from compress.losses.parts.alignment import MapLoss, MapSection
 from compress.parts.batch_norm import BatchNormOverProcesses
 from compress.parts.processes import mean_of_batch, process_count
-from export.config import Cells, Channels, PositiveInt
+from export.config import Cells, Channels
 
 
 class ReviewKdConfig(MapSection):
@@ -29,14 +28,13 @@ class ReviewKdConfig(MapSection):
     width: Channels = 256  # mid: channels in which levels are fused
     # cells per side; weights halve from one to the next
     pools: Annotated[tuple[Cells, ...], Field(max_length=16)] = (4, 2, 1)
-    levels: PositiveInt | None = None  # how many of the finest; None: all
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "ReviewKd":
         """Return the loss for this pair."""
         return ReviewKd(self, student, teacher)
 
 
-class ReviewKd(DistillationLoss):
+class ReviewKd(MapLoss):
     """One term; a fusion block per level."""
 
     config: ReviewKdConfig
@@ -45,7 +43,6 @@ class ReviewKd(DistillationLoss):
         self, config: ReviewKdConfig, student: DetectorSpec, teacher: DetectorSpec
     ) -> None:
         super().__init__(config, student, teacher)
-        self.levels = finest_pairs(student, teacher, config.levels)
         channels = self.levels.channels(student.channels, teacher.channels)
         self.blocks = nn.ModuleList(
             Fusion(own, config.width, other, fuses=level + 1 < len(channels))

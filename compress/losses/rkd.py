@@ -14,11 +14,10 @@ from torch.nn import functional
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.parts.alignment import MapSection, finest_pairs
+from compress.losses.parts.alignment import MapLoss, MapSection
 from compress.losses.parts.distances import relative_distances
-from compress.losses.parts.loss import DistillationLoss
 from compress.parts.processes import gather_rows
-from export.config import PositiveFloat, PositiveInt
+from export.config import PositiveFloat
 
 
 class RkdConfig(MapSection):
@@ -27,21 +26,16 @@ class RkdConfig(MapSection):
     type: Literal["rkd"]
     weight: PositiveFloat | Literal["auto"] = 25.0
     normalize: bool = True  # scale each vector to length 1 first
-    levels: PositiveInt | None = None  # how many of the finest; None: all
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Rkd":
         """Return the loss for this pair."""
         return Rkd(self, student, teacher)
 
 
-class Rkd(DistillationLoss):
+class Rkd(MapLoss):
     """The distance term; it has no parameters."""
 
     config: RkdConfig
-
-    def __init__(self, config: RkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
-        super().__init__(config, student, teacher)
-        self.levels = finest_pairs(student, teacher, config.levels)
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 - maps alone
         """Return `distance`, summed over levels."""

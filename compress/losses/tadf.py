@@ -15,24 +15,18 @@ from torch import Tensor, nn
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois, deltas_of
-from compress.losses.parts.levels import both_provide, check_classes, check_levels, pair_levels
-from compress.losses.parts.loss import (
-    DistillationLoss,
-    LossSection,
-    RoiSource,
-    Source,
-    check_weights,
-    weigh,
-)
+from compress.losses.parts.levels import check_classes, check_levels, pair_levels
+from compress.losses.parts.loss import DistillationLoss, Source, check_weights, weigh
 from compress.losses.parts.masked_error import mean_masked_error
 from compress.losses.parts.masks import between, box_levels, cell_ranges, largest_product, pad_boxes
 from compress.losses.parts.responses import divergence, mean_over
+from compress.losses.parts.rows import RoiSection, roi_weight
 from export.config import NonNegativeFloat, PositiveFloat
 
 AUTOMATIC_ROI_WEIGHT = 1.0
 
 
-class TadfConfig(LossSection):
+class TadfConfig(RoiSection):
     """Weights of the feature term and of the two terms on object proposals."""
 
     written_from: ClassVar[Source] = "reconstructed"
@@ -45,7 +39,6 @@ class TadfConfig(LossSection):
     spread: PositiveFloat = 0.5  # standard deviation of the Gaussian, as a share of the box's side
     average: Literal["elements", "cells"] = "elements"  # elements are cells times channels
     temperature: PositiveFloat = 1.0
-    roi_source: RoiSource = "teacher"  # whose proposals both heads score
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return what to ask of both detectors."""
@@ -61,20 +54,16 @@ class TadfConfig(LossSection):
             return problems + check_levels(student, teacher)
         return problems + check_weights(by_roi)
 
-    def proposals_from(self) -> RoiSource:
-        """Return whose proposals both box heads score."""
-        return self.roi_source
-
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Tadf":
         """Return the loss for this pair."""
         return Tadf(self, student, teacher)
 
     def roi_weights(self, student: DetectorSpec, teacher: DetectorSpec) -> tuple[float, float]:
         """Return the weights of the class and the box term, the automatic ones resolved."""
-        both = both_provide(student, teacher, "rois")
-        automatic = AUTOMATIC_ROI_WEIGHT if both else 0.0
-        in_class, in_box = self.class_weight, self.box_weight
-        return automatic if in_class is None else in_class, automatic if in_box is None else in_box
+        return (
+            roi_weight(self.class_weight, AUTOMATIC_ROI_WEIGHT, student, teacher),
+            roi_weight(self.box_weight, AUTOMATIC_ROI_WEIGHT, student, teacher),
+        )
 
 
 class Tadf(DistillationLoss):

@@ -5,21 +5,30 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from compress.detector import DetectorSpec, Knowledge
+from compress.detector import DetectorSpec
 from compress.losses.parts.levels import LevelPairs, check_levels, pair_levels
-from compress.losses.parts.loss import LossSection
+from compress.losses.parts.loss import DistillationLoss, LossSection
+from export.config import PositiveInt
 
 
 class MapSection(LossSection):
-    """The base of the settings of losses that ask for the pyramid's maps and nothing else."""
+    """The base of the settings of losses on the maps of the finest levels."""
 
-    def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
-        """Return what to ask of both detectors."""
-        return frozenset({"features"})
+    levels: PositiveInt | None = None  # how many of the finest; None: all
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Return the problems of these settings with this pair of detectors."""
         return check_levels(student, teacher)
+
+
+class MapLoss(DistillationLoss):
+    """The base of the losses on the maps of the finest levels; `levels` pairs them."""
+
+    config: MapSection
+
+    def __init__(self, config: MapSection, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__(config, student, teacher)
+        self.levels = finest_pairs(student, teacher, config.levels)
 
 
 def is_two_stage(spec: DetectorSpec) -> bool:

@@ -38,9 +38,10 @@ RoiSource = Literal["teacher", "student"]
 class LossSection(Section, ABC):
     """The base of a loss's settings: what a recipe writes in an entry of `distill`.
 
-    A subclass narrows `type` to a literal, adds its own fields and defines `needs`, `check` and
-    `build`. A method that compares proposals also has a field `roi_source` and returns it from
-    `proposals_from`.
+    A subclass narrows `type` to a literal, adds its own fields and defines `check` and `build`. It
+    states in `asks` what it compares, if not the pyramids' maps alone, or defines `needs` where
+    that depends on the settings or the pair. A method that compares proposals derives from
+    `RoiSection` (`compress/losses/parts/rows.py`), which has the setting `roi_source`.
 
     A fixed `weight` multiplies all terms. `weight: auto` chooses the factor that holds the sum of
     the terms at `ratio` times the task loss; it is measured over the first `window` active steps,
@@ -48,6 +49,7 @@ class LossSection(Section, ABC):
     """
 
     written_from: ClassVar[Source] = "released code"
+    asks: ClassVar[frozenset[Knowledge]] = frozenset({"features"})
 
     type: str
     weight: PositiveFloat | Literal["auto"] = 1.0
@@ -67,9 +69,10 @@ class LossSection(Section, ABC):
             )
         return self
 
-    @abstractmethod
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return what to ask of both detectors in every step."""
+        del student, teacher
+        return self.asks
 
     @abstractmethod
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:

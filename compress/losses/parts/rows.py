@@ -33,12 +33,21 @@ class Rows:
     labels: Tensor | None
 
 
-class RowSection(LossSection):
+class RoiSection(LossSection):
+    """The base of the settings of losses that compare proposals where both detectors have them."""
+
+    roi_source: RoiSource = "teacher"  # whose proposals both heads score
+
+    def proposals_from(self) -> RoiSource:
+        """Return `roi_source`."""
+        return self.roi_source
+
+
+class RowSection(RoiSection):
     """The base of the settings of losses that compare plain logits, row by row."""
 
     temperature: PositiveFloat = 1.0  # tau; the loss is multiplied by its square
     rows: RowChoice | None = None  # None: all RoIs, or the positive locations of a dense head
-    roi_source: RoiSource = "teacher"  # whose proposals both heads score
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return RoIs if both detectors have them, else dense predictions."""
@@ -47,10 +56,6 @@ class RowSection(LossSection):
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Say why the rows of this pair cannot be compared, if they cannot."""
         return check_rows(student, teacher)
-
-    def proposals_from(self) -> RoiSource:
-        """Return whose proposals both box heads score."""
-        return self.roi_source
 
 
 class RowLoss(DistillationLoss):
@@ -75,6 +80,15 @@ def objects(rois: Rois) -> Tensor:
 def compares_rois(student: DetectorSpec, teacher: DetectorSpec) -> bool:
     """Say whether rows are proposals, that is, whether both detectors have two stages."""
     return both_provide(student, teacher, "rois")
+
+
+def roi_weight(
+    stated: float | None, automatic: float, student: DetectorSpec, teacher: DetectorSpec
+) -> float:
+    """Return a weight of a term on RoIs; without a stated one `automatic` if both have them."""
+    if stated is not None:
+        return stated
+    return automatic if compares_rois(student, teacher) else 0.0
 
 
 def check_rows(student: DetectorSpec, teacher: DetectorSpec, *, softmax: bool = True) -> list[str]:

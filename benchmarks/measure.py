@@ -30,6 +30,7 @@ from export.artifact.int8_range import saturates_here, saturation
 from export.artifact.preprocessing import UNSTATED, VERSION
 from export.backends.interface import EngineSettings
 from export.engine import Engine, open_engine
+from export.errors import counted
 
 
 def measure(
@@ -74,7 +75,7 @@ def measure(
     with ExitStack() as stack:
         opened = {name: stack.enter_context(engine) for name, engine in engines.items()}
         for name, engine in opened.items():
-            _log(f"{name}: {len(images)} pictures")
+            _log(f"{name}: {counted(len(images), 'picture')}")
             predictions[name] = predict(engine, images)
         _log(f"throughput at batch {_listed(config.throughput_batches)}")
         swept = sweep(opened, images, config)
@@ -88,7 +89,7 @@ def measure(
         rows.append(row.model_copy(update={"deployed": deployed}))
     rows = _with_unique_titles(rows, list(engines))
     content = ReportData(
-        name=f"{data.stem}, {len(images)} pictures",
+        name=f"{data.stem}, {counted(len(images), 'picture')}",
         environment=environment(),
         preprocessing=VERSION,
         rows=tuple(rows),

@@ -19,7 +19,7 @@ from compress.recipe_source import Source
 from compress.stages.opened import Run
 from compress.tracking.open import check_trackers
 from compress.training.optim import TrainConfig
-from export.errors import DataError, RecipeError, ToolkitError
+from export.errors import DataError, RecipeError, ToolkitError, counted
 from export.precision.model_optimizer import require_model_optimizer
 from export.reading.plain_yaml import Key
 
@@ -129,7 +129,8 @@ def check_training(run: Run) -> None:
         asked = recipe.train.batch if asked is None else asked
         if len(data.unlabeled) < asked:
             raise DataError(
-                f"{source.at('data', 'unlabeled')}: has {len(data.unlabeled)} pictures, and a step "
+                f"{source.at('data', 'unlabeled')}: has {counted(len(data.unlabeled), 'picture')}, "
+                "and a step "
                 f"takes {asked}; set train.unlabeled_batch to no more than there are"
             )
 

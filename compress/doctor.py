@@ -19,7 +19,7 @@ from typing import Literal
 
 from export.arguments import run_command, some_path
 from export.atomic import require_writable
-from export.errors import DataError, MissingDependencyError, ToolkitError, printable
+from export.errors import DataError, MissingDependencyError, ToolkitError, counted, printable
 
 LEAST_FREE_GB = 5.0  # a run of a few models with checkpoints and artifacts
 _FOLDER_SIDE = 640  # input size assumed for a folder without a recipe
@@ -252,10 +252,10 @@ def data(path: Path, runs: Path) -> list[Finding]:
     look_at_pictures([opened, *others.values()], PictureCache(runs), Console(), decode=True)
     health = data_health(opened, most, others)
     counts = ", ".join(
-        f"{role} {split.images} pictures with {split.boxes} boxes"
+        f"{role} {counted(split.images, 'picture')} with {counted(split.boxes, 'box', 'boxes')}"
         for role, split in health.splits.items()
     )
-    head = f"{opened.format}, {len(opened.classes)} classes; {counts}"
+    head = f"{opened.format}, {counted(len(opened.classes), 'class', 'classes')}; {counts}"
     found = [Finding(str(path), "ok", head)]
     notes = [f"{role}: {note}" for role, split in health.splits.items() for note in split.notes]
     found += [Finding(str(path), "note", text) for text in (*health.warnings, *notes)]
@@ -309,7 +309,7 @@ def bundle(path: Path, runs: Path) -> list[Finding]:
     except BundleError as error:
         return [Finding(str(path), "bad", str(error), 6)]
     count = len(content["files"])
-    found = [Finding(str(path), "ok", f"bundle of {count} files, all intact")]
+    found = [Finding(str(path), "ok", f"bundle of {counted(count, 'file')}, all intact")]
     for artifact in content["artifacts"]:
         if artifact.get("built_on") is not None:  # it depends on the machine
             found += named(path / artifact["file"], runs)

@@ -25,6 +25,7 @@ from compress.stages.opened import Run, own_data
 from compress.stages.rundir import check_home, read_step_ratio
 from compress.stages.session import Session, torch_device
 from compress.training.precision import planned_in_words
+from export.errors import counted
 
 # A training step costs about three forward passes: one forward, and a backward of twice its work.
 TRAINING = 3.0
@@ -56,10 +57,12 @@ class Stage:
 
     def line(self) -> str:
         """Return the stage as a line of text."""
-        steps = "as many steps as cost what the student's do" if self.steps is None else None
+        steps = "as many steps as cost what the student's do"
+        if self.steps is not None:
+            steps = counted(self.steps, "step")
         minutes = "" if self.minutes is None else f", about {self.minutes:.1f} min"
         return (
-            f"  {self.name}: {steps or f'{self.steps} steps'}, "
+            f"  {self.name}: {steps}, "
             f"{self.parameters / 1e6:.3f}M parameters, {self.memory_gib:.1f} GiB{minutes}"
         )
 
@@ -147,7 +150,7 @@ def plan(
     if wanted is not None:
         schedule = wanted[0].schedule()
         steps = schedule.total_steps(steps_per_epoch(data, schedule.batch))
-        notes.append(f"classifier: {steps} steps on object crops come before the students")
+        notes.append(f"classifier: {counted(steps, 'step')} on object crops before the students")
     notes += _precisions(opened)
     notes += memory_warnings(stages, machine_bytes(where))
     seen: list[str] = []
@@ -185,7 +188,7 @@ def _time_in_words(stages: Sequence[Stage], busy: str | None) -> str:
     if len(minutes) < len(stages):
         return "training time: not estimated (--estimate times a forward pass of each model)"
     return (
-        f"about {sum(minutes):.0f} minutes of training (a rough estimate from one forward pass on "
+        f"about {counted(round(sum(minutes)), 'minute')} of training (a rough estimate from one forward pass on "
         "this machine; evaluation, export and latency measurement take more time)"
     )
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from compress.reading.python_values import plain_copy
 from compress.reading.setting_types import fields, fitted
 from compress.recipe_source import Source, Tree
-from export.errors import RecipeError, shown
+from export.errors import RecipeError, counted, shown
 from export.optional import require
 from export.reading.encodings import encoding_of
 from export.reading.mistakes import brief
@@ -285,7 +285,8 @@ def _override(tree: Tree, settings: Sequence[Setting], texts: Sequence[str]) -> 
             if isinstance(parent, list) and not (isinstance(key, int) and key < len(parent)):
                 missing = _cut(".".join(map(str, keys[: position + 1])))
                 raise RecipeError(
-                    f"command line: {_cut(text)}: the recipe's list has {len(parent)} entries, "
+                    f"command line: {_cut(text)}: the recipe's list has "
+                    f"{counted(len(parent), 'entry', 'entries')}, "
                     f"numbered from 0; there is no {missing}"
                 )
             if position == len(keys) - 1:

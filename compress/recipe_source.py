@@ -20,7 +20,7 @@ from compress.reading.setting_types import (
     tagged,
     tags,
 )
-from export.errors import RecipeError, printable, shown
+from export.errors import RecipeError, counted, printable, shown
 from export.reading.mistakes import brief, described
 from export.reading.plain_yaml import Key, dotted
 
@@ -78,7 +78,7 @@ class Source:
             lines = [line for one in details for line in describer.lines(one, every=True)]
         lines = list(dict.fromkeys(lines))
         if len(lines) > MOST_LINES:
-            lines = [*lines[:MOST_LINES], f"and {len(lines) - MOST_LINES} more mistakes"]
+            lines = [*lines[:MOST_LINES], f"and {counted(len(lines) - MOST_LINES, 'more mistake')}"]
         return RecipeError("\n".join(lines))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.arguments import parser_of, run_command, some_path
-from export.errors import ExportError
+from export.errors import ExportError, counted
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.lint") -> int:
@@ -28,7 +28,7 @@ def run_lint(options: argparse.Namespace) -> int:
             print(f"{path}: clean")
     if not refused:
         return 0
-    count = f"{len(refused)} of {len(options.models)} files"
+    count = f"{len(refused)} of {counted(len(options.models), 'file')}"
     raise ExportError(
         f"{count} would be refused by TensorRT, {refused[0]} the first; stdout says why"
     )

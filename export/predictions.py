@@ -19,7 +19,7 @@ from export.atomic import write_bytes, write_text
 from export.detections import Detections
 from export.draw import draw_boxes
 from export.engine import Engine, detect, detect_placed, place_file
-from export.errors import DataError, MissingDependencyError, ToolkitError
+from export.errors import DataError, MissingDependencyError, ToolkitError, counted
 from export.pictures.calibration import picture_files
 from export.pictures.files import files_below, is_file, is_picture_name
 from export.pictures.images import open_photograph, photograph_size
@@ -81,7 +81,7 @@ def write_predictions(options: argparse.Namespace, engine: Engine, model: Path) 
     if options.json:
         print(json.dumps(result))
     else:
-        others = f", {len(left_out)} other files left out" if left_out else ""
+        others = f", {counted(len(left_out), 'other file')} left out" if left_out else ""
         print(
             f"{len(records)} done with {model}, {len(broken)} broken{others}; see "
             f"{out / 'predictions.json'}"
@@ -174,7 +174,8 @@ def _do_video(
         "frames_per_second": rate,
         "frames": frames,
     }
-    return record, f"{sum(map(len, frames))} boxes in {len(frames)} frames"
+    boxes = counted(sum(map(len, frames)), "box", "boxes")
+    return record, f"{boxes} in {counted(len(frames), 'frame')}"
 
 
 @contextmanager

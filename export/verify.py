@@ -120,7 +120,7 @@ def _summary(folder: Path, results: Sequence[Result]) -> str:
     failed = [result for result in results if result["result"] == "failed"]
     if not failed:
         return f"{folder}: no artifact can be checked here: {results[0]['said']}"
-    count = f"{len(failed)} of {len(results)} artifacts failed"
+    count = f"{len(failed)} of {len(results)} artifact{'' if len(results) == 1 else 's'} failed"
     return f"{folder}: {count}, the first: {failed[0]['name']}: {failed[0]['said']}"
 
 
@@ -261,9 +261,10 @@ def compare_runs(session: Session, picture: Picture, artifact: Artifact) -> str:
         if isinstance(differs, str):
             raise BundleError(differs + when)
         worst = max(worst[0], differs[0]), max(worst[1], differs[1])
+    count = len(artifact["expected"])
     return (
-        f"{len(artifact['expected'])} boxes as expected, scores within {worst[0]:.2g}, boxes "
-        f"within {worst[1]:.2g} px, in {len(times)} calls"
+        f"{count} {'box' if count == 1 else 'boxes'} as expected, scores within {worst[0]:.2g}, "
+        f"boxes within {worst[1]:.2g} px, in {len(times)} calls"
     )
 
 

@@ -18,7 +18,7 @@ from benchmarks.data.image_set import coco_ground_truth
 from export.artifact.manifest import Manifest
 from export.detections import Detections
 from export.engine import Engine, detect
-from export.errors import DataError, ExportError
+from export.errors import DataError, ExportError, counted
 from export.predictions import predict as predict_file
 from slimdet.arguments import a_path, a_score, a_word
 from slimdet.pictures import Picture, listed, read_pictures
@@ -151,7 +151,9 @@ class Model:
     def __repr__(self) -> str:
         """Name the file, the precision and the number of classes."""
         made = f"{self.manifest.family} {self.manifest.backend} {self.manifest.precision}"
-        return f"<slimdet.Model {self.path}: {made}, {len(self.classes)} classes>"
+        return (
+            f"<slimdet.Model {self.path}: {made}, {counted(len(self.classes), 'class', 'classes')}>"
+        )
 
     def _result(self, picture: Path | NDArray[np.uint8], threshold: float) -> Result:
         if isinstance(picture, Path):

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.data.image_set import ImageSet
+from export.errors import counted
 
 COCO_LIMIT = 100  # detections of one class and picture that COCO's AP counts
 RECALLS = 101  # recall points at which COCO reads precision: 0, 0.01, ..., 1
@@ -85,7 +86,7 @@ def ceiling_warnings(sets: Mapping[str, ImageSet], max_detections: int) -> list[
         if not (found.cut or found.cut_by_coco):
             continue
         best = f"a perfect detector has AP {100 * found.perfect_ap(max_detections):.1f} there"
-        of = f"of {found.pictures} pictures hold more than"
+        of = f"of {counted(found.pictures, 'picture holds', 'pictures hold')} more than"
         coco = f"COCO's AP counts {COCO_LIMIT} detections of one class and picture"
         if not found.cut:
             line = f"{role}: {found.cut_by_coco} {of} {COCO_LIMIT} objects of one class"

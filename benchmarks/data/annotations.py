@@ -1,5 +1,6 @@
 """Shared by all annotation readers: box checks, and counts of what is corrected or left out."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.data.parts.box_format import Form, format_warning
 from benchmarks.data.parts.lookup import examples, file_names, name_key
+from export.errors import counted
 from export.pictures.files import SUFFIXES, is_file, is_picture_name
 
 _EXAMPLES = 3  # how many offenders a note names
@@ -18,11 +20,18 @@ _DROPPED = "boxes dropped: "
 _CLIPPED = "boxes clipped to the picture"
 _SAME = "the same box and class twice in a picture"
 _LEFT_OUT = ", left out"  # every phrase that counts files left out has it
-TURNED = "photographs are stored turned; their boxes are turned upright"
+TURNED = "photographs are stored turned; the boxes are turned upright"
 UNDECIDED = (
-    "photographs are stored turned, and nothing states whether their boxes are: taken as drawn on "
+    "photographs are stored turned, and nothing states whether the boxes are: taken as drawn on "
     "the upright picture"
 )
+# Words that begin a note, up to its first comma, colon or semicolon, and those of a single case.
+_HEAD = re.compile(r"[^,:;]+")
+_SINGULAR = {
+    **{"boxes": "box", "entries": "entry", "pictures": "picture", "photographs": "photograph"},
+    **{"files": "file", "links": "link", "objects": "object", "paths": "path"},
+    **{"ids": "id", "are": "is", "have": "has", "lead": "leads", "share": "shares", "their": "its"},
+}
 # Files beside pictures that are no data: of operating systems and of other programs' caches.
 _SYSTEM = frozenset({".DS_Store", "Thumbs.db", "desktop.ini", ".gitkeep", ".gitignore"})
 # Endings of annotations and descriptions; readers count those that belong to no picture.
@@ -63,7 +72,7 @@ class Tally:
         if not parts:
             return ""
         return (
-            f"{self.written} objects written, {self.kept} kept, "
+            f"{counted(self.written, 'object')} written, {self.kept} kept, "
             f"{sum(self.dropped.values())} left out: {', '.join(parts)}"
         )
 
@@ -89,7 +98,7 @@ class ReadingNotes:
     def sentences(self) -> tuple[str, ...]:
         """Return one sentence per kind."""
         return tuple(
-            f"{count} {what} ({examples(self.examples[what])}"
+            f"{_phrase(count, what)} ({examples(self.examples[what])}"
             f"{', ...' if count > len(self.examples[what]) else ''})"
             for what, count in self.counts.items()
         )
@@ -116,10 +125,21 @@ class ReadingNotes:
         found = format_warning(form, self.boxes, self.sizes)
         undecided = self.counts.get(UNDECIDED)
         said = (
-            f"{undecided} {UNDECIDED}. If they were drawn on the pictures as stored, set the EXIF "
-            "orientation of these files to 1"
+            f"{_phrase(undecided or 0, UNDECIDED)}. If they were drawn on the pictures as stored, "
+            "set "
+            "the EXIF orientation of these files to 1"
         )
         return tuple(text for text in (found, said if undecided else None) if text)
+
+
+def _phrase(count: int, what: str) -> str:
+    """Return a count with a plural phrase, or with its singular for a single case."""
+    if count == 1:
+        head = _HEAD.match(what)
+        end = head.end() if head else 0
+        one = " ".join(_SINGULAR.get(word, word) for word in what[:end].split(" "))
+        what = one + what[end:]
+    return f"{count} {what}"
 
 
 class Columns(NamedTuple):
@@ -183,7 +203,9 @@ def note_other_files(files: Iterable[Path], notes: ReadingNotes) -> None:
                 notes.add("hidden pictures, left out", file.name)
         elif ending in SUFFIXES:
             if not is_file(file):
-                notes.add("links or names that lead to no picture file, left out", file.name)
+                notes.add(
+                    "links or other entries that lead to no picture file, left out", file.name
+                )
         elif ending not in _ANNOTATIONS:
             notes.add("files that are no picture by their ending, left out", file.name)
 

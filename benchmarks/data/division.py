@@ -21,7 +21,7 @@ from benchmarks.data.image_set import ImageSet
 from benchmarks.data.parts.lookup import examples
 from export.artifact.bundle_content import each_key_once
 from export.atomic import write_json
-from export.errors import DataError
+from export.errors import DataError, counted
 
 Side = Literal["train", "val", "test"]
 Labels = frozenset[int]  # the classes of one picture
@@ -106,8 +106,8 @@ def divide(pool: ImageSet, root: Path, val: float, test: float, seed: int) -> Di
             if not held:
                 left = " that test leaves" if side == "val" and test else ""
                 raise DataError(
-                    f"{pool.source}: data.split leaves no picture for {side}: of {len(rest)} "
-                    f"different pictures{left} no two show the same class. Add pictures"
+                    f"{pool.source}: data.split leaves no picture for {side}: of "
+                    f"{counted(len(rest), 'different picture')}{left} no two show the same class. Add pictures"
                 )
             sides.update(dict.fromkeys(held, side))
     side_of = {index: sides[rank] for rank, key in ranks.items() for index in groups[key]}
@@ -133,8 +133,9 @@ def keep_division(division: Division, path: Path) -> None:
         changed = sorted(f for f in {*before, *after} if before.get(f) != after.get(f))
         if changed:
             raise DataError(
-                f"{path}: this run began with other pictures: {len(changed)} files were added, "
-                f"removed or changed ({examples(changed)}), which may have moved others between "
+                f"{path}: this run began with other pictures: "
+                f"{counted(len(changed), 'file was', 'files were')} added, removed or changed "
+                f"({examples(changed)}), which may have moved others between "
                 "train and val. Put the pictures back, or choose another name for the run"
             )
     write_json(now, path)
@@ -286,7 +287,7 @@ def picture_hashes(pool: ImageSet) -> tuple[str, ...]:
     lost = [str(p) for p, digest in zip(pool.paths, digests, strict=True) if digest is None]
     if lost:
         raise DataError(
-            f"{pool.source}: {len(lost)} picture files cannot be read: {examples(lost)}"
+            f"{pool.source}: {counted(len(lost), 'picture file')} cannot be read: {examples(lost)}"
         )
     return tuple(digest for digest in digests if digest is not None)
 

@@ -15,7 +15,7 @@ from benchmarks.data.parts.splits import split_names
 from benchmarks.data.roboflow import ANNOTATIONS, read_roboflow
 from benchmarks.data.voc import read_voc, xml_files
 from benchmarks.data.yolo import read_yolo
-from export.errors import DataError, shown
+from export.errors import DataError, counted, shown
 
 _ENDINGS: dict[str, Format] = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".txt": "voc"}
 
@@ -160,7 +160,7 @@ def _side(pool: ImageSet, root: Path, side: str, division: Path) -> ImageSet:
     changed = [file for file, sha256 in sorted(wanted.items()) if found.get(file) != sha256]
     if changed:
         raise DataError(
-            f"{root}: {len(changed)} of the {len(wanted)} pictures on the side {side!r} of "
-            f"{division} are missing or have changed: {examples(changed)}"
+            f"{root}: {len(changed)} of {counted(len(wanted), 'picture')} on the side {side!r} of "
+            f"{division} missing or changed: {examples(changed)}"
         )
     return replace(part, name=side)

@@ -28,7 +28,7 @@ from benchmarks.data.coco_json import (
 )
 from benchmarks.data.parts.frames import Frame, frames_of
 from benchmarks.data.parts.lookup import find_pictures
-from export.errors import DataError
+from export.errors import DataError, counted
 from export.pictures.images import (
     Letterbox,
     letterbox,
@@ -206,7 +206,7 @@ def coco_image_set(
         images.append(labeled_image(image_id, entry.file_name, frame, raw, notes))
     return ImageSet(
         name=name,
-        source=f"COCO JSON {path}, {len(images)} images",
+        source=f"COCO JSON {path}, {counted(len(images), 'image')}",
         classes=tuple(classes.values()),
         category_ids=tuple(classes),
         images=tuple(images),

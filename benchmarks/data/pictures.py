@@ -5,7 +5,7 @@ from pathlib import Path
 from benchmarks.data.annotations import ReadingNotes, note_other_files
 from benchmarks.data.image_set import ImageSet, LabeledImage, labeled_image
 from benchmarks.data.parts.frames import Frame
-from export.errors import DataError
+from export.errors import DataError, counted
 from export.pictures.files import USUAL, files_below, is_file, is_picture_name
 from export.pictures.images import photograph_size
 
@@ -32,7 +32,7 @@ def read_pictures(
         images.append(labeled_image(number, relative, frame, (), notes))
     return ImageSet(
         name=name,
-        source=f"folder {folder}, {len(paths)} pictures without labels",
+        source=f"folder {folder}, {counted(len(paths), 'picture')} without labels",
         classes=classes,
         category_ids=category_ids,
         images=tuple(images),

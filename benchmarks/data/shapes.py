@@ -19,7 +19,7 @@ from benchmarks.data.annotations import RawObject, ReadingNotes
 from benchmarks.data.image_set import ImageSet, LabeledImage, Reindexed, labeled_image
 from benchmarks.data.parts.frames import Frame
 from benchmarks.data.textures import background, camouflaged, fill_pixels, strokes
-from export.errors import DataError
+from export.errors import DataError, counted
 
 Difficulty = Literal["standard", "hard"]
 STREAMS = {"train": 0, "val": 1, "test": 2, "unlabeled": 3}
@@ -281,7 +281,10 @@ def shapes_set(
     prefix = f"shapes/{difficulty}-{height}x{width}-{seed}/{split}"
     return ImageSet(
         name=split,
-        source=f"shapes ({difficulty}), seed {seed}, split {split}, {len(numbers)} drawn pictures",
+        source=(
+            f"shapes ({difficulty}), seed {seed}, split {split}, "
+            f"{counted(len(numbers), 'drawn picture')}"
+        ),
         classes=style.classes,
         category_ids=tuple(range(1, len(style.classes) + 1)),
         images=PlacedImages(painter, prefix, numbers, labeled=labeled),

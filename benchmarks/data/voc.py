@@ -11,7 +11,7 @@ from benchmarks.data.parts.lookup import FilesByStem, examples, name_key
 from benchmarks.data.parts.splits import SPLITS, split_names
 from benchmarks.data.parts.text import read_lines
 from benchmarks.data.parts.voc_xml import VocObject, read_xml
-from export.errors import DataError, shown
+from export.errors import DataError, counted, shown
 from export.pictures.files import SUFFIXES, pictures_in
 
 _DIFFICULT = "objects marked difficult: left out of training, ignored by COCO's rules in evaluation"
@@ -142,7 +142,7 @@ def read_voc(
     which = "without splits" if split is None else f"split {split}"
     return ImageSet(
         name=split or "all",
-        source=f"Pascal VOC {root}, {which}, {len(images)} images",
+        source=f"Pascal VOC {root}, {which}, {counted(len(images), 'image')}",
         classes=classes,
         category_ids=ids,
         images=tuple(images),
@@ -260,8 +260,9 @@ def _listed(file: Path, home: VocHome, must_exist: bool, notes: ReadingNotes) ->
             pairs[pair] = None
     if missing and (must_exist or len(missing) == len(stems)):
         raise DataError(
-            f"{file}: {len(missing)} of {len(stems)} entries lack an XML file in "
-            f"{home.annotations.name} or a picture in {home.pictures.name}: {examples(missing)}"
+            f"{file}: {len(missing)} of {counted(len(stems), 'entry lacks', 'entries lack')} an "
+            f"XML file in {home.annotations.name} or a picture in {home.pictures.name}: "
+            f"{examples(missing)}"
         )
     for stem in missing:
         notes.add(_UNLISTED, stem)

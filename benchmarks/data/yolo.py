@@ -15,7 +15,7 @@ from benchmarks.data.parts.lookup import name_key
 from benchmarks.data.parts.text import read_lines
 from benchmarks.data.parts.values import number_in
 from benchmarks.data.parts.yolo_pictures import CLASS_LISTS, YoloPictures, find_yolo
-from export.errors import DataError, shown
+from export.errors import DataError, counted, shown
 from export.pictures.files import files_below, is_file
 
 _WILD = 1.5  # a normalised coordinate beyond this was written in pixels
@@ -45,7 +45,7 @@ def read_yolo(root: Path, split: str | None, path: Path | None = None) -> ImageS
     if not any(is_file(file) for file in files):
         which = "" if split is None else f" of {split!r}"
         raise DataError(
-            f"{found.file}: none of the {len(files)} pictures{which} has a label file; "
+            f"{found.file}: none of {counted(len(files), 'picture')}{which} has a label file; "
             f"expected for example {files[0]}"
         )
     _note_others(found, files, notes)
@@ -58,7 +58,7 @@ def read_yolo(root: Path, split: str | None, path: Path | None = None) -> ImageS
         images.append(labeled_image(number, picture.name, frame, objects, notes))
     return ImageSet(
         name=split or "all",
-        source=f"YOLO {found.file}, {len(images)} images",
+        source=f"YOLO {found.file}, {counted(len(images), 'image')}",
         classes=found.classes,
         category_ids=tuple(range(len(found.classes))),
         images=tuple(images),
@@ -167,7 +167,8 @@ def _read_line(
     polygon = len(values) >= 7 and len(values) % 2 == 1
     if not (box_only or polygon):
         raise DataError(
-            f"{where}: {len(values)} fields; expected `class x y width height`, or `class` and "
+            f"{where}: {counted(len(values), 'field')}; expected `class x y width height`, or "
+            "`class` and "
             "the x y of three or more corners"
         )
     label, numbers = values[0], values[1:5] if box_only else values[1:]

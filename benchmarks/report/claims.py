@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from benchmarks.report.schema import Gain, ReportData, ReportRow, Speed
 from benchmarks.report.text import DOUBTFUL, milliseconds, points, row_title, signed_points
 from benchmarks.timing.records import Latency
+from export.errors import counted
 
 # COCO AP, 0..1: beyond these an export is reported as costing accuracy.
 FP32_TOLERANCE = 0.001
@@ -105,7 +106,8 @@ def derived_warnings(data: ReportData) -> list[str]:
     noisy = [row_title(row) for row in rows if row.verdict.startswith(DOUBTFUL)]
     if noisy:
         found.append(
-            f"Latency is unreliable in {len(noisy)} of {len(rows)} rows: the machine was busy or "
+            f"Latency is unreliable in {len(noisy)} of {counted(len(rows), 'row')}: the machine "
+            "was busy or "
             "throttled. Measure again before quoting it."
         )
     return found

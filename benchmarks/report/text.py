@@ -9,6 +9,7 @@ from benchmarks.report.seeds import over_seeds, several
 from benchmarks.timing.latency import INCLUSIONS
 from benchmarks.timing.load import kind_of_reason, worst_reasons
 from benchmarks.timing.records import Latency, Repeats
+from export.errors import counted
 
 ABSENT = "n/a"
 TITLES = {
@@ -121,9 +122,9 @@ def table_footnotes(data: ReportData) -> list[str]:
     if timed:
         calls = sorted({latency.engine.n for latency in timed})
         batches = sorted({latency.batch for latency in timed})
-        counted = str(calls[0]) if len(calls) == 1 else f"{calls[0]} to {calls[-1]}"
+        each = counted(calls[0], "call") if len(calls) == 1 else f"{calls[0]} to {calls[-1]} calls"
         notes.append(
-            f"Latency in ms per call of batch {', '.join(map(str, batches))}, {counted} calls per "
+            f"Latency in ms per call of batch {', '.join(map(str, batches))}, {each} per "
             "scope; p90 and p99 are end to end."
         )
         notes.append(INCLUSIONS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from benchmarks.timing.environment import load_average, usable_cores
+from export.errors import counted
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -47,7 +48,7 @@ class LoadWatch:
         cores = os.cpu_count() or 1
         load = max((one for one in (self.load_before, self.load_after) if one), default=0.0)
         if load > cores + self.LOAD_MARGIN:
-            found.append(f"load average up to {load:.1f} on {cores} cores")
+            found.append(f"load average up to {load:.1f} on {counted(cores, 'core')}")
         busy, elapsed = _busy_s(), time.monotonic() - self.started_s
         self.own_used_s = round(time.process_time() - self.own_s, 2)
         if busy is not None and self.busy_s is not None and elapsed > 0:

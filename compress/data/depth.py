@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.data.image_set import ImageSet
+from export.errors import counted
 from export.pictures.depth import depth_of
 from export.pictures.images import wide_value
 
@@ -53,6 +54,7 @@ def _note(values: Sequence[int], depth: int, asked: int | None) -> str:
     low = sum(depth_of(value) < depth for value in values)
     fewer = f", {low} of them with values of fewer bits" if low else ""
     return (
-        f"{len(values)} pictures checked have 16 bits per value, up to {max(values)}{fewer}: all "
+        f"{counted(len(values), 'picture')} checked with 16 bits per value, up to "
+        f"{max(values)}{fewer}: all "
         f"such pictures are read as {depth}-bit, 0 to {(1 << depth) - 1}; {whose}"
     )

@@ -9,6 +9,7 @@ from benchmarks.accuracy.ceiling import ceiling_warnings
 from benchmarks.data.image_set import ImageSet
 from compress.data.config import Data
 from compress.data.leaks import Repetitions, find_repetitions, leak_warnings
+from export.errors import counted
 from export.pictures.images import fit
 
 _FEW_BOXES = 10
@@ -140,8 +141,10 @@ def _split_lines(role: str, split: SplitHealth) -> list[str]:
     if split.boxes or role != "unlabeled":
         sizes = ", ".join(f"{count} {name}" for name, count in split.sizes.items())
         lines.append(
-            f"  {split.boxes} boxes ({sizes}; {split.share_under_8_px:.1%} under 8 px at input "
-            f"size), {split.crowd} crowd, {split.images_without_boxes} images without boxes"
+            f"  {counted(split.boxes, 'box', 'boxes')} ({sizes}; {split.share_under_8_px:.1%} "
+            "under 8 px "
+            f"at input size), {split.crowd} crowd, "
+            f"{counted(split.images_without_boxes, 'image')} without boxes"
         )
         lines.append(f"  per class: {_balance(split.boxes_per_class)}")
     return [*lines, *(f"  {text}" for text in split.notes)]
@@ -158,7 +161,9 @@ def _split_health(image_set: ImageSet, data: Data) -> SplitHealth:
     images = list(_counted(image_set).images)
     notes = [image_set.tally.line(), *image_set.notes]
     if len(images) < len(image_set):
-        notes.append(f"boxes are counted on the first {len(images)} of {len(image_set)} drawings")
+        notes.append(
+            f"boxes are counted on the first {len(images)} of {counted(len(image_set), 'drawing')}"
+        )
     sizes = [(image.width, image.height) for image in images]
     places = {size: fit(*size, data.input_height, data.input_width) for size in set(sizes)}
     objects = [len(image.labels) for image in images]
@@ -202,18 +207,24 @@ def _warnings(splits: dict[str, SplitHealth], repetitions: Repetitions, data: Da
     warnings = [f"{role}: {text}" for role, split in splits.items() for text in split.suspicions]
     warnings += leak_warnings(repetitions.leaks, repetitions.alike)
     for role, names in repetitions.repeated.items():
-        who = "picture is" if len(names) == 1 else "pictures are"
-        warnings.append(f"{len(names)} {who} in {role} more than once ({_some(names)})")
+        who = counted(len(names), "picture is", "pictures are")
+        warnings.append(f"{who} in {role} more than once ({_some(names)})")
     if missing:
-        warnings.append(f"train has no box of {len(missing)} classes: {_some(missing)}")
+        warnings.append(
+            f"train has no box of {counted(len(missing), 'class', 'classes')}: {_some(missing)}"
+        )
     if few:
         listed = _some([f"{name} {count}" for name, count in few.items()])
-        warnings.append(f"train has under {_FEW_BOXES} boxes of {len(few)} classes: {listed}")
+        kinds = counted(len(few), "class", "classes")
+        warnings.append(f"train has under {_FEW_BOXES} boxes of {kinds}: {listed}")
     if unmeasured:
-        warnings.append(f"val has no box of {len(unmeasured)} classes: {_some(unmeasured)}")
+        warnings.append(
+            f"val has no box of {counted(len(unmeasured), 'class', 'classes')}: {_some(unmeasured)}"
+        )
     if train.dropped_in_training:
         warnings.append(
-            f"{train.dropped_in_training} train boxes are under {data.augment.min_box_px:g} px at "
+            f"{counted(train.dropped_in_training, 'train box is', 'train boxes are')} under "
+            f"{data.augment.min_box_px:g} px at "
             f"{data.input_height} x {data.input_width} and left out of training; a larger "
             "image_size would keep them"
         )

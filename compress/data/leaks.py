@@ -83,15 +83,12 @@ def leak_warnings(leaks: Names, alike: Names) -> list[str]:
     """Return a sentence for each pair of sets that share pictures; see `Repetitions`."""
     found = []
     for pair, names in leaks.items():
-        verb = "is" if len(names) == 1 else "are"
-        found.append(
-            f"{counted(len(names), 'picture')} of val {verb} also in {_other(pair)} "
-            f"({examples(names)}): {_effect(pair)} too high"
-        )
+        who = counted(len(names), "picture of val is", "pictures of val are")
+        found.append(f"{who} also in {_other(pair)} ({examples(names)}): {_effect(pair)} too high")
     for pair, names in alike.items():
-        verb = "has the name" if len(names) == 1 else "have names"
+        who = counted(len(names), "picture of val has a name", "pictures of val have names")
         found.append(
-            f"{counted(len(names), 'picture')} of val {verb} that Roboflow gives to copies of a "
+            f"{who} that Roboflow gives to copies of a "
             f"photograph in {_other(pair)} ({examples(names)}): if they are copies, "
             f"{_effect(pair)} too high"
         )

@@ -25,7 +25,7 @@ from compress.data.augment import AugmentConfig, Sample, augment
 from compress.data.config import Data
 from compress.data.workers import end_with_parent
 from export.arguments import signals_for_this_process_alone
-from export.errors import DataError, ToolkitError
+from export.errors import DataError, ToolkitError, counted
 from export.pictures.images import Letterbox, fit
 
 _AHEAD = 3  # batches prepared before they are asked for
@@ -240,8 +240,9 @@ def steps_per_epoch(data: Data, batch: int) -> int:
         DataError: there are fewer pictures than one batch needs.
     """
     if batch > len(data.train):
+        have = counted(len(data.train), "picture")
         raise DataError(
-            f"train.batch is {batch}, but {data.train.source} has only {len(data.train)} pictures; "
+            f"train.batch is {batch}, but {data.train.source} has only {have}; "
             "choose a smaller batch or give more pictures"
         )
     return len(data.train) // batch
@@ -288,7 +289,8 @@ def training_batches(
     if unlabeled_batch and (unlabeled is None or len(unlabeled) < unlabeled_batch):
         raise DataError(
             f"train.unlabeled_batch is {unlabeled_batch}, but data.unlabeled has "
-            f"{len(data.unlabeled or ())} pictures; choose a smaller batch or give more pictures"
+            f"{counted(len(data.unlabeled or ()), 'picture')}; choose a smaller batch or give more "
+            "pictures"
         )
     if batch < world:
         raise DataError(

@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.data.annotations import Tally
 from benchmarks.data.image_set import ImageSet, LabeledImage
 from benchmarks.data.parts.class_names import checked_name
-from export.errors import DataError
+from export.errors import DataError, counted
 
 
 def limited(image_set: ImageSet, limit: int | None, seed: int) -> ImageSet:
@@ -70,7 +70,7 @@ def select_classes(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
         classes=classes,
         category_ids=ids,
         images=tuple(images),
-        notes=(*image_set.notes, f"{left_out} boxes dropped: {reason}")
+        notes=(*image_set.notes, f"{counted(left_out, 'box', 'boxes')} dropped: {reason}")
         if left_out
         else image_set.notes,
         tally=_less(image_set.tally, reason, left_out) if left_out else image_set.tally,
@@ -152,7 +152,8 @@ def refuse_useless(image_set: ImageSet) -> None:
     if not all(image.crowd.all() for image in image_set.images):
         return
     crowd = sum(len(image.labels) for image in image_set.images)
-    what = f"all {crowd} boxes are crowd (iscrowd, difficult)" if crowd else "no boxes"
+    every = "the only box is" if crowd == 1 else f"all {crowd} boxes are"
+    what = f"{every} crowd (iscrowd, difficult)" if crowd else "no boxes"
     raise DataError(
         f"data.{image_set.name}: {what} in {image_set.source}; it can be used neither for "
         "training nor for evaluation"

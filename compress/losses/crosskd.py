@@ -30,6 +30,7 @@ from compress.parts.atss import paired_iou
 from compress.parts.channel_statistics import mean_and_deviation
 from compress.parts.processes import over_batch
 from export.config import NonNegativeFloat, PositiveFloat
+from export.errors import counted
 
 BoxTerm = Literal["dfl", "giou", "iou"]
 BOX_WEIGHTS: dict[BoxTerm, float] = {"dfl": 4.0, "giou": 1.0, "iou": 0.75}
@@ -121,7 +122,8 @@ class CrossKdConfig(LossSection):
         index = self.entry(teacher)
         if index > min(depths[0], depths[1] - 1):
             problems.append(
-                f"the student's maps after {index} layers are to enter the teacher's towers, "
+                f"the student's maps after {counted(index, 'layer')} are to enter the teacher's "
+                "towers, "
                 f"which have (student, teacher) {depths} layers; set index to at most "
                 f"{min(depths[0], depths[1] - 1)}"
             )
@@ -132,7 +134,8 @@ class CrossKdConfig(LossSection):
         )
         if widths[0] != widths[1]:
             problems.append(
-                f"the maps after {index} layers have (student, teacher) {widths} channels, and "
+                f"the maps after {counted(index, 'layer')} have (student, teacher) {widths} "
+                "channels, and "
                 f"the teacher's next layer takes its own alone; give both the same "
                 f"{'head_width' if index else 'width'}"
             )

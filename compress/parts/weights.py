@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.errors import DataError, ExportError, RecipeError, ToolkitError
+from export.errors import DataError, ExportError, RecipeError, ToolkitError, counted
 from export.optional import require
 
 METADATA_KEY = "slimdet"  # of the one entry in the metadata of a safetensors file: JSON
@@ -47,7 +47,7 @@ class WeightsReport:
 
     def summary(self) -> str:
         """Return the counts, and the first names of each kind that does not match."""
-        parts = [f"{len(self.loaded)} tensors loaded"]
+        parts = [f"{counted(len(self.loaded), 'tensor')} loaded"]
         kinds = {
             "missing": self.missing,
             "unexpected": self.unexpected,
@@ -66,7 +66,7 @@ class InheritReport:
 
     def summary(self) -> str:
         """Return the counts and the first names skipped."""
-        text = f"{len(self.copied)} tensors"
+        text = counted(len(self.copied), "tensor")
         return (
             f"{text}, {len(self.skipped)} skipped ({_first(self.skipped)})"
             if self.skipped
@@ -105,7 +105,8 @@ def _matched(
     if not matched or (strict and not report.complete):
         raise RecipeError(
             f"{path}: these are not the weights of this {what}: {report.summary()}; the model has "
-            f"{len(module.state_dict())} tensors. Check backbone, width, head and classes of the "
+            f"{counted(len(module.state_dict()), 'tensor')}. Check backbone, width, head and "
+            "classes of the "
             f"recipe against the model that was saved{_described(path)}"
         )
     return report, matched
@@ -200,7 +201,7 @@ def _filled(
     if report.missing or report.mismatched:
         raise RecipeError(
             f"{source}: not the weights of this backbone: {report.summary()}; the backbone has "
-            f"{len(own)} tensors, the source {len(found)}"
+            f"{counted(len(own), 'tensor')}, the source {len(found)}"
         )
     return report, matched
 
@@ -309,8 +310,9 @@ def _described(path: Path) -> str:
         settings = {k: v for k, v in said["detector"].items() if v is not None}
         size, classes = said["manifest"]["input"], said["manifest"]["classes"]
         return (
-            f". The file says that it holds {json.dumps(settings)} for {len(classes)} classes "
-            f"({_first(classes)}) and inputs of {size['height']} x {size['width']}"
+            f". The file says that it holds {json.dumps(settings)} for "
+            f"{counted(len(classes), 'class', 'classes')} ({_first(classes)}) and inputs of "
+            f"{size['height']} x {size['width']}"
         )
     except (ToolkitError, ValueError, KeyError, TypeError, AttributeError):
         return ""
@@ -320,7 +322,9 @@ def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
     broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     if broken:
         raise DataError(
-            f"{source}: {len(broken)} of {len(tensors)} tensors hold NaN or infinite values "
+            f"{source}: {len(broken)} of {counted(len(tensors), 'tensor holds', 'tensors hold')} "
+            "NaN or infinite "
+            "values "
             f"({_first(broken)}); such a model finds nothing. Give weights from before it diverged"
         )
 

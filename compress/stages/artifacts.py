@@ -25,7 +25,7 @@ from export.checks.certificate import certify
 from export.checks.parity import Gate, Parity, compare_detections, draw_difference, unstable
 from export.detections import Detections
 from export.engine import Engine, detect_on_canvases, open_engine
-from export.errors import ExportError
+from export.errors import ExportError, counted
 from export.graph.nms import put_nms_inside
 from export.graph.to_onnx import export_onnx
 from export.graph.uint8_input import take_uint8
@@ -128,8 +128,8 @@ class Maker:
         console, max_drop = self.run.session.console, self.export.quantization.max_drop
         what = f"{self.name} {quantizer.precision}"
         console.print(
-            f"{what}: calibrated on {len(seen)} training pictures, "
-            f"{len(quantizer.nodes)} nodes may be quantised"
+            f"{what}: calibrated on {counted(len(seen), 'training picture')}, "
+            f"{counted(len(quantizer.nodes), 'node')} may be quantised"
         )
         nodes, record = quantizer.nodes, {}
         if not nodes:
@@ -142,8 +142,9 @@ class Maker:
             if outcome.nodes is None:
                 reason = (
                     f"{what}: not made: {record['ap_fp32']} AP fall to "
-                    f"{record['ap_all_quantized']} on {len(held)} held-back training pictures, and "
-                    f"no choice of layers keeps the loss within max_drop: {max_drop:g}; keep "
+                    f"{record['ap_all_quantized']} on "
+                    f"{counted(len(held), 'held-back training picture')}, and no choice of layers "
+                    f"keeps the loss within max_drop: {max_drop:g}; keep "
                     f"{instead}"
                 )
                 self._refuse(quantizer, reason, record, out)
@@ -188,10 +189,12 @@ class Maker:
         parity, what = compared.parity, f"{self.name} {compared.precision}"
         if not parity.matched and not parity.missing:
             console.warn(
-                f"{what}: torch finds nothing that scores 0.05 on the {len(pictures)} pictures of "
-                "the comparison, so the comparison is empty"
+                f"{what}: torch finds nothing that scores 0.05 on "
+                f"{counted(len(pictures), 'picture')}, those of the comparison, so the comparison "
+                "is empty"
             )
-        console.print(f"{what}: {compared.figures} on {len(pictures)} pictures, against torch")
+        count = counted(len(pictures), "picture")
+        console.print(f"{what}: {compared.figures} on {count}, against torch")
 
 
 @dataclass(frozen=True)
@@ -298,7 +301,7 @@ def compare_with_torch(
         problems.insert(0, f"its detections differ from torch's: {figures} (see worst.png there)")
     if problems:
         raise ExportError(
-            f"{path}: {what} {manifest.precision} on {len(pictures)} pictures: "
+            f"{path}: {what} {manifest.precision} on {counted(len(pictures), 'picture')}: "
             f"{'; '.join(problems)}. Only correct files are kept"
         )
     _amend(path, parity={**parity.to_dict(), "images": len(pictures), "stable": True})
@@ -330,13 +333,14 @@ def _ap_on(images: ImageSet) -> MeasureAp:
 def _restored(what: str, record: dict[str, Any]) -> str:
     base = (
         f"{what}: AP {record['ap_fp32']} in fp32, {record['ap']} quantised, on "
-        f"{record['check_images']} held-back training pictures"
+        f"{counted(record['check_images'], 'held-back training picture')}"
     )
     if not record["layers_restored"]:
         return f"{base}; no layer restored to float"
     cost = record.get("price", {}).get("slower_than_all_int8")
     paid = "" if cost is None else f", {cost:+.0%} time"
     return (
-        f"{base}; {record['layers_restored']} of {len(record['layers'])} layers restored to float "
+        f"{base}; {record['layers_restored']} of {counted(len(record['layers']), 'layer')} "
+        "restored to float "
         f"(all quantised: {record['ap_all_quantized']}{paid})"
     )

@@ -24,6 +24,7 @@ from compress.stages.rundir import finished, read_record
 from compress.training.job import TrainJob
 from compress.training.loop import train
 from compress.training.objective import Objective
+from export.errors import counted
 from export.pictures.images import fit as letterbox_fit
 from export.pictures.images import to_tensor
 
@@ -68,7 +69,8 @@ def classifier_folder(run: Run, config: ClassifierConfig) -> Path:
     schedule = config.schedule()
     total = schedule.total_steps(steps_per_epoch(data, schedule.batch))
     session.console.print(
-        f"{NAME}: {total} steps on the boxes of {schedule.batch} of {len(data.train)} pictures"
+        f"{NAME}: {counted(total, 'step')} on the boxes of {schedule.batch} of "
+        f"{counted(len(data.train), 'picture')}"
     )
 
     def evaluate(model: nn.Module) -> dict[str, float | None]:

@@ -35,6 +35,7 @@ from compress.training.precision import Precision, resolve_precision
 from export.artifact.manifest import InputSpec, Manifest, NmsSpec
 from export.artifact.preprocessing import Preprocessing
 from export.atomic import write_json
+from export.errors import counted
 
 
 def fit(
@@ -76,7 +77,8 @@ def fit(
     total = steps or config.total_steps(steps_per_epoch(data, config.batch))
     unlabeled = f", {len(data.unlabeled)} unlabelled" if also and data.unlabeled else ""
     session.console.print(
-        f"{name}: {total} steps of {config.batch} of {len(data.train)} pictures{unlabeled}, "
+        f"{name}: {counted(total, 'step')} of {config.batch} of "
+        f"{counted(len(data.train), 'picture')}{unlabeled}, "
         f"{count_parameters(detector) / 1e6:.3f}M parameters, {why}"
     )
     terms = _first_look(session, objective, batches, device, precision) if objective.losses else []

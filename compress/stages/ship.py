@@ -33,6 +33,7 @@ from export.artifact.manifest import MADE_FOR_TENSORRT, Manifest, read_manifest
 from export.atomic import write_json
 from export.bundles.packing import fill_bundle, pack
 from export.engine import Engine, open_engine
+from export.errors import counted
 
 Evaluated = dict[str, dict[str, MetricValues]]  # key of the row -> name of the metric -> values
 TIMINGS = TypeAdapter(dict[str, Timing])  # by key of the row
@@ -199,7 +200,7 @@ def time_rows(run: Run, rows: Sequence[Row]) -> dict[str, Timing]:
         }
         write_json(TIMINGS.dump_python(measured, mode="json"), out / "latency.json", indent=None)
 
-    run.print(f"latency: {len(rows)} rows in interleaved blocks")
+    run.print(f"latency: {counted(len(rows), 'row')} in interleaved blocks")
     file = once(run.home / "latency", fill) / "latency.json"
     with reading(file, file.parent):
         return TIMINGS.validate_json(file.read_bytes())

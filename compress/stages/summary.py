@@ -31,6 +31,7 @@ from compress.stages.students import Folders
 from compress.training.conditions import changes
 from export.artifact import preprocessing
 from export.artifact.int8_range import saturation_at
+from export.errors import counted
 
 SHIPPED = ("onnxruntime", "fp32")  # gains are those of the exported files
 PICTURES = 8
@@ -265,7 +266,7 @@ def _equal_time_notes(run: Run, folders: Folders) -> list[str]:
         longer = read_record(folders[ModelName(seed, "baseline_equal_time")]).steps
         names = run.stages_of(seed, "student")
         taken = sum(read_record(folders[name]).steps for name in names)
-        found.append(f"{longer} plain steps for {taken} distilled ones")
+        found.append(f"{counted(longer, 'plain step')} for {taken} distilled")
     counts = "; ".join(dict.fromkeys(found))
     return [
         f"Equal time is equal cost of the steps: {counts}, as {ratio.sentence()}. Training of the "

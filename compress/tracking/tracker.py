@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from typing_extensions import Self
 
 from compress.console import Console
+from export.errors import counted
 
 Outcome = Literal["finished", "failed", "interrupted"]
 GIVE_UP = 3  # failures in a row after which a tracker is not called during training any more
@@ -116,7 +117,8 @@ class Trackers:
         self._each(lambda tracker: tracker.close(outcome), [*self._open], last=True)
         for name, count in self._failed.items():
             self._console.warn(
-                f"track: {count} calls of {name} failed; results.csv in training/ and the report "
+                f"track: {counted(count, 'call')} of {name} failed; results.csv in training/ and "
+                "the report "
                 "hold all figures"
             )
         self._open.clear()

@@ -29,7 +29,7 @@ from compress.training.optim import (
 )
 from compress.training.records import table
 from export.atomic import write_text
-from export.errors import DivergedError
+from export.errors import DivergedError, counted
 
 AGREE_EVERY = 8  # steps between synchronisations of the stop conditions
 IDLE_STEPS = 50  # steps at exactly 0 after which a distillation term is an error
@@ -306,7 +306,7 @@ class Loop:
 
     def _reason_to_stop(self, spent: bool) -> str:
         if self.config.patience and self.stale >= self.config.patience:
-            return f"no better AP in {self.stale} evaluations"
+            return f"no better AP in {counted(self.stale, 'evaluation')}"
         if spent:
             return f"the time budget of {self.config.time_budget_minutes:g} minutes is used up"
         return ""

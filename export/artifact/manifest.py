@@ -13,7 +13,7 @@ from export.artifact.machine import EngineRecord
 from export.artifact.preprocessing import VERSION, Preprocessing
 from export.atomic import write_bytes
 from export.config import Section
-from export.errors import ExportError, shown, unsafe_character
+from export.errors import ExportError, counted, shown, unsafe_character
 
 # Precisions of ONNX files that TensorRT's builder is to read: what they compute can be checked in
 # ONNX Runtime, their speed cannot.
@@ -124,8 +124,8 @@ class Manifest(Section):
     def _one_id_per_class(self) -> Self:
         if len(self.category_ids) != len(self.classes):
             raise ValueError(
-                f"{len(self.category_ids)} category_ids for {len(self.classes)} classes; "
-                "expected one each"
+                f"{len(self.category_ids)} category_ids for "
+                f"{counted(len(self.classes), 'class', 'classes')}; expected one each"
             )
         if not self.classes:
             raise ValueError("classes is empty; a detector has at least one")

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from export.artifact.manifest import Manifest
 from export.bundles.contract import contract, plain
+from export.errors import counted
 
 _TRITON_TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int32": "TYPE_INT32"}
 _NMS_IN = {"host": "client", "graph": "graph", "matrix": "graph", "none": "not needed"}
@@ -92,7 +93,7 @@ def readme(
     )
     return f"""# {plain(name)}: detector bundle
 
-{len(first.classes)} classes (`labels.txt`), family {plain(first.family)}, \
+{counted(len(first.classes), "class", "classes")} (`labels.txt`), family {plain(first.family)}, \
 {first.parameters / 1e6:.1f} million parameters.
 
 ## Check it on this device

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from export.artifact.manifest import MADE_FOR_TENSORRT, Manifest, file_sha256, write_manifest
 from export.checks.certificate import certify
 from export.checks.qdq_lint import lint_qdq
-from export.errors import ExportError
+from export.errors import ExportError, counted
 from export.graph.edit import (
     HALF_PAIRS_OPSET,
     first_nodes,
@@ -148,7 +148,7 @@ def choose_nodes(
     chosen = tuple(name for name in candidates if name not in protected)
     if not chosen:
         raise ExportError(
-            f"nothing to quantise: all {len(candidates)} weighted nodes are the first, predict, "
-            "or match keep_float"
+            f"nothing to quantise: every one of {counted(len(candidates), 'weighted node')} is the "
+            "first, predicts, or matches keep_float"
         )
     return chosen, tuple(name for name in candidates if name in protected)

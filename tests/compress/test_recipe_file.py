@@ -160,7 +160,7 @@ def test_an_override_of_steps_takes_the_files_epochs_out(tmp_path: Path) -> None
 
 
 def test_an_override_beyond_a_list_or_without_a_value_is_refused(tmp_path: Path) -> None:
-    assert "1 entries" in mistakes(tmp_path, GOOD, "distill.3.weight=1")[0]
+    assert "1 entry," in mistakes(tmp_path, GOOD, "distill.3.weight=1")[0]
     assert "write key=value" in mistakes(tmp_path, GOOD, "train.epochs")[0]
 
 

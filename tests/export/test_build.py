@@ -53,7 +53,7 @@ def test_the_command_quantises_from_a_folder(static_model, folder, tmp_path, cap
     out = tmp_path / "int8"
     arguments = [str(static_model), "--precision", "int8", "--images", str(folder)]
     assert main([*arguments, "--count", "4", "--out", str(out)]) == 0
-    assert "1 nodes in INT8, 3 kept float" in capsys.readouterr().out
+    assert "1 node in INT8, 3 kept float" in capsys.readouterr().out
     assert read_manifest(out / "model.json").quantization["images"] == 4
 
 

@@ -138,7 +138,7 @@ def test_a_failing_artifact_is_an_error_on_stderr_besides_the_table(bundle, caps
     assert verify.main([str(bundle)]) == 6
     said = capsys.readouterr()
     assert "failed" in said.out
-    assert said.err.startswith(f"error: {bundle}: 1 of 1 artifacts failed, the first: ")
+    assert said.err.startswith(f"error: {bundle}: 1 of 1 artifact failed, the first: ")
     assert said.err.count("\n") == 1
 
 

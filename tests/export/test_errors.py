@@ -1,6 +1,6 @@
 import pytest
 
-from export.errors import DataError, printable, shown, unsafe_character
+from export.errors import DataError, counted, printable, shown, unsafe_character
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,9 @@ def test_long_and_endless_values_are_cut():
 
 def test_no_error_carries_an_escape_sequence_to_the_terminal():
     assert str(DataError("class '\x1b[2Jcat' of\nfile")) == "class '\\x1b[2Jcat' of\nfile"
+
+
+def test_a_count_agrees_with_its_noun():
+    assert [counted(n, "box", "boxes") for n in (0, 1, 2)] == ["0 boxes", "1 box", "2 boxes"]
+    assert [counted(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+    assert counted(1, "file was", "files were") == "1 file was"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from export.errors import DataError, shown
+from export.errors import DataError, counted, shown
 from export.pictures.files import files_below, is_file, is_whole_system
 
 _EXAMPLES = 3  # how many offenders a note or message names
@@ -148,12 +148,15 @@ def find_pictures(names: Sequence[str], folders: Sequence[Path], where: str) -> 
     looked = ", ".join(str(folder) for folder in folders) or "no folder that exists"
     if missing:
         raise DataError(
-            f"{where}: {len(missing)} of {len(names)} pictures are not there: {examples(missing)}. "
+            f"{where}: {len(missing)} of {counted(len(names), 'picture is', 'pictures are')} not "
+            "there: "
+            f"{examples(missing)}. "
             f"Looked in {looked}. Put them there, or name the folder (data.<split>.images)."
         )
     if unclear:
         raise DataError(
-            f"{where}: {len(unclear)} names fit several pictures: {examples(unclear)}. Write the "
-            "folder in file_name, or name the folder (data.<split>.images)."
+            f"{where}: {counted(len(unclear), 'name fits', 'names fit')} several pictures: "
+            f"{examples(unclear)}. Write the folder in file_name, or name the folder "
+            "(data.<split>.images)."
         )
     return tuple(found)

@@ -10,7 +10,7 @@ from benchmarks.data.parts.data_yaml import DataYaml, looks_like_data_yaml, read
 from benchmarks.data.parts.lookup import FilesBelow, examples
 from benchmarks.data.parts.splits import SPLITS, split_names
 from benchmarks.data.parts.text import read_lines
-from export.errors import DataError, shown
+from export.errors import DataError, counted, shown
 from export.pictures.files import (
     USUAL,
     is_picture_name,
@@ -216,8 +216,9 @@ def _from_list(file: Path, bases: Sequence[Path], where: str, moved: list[str]) 
     others = [number for number, line in named if not is_picture_name(Path(line.rsplit("\\")[-1]))]
     if others:
         raise DataError(
-            f"{where}: {len(others)} of {len(named)} lines do not end like a picture ({USUAL}), "
-            f"the first is line {others[0]}; expected a list of pictures, one a line"
+            f"{where}: {len(others)} of {counted(len(named), 'line does', 'lines do')} not end "
+            f"like a picture ({USUAL}), the first is line {others[0]}; expected a list of "
+            "pictures, one a line"
         )
     places = [file.parent, *bases]
     pictures: list[Path] = []
@@ -235,7 +236,10 @@ def _from_list(file: Path, bases: Sequence[Path], where: str, moved: list[str]) 
         else:
             pictures.append(place)
     if missing:
-        raise DataError(f"{where}: {len(missing)} pictures are not there: {examples(missing)}")
+        raise DataError(
+            f"{where}: {counted(len(missing), 'picture is', 'pictures are')} not there: "
+            f"{examples(missing)}"
+        )
     return pictures
 
 

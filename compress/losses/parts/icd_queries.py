@@ -18,6 +18,7 @@ from compress.batch import Batch, boxes_per_image
 from compress.losses.parts.masks import stack_boxes
 from compress.parts.draws import picture_generators
 from export.config import NonNegativeFloat, PositiveFloat, Section, Share
+from export.errors import counted
 
 CENTRE_FEATURES = 128  # per axis
 SCALE_BUCKETS = 5  # per axis
@@ -55,8 +56,9 @@ class IcdQueries(Section):
         ):
             if rows is not None and len(rows) != num_classes:
                 problems.append(
-                    f"queries.{name} has {len(rows)} entries, but there are {num_classes} classes; "
-                    "give one per class"
+                    f"queries.{name} has {counted(len(rows), 'entry', 'entries')}, but the "
+                    "detector "
+                    f"has {counted(num_classes, 'class', 'classes')}; give one per class"
                 )
         if self.class_prior is not None and not sum(self.class_prior):
             problems.append("queries.class_prior is 0 for every class; give one of them a share")

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compress.detector import DetectorSpec, Knowledge
-from export.errors import RecipeError
+from export.errors import RecipeError, counted
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def check_classes(student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         ]
     if student.num_classes != teacher.num_classes:
         return [
-            f"the student has {student.num_classes} classes and the teacher "
+            f"the student has {counted(student.num_classes, 'class', 'classes')} and the teacher "
             f"{teacher.num_classes}; their class scores cannot be compared"
         ]
     return []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.backends.onnxruntime.devices import PROVIDERS
-from export.errors import ExportError
+from export.errors import ExportError, counted
 
 if TYPE_CHECKING:
     from export.artifact.manifest import Manifest
@@ -90,8 +90,9 @@ class OnnxRuntimeBackend:
             checked = "compared with torch" if manifest.precision == "fp32" else "checked"
             return f"{path}: features in {manifest.precision.upper()}, {checked} on the pictures"
         return (
-            f"{path}: {record['nodes_quantized']} nodes in INT8, {record['nodes_kept_float']} kept "
-            f"float, {record['weight_bits']}-bit weights, calibrated on {record['images']} pictures"
+            f"{path}: {counted(record['nodes_quantized'], 'node')} in INT8, "
+            f"{record['nodes_kept_float']} kept float, {record['weight_bits']}-bit weights, "
+            f"calibrated on {counted(record['images'], 'picture')}"
         )
 
     def made_for(self, manifest: "Manifest") -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from export.arguments import gpu_index, positive, some_path
 from export.backends.tensorrt.graphs import SOURCES
-from export.errors import ExportError
+from export.errors import ExportError, counted
 
 if TYPE_CHECKING:
     from export.artifact.manifest import Manifest
@@ -123,7 +123,7 @@ class TensorRTBackend:
         assert certificate is not None
         types = ", ".join(f"{count} {name}" for name, count in certificate.nodes.items())
         lines = [
-            f"{path}: {path.stat().st_size / 1e6:.1f} MB, {record.layers} layers "
+            f"{path}: {path.stat().st_size / 1e6:.1f} MB, {counted(record.layers, 'layer')} "
             f"({types or 'types not stated'}), built in {record.build_seconds:.0f} s for "
             f"{record.built_on}"
         ]

@@ -90,6 +90,6 @@ def test_the_warning_names_the_pictures_the_ceiling_and_the_setting() -> None:
     )
     (line,) = ceiling_warnings({"val": image_set([0] * 144)}, 300)
     assert line == (
-        "val: 1 of 1 pictures hold more than 100 objects of one class: COCO's AP counts 100 "
+        "val: 1 of 1 picture holds more than 100 objects of one class: COCO's AP counts 100 "
         "detections of one class and picture, so a perfect detector has AP 69.3 there"
     )

@@ -44,7 +44,7 @@ def test_boxes_outside_are_clipped_or_dropped_and_counted(tmp_path: Path) -> Non
     assert [image.boxes.tolist() for image in images.images] == [[[30, 20, 40, 30]], [], []]
     assert images.images[0].areas.tolist() == [100]
     assert images.tally.dropped == {"outside the picture": 1, "no area": 1}
-    assert "1 boxes dropped: no area (3.png annotation 3)" in images.notes
+    assert "1 box dropped: no area (3.png annotation 3)" in images.notes
 
 
 def test_crowds_and_images_without_boxes_are_kept(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_no_file_and_no_json_are_refused(tmp_path: Path) -> None:
 def test_repeated_annotation_ids_are_a_note(tmp_path: Path) -> None:
     images = read_coco(write_coco(tmp_path, "train", _first("annotations", id=2)))
     assert sum(len(image.labels) for image in images.images) == 2
-    assert any("annotation ids are there twice" in note for note in images.notes)
+    assert any("1 annotation id is there twice" in note for note in images.notes)
 
 
 def test_missing_pictures_are_counted_and_named(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_pictures_are_found_beside_below_and_in_split_folders(tmp_path: Path, fo
 def test_a_named_folder_is_the_only_one_looked_in(tmp_path: Path) -> None:
     path = write_coco(tmp_path / "a", "train", coco(1))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="1 of 1 pictures are not there"):
+    with pytest.raises(DataError, match="1 of 1 picture is not there"):
         read_coco(path, tmp_path / "empty")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.data.annotations import ReadingNotes
 from benchmarks.data.folder import read_measured
 from benchmarks.data.image_set import ImageSet
 from export.errors import DataError
@@ -210,7 +211,7 @@ def test_names_of_another_machine_are_found_by_their_last_folders(tmp_path: Path
     assert [path.parent.name for path in found.paths] == ["cam2", "cam1"]
     document["images"][0]["file_name"] = "/home/x/1.png"
     (tmp_path / "train.json").write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(DataError, match=r"1 names fit several pictures: '/home/x/1\.png' "):
+    with pytest.raises(DataError, match=r"1 name fits several pictures: '/home/x/1\.png' "):
         read_measured(tmp_path, "train")
 
 
@@ -221,7 +222,7 @@ def test_yolo_entries_of_another_machine_are_found_and_counted(tmp_path: Path) -
     for split in ("train", "val"):
         found = read_measured(tmp_path, split)
         assert found.tally.kept == 1
-        assert any(note.startswith("1 paths of another machine") for note in found.notes)
+        assert any(note.startswith("1 path of another machine") for note in found.notes)
 
 
 def test_endings_and_names_may_differ_in_letter_case_and_unicode_form(tmp_path: Path) -> None:
@@ -255,7 +256,7 @@ def test_what_is_left_out_of_a_folder_is_counted(tmp_path: Path) -> None:
     assert len(found) == 2
     assert found.tally.left_out == {
         "files that are no picture by their ending, left out": 1,
-        "links or names that lead to no picture file, left out": 1,
+        "links or other entries that lead to no picture file, left out": 1,
         "hidden pictures, left out": 1,
         "text files without a picture, left out": 2,
     }
@@ -323,3 +324,22 @@ def test_a_split_list_may_hold_stems_with_blanks_file_names_and_flags(tmp_path: 
     found = read_measured(tmp_path, "train")
     assert [image.file_name for image in found.images] == ["a 1.png", "b.png", "c.png"]
     assert any("twice, read once" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "single"),
+    [
+        ("boxes dropped: no area", "1 box dropped: no area"),
+        ("pictures that share the label file of another", "1 picture that shares the label file"),
+        ("files that are no picture by their ending, left out", "1 file that is no picture by its"),
+        ("annotation ids are there twice, read as two", "1 annotation id is there twice, read as"),
+        ("entries of the split list without a picture", "1 entry of the split list without a pic"),
+        ("objects marked `ignore`: they are read", "1 object marked `ignore`: they are read"),
+    ],
+)
+def test_a_note_on_a_single_case_is_singular(phrase: str, single: str) -> None:
+    notes = ReadingNotes()
+    notes.add(phrase, "a")
+    assert notes.sentences()[0].startswith(single)
+    notes.add(phrase, "b")
+    assert notes.sentences() == (f"2 {phrase} (a, b)",)

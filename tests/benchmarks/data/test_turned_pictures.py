@@ -27,8 +27,9 @@ from export.predictions import predict
 from tests.benchmarks.bright_boxes import BrightEngine, bright_manifest
 
 Box = tuple[int, int, int, int]
-TURNED = "photographs are stored turned; their boxes are turned upright"
-UNKNOWN = "photographs are stored turned, and nothing states whether their boxes are"
+ONE, TWO = "1 photograph is stored turned", "2 photographs are stored turned"
+TURNED = {1: f"{ONE}; the boxes are turned upright", 2: f"{TWO}; the boxes are turned upright"}
+UNKNOWN = {1: f"{ONE}, and nothing states whether", 2: f"{TWO}, and nothing states whether"}
 
 
 def store(path: Path, orientation: int, width: int, height: int, box: Box) -> None:
@@ -94,7 +95,7 @@ def test_a_box_turned_with_its_picture_covers_the_same_pixels(
             assert one.boxes.tolist() == [red(pixels)]
     assert images.images[1].areas.tolist() == [(box[2] - box[0]) * (box[3] - box[1])]
     count = 1 + (orientation != 1)
-    assert any(note.startswith(f"{count} {TURNED}") for note in images.notes)
+    assert any(note.startswith(TURNED[count]) for note in images.notes)
     assert images.warnings == ()
 
 
@@ -151,9 +152,9 @@ def test_a_turn_that_no_size_shows_is_counted_and_warned_of(tmp_path: Path) -> N
     names = [("square.png", (64, 64)), ("flipped.png", STORED), ("plain.png", (64, 64))]
     images = write(tmp_path, [entry(n, *one) for n, one in enumerate(names, 1)], [BOX] * 3)
     assert [one.boxes.tolist() for one in images.images] == [[list(BOX)]] * 3
-    assert f"2 {UNKNOWN}" in images.notes[0]
+    assert UNKNOWN[2] in images.notes[0]
     assert "square.png, flipped.png" in images.notes[0]
-    assert f"2 {UNKNOWN}" in images.warnings[0]
+    assert UNKNOWN[2] in images.warnings[0]
     assert "set the EXIF orientation of these files to 1" in images.warnings[0]
 
 
@@ -201,7 +202,7 @@ def test_an_xml_file_states_the_frame_of_its_boxes(tmp_path: Path) -> None:
         )
     turned, plain = (read_whole(tmp_path / name, "voc") for name in ("stored", "upright"))
     assert turned.images[0].boxes.tolist() == [red(read_photograph(turned, 0))]
-    assert turned.notes[0].startswith(f"1 {TURNED}")
+    assert turned.notes[0].startswith(TURNED[1])
     assert plain.images[0].boxes.tolist() == [list(BOX)]
     assert plain.notes == ()
 
@@ -220,5 +221,5 @@ def test_yolo_boxes_are_fractions_of_the_upright_picture(tmp_path: Path) -> None
     images = read_split(tmp_path, "val", "yolo")
     for index, one in enumerate(images.images):
         assert one.boxes[0].tolist() == pytest.approx(red(read_photograph(images, index)))
-    assert images.notes[0].startswith(f"1 {UNKNOWN}")
+    assert images.notes[0].startswith(UNKNOWN[1])
     assert len(images.warnings) == 1

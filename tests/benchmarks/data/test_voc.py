@@ -43,7 +43,7 @@ def test_difficult_objects_become_crowd_with_a_note(tmp_path: Path) -> None:
     images = read_voc(tmp_path, "val")
     assert images.images[0].crowd.tolist() == [True]
     assert images.images[0].boxes.tolist() == [[0, 0, 40, 30]]
-    assert images.notes[0].startswith("1 objects marked difficult")
+    assert images.notes[0].startswith("1 object marked difficult")
 
 
 def test_given_classes_come_first_and_the_others_follow(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_missing_split_lists_those_there(tmp_path: Path) -> None:
 def test_a_listed_picture_that_is_gone_is_named(tmp_path: Path) -> None:
     home = _devkit(tmp_path)
     (home / "JPEGImages/a.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of 1 entries lack .*: a"):
+    with pytest.raises(DataError, match=r"1 of 1 entry lacks .*: a"):
         read_voc(tmp_path, "train")
 
 

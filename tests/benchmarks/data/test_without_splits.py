@@ -65,7 +65,7 @@ def test_voc_without_split_lists(
     assert images.images[0].boxes.tolist() == [[4, 2, 20, 13]]
     assert [image.labels.tolist() for image in images.images] == [[1], [], [1, 0]]
     assert [path.name for path in images.paths] == [f"{n}.{ending}" for n in range(3)]
-    assert images.notes == ("1 pictures whose XML file has no object, taken as empty (1.xml)",)
+    assert images.notes == ("1 picture whose XML file has no object, taken as empty (1.xml)",)
 
 
 def test_voc_leaves_out_and_counts_what_has_no_other_half(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_voc_leaves_out_and_counts_what_has_no_other_half(tmp_path: Path) -> Non
     images = _read(tmp_path)
     assert [path.name for path in images.paths] == ["1.jpg", "2.jpg"]
     assert images.notes[:2] == (
-        "1 pictures without an XML file, left out: not labelled (new.jpg)",
-        "1 XML files without a picture, left out (0.xml)",
+        "1 picture without an XML file, left out: not labelled (new.jpg)",
+        "1 XML file without a picture, left out (0.xml)",
     )
 
 
@@ -109,7 +109,7 @@ def test_yolo_with_a_plain_list_of_classes(
     # 40 x 30: centre (20, 15), width 10, height 6
     assert images.images[0].boxes.tolist() == [[15, 12, 25, 18]]
     assert [image.labels.tolist() for image in images.images] == [[1], [], [1, 0]]
-    assert images.notes == ("1 pictures with an empty label file (1.txt)",)
+    assert images.notes == ("1 picture with an empty label file (1.txt)",)
 
 
 def test_flat_yolo_below_a_folder_called_images_is_read_beside_the_pictures(
@@ -126,9 +126,9 @@ def test_yolo_counts_pictures_without_labels_and_labels_without_pictures(tmp_pat
     picture(tmp_path / "3.jpg")
     (tmp_path / "3.txt").write_text(BOX, encoding="utf-8")
     assert _read(tmp_path).notes == (
-        "1 text files without a picture, left out (2.txt)",
-        "1 pictures without a label file, taken as empty (0.txt)",
-        "1 pictures with an empty label file (1.txt)",
+        "1 text file without a picture, left out (2.txt)",
+        "1 picture without a label file, taken as empty (0.txt)",
+        "1 picture with an empty label file (1.txt)",
     )
 
 
@@ -260,7 +260,7 @@ def test_the_side_that_a_run_held_out_is_measured_again(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a file; .*split\.json divides the folder"):
         read_measured(write_coco(tmp_path, "one", coco(1)), division=file)
     picture(side.paths[0], shade=7)
-    with pytest.raises(DataError, match=r"1 of the [12] pictures on the side 'val' .*changed"):
+    with pytest.raises(DataError, match=r"1 of [12] pictures? on the side 'val' .*changed"):
         read_measured(root, "val", division=file)
 
 

@@ -35,8 +35,8 @@ def test_empty_and_missing_label_files_are_counted_negatives(tmp_path: Path) -> 
     images = read_yolo(tmp_path, "train")
     assert [len(image.labels) for image in images.images] == [1, 0, 0]
     assert images.notes == (
-        "1 pictures with an empty label file (b.txt)",
-        "1 pictures without a label file, taken as empty (c.txt)",
+        "1 picture with an empty label file (b.txt)",
+        "1 picture without a label file, taken as empty (c.txt)",
     )
 
 
@@ -106,7 +106,7 @@ def test_a_split_may_be_a_text_file_of_pictures(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("./images/all/2.png\n", encoding="utf-8")
     assert [path.name for path in read_yolo(tmp_path, "train").paths] == ["2.png"]
     (tmp_path / "train.txt").write_text("./images/all/3.png\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"1 pictures are not there: \./images/all/3\.png"):
+    with pytest.raises(DataError, match=r"1 picture is not there: \./images/all/3\.png"):
         read_yolo(tmp_path, "train")
 
 
@@ -125,7 +125,7 @@ def test_val_may_be_called_valid(tmp_path: Path) -> None:
 def test_a_split_without_any_label_file_is_refused(tmp_path: Path) -> None:
     write_yolo(tmp_path, {"val/a": BOX})
     picture(tmp_path / "images/train/b.png")
-    with pytest.raises(DataError, match="none of the 1 pictures of 'train' has a label file"):
+    with pytest.raises(DataError, match="none of 1 picture of 'train' has a label file"):
         read_yolo(tmp_path, "train")
 
 

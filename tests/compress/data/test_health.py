@@ -74,8 +74,8 @@ def test_rare_and_missing_classes_are_warned_about(tmp_path: Path) -> None:
     write_coco_root(tmp_path)
     write_coco(tmp_path, "train", coco(1))
     health = data_health(FolderConfig(root=tmp_path, image_size=32).open())
-    assert "train has no box of 1 classes: class3" in health.warnings
-    assert "train has under 10 boxes of 1 classes: class7 1" in health.warnings
+    assert "train has no box of 1 class: class3" in health.warnings
+    assert "train has under 10 boxes of 1 class: class7 1" in health.warnings
 
 
 def test_dropped_boxes_and_their_reasons_stand_in_the_text(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_dropped_boxes_and_their_reasons_stand_in_the_text(tmp_path: Path) -> No
     write_coco(tmp_path, "train", document)
     health = data_health(FolderConfig(root=tmp_path, image_size=32).open())
     assert health.splits["train"].read["dropped"] == {"no area": 1}
-    assert any("1 boxes dropped: no area (1.png annotation 1)" in x for x in health.lines())
+    assert any("1 box dropped: no area (1.png annotation 1)" in x for x in health.lines())
 
 
 def test_a_vanished_picture_is_named(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_a_teacher_of_more_classes_answers_with_the_students():
     [
         ({}, {"tower_depth": 0}, r"\(student, teacher\) \(0, 2\) layers; give both a head_depth"),
         ({}, {"strides": (8, 16)}, "student has strides 8, 16 and the teacher 8, 16, 32"),
-        ({}, {"tower_channels": 8}, r"after 1 layers have \(student, teacher\) \(8, 4\) channels"),
+        ({}, {"tower_channels": 8}, r"after 1 layer have \(student, teacher\) \(8, 4\) channels"),
         ({"index": 0}, {"channels": (3, 3, 3)}, "the same width"),
         ({"index": 2}, {}, "set index to at most 1"),
         ({}, {"locations": "elsewhere"}, "'elsewhere'"),

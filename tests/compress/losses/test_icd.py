@@ -234,7 +234,7 @@ def test_layers_follow_one_another_and_are_averaged():
         ({"confidence_weight": 0, "box_weight": 0}, {}, "never learns where to look"),
         ({"queries": {"class_prior": [1, 1]}}, {}, "class_prior has 2 entries, but .* 3 classes"),
         ({"queries": {"class_prior": [0, 0, 0]}}, {}, "0 for every class"),
-        ({"queries": {"box_statistics": [[0.1] * 4]}}, {}, "box_statistics has 1 entries"),
+        ({"queries": {"box_statistics": [[0.1] * 4]}}, {}, "box_statistics has 1 entry"),
     ],
 )
 def test_a_pair_that_cannot_work_is_refused_before_it_is_built(settings, changes, message):

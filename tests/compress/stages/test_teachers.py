@@ -183,7 +183,7 @@ def test_check_plans_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[s
         "seed0-student",
         "seed0-baseline_equal_time",
     ]
-    assert said["notes"][0] == "classifier: 4 steps on object crops come before the students"
+    assert said["notes"][0] == "classifier: 4 steps on object crops before the students"
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_a_bundle_of_it_checks_itself_without_any_of_our_packages(bundle):
     )
     assert done.returncode == 0, done.stderr
     (result,) = json.loads(done.stdout)["results"]
-    assert "1 boxes as expected" in result["said"]
+    assert "1 box as expected" in result["said"]
     assert "in 4 calls" in result["said"]
 
 
@@ -173,4 +173,4 @@ def test_what_it_built_beside_an_onnx_file_is_checked_too(artifact, bundle, caps
     assert verify.main([str(bundle)]) == 6
     refused, built = capsys.readouterr().out.splitlines()
     assert "ONNX Runtime" in refused
-    assert built.lstrip().startswith("ok  graph (engine built here): 1 boxes as expected")
+    assert built.lstrip().startswith("ok  graph (engine built here): 1 box as expected")

@@ -84,7 +84,7 @@ def test_a_fixed_batch_quantises_too(static_model, tmp_path):
 def test_nodes_kept_float_by_name_must_exist_and_leave_something(dynamic_model, tmp_path):
     with pytest.raises(ExportError, match="has 'neck' in its name"):
         quantize_int8(dynamic_model, canvases(2), tmp_path, Int8Settings(keep_float=["neck"]))
-    with pytest.raises(ExportError, match="nothing to quantise: all 4 weighted nodes"):
+    with pytest.raises(ExportError, match="nothing to quantise: every one of 4 weighted nodes"):
         quantize_int8(dynamic_model, canvases(2), tmp_path, Int8Settings(keep_float=["body"]))
 
 

@@ -188,7 +188,8 @@ def _time_in_words(stages: Sequence[Stage], busy: str | None) -> str:
     if len(minutes) < len(stages):
         return "training time: not estimated (--estimate times a forward pass of each model)"
     return (
-        f"about {counted(round(sum(minutes)), 'minute')} of training (a rough estimate from one forward pass on "
+        f"about {counted(round(sum(minutes)), 'minute')} of training (a rough estimate from one "
+        "forward pass on "
         "this machine; evaluation, export and latency measurement take more time)"
     )
 

@@ -107,7 +107,8 @@ def divide(pool: ImageSet, root: Path, val: float, test: float, seed: int) -> Di
                 left = " that test leaves" if side == "val" and test else ""
                 raise DataError(
                     f"{pool.source}: data.split leaves no picture for {side}: of "
-                    f"{counted(len(rest), 'different picture')}{left} no two show the same class. Add pictures"
+                    f"{counted(len(rest), 'different picture')}{left} no two show the same class. "
+                    "Add pictures"
                 )
             sides.update(dict.fromkeys(held, side))
     side_of = {index: sides[rank] for rank, key in ranks.items() for index in groups[key]}

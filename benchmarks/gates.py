@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from export.config import LocalPath, Section
-from export.errors import ToolkitError
+from export.errors import ToolkitError, counted
 
 if TYPE_CHECKING:
     from benchmarks.report.schema import ReportData, ReportRow
@@ -126,21 +126,23 @@ def other_pictures(before: "ReportData", after: "ReportData") -> str | None:
     """Return how the validation sets of two reports differ; None where they agree.
 
     Compares the numbers of pictures and boxes that both state, not paths: the same set may lie
-    elsewhere. A report without a record of its data, as `slimdet bench` writes it, has the data's
-    name and number of pictures in its own name, and the classes in its rows.
+    elsewhere. A report without a record of its data, as `slimdet bench` wrote it before, has the
+    data's name and number of pictures in its own name, and the classes in its rows.
     """
     if isinstance(before.data, str) and isinstance(after.data, str):
         return _other_name(before, after)
+    if _is_earlier_form(before, after) or _is_earlier_form(after, before):
+        return _other_classes(before, after)
     old, new = _validation_set(before), _validation_set(after)
     for where, found in (("first", old), ("second", new)):
         if not found:
             return f"the {where} report does not state the pictures that it was measured on"
-    counted = [kind for kind in old if kind in new]
-    if not counted:
+    both = [kind for kind in old if kind in new]
+    if not both:
         return "the reports state no figure of their validation sets that both have"
     differing = [
         f"{what} {old[kind].get(what, 0)} and {new[kind].get(what, 0)}"
-        for kind in counted
+        for kind in both
         for what in dict.fromkeys([*old[kind], *new[kind]])
         if old[kind].get(what, 0) != new[kind].get(what, 0)
     ]
@@ -152,6 +154,18 @@ def _other_name(before: "ReportData", after: "ReportData") -> str | None:
     if old != new:
         names = " and ".join(repr(", ".join(filter(None, one))) for one in (old, new))
         return f"the reports name different data: {names}"
+    return _other_classes(before, after)
+
+
+def _is_earlier_form(old: "ReportData", new: "ReportData") -> bool:
+    """Whether two benchmarks name the same data, and `old` alone has no record of it."""
+    pictures = _validation_set(new).get("pictures", {}).get("pictures")
+    if pictures is None or old.data:
+        return False
+    return old.name == new.name and new.name.endswith(f", {counted(pictures, 'picture')}")
+
+
+def _other_classes(before: "ReportData", after: "ReportData") -> str | None:
     classes = [{name for row in one.rows for name in row.per_class} for one in (before, after)]
     if all(classes) and classes[0] != classes[1]:
         return f"the reports have different classes: {_few(sorted(classes[0] ^ classes[1]))}"
@@ -159,9 +173,14 @@ def _other_name(before: "ReportData", after: "ReportData") -> str | None:
 
 
 def _validation_set(report: "ReportData") -> dict[str, dict[str, int]]:
-    """Return the numbers that a report states of its validation set, by kind and name."""
+    """Return the numbers that a report states of its validation set, by kind and name.
+
+    That is `val` of a run, and of a benchmark the one split that it measured.
+    """
     splits = report.data.get("splits") if isinstance(report.data, dict) else None
-    found = splits.get("val") if isinstance(splits, dict) else None
+    if not isinstance(splits, dict):
+        return {}
+    found = next(iter(splits.values())) if len(splits) == 1 else splits.get("val")
     if not isinstance(found, dict):
         return {}
     classes = found.get("boxes_per_class")

@@ -1,10 +1,14 @@
 """Measure exported models on one set of pictures: accuracy, latency, throughput, report."""
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from benchmarks.accuracy.ceiling import ceiling_warnings
 from benchmarks.accuracy.deployed import deployed_accuracy
@@ -68,6 +72,8 @@ def measure(
         category_of_label(
             engine.manifest, images
         )  # a mismatch of classes ends here, before any work
+    for line in (images.source, *_left_out(images)):
+        _log(f"data: {line}")
     paths = dict(zip(engines, models, strict=True))
     predictions: dict[str, list[CocoResult]] = {}
     # Before this process opens an engine, so that only the measuring process holds the GPU.
@@ -96,11 +102,33 @@ def measure(
         speed=_speeds(rows, [timings[name] for name in engines]),
         per_class={name: row.per_class for name, row in zip(engines, rows, strict=True)},
         warnings=(*images.warnings, *_full_pictures(engines, images), *_cautions(engines)),
-        notes=(*filter(None, [images.tally.line()]), *images.notes),
+        data={"splits": {images.name: _counts(images)}},
+        notes=tuple(_left_out(images)),
     )
     if out is not None:
         content = _save(content, images, predictions, out)
     return content
+
+
+def _counts(images: ImageSet) -> dict[str, JsonValue]:
+    """Return what was read, kept and left out, by the names that a run's report has for it."""
+    alone = Counter[str]()
+    for image in images.images:
+        alone.update(images.classes[label] for label in image.labels[~image.crowd])
+    return {
+        "source": images.source,
+        "images": len(images),
+        "images_without_boxes": sum(not len(image.labels) for image in images.images),
+        "boxes": alone.total(),
+        "crowd": sum(int(image.crowd.sum()) for image in images.images),
+        "boxes_per_class": {name: alone[name] for name in images.classes},
+        "read": asdict(images.tally),
+    }
+
+
+def _left_out(images: ImageSet) -> list[str]:
+    """Return what was corrected or left out while reading, counted, one sentence each."""
+    return [line for line in (images.tally.line(), *images.notes) if line]
 
 
 def _full_pictures(engines: Mapping[str, Engine], images: ImageSet) -> list[str]:

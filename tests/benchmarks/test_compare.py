@@ -266,9 +266,9 @@ def stating(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def on(val: object, source: str = "COCO JSON data/val.json") -> dict[str, Any]:
+def on(val: object, source: str = "COCO JSON val.json", split: str = "val") -> dict[str, Any]:
     val = {"source": source, **val} if isinstance(val, dict) else val
-    return {"data": {"splits": {"val": val}}}
+    return {"data": {"splits": {split: val}}}
 
 
 @pytest.mark.parametrize(
@@ -282,6 +282,8 @@ def on(val: object, source: str = "COCO JSON data/val.json") -> dict[str, Any]:
             "the validation sets differ: boxes of WBC 170 and 0, boxes of fish 0 and 170",
         ),
         (on(VAL), {}, "the second report does not state the pictures"),
+        (on(VAL), on({**VAL, "boxes": 9}, split="test"), "the validation sets differ: boxes 1137"),
+        ({"name": "a, 87 pictures", **on(VAL)}, {"name": "a"}, "the second report does not state"),
         ({"data": "87 pictures"}, on(VAL), "the first report does not state the pictures"),
         (on(VAL), {"data": {}}, "the second report does not state the pictures"),
         (on(VAL), on(None), "the second report does not state the pictures"),
@@ -328,6 +330,9 @@ def test_benchmarks_with_other_classes_keep_no_limit_of_ap(
         ({"name": "val, 87 pictures"}, {"name": "val, 87 pictures"}),
         (on(VAL), on(VAL, "COCO JSON /elsewhere/val.json")),
         ({"name": "before", **on(VAL)}, {"name": "after", **on({"images": 87})}),
+        ({"name": "before", **on(VAL)}, on(VAL, split="test")),
+        ({"name": "a, 87 pictures"}, {"name": "a, 87 pictures", **on(VAL, split="test")}),
+        ({"name": "a, 87 pictures", **on(VAL)}, {"name": "a, 87 pictures"}),
         (on(VAL), on({**VAL, "boxes_per_class": {**VAL["boxes_per_class"], "none": 0}})),
     ],
 )

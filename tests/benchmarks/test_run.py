@@ -71,7 +71,16 @@ def test_a_model_is_measured_and_reported(tmp_path, data, capsys):
     assert row["latency_ms"]["engine"]["n"] == 600
     assert row["sha256"] == file_sha256(model)
     assert (row["certificate"]["nodes"], row["certificate"]["time"]) == ({"fp32": 3}, {"fp32": 1})
-    assert "Precision certificates" in (out / "report.md").read_text()
+    read = {"written": 2, "kept": 2, "dropped": {}, "clipped": 0, "left_out": {}}
+    assert content["data"]["splits"][data.stem] == {
+        "source": f"COCO JSON {data}, 2 images",
+        **{"images": 2, "images_without_boxes": 0, "boxes": 2, "crowd": 0, "read": read},
+        "boxes_per_class": {"red": 1, "green": 1},
+    }
+    markdown = (out / "report.md").read_text()
+    assert "Precision certificates" in markdown
+    assert f"- splits {data.stem} boxes: 2\n" in markdown
+    assert f"<td>splits {data.stem} boxes</td><td>2</td>" in (out / "report.html").read_text()
     saved = json.loads((out / row["predictions"]).read_text())
     truth = json.loads(data.read_text())
     assert coco_map(saved, truth).values == row["ap"]

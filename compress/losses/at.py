@@ -27,10 +27,8 @@ class AtConfig(MapSection):
         return At(self, student, teacher)
 
 
-class At(MapLoss):
+class At(MapLoss[AtConfig]):
     """The attention term; it has no parameters."""
-
-    config: AtConfig
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `attention`: the mean squared difference of each level, summed over levels."""

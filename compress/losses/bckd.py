@@ -44,10 +44,8 @@ class BckdConfig(LossSection):
         return Bckd(self, student, teacher)
 
 
-class Bckd(DistillationLoss):
+class Bckd(DistillationLoss[BckdConfig]):
     """A class and a box term over all locations, divided by the number of positive ones."""
-
-    config: BckdConfig
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `class` and `box`."""

@@ -146,10 +146,8 @@ class CrossKdConfig(LossSection):
         return CrossKd(self, student, teacher)
 
 
-class CrossKd(DistillationLoss):
+class CrossKd(DistillationLoss[CrossKdConfig]):
     """A class and a box term between the teacher's head on the student's maps and on its own."""
-
-    config: CrossKdConfig
 
     def __init__(self, config: CrossKdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

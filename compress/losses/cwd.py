@@ -50,10 +50,8 @@ class CwdConfig(MapSection):
         return Cwd(self, student, teacher)
 
 
-class Cwd(MapLoss):
+class Cwd(MapLoss[CwdConfig]):
     """One term on maps or class logits; maps with other channels pass through a 1x1 convolution."""
-
-    config: CwdConfig
 
     def __init__(self, config: CwdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

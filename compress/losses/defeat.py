@@ -109,10 +109,8 @@ class DeFeatConfig(RoiSection):
         ]
 
 
-class DeFeat(DistillationLoss):
+class DeFeat(DistillationLoss[DeFeatConfig]):
     """Neck, backbone and RoI classification terms, each split into objects and background."""
-
-    config: DeFeatConfig
 
     def __init__(self, config: DeFeatConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

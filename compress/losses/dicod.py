@@ -66,10 +66,8 @@ class DicodConfig(LossSection):
         return Dicod(self, student, teacher)
 
 
-class Dicod(DistillationLoss):
+class Dicod(DistillationLoss[DicodConfig]):
     """Terms `class` and `localization` of the positives; 0 without any."""
-
-    config: DicodConfig
 
     def __init__(self, config: DicodConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

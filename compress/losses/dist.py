@@ -37,10 +37,8 @@ class DistConfig(RowSection):
         return Dist(self, student, teacher)
 
 
-class Dist(RowLoss):
+class Dist(RowLoss[DistConfig]):
     """Two terms over the rows of a batch."""
-
-    config: DistConfig
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `inter` and `intra`; both are 0 without rows, `intra` also for a single row."""

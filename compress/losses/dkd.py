@@ -41,10 +41,8 @@ class DkdConfig(RowSection):
         return Dkd(self, student, teacher)
 
 
-class Dkd(RowLoss):
+class Dkd(RowLoss[DkdConfig]):
     """Two terms over the rows of a batch."""
-
-    config: DkdConfig
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `target` and `non_target`; 0 without rows."""

@@ -53,10 +53,8 @@ class DrkdConfig(LossSection):
         return Drkd(self, student, teacher)
 
 
-class Drkd(DistillationLoss):
+class Drkd(DistillationLoss[DrkdConfig]):
     """Pixel relation, instance relation and instance feature terms."""
-
-    config: DrkdConfig
 
     def __init__(self, config: DrkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

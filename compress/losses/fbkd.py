@@ -66,10 +66,8 @@ class FbkdConfig(MapSection):
         }
 
 
-class Fbkd(MapLoss):
+class Fbkd(MapLoss[FbkdConfig]):
     """Four terms; per level a non-local block for each side and adapters for the student."""
-
-    config: FbkdConfig
 
     def __init__(self, config: FbkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

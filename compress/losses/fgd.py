@@ -97,10 +97,8 @@ class FgdConfig(MapSection):
         return LevelPairs(shared.strides[:count], shared.student[:count], shared.teacher[:count])
 
 
-class Fgd(DistillationLoss):
+class Fgd(DistillationLoss[FgdConfig]):
     """Four terms, each a sum over levels; every level has its own weights."""
-
-    config: FgdConfig
 
     def __init__(self, config: FgdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

@@ -46,10 +46,8 @@ class FgfiConfig(LossSection):
         return Fgfi(self, student, teacher)
 
 
-class Fgfi(DistillationLoss):
+class Fgfi(DistillationLoss[FgfiConfig]):
     """The error at cells near objects, averaged over levels."""
-
-    config: FgfiConfig
 
     def __init__(self, config: FgfiConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

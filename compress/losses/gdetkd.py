@@ -84,10 +84,8 @@ class GDetKdConfig(RoiSection):
         return roi_weight(self.box_weight, AUTOMATIC_BOX_WEIGHT, student, teacher)
 
 
-class GDetKd(DistillationLoss):
+class GDetKd(DistillationLoss[GDetKdConfig]):
     """Feature, contrast and box terms on the regions of a batch."""
-
-    config: GDetKdConfig
 
     def __init__(self, config: GDetKdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

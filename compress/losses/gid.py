@@ -80,10 +80,8 @@ class GidConfig(LossSection):
         return Gid(self, student, teacher)
 
 
-class Gid(DistillationLoss):
+class Gid(DistillationLoss[GidConfig]):
     """Feature, relation and response terms on the general instances of a batch."""
-
-    config: GidConfig
 
     def __init__(self, config: GidConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

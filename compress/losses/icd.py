@@ -143,12 +143,10 @@ class Decoder(nn.Module):
         return self.predict(answers), looks
 
 
-class Icd(DistillationLoss):
+class Icd(DistillationLoss[IcdConfig]):
     """The imitation term, and the two auxiliary terms that train the decoder."""
 
     unweighted = frozenset({"auxiliary_confidence", "auxiliary_box"})
-
-    config: IcdConfig
 
     def __init__(self, config: IcdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

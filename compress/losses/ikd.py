@@ -105,10 +105,8 @@ class IkdConfig(LossSection):
         return Ikd(self, student, teacher)
 
 
-class Ikd(DistillationLoss):
+class Ikd(DistillationLoss[IkdConfig]):
     """The base method's terms, and `adversarial`: the pyramids' distance on shifted pictures."""
-
-    config: IkdConfig
 
     def __init__(self, config: IkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

@@ -38,10 +38,8 @@ class KlConfig(RowSection):
         return Kl(self, student, teacher)
 
 
-class Kl(RowLoss):
+class Kl(RowLoss[KlConfig]):
     """One term over the rows of a batch."""
-
-    config: KlConfig
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `class`; 0 without rows."""

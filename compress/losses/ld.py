@@ -67,10 +67,8 @@ class LdConfig(LossSection):
         return Ld(self, student, teacher)
 
 
-class Ld(DistillationLoss):
+class Ld(DistillationLoss[LdConfig]):
     """Edge terms in the main and the valuable region, and a class term in the main one."""
-
-    config: LdConfig
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `main`, `region` and `class`; 0 where there are no boxes."""

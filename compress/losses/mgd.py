@@ -40,10 +40,8 @@ class MgdConfig(MapSection):
         return Mgd(self, student, teacher)
 
 
-class Mgd(DistillationLoss):
+class Mgd(DistillationLoss[MgdConfig]):
     """One term; a generator per level, and a 1x1 convolution where the channels differ."""
-
-    config: MgdConfig
 
     def __init__(self, config: MgdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

@@ -29,10 +29,8 @@ class MseConfig(MapSection):
         return Mse(self, student, teacher)
 
 
-class Mse(DistillationLoss):
+class Mse(DistillationLoss[MseConfig]):
     """One term; a 1x1 convolution where the channels differ."""
-
-    config: MseConfig
 
     def __init__(self, config: MseConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

@@ -38,10 +38,8 @@ class PkdConfig(MapSection):
         return Pkd(self, student, teacher)
 
 
-class Pkd(MapLoss):
+class Pkd(MapLoss[PkdConfig]):
     """One term: the squared error of standardised maps."""
-
-    config: PkdConfig
 
     def __init__(self, config: PkdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

@@ -34,10 +34,8 @@ class ReviewKdConfig(MapSection):
         return ReviewKd(self, student, teacher)
 
 
-class ReviewKd(MapLoss):
+class ReviewKd(MapLoss[ReviewKdConfig]):
     """One term; a fusion block per level."""
-
-    config: ReviewKdConfig
 
     def __init__(
         self, config: ReviewKdConfig, student: DetectorSpec, teacher: DetectorSpec

@@ -32,10 +32,8 @@ class RkdConfig(MapSection):
         return Rkd(self, student, teacher)
 
 
-class Rkd(MapLoss):
+class Rkd(MapLoss[RkdConfig]):
     """The distance term; it has no parameters."""
-
-    config: RkdConfig
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002 - maps alone
         """Return `distance`, summed over levels."""

@@ -66,10 +66,8 @@ class TadfConfig(RoiSection):
         )
 
 
-class Tadf(DistillationLoss):
+class Tadf(DistillationLoss[TadfConfig]):
     """A feature term under Gaussian masks, and class and box terms on object proposals."""
-
-    config: TadfConfig
 
     def __init__(self, config: TadfConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from compress.detector import DetectorSpec
 from compress.losses.parts.levels import LevelPairs, check_levels, pair_levels
@@ -21,12 +22,13 @@ class MapSection(LossSection):
         return check_levels(student, teacher)
 
 
-class MapLoss(DistillationLoss):
+MapConfigT_co = TypeVar("MapConfigT_co", bound=MapSection, covariant=True, default=MapSection)
+
+
+class MapLoss(DistillationLoss[MapConfigT_co]):
     """The base of the losses on the maps of the finest levels; `levels` pairs them."""
 
-    config: MapSection
-
-    def __init__(self, config: MapSection, student: DetectorSpec, teacher: DetectorSpec) -> None:
+    def __init__(self, config: MapConfigT_co, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)
         self.levels = finest_pairs(student, teacher, config.levels)
 

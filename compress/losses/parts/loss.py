@@ -7,12 +7,12 @@ compares the outputs of two detectors. `Distiller` and `check_pair` use only the
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from typing_extensions import Self
+from typing_extensions import Self, TypeVar
 
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
@@ -123,11 +123,14 @@ class LossSection(Section, ABC):
         return factor
 
 
-class DistillationLoss(nn.Module, ABC):
+ConfigT_co = TypeVar("ConfigT_co", bound=LossSection, covariant=True, default=LossSection)
+
+
+class DistillationLoss(nn.Module, ABC, Generic[ConfigT_co]):
     """Weighted, named terms of one method; owns its adapters, which are trained and then dropped.
 
-    A subclass narrows `config` to its own settings class and defines `terms`. It may also override
-    `at`, `phase`, `separate`, `use_classifier`, `compared`, `disturb`, `view` and `view_terms`.
+    A subclass names its settings class in brackets and defines `terms`. It may also override `at`,
+    `phase`, `separate`, `use_classifier`, `compared`, `disturb`, `view` and `view_terms`.
 
     Attributes:
         config: the settings that built it.
@@ -139,9 +142,9 @@ class DistillationLoss(nn.Module, ABC):
     """
 
     unweighted: frozenset[str] = frozenset()
-    config: LossSection
+    config: ConfigT_co
 
-    def __init__(self, config: LossSection, student: DetectorSpec, teacher: DetectorSpec) -> None:
+    def __init__(self, config: ConfigT_co, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__()
         self.config = config
         self.weight = config.fixed_weight

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
@@ -58,10 +59,11 @@ class RowSection(RoiSection):
         return check_rows(student, teacher)
 
 
-class RowLoss(DistillationLoss):
-    """The base of the losses on rows of logits."""
+RowConfigT_co = TypeVar("RowConfigT_co", bound=RowSection, covariant=True, default=RowSection)
 
-    config: RowSection
+
+class RowLoss(DistillationLoss[RowConfigT_co]):
+    """The base of the losses on rows of logits."""
 
     def compared(self, rois: Rois) -> Tensor | None:
         """Return the proposals of objects, if only they are compared."""

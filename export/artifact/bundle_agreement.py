@@ -87,9 +87,16 @@ def check_count(artifact: Mapping[str, Any]) -> None:
     """
     count, found = artifact.get("expected_count"), len(artifact["expected"])
     least, score = artifact["min_score"], artifact["tolerance"]["score"]
-    if count is None and artifact["extra_above"] > least + score + 1e-6:
-        # Of a bundle without a count: the better half of as many boxes as NMS gives.
-        count = (artifact["nms"]["max_detections"] + 1) // 2
+    if artifact["extra_above"] > least + score + 1e-6:
+        # Where NMS gave as many boxes as it may, the better half was written.
+        half = (artifact["nms"]["max_detections"] + 1) // 2
+        if count not in (None, half):
+            raise BundleError(
+                f"{CONTENT}: extra_above is {artifact['extra_above']:g}; expected at most "
+                f"{least + score:g}, min_score and the tolerance, as {count} boxes were written "
+                "there; unpack the bundle again"
+            )
+        count = half
     if count is not None and found != count:
         raise BundleError(
             f"{CONTENT}: expected holds {found} boxes, and {count} were written there; unpack the "

@@ -16,6 +16,7 @@ from PIL import Image
 
 from export import verify
 from export.artifact import bundle_agreement, bundle_content, int8_range, stored_numbers
+from export.artifact.bundle_content import MIN_SCORE, TOLERANCES
 from export.artifact.manifest import Manifest, file_sha256, read_manifest
 from export.atomic import write_bytes, write_json, write_text
 from export.backends import BACKENDS
@@ -27,17 +28,6 @@ from export.draw import draw_boxes
 from export.engine import open_engine, place
 from export.errors import ExportError, ToolkitError
 from export.pictures.images import Images, open_photograph, to_input
-
-MIN_SCORE = 0.05  # detections below are not expected, if there are better ones
-# What the same file may differ by on another machine: kernels sum in another order, and INT8
-# kernels of processors without VNNI round otherwise.
-TOLERANCES = {
-    "fp32": {"score": 2e-3, "box_px": 0.5},
-    "fp16": {"score": 0.02, "box_px": 2.0},
-    "int8": {"score": 0.08, "box_px": 4.0},
-    "int8-trt": {"score": 0.08, "box_px": 4.0},
-    "fp8": {"score": 0.08, "box_px": 4.0},
-}
 
 
 @dataclass(frozen=True)

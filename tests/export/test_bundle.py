@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from export import verify
+from export.artifact.bundle_content import TOLERANCES
 from export.artifact.manifest import NmsSpec, read_manifest, write_manifest
 from export.backends.onnxruntime.engine import OnnxRuntimeEngine
 from export.backends.tensorrt.trtexec import trtexec_line
 from export.bundle import main
-from export.bundles.packing import TOLERANCES, bundle_artifact, pack, write_bundle
+from export.bundles.packing import bundle_artifact, pack, write_bundle
 from export.detections import Candidates, select_detections
 from export.errors import ExportError, MissingDependencyError, ToolkitError
 from export.precision.int8 import quantize_int8
@@ -363,7 +364,8 @@ def test_at_the_limit_of_boxes_the_better_half_is_expected(dynamic_model, photog
 def test_a_model_that_is_hardly_trained_is_checked_by_its_best_boxes(
     static_model, photograph, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("export.bundles.packing.MIN_SCORE", 0.9999)
+    for module in ("bundles.packing", "artifact.bundle_content"):
+        monkeypatch.setattr(f"export.{module}.MIN_SCORE", 0.9999)
     weak = write_bundle(tmp_path / "b", [static_model], photograph, name="x", threads=1)
     artifact = content(weak)["artifacts"][0]
     best = artifact["expected"][0][1]

@@ -33,8 +33,26 @@ CHANGES: dict[str, tuple[str, Callable[[Content], object]]] = {
     "nms": ("artifacts[0].nms.iou is 0.9", lambda b: b["artifacts"][0]["nms"].update(iou=0.9)),
     "precision": ("precision is", lambda b: b["artifacts"][0].update(precision="int8")),
     "one box": (
-        "expected holds 1 boxes",
-        lambda b: b["artifacts"][0].update(expected=_first(b), extra_above=2),
+        "0 of 1 expected boxes missing, 15 too many",
+        lambda b: b["artifacts"][0].update(expected=_first(b)),
+    ),
+    "any score": (
+        "tolerance.score is 1000000000.0; expected a number in 0..0.002",
+        lambda b: b["artifacts"][0]["tolerance"].update(score=1e9),
+    ),
+    "an int8 score": (
+        "tolerance.score",
+        lambda b: b["artifacts"][0]["tolerance"].update(score=0.08),
+    ),
+    "any box": (
+        "tolerance.box_px is 64; expected a number in 0..0.5",
+        lambda b: b["artifacts"][0]["tolerance"].update(box_px=64),
+    ),
+    "no score": ("min_score is 0.9", lambda b: b["artifacts"][0].update(min_score=0.9)),
+    "no extra": ("extra_above is 2;", lambda b: b["artifacts"][0].update(extra_above=2)),
+    "no extra of few": (
+        "expected at most 0.052, min_score and the tolerance",
+        lambda b: b["artifacts"][0].update(extra_above=_first(b)[0][1]),
     ),
     "a box twice": ("1 of ", lambda b: b["artifacts"][0]["expected"].extend(_first(b))),
     "count": ("expected_count is", lambda b: b["artifacts"][0].update(expected_count=True)),

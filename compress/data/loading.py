@@ -342,6 +342,9 @@ def _by_thread(assembler: Assembler, keys: Iterator[list[Key]], pin: bool) -> It
 def _by_processes(
     assembler: Assembler, keys: Iterator[list[Key]], workers: int, pin: bool
 ) -> Iterator[RawBatch]:
+    if assembler.config.color:
+        import torchvision.transforms.v2  # noqa: F401 - here, and not in every forked worker
+
     loader: DataLoader[RawBatch] = DataLoader(
         assembler,
         batch_sampler=list(keys),

@@ -142,6 +142,7 @@ def test_a_mistake_is_one_line_and_its_exit_code(tmp_path, data, capsys, make, c
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -163,6 +164,7 @@ def test_missing_data_is_a_data_error(tmp_path, capsys):
     assert "gone.json" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_loads_no_training_package():
     script = (
         "import sys, benchmarks.measure; "

@@ -19,6 +19,7 @@ def _boxes(corners: torch.Tensor) -> torch.Tensor:
     return torch.cat([low, high], dim=1)
 
 
+@pytest.mark.slow
 @given(pairs=st.lists(st.tuples(*[CORNER] * 8), min_size=1, max_size=6))
 def test_overlaps_row_by_row_are_the_diagonal_of_all_pairs(
     pairs: list[tuple[float, ...]],
@@ -30,6 +31,7 @@ def test_overlaps_row_by_row_are_the_diagonal_of_all_pairs(
     assert torch.equal(paired_iou(others, boxes), paired_iou(boxes, others))
 
 
+@pytest.mark.slow
 @given(
     distances=st.lists(st.tuples(*[DISTANCE] * 4), min_size=1, max_size=6),
     centre=st.tuples(CORNER, CORNER),

@@ -13,6 +13,7 @@ CONFIG: TypeAdapter[DetectorConfig] = TypeAdapter(DetectorConfig)
 BACKBONE = {"type": "slim_resnet", "stem": 16, "widths": [16, 32, 48, 64]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "least", "most"),
     [

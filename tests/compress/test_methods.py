@@ -48,6 +48,7 @@ def classifier_for(config: Any) -> dict[str, Any]:
     return {"classifier": type(wanted).model_validate(small).build(CLASSES)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", families())
 @pytest.mark.parametrize("name", METHODS)
 def test_every_yes_cell_takes_a_training_step(name: str, family: str) -> None:
@@ -159,6 +160,7 @@ def test_a_page_holds_the_facts_and_settings_that_a_recipe_takes(name: str, tmp_
     assert METHODS[method.name].model_validate_json(json.dumps(read)) == example(method.name)
 
 
+@pytest.mark.slow
 def test_a_page_shows_comments_and_measurements(tmp_path, capsys) -> None:
     assert main(["defeat"]) == 0
     shown = capsys.readouterr().out

@@ -284,6 +284,7 @@ def test_every_number_of_a_recipe_has_two_bounds() -> None:
     assert [name for name in unbounded if not name.startswith("Recipe.gates")] == []
 
 
+@pytest.mark.slow
 def test_weights_are_looked_into_at_check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -318,6 +319,7 @@ def test_weights_are_looked_into_at_check(
             assert told.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_model_larger_than_the_machine_is_told_before_it_is_built(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

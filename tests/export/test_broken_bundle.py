@@ -14,6 +14,7 @@ from tests.export.test_engine import with_weights
 from tests.export.tiny import canvases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copy", [False, True], ids=["of the package", "of the bundle"])
 def test_broken_weights_are_named(static_model, capsys, tmp_path, copy):
     picture = canvases(1)[0]

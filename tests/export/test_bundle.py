@@ -92,6 +92,7 @@ def test_a_bundle_holds_what_a_device_needs_and_lists_every_file(made):
     assert (made / "verify.py").read_bytes() == Path(verify.__file__).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_bundle_is_verified_with_only_numpy_and_the_runtime(bundle):
     """In an interpreter that finds none of our packages."""
     script = (
@@ -298,6 +299,7 @@ def test_a_bundle_predicts_on_own_photographs(made, photograph, tmp_path, capsys
     assert predict_main([str(made), str(photograph), "--artifact", "x", "--out", str(out)]) == 6
 
 
+@pytest.mark.slow
 def test_the_command_line_packs(static_model, photograph, tmp_path, capsys):
     out = tmp_path / "packed"
     arguments = [str(static_model), "--golden", str(photograph), "--out", str(out)]
@@ -377,6 +379,7 @@ def test_every_precision_has_a_tolerance():
     assert set(TOLERANCES) >= {"fp32", "fp16", "int8", "int8-trt", "fp8"}
 
 
+@pytest.mark.slow
 def test_an_fp8_file_is_checked_and_older_gpus_still_get_the_other_engines(
     dynamic_model, photograph, tmp_path
 ):

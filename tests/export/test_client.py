@@ -93,6 +93,7 @@ def require_same(theirs: Found, ours: Detections, name: str) -> None:
         assert iou(np.array(box), own[None])[0] >= 0.99, name
 
 
+@pytest.mark.slow
 def test_the_client_finds_what_predict_finds_on_every_kind_of_picture(bundle, tmp_path):
     for name, save in PICTURES.items():
         save(tmp_path / name)
@@ -125,6 +126,7 @@ def test_the_readme_states_sizes_thresholds_and_where_nms_is(bundle):
     assert "Note on" not in text
 
 
+@pytest.mark.slow
 def test_the_client_measures_the_ap_of_evaluation_on_large_jpegs(bundle, tmp_path):
     """Objects are moved detections of the first model, so that AP is far from 0 and from 1."""
     rng = np.random.default_rng(0)

@@ -4,6 +4,7 @@ from random import Random
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -128,6 +129,7 @@ def test_fewer_detections_are_the_first_of_more(scene: Scene, limit: float, at_m
     assert _same(few, _rows(all_of_them, slice(at_most)))
 
 
+@pytest.mark.slow
 @given(scene=scenes(), limit=LIMIT, threshold=st.floats(0.125, 0.875, allow_subnormal=False))
 def test_a_threshold_before_nms_is_one_after_it(
     scene: Scene, limit: float, threshold: float
@@ -143,6 +145,7 @@ def test_the_matrix_of_overlaps_is_that_of_the_pairs(scene: Scene, limit: float)
     assert (found == (same & (_iou(scene.boxes) > limit))).all()
 
 
+@pytest.mark.slow
 @given(
     scene=scenes(most=8),
     photo=st.tuples(st.integers(1, 400), st.integers(1, 400)),

@@ -161,6 +161,7 @@ def test_cuda_never_falls_back_to_the_cpu(static_model):
         pass
 
 
+@pytest.mark.slow
 def test_the_device_side_loads_no_heavy_package():
     script = (
         "import sys, export.engine, export.predict, export.build\n"

@@ -84,6 +84,7 @@ def test_the_exit_code_of_a_command_is_kept(tmp_path: Path, capsys) -> None:
     assert main(["predict", str(tmp_path / "none.onnx"), str(ROOT)]) == 6
 
 
+@pytest.mark.slow
 def test_a_run_and_a_packed_bundle_are_taken_for_what_is_in_them(tmp_path: Path, capsys) -> None:
     run = tmp_path / "run"
     model = write_model(run / "export" / "seed0-student-fp32" / "model.onnx")

@@ -205,6 +205,7 @@ def test_a_drawn_result_differs_from_the_picture_at_the_box_alone(
     assert (result.pixels() == pixels()).all()
 
 
+@pytest.mark.slow
 def test_a_result_becomes_detections_of_supervision(model: Path) -> None:
     supervision = pytest.importorskip("supervision", exc_type=ImportError)
     (result,) = slimdet.load(model).predict(pixels())
@@ -285,6 +286,7 @@ def test_a_model_is_evaluated_on_labelled_pictures(model: Path, data: Path) -> N
     assert 0 < found.values["AP"] <= 1
 
 
+@pytest.mark.slow
 def test_loading_and_predicting_needs_no_torch(model: Path, picture: Path) -> None:
     code = (
         "import sys, slimdet\n"

@@ -38,6 +38,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
         slimdet.train  # noqa: B018
 
 
+@pytest.mark.slow
 def test_importing_slimdet_loads_nothing_else_and_loading_models_no_torch() -> None:
     code = (
         "import sys, slimdet\n"

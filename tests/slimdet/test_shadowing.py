@@ -31,6 +31,7 @@ def executed(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*.executed")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", [False, True], ids=["files", "packages"])
 def test_the_command_works_beside_modules_of_the_same_names(tmp_path: Path, package: bool) -> None:
     folder = own(tmp_path / "own", *PACKAGES, package=package)
@@ -106,6 +107,7 @@ def test_a_run_of_the_gain_study_finds_what_the_study_has_found(tmp_path: Path) 
     assert executed(folder) == []
 
 
+@pytest.mark.slow
 def test_a_process_that_measures_latency_finds_what_its_parent_has_found(tmp_path: Path) -> None:
     folder = own(tmp_path / "own", *PACKAGES)
     starts = tmp_path / "starts.py"
@@ -119,6 +121,7 @@ def test_a_process_that_measures_latency_finds_what_its_parent_has_found(tmp_pat
     assert executed(folder) == []
 
 
+@pytest.mark.slow
 def test_a_module_of_the_users_does_not_replace_a_library_of_python_m_slimdet(
     tmp_path: Path,
 ) -> None:

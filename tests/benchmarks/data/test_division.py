@@ -122,6 +122,7 @@ def test_augmented_copies_from_roboflow_stay_together(tmp_path: Path, seed: int)
     assert {"val"} in of_photo
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_an_added_picture_moves_few_others(tmp_path: Path, seed: int) -> None:
     before = _by_name(divide(_pool(tmp_path, _many(200)), tmp_path, 0.2, 0.0, seed))
@@ -215,6 +216,7 @@ def _one_sided(pictures: list[frozenset[int]], held: set[int]) -> set[int]:
 TWO_MOVES = [frozenset({1}), frozenset({1, 4}), frozenset({3}), frozenset({3, 4})]
 
 
+@pytest.mark.slow
 @given(pictures=SETS, share=st.sampled_from([0.1, 0.3, 0.5, 0.8]))
 @example(pictures=TWO_MOVES, share=0.1)  # moving a picture of 4 parts 1 or 3, until a second moves
 def test_a_class_is_on_both_sides_wherever_some_division_can_have_it(

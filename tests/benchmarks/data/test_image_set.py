@@ -229,6 +229,7 @@ def test_a_subset_keeps_its_order_and_has_its_own_fingerprint(tmp_path: Path) ->
     pickle.dumps(part)
 
 
+@pytest.mark.slow
 @pytest.mark.photographs
 def test_the_judge_gives_full_marks_to_the_ground_truth_itself(photographs: Path) -> None:
     cocoeval = pytest.importorskip("pycocotools.cocoeval")

@@ -97,6 +97,7 @@ def _write_coco(root: Path, some: list[Photo]) -> None:
 WRITERS = {"yolo": _write_yolo, "voc": _write_voc, "coco": _write_coco}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fmt", WRITERS)
 @settings(max_examples=20)
 @given(some=SETS)
@@ -119,6 +120,7 @@ def test_what_was_written_is_read_back(fmt: str, some: list[Photo]) -> None:
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(some=SETS)
 def test_a_set_written_as_coco_ground_truth_reads_as_the_same_set(some: list[Photo]) -> None:
@@ -140,6 +142,7 @@ def _content(images: ImageSet) -> tuple[object, ...]:
 NUMBER = st.floats(-30, 60, width=32, allow_subnormal=False) | st.integers(-30, 60).map(float)
 
 
+@pytest.mark.slow
 @given(
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     boxes=st.lists(st.tuples(NUMBER, NUMBER, NUMBER, NUMBER), max_size=6),
@@ -166,6 +169,7 @@ OTHER = st.sampled_from(["1.6", "9", "nan", "inf", "cat"])
 NUMBERS = st.lists(FRACTION, min_size=4, max_size=4) | st.lists(FRACTION | OTHER, max_size=7)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(words=st.builds(lambda label, numbers: [label, *numbers], CLASS, NUMBERS))
 @example(words=["3", "0.5", "0.5", "0.25", "0.25"])

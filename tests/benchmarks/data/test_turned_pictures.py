@@ -77,6 +77,7 @@ def pictures(draw: st.DrawFn) -> tuple[int, int, int, Box]:
     return draw(st.integers(1, 8)), width, height, box
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(picture=pictures())
 def test_a_box_turned_with_its_picture_covers_the_same_pixels(

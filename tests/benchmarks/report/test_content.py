@@ -7,6 +7,8 @@ from pydantic import ValidationError
 
 from benchmarks.accuracy.coco_map import COCO_NAMES
 from benchmarks.report.content import complete, render_report, write_report
+from benchmarks.report.html import html_page
+from benchmarks.report.markdown import markdown_page
 from benchmarks.report.plots import pareto_front
 from benchmarks.report.samples import sample_grid, sample_pictures
 from benchmarks.report.schema import Gain, Picture, ReportData, ReportRow, Speed, TrainingRun
@@ -44,18 +46,26 @@ def report(*rows: ReportRow, **fields) -> ReportData:
 GAIN = Gain(ap=0.1, ci95=(0.08, 0.12), seeds=3, verdict="proven", per_seed=(0.1, 0.09, 0.11))
 
 
-def written(data: ReportData, folder: Path) -> tuple[dict[str, Any], str, str]:
+def pages(data: ReportData, folder: Path) -> tuple[dict[str, Any], str, str]:
+    """Return report.json, Markdown and HTML without their plots, which take a second."""
+    data = complete(data)
+    content = data.model_dump(mode="json", by_alias=True)
+    return content, markdown_page(data, [], folder), html_page(data, [], folder)
+
+
+def written(data: ReportData, folder: Path) -> tuple[str, str]:
+    """Write a whole report and return its Markdown and HTML."""
     page = write_report(data, folder)
     assert page == folder / "report.html"
-    content = json.loads((folder / "report.json").read_text())
-    return content, (folder / "report.md").read_text(), page.read_text()
+    return (folder / "report.md").read_text(), page.read_text()
 
 
 def test_report_json_has_the_keys_of_the_contract(tmp_path):
     with BrightEngine() as engine:
         timing = measure({"only": engine}, bright_set(), SHORT)["only"]
     timed = row("student", 0.6, latency=timing.latency_ms)
-    content, _, _ = written(report(timed, gain=GAIN), tmp_path)
+    written(report(timed, gain=GAIN), tmp_path)
+    content = json.loads((tmp_path / "report.json").read_text())
     assert content["schema"] == 1
     assert {"name", "environment", "training", "gain", "rows"} <= set(content)
     assert {"ap", "ci95", "seeds", "verdict"} <= set(content["gain"])
@@ -89,7 +99,7 @@ def test_pages_are_drawn_from_report_json_alone(tmp_path):
         data={"train": {"images": 3, "dropped": {}}},
         notes=("a remark",),
     )
-    _, markdown, html = written(data, tmp_path)
+    markdown, html = written(data, tmp_path)
     plots = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert plots == [
         *("ap_curves.png", "latency_ap.png", "losses.png", "per_class.png", "waterfall.png"),
@@ -105,7 +115,7 @@ def test_the_html_is_one_file_without_anything_from_elsewhere(tmp_path):
     images = bright_set(3)
     sheet = sample_grid(images, sample_pictures(images), {"student": []}, 0.25, tmp_path / "s.png")
     picture = Picture(path=sheet.name, caption="three pictures")
-    _, markdown, html = written(report(pictures=(picture,)), tmp_path)
+    markdown, html = written(report(pictures=(picture,)), tmp_path)
     assert html.count("data:image/png;base64,") == 2  # the waterfall and the sheet
     assert "http" not in html
     assert "<script" not in html
@@ -113,27 +123,27 @@ def test_the_html_is_one_file_without_anything_from_elsewhere(tmp_path):
 
 
 def test_names_cannot_break_the_page(tmp_path):
-    _, _, html = written(report(), tmp_path)
+    _, _, html = pages(report(), tmp_path)
     assert "a &lt;b&gt;run&lt;/b&gt;" in html
     assert "<b>run" not in html
 
 
 def test_a_proven_gain_is_the_headline_with_its_interval(tmp_path):
-    _, markdown, html = written(report(gain=GAIN), tmp_path)
+    _, markdown, html = pages(report(gain=GAIN), tmp_path)
     for page in (markdown, html):
         assert "+10.0 AP [+8.0, +12.0] over 3 seeds: proven" in page
 
 
 def test_one_seed_is_not_proven_in_the_headline(tmp_path):
     gain = Gain(ap=0.1, ci95=None, seeds=1, verdict="not proven (one seed)")
-    _, markdown, _ = written(report(gain=gain), tmp_path)
+    _, markdown, _ = pages(report(gain=gain), tmp_path)
     assert "**Gain by distillation: +10.0 AP, not proven.**" in markdown
     assert "on 1 seed: not proven (one seed)" in markdown
 
 
 def test_a_teacher_below_the_baseline_is_the_first_warning(tmp_path):
     rows = (row("teacher", 0.4), row("baseline", 0.5), row("student", 0.6))
-    content, markdown, html = written(report(*rows), tmp_path)
+    content, markdown, html = pages(report(*rows), tmp_path)
     warning = "The teacher (40.0 AP) measured below the baseline (50.0 AP)"
     assert content["warnings"][0].startswith(warning)
     assert markdown.splitlines()[2].startswith(f"> **Warning.** {warning}")
@@ -141,7 +151,7 @@ def test_a_teacher_below_the_baseline_is_the_first_warning(tmp_path):
 
 
 def test_without_problems_there_is_no_warning(tmp_path):
-    content, _, _ = written(report(gain=GAIN), tmp_path)
+    content, _, _ = pages(report(gain=GAIN), tmp_path)
     assert content["warnings"] == []
 
 
@@ -151,7 +161,7 @@ def test_without_problems_there_is_no_warning(tmp_path):
 )
 def test_an_export_that_costs_accuracy_is_warned_of(tmp_path, precision, ap, warned):
     exported = row("student", ap, backend="onnxruntime", precision=precision)
-    content, _, _ = written(report(row("student", 0.6), exported), tmp_path)
+    content, _, _ = pages(report(row("student", 0.6), exported), tmp_path)
     assert bool(content["warnings"]) is warned
 
 
@@ -188,7 +198,7 @@ def test_noisy_timings_are_warned_of_and_every_reason_is_named_once(tmp_path):
     rows[1] = rows[1].model_copy(
         update={"precision": "int8", "verdict": f"{rows[1].verdict}; SM clock moved by 4%"}
     )
-    content, markdown, _ = written(report(*rows), tmp_path)
+    content, markdown, _ = pages(report(*rows), tmp_path)
     assert "unreliable in 2 of 2 rows" in content["warnings"][0]
     assert "Unreliable timing: load average up to 4.2 on 2 cores (all rows)." in markdown
     assert "Unreliable timing: SM clock moved by 4% (student torch int8)." in markdown
@@ -204,7 +214,7 @@ def test_a_ratio_of_unreliable_timings_decides_nothing(tmp_path):
         ("valid", "9.00\u00d7", "torch fp32: faster"),
         ("throttled: hot", "undecided", "the timing is throttled, so nothing is decided"),
     ):
-        _, markdown, _ = written(
+        _, markdown, _ = pages(
             report(
                 row("teacher", 0.7, verdict=verdict, latency=timed(1, 1, 1)),
                 row("student", 0.6, backend="onnxruntime", precision="int8"),
@@ -221,13 +231,13 @@ def test_a_speed_ratio_whose_interval_holds_one_is_no_change(tmp_path):
         model="student", reference="teacher", scope="engine", ratio=1.02, ci95=(0.9, 1.1),
         verdict="no change",
     )  # fmt: skip
-    _, markdown, _ = written(report(speed=(speed,)), tmp_path)
+    _, markdown, _ = pages(report(speed=(speed,)), tmp_path)
     assert "**Speed, model with copies: no change.**" in markdown
     assert "1.02 [0.90, 1.10] times as fast" in markdown
 
 
 def test_what_was_not_measured_is_n_a_and_not_a_number(tmp_path):
-    _, markdown, _ = written(report(row("student", 0.6)), tmp_path)
+    _, markdown, _ = pages(report(row("student", 0.6)), tmp_path)
     line = next(line for line in markdown.splitlines() if line.startswith("| student"))
     assert line.split(" | ")[6:12] == ["n/a", "203 k", "n/a", "n/a", "n/a", "n/a"]
 

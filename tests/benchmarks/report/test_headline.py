@@ -19,7 +19,7 @@ from benchmarks.report.tables import (
     throughput_table,
 )
 from tests.benchmarks.accuracy.test_coco_map import random_case
-from tests.benchmarks.report.test_content import report, row, written
+from tests.benchmarks.report.test_content import pages, report, row
 
 
 def latency(p50: float) -> dict[str, object]:
@@ -112,7 +112,7 @@ LUCK = {"ap": -0.06, "ci95": (-0.09, -0.02), "samples": 200}
 def test_the_first_line_says_who_won_at_equal_time_or_that_nothing_is_decided(
     tmp_path: Path, gain: Gain, first: str
 ) -> None:
-    content, markdown, html = written(report(*ROWS, gain=gain), tmp_path)
+    content, markdown, html = pages(report(*ROWS, gain=gain), tmp_path)
     assert content["headline"].startswith(first)
     assert markdown.splitlines()[2].startswith(first)
     assert html.index('class="headline"') < html.index('class="tile')
@@ -121,7 +121,7 @@ def test_the_first_line_says_who_won_at_equal_time_or_that_nothing_is_decided(
 def test_ap_of_several_seeds_is_their_mean_and_deviation(tmp_path: Path) -> None:
     seeds = exported("student", 0.599, name="seed0-student", seed_aps=(0.599, 0.5, 0.4))
     other = exported("student", 0.595, "int8", name="seed0-student")
-    _, markdown, _ = written(report(ROWS[0], seeds, other, gain=PROVEN), tmp_path)
+    _, markdown, _ = pages(report(ROWS[0], seeds, other, gain=PROVEN), tmp_path)
     # mean (59.9 + 50 + 40) / 3, deviation sqrt((9.93^2 + 0.03^2 + 9.97^2) / 2)
     assert "| student | onnxruntime | fp32 | 50.0 \u00b1 10.0 |" in markdown
     assert "| student | onnxruntime | int8 | 59.5 (seed 0) |" in markdown
@@ -238,7 +238,7 @@ def test_an_unmeasured_batch_is_marked_as_not_measured() -> None:
 
 
 def test_the_three_files_carry_the_same_facts(tmp_path) -> None:
-    content, markdown, html = written(report(*ROWS), tmp_path)
+    content, markdown, html = pages(report(*ROWS), tmp_path)
     assert json.loads(json.dumps(content)) == content
     for fact in (
         content["headline"],

@@ -38,6 +38,7 @@ def test_methods_on_proposals_have_a_row_for_each_source_of_them() -> None:
     assert base["type"] == "defeat"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kl", "kl, roi_source: student", "ikd", "dicod"])
 def test_a_step_and_its_floor_can_be_taken(name: str) -> None:
     student, teacher = small_detector("faster_rcnn"), small_detector("faster_rcnn")

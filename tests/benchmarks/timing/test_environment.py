@@ -3,6 +3,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from benchmarks.timing.environment import environment, usable_cores
 
 
@@ -14,6 +16,7 @@ def test_the_machine_is_described_as_json():
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
 
+@pytest.mark.slow
 def test_describing_the_machine_loads_no_heavy_package():
     script = (
         "import sys; from benchmarks.timing.environment import environment; environment(); "

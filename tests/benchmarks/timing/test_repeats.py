@@ -121,6 +121,7 @@ def test_a_model_is_measured_in_fresh_processes(tmp_path, data, capsys):
     assert "p50 is the median of 2 processes" in (tmp_path / "report" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_failing_process_prints_its_reason_once(data):
     images, config = read_coco(data), BenchmarkConfig(repeats=2)
     missing = partial(open_engine, data.parent / "gone.onnx")
@@ -130,6 +131,7 @@ def test_a_failing_process_prints_its_reason_once(data):
     assert heard == ["latency in process 1 of 2"]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_said_to_have_died(data):
     dies = partial(os._exit, 9)  # as one that the system killed for memory: nothing is answered
     with pytest.raises(ToolkitError, match=r"died \(exit code 9\); .* set repeats to 1"):
@@ -141,6 +143,7 @@ def _names_blocked_signals() -> BrightEngine:
     raise ToolkitError(" ".join(sorted(number.name for number in map(signal.Signals, blocked))))
 
 
+@pytest.mark.slow
 def test_signals_to_all_processes_are_left_to_the_one_that_asks(data):
     openers = {"one": _names_blocked_signals}
     with pytest.raises(ToolkitError, match="SIGHUP SIGINT SIGTERM"):
@@ -182,6 +185,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_process_does_not_outlive_the_one_that_asked(tmp_path, data):
     script, pid = tmp_path / "ask.py", tmp_path / "pid"
     script.write_text(ASKING.format(pid=pid, data=data))

@@ -1,6 +1,7 @@
 """A picture and its boxes are changed together, whatever the picture and the change."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +46,7 @@ def test_a_box_stays_around_its_object(sample: Sample, config: AugmentConfig, se
     assert (changed.pixels[outside] == FILL).all()
 
 
+@pytest.mark.slow
 @given(sample=samples(), config=CHANGES, seed=st.integers(0, 1000))
 def test_a_mosaic_keeps_boxes_in_the_canvas_and_around_white(
     sample: Sample, config: AugmentConfig, seed: int

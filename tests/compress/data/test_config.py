@@ -347,6 +347,7 @@ def test_drawn_pictures_without_labels_are_those_of_the_split_and_no_object_is_p
     assert (data.unlabeled.draw(3) == left.draw(3)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.photographs
 def test_the_photographs_open_with_no_more_than_their_root(photographs: Path) -> None:
     for name, train, val in (("bccd", 205, 87), ("aquarium", 448, 127), ("coco128", 96, 32)):

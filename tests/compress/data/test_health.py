@@ -120,6 +120,7 @@ def test_boxes_of_the_first_drawings_alone_are_counted() -> None:
     assert len(health.leaks["train and val"]) == 200
 
 
+@pytest.mark.slow
 @pytest.mark.photographs
 def test_the_photographs_have_no_leaks(photographs: Path) -> None:
     health = data_health(FolderConfig(root=photographs / "bccd", image_size=(256, 320)).open())

@@ -75,6 +75,7 @@ def test_an_epoch_shows_every_picture_once_and_the_next_one_in_another_order() -
     assert ids[0] + ids[1] != ids[2] + ids[3]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_sees_the_same_batches() -> None:
     data = _drawn()
     whole = _batches(data, steps=7)
@@ -113,6 +114,7 @@ def test_worker_processes_change_nothing(tmp_path: Path) -> None:
     assert all(_same(a, b) for a, b in zip(alone, spread, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_workers_go_on_when_all_processes_of_a_command_are_told_to_end(tmp_path: Path) -> None:
     data = FolderConfig(root=write_coco_root(tmp_path, 6), image_size=32).open()

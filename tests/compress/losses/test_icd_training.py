@@ -62,6 +62,7 @@ def fit(live: Path, feed=batches) -> tuple[Distiller, Trained]:
     return objective, train(job)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     whole, trained = fit(tmp_path / "whole")
     with pytest.raises(CutError):

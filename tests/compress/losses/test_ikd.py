@@ -126,6 +126,7 @@ def test_the_base_methods_terms_keep_their_names_and_its_weight():
         torch.testing.assert_close(term, 6 * own[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_disturbs_a_real_teacher_and_leaves_no_gradient_in_it(family):
     teacher = small_detector(family)
@@ -160,6 +161,7 @@ def suits(config, student, teacher) -> bool:
     return not check_pair(student.spec, teacher.spec, [config])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", sorted(loss_settings().keys() - {"ikd"}))
 def test_every_other_method_takes_a_training_step_as_its_base(base):
     config = ikd(base={"type": base}, iterations=1)
@@ -182,6 +184,7 @@ def test_every_other_method_takes_a_training_step_as_its_base(base):
     assert all(parameter.isfinite().all() for parameter in objective.parameters())
 
 
+@pytest.mark.slow
 def test_shifted_pictures_are_worse_for_the_teacher_than_noise_of_the_same_size():
     teacher = small_detector("gfl")
     objective = Distiller(small_detector("gfl"), teacher, [ikd()]).train()

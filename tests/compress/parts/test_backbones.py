@@ -10,6 +10,7 @@ from export.errors import RecipeError
 ALL = (4, 8, 16, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "channels"),
     [

@@ -155,6 +155,7 @@ def imagenet_like(tmp_path: Path) -> Path:
     return tmp_path / "resnet18.pth"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
 def test_a_classifiers_file_fills_a_backbone(tmp_path, norm):
     file = imagenet_like(tmp_path)
@@ -178,6 +179,7 @@ def test_a_detectors_own_file_fills_a_backbone(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_another_backbones_file_is_refused(tmp_path):
     file = imagenet_like(tmp_path)
     with pytest.raises(RecipeError, match="not the weights of this backbone"):

@@ -23,6 +23,7 @@ def students_of(run: Run) -> StudentTraining:
     return StudentTraining(run, [(teacher, teacher.build(0)) for teacher in run.teachers], None)
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_distilled_step_is_measured_once_and_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,6 +52,7 @@ def test_the_cost_of_a_distilled_step_is_measured_once_and_kept(
     assert students_of(run).equal_time().ratio == 7.5
 
 
+@pytest.mark.slow
 def test_losses_that_rest_for_a_part_of_the_run_cost_nothing_there(tmp_path: Path) -> None:
     run = opened_smoke(tmp_path, EQUAL_TIME, HALF)
     run.home.mkdir()

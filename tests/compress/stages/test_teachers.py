@@ -169,6 +169,7 @@ def test_a_later_stage_begins_where_the_one_before_ended(tmp_path: Path) -> None
         torch.testing.assert_close(after[name], value, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_check_plans_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = str(write_smoke(tmp_path))
     command = [recipe, "--check", "--json", "--runs", str(tmp_path / "r"), SECOND, DICOD]
@@ -221,6 +222,7 @@ def test_a_class_that_the_data_lacks_gets_an_id_that_it_has_not(tmp_path: Path) 
     assert len({*ids, *data.category_ids}) == len(data.category_ids) + 2
 
 
+@pytest.mark.slow
 def test_inheriting_leaves_rows_of_other_classes_alone(tmp_path: Path) -> None:
     run = opened_smoke(
         tmp_path,
@@ -305,6 +307,7 @@ def test_a_classifier_teaches_beside_a_teacher_that_lacks_classes(tmp_path: Path
     )
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_once_and_measured_on_the_validation_crops(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

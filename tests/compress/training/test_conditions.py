@@ -46,6 +46,7 @@ def test_equal_conditions_are_noted_once(tmp_path: Path) -> None:
     assert changes(trained.conditions) == []
 
 
+@pytest.mark.slow
 def test_another_count_of_threads_is_told_and_kept(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     cut_at(5, tmp_path)

@@ -42,6 +42,7 @@ def test_a_separate_module_moves_by_its_own_rate_and_leaves_the_student_alone(
     assert aided.aid.weight.item() == pytest.approx(1 - 0.15, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_separate_optimiser_resumes_as_if_it_had_not_been_cut(tmp_path: Path) -> None:
     whole, first, resumed = (Aided(clip=0.01) for _ in range(3))
     fit(tmp_path / "whole", objective=whole, clip=None)
@@ -79,6 +80,7 @@ class Idle(Small):
         }
 
 
+@pytest.mark.slow
 def test_a_watched_term_that_is_zero_for_fifty_steps_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(DivergedError) as caught:
         fit(tmp_path, objective=Idle(alive=1000), steps=60)
@@ -87,6 +89,7 @@ def test_a_watched_term_that_is_zero_for_fifty_steps_stops_the_run(tmp_path: Pat
     assert "pictures 490, 491; maps of 2 pictures are fine" in message
 
 
+@pytest.mark.slow
 def test_a_term_that_has_a_value_now_and_then_does_not(tmp_path: Path) -> None:
     assert fit(tmp_path, objective=Idle(alive=40), steps=100).steps == 100
 

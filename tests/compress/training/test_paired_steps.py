@@ -63,6 +63,7 @@ def job(objective: Objective, tmp_path: Path) -> TrainJob:
     )
 
 
+@pytest.mark.slow
 def test_the_ratio_is_that_of_processor_time_and_waiting_costs_nothing(tmp_path: Path) -> None:
     plain, taught = Costly(busy_ms=8.0, waits_ms=16.0), Costly(busy_ms=24.0)
     samples = time_in_turns(job(plain, tmp_path), job(taught, tmp_path), [Part(7, 100)])

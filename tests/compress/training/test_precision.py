@@ -59,6 +59,7 @@ def test_without_bf16_arithmetic_nothing_is_timed(tmp_path: Path) -> None:
     assert json.loads(record.read_text()) == {"precision": chosen[0], "why": chosen[1]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slow", "expected"), [(torch.float32, "bf16-mixed"), (torch.bfloat16, "32-true")]
 )

@@ -132,6 +132,7 @@ GOOD = graph(
 ).SerializeToString()
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(place=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255), cut=st.booleans())
 def test_a_damaged_file_gives_a_sentence_or_nothing(place: int, byte: int, cut: bool) -> None:

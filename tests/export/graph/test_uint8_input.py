@@ -47,6 +47,7 @@ def test_tensorrt_in_onnx_runtime_is_given_the_shapes_of_bytes(uint8_model):
     assert engine._profile() == ("images:1x32x32x3", "images:1x32x32x3", "images:4x32x32x3")
 
 
+@pytest.mark.slow
 def test_other_precisions_and_nms_are_made_of_it_too(uint8_model, tmp_path):
     put_nms_inside(uint8_model, "matrix", canvases(2))
     half = cast_half(uint8_model, canvases(2), tmp_path / "half")

@@ -74,6 +74,7 @@ def test_a_full_disk_is_bad(capsys, monkeypatch):
     assert "make room" in found["disk"][1]
 
 
+@pytest.mark.slow
 def test_a_recipe_is_looked_at_for_its_data(capsys):
     recipe = ROOT / "recipes" / "quickstart.yaml"
     assert main([str(recipe), "--json"]) == 0

@@ -42,6 +42,7 @@ def test_a_check_times_nothing_and_still_says_steps_parameters_and_memory(
     assert said["time"].startswith("training time: not estimated (--estimate times ")
 
 
+@pytest.mark.slow
 def test_what_a_teachers_own_data_holds_and_leaves_out_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

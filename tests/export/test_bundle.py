@@ -69,6 +69,7 @@ def rewrite(bundle: Path, change) -> None:
     (bundle / "bundle.json").write_text(json.dumps(found))
 
 
+@pytest.mark.slow
 def test_a_bundle_holds_what_a_device_needs_and_lists_every_file(made):
     files = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
     assert content(made)["files"].keys() == files - {"bundle.json"}
@@ -276,6 +277,7 @@ def test_triton_is_told_shapes_and_types(made):
     assert "dims: [ 1, 16, 4 ]" in text
 
 
+@pytest.mark.slow
 def test_the_archive_unpacks_to_the_same_bundle_and_has_the_same_bytes(made, tmp_path):
     archive = made.with_name("bundle.tar.gz")
     with tarfile.open(archive) as packed:
@@ -351,6 +353,7 @@ def test_a_golden_picture_must_have_something_in_it(
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_at_the_limit_of_boxes_the_better_half_is_expected(dynamic_model, photograph, tmp_path):
     model = Path(shutil.copytree(dynamic_model.parent, tmp_path / "m")) / "model.onnx"
     manifest = read_manifest(model.with_suffix(".json"))
@@ -363,6 +366,7 @@ def test_at_the_limit_of_boxes_the_better_half_is_expected(dynamic_model, photog
     assert verify.main([str(folder), "--json"]) == 0
 
 
+@pytest.mark.slow
 def test_a_model_that_is_hardly_trained_is_checked_by_its_best_boxes(
     static_model, photograph, tmp_path, monkeypatch
 ):

@@ -109,6 +109,7 @@ def test_the_client_finds_what_predict_finds_on_every_kind_of_picture(bundle, tm
     assert seen > 4 * len(PICTURES)
 
 
+@pytest.mark.slow
 def test_the_golden_photograph_gives_the_golden_input_to_the_byte(bundle):
     golden = np.load(io.BytesIO((bundle / "golden/input.npy").read_bytes()))
     photograph = picture(bundle / "golden/photograph.png")

@@ -107,6 +107,7 @@ def test_boxes_beyond_one_chunk_are_compared_with_those_before(
     assert kept == _oracle(many, limit)
 
 
+@pytest.mark.slow
 @given(scene=scenes(), limit=LIMIT, order=st.randoms(use_true_random=False))
 def test_the_order_of_the_candidates_does_not_matter(
     scene: Scene, limit: float, order: Random
@@ -117,12 +118,14 @@ def test_the_order_of_the_candidates_does_not_matter(
     assert _same(_select(scene, limit), _select(shuffled, limit))
 
 
+@pytest.mark.slow
 @given(scene=scenes(), limit=LIMIT)
 def test_nms_of_what_it_kept_keeps_all(scene: Scene, limit: float) -> None:
     once = _select(scene, limit)
     assert _same(once, _select(Scene(once.boxes, once.scores, once.labels), limit))
 
 
+@pytest.mark.slow
 @given(scene=scenes(), limit=LIMIT, at_most=st.integers(1, 6))
 def test_fewer_detections_are_the_first_of_more(scene: Scene, limit: float, at_most: int) -> None:
     few, all_of_them = _select(scene, limit, at_most), _select(scene, limit)
@@ -138,6 +141,7 @@ def test_a_threshold_before_nms_is_one_after_it(
     assert _same(before, _rows(everything, everything.scores > threshold))
 
 
+@pytest.mark.slow
 @given(scene=scenes(most=10), limit=LIMIT)
 def test_the_matrix_of_overlaps_is_that_of_the_pairs(scene: Scene, limit: float) -> None:
     found = overlapping(scene.boxes, scene.labels, limit)

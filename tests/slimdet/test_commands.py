@@ -23,6 +23,7 @@ SLOW = {"numpy", "pydantic", "PIL", "yaml", "rich", "torch", "onnx", "onnxruntim
 LOADS = {"verify": {"numpy"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_a_command_names_it_and_loads_nothing_slow(name: str) -> None:
     code = (

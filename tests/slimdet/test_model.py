@@ -228,6 +228,7 @@ def test_a_result_becomes_coco_results(model: Path) -> None:
     assert found["score"] == pytest.approx(0.9)
 
 
+@pytest.mark.slow
 def test_the_model_s_folder_and_a_bundle_of_it_open_too(model: Path, tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", [model], pixels(), name="constant")
     archive = tmp_path / "bundle.tar.gz"

@@ -73,6 +73,7 @@ def test_no_package_that_is_needed_may_be_hidden(tmp_path: Path, module: str, hi
     assert executed(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["export.predict", "export.build", "export.verify"])
 def test_the_lowest_package_needs_none_of_the_others(tmp_path: Path, module: str) -> None:
     done = run("-m", module, "--help", folder=own(tmp_path, "compress", "benchmarks"))

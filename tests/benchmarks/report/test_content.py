@@ -60,6 +60,7 @@ def written(data: ReportData, folder: Path) -> tuple[str, str]:
     return (folder / "report.md").read_text(), page.read_text()
 
 
+@pytest.mark.slow
 def test_report_json_has_the_keys_of_the_contract(tmp_path):
     with BrightEngine() as engine:
         timing = measure({"only": engine}, bright_set(), SHORT)["only"]
@@ -81,6 +82,7 @@ def test_report_json_has_the_keys_of_the_contract(tmp_path):
     assert only["latency_ms"]["batch"] == 1
 
 
+@pytest.mark.slow
 def test_pages_are_drawn_from_report_json_alone(tmp_path):
     with BrightEngine() as engine:
         timing = measure({"only": engine}, bright_set(), SHORT)["only"]
@@ -111,6 +113,7 @@ def test_pages_are_drawn_from_report_json_alone(tmp_path):
     assert (tmp_path / "report.html").read_text() == html
 
 
+@pytest.mark.slow
 def test_the_html_is_one_file_without_anything_from_elsewhere(tmp_path):
     images = bright_set(3)
     sheet = sample_grid(images, sample_pictures(images), {"student": []}, 0.25, tmp_path / "s.png")

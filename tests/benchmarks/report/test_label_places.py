@@ -2,12 +2,14 @@
 
 from itertools import combinations
 
+import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from benchmarks.report.label_places import place_labels
 
 
+@pytest.mark.slow
 def test_labels_of_crowded_points_touch_neither_one_another_nor_a_point():
     axes = Figure(figsize=(6, 4)).add_subplot()
     spots = [(1 + 0.02 * i, 40 + i, f"student {i}\nonnxruntime fp32") for i in range(5)]

@@ -58,6 +58,7 @@ def test_base_recipes_load(path: Path) -> None:
     assert recipe.seeds == 3
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn_with_and_without_intervals(tmp_path: Path) -> None:
     one, three = gain([0.5], [0.4]), gain([0.5, 0.6, 0.4], [0.4, 0.5, 0.5])
     costs: Costs = {"steps": 1, "step_ms": 1.0, "parameters": None}

@@ -8,6 +8,7 @@ import pytest
 from benchmarks.timing.environment import environment, usable_cores
 
 
+@pytest.mark.slow
 def test_the_machine_is_described_as_json():
     found = json.loads(json.dumps(environment(), allow_nan=False))
     assert found["packages"]["numpy"]

@@ -33,6 +33,7 @@ CHANGES = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(sample=samples(), config=CHANGES, seed=st.integers(0, 1000))
 def test_a_box_stays_around_its_object(sample: Sample, config: AugmentConfig, seed: int) -> None:
     changed = augment(sample, config, np.random.default_rng(seed), lambda _: sample, FILL)

@@ -89,6 +89,7 @@ def test_another_seed_changes_order_and_augmentation() -> None:
     assert not _same(_batches(data, steps=1)[0], _batches(data, steps=1, seed=4)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "order",  # of each process: its labelled slice, then its unlabelled one
     [([0, 1, 4], [2, 3, 5]), ([0], [1, 4], [2, 3, 5])],
@@ -106,6 +107,7 @@ def test_processes_share_each_batch_of_one(order: Sequence[list[int]]) -> None:
             assert part.image_ids == tuple(batch.image_ids[row] for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_worker_processes_change_nothing(tmp_path: Path) -> None:
     data = FolderConfig(root=write_coco_root(tmp_path, 6), image_size=32, augment=VARIED).open()
@@ -217,6 +219,7 @@ def test_training_and_device_see_the_same_numbers() -> None:
     assert np.array_equal(batch.images.numpy(), expected)
 
 
+@pytest.mark.slow
 def test_batches_can_be_made_on_a_device() -> None:
     data = _drawn()
     pairs = zip(_batches(data), _batches(data, device=torch.device("cpu")), strict=True)

@@ -254,6 +254,7 @@ def test_only_the_students_classes_are_taken_from_a_teacher_with_more() -> None:
     assert torch.equal(taught.dense.class_logits, own.class_logits[..., [2, 1]])
 
 
+@pytest.mark.slow
 def test_the_teachers_arithmetic_is_its_own_if_the_recipe_says_so() -> None:
     losses = [DeFeatConfig(type="defeat")]
     found = {}

@@ -39,6 +39,7 @@ def resumed_with(threads: int, live: Path) -> Trained:
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_equal_conditions_are_noted_once(tmp_path: Path) -> None:
     cut_at(5, tmp_path)
     trained = fit(tmp_path, checkpoint_every_s=1e-9)

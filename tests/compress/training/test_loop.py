@@ -106,6 +106,7 @@ def test_a_run_cut_anywhere_ends_as_one_that_was_not(
     assert [r["loss/task/fit"] for r in whole.rows] == [r["loss/task/fit"] for r in resumed.rows]
 
 
+@pytest.mark.slow
 def test_accumulating_two_batches_is_one_step_on_both(tmp_path: Path) -> None:
     class Plain(Objective):
         def __init__(self) -> None:
@@ -216,6 +217,7 @@ def test_a_checkpoint_holds_tensors_numbers_and_text_only(tmp_path: Path) -> Non
     assert {"objective", "optimizer", "ema", "scaler", "step", "rng", "rows"} <= set(state)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_one_message(tmp_path: Path) -> None:
     fit(tmp_path)
     path = tmp_path / "last.pt"

@@ -121,6 +121,7 @@ def test_it_is_described_in_a_bundle(bundle):
     assert {"verify.py", "verify_toy.py", "verify_onnxruntime.py"} <= files.keys()
 
 
+@pytest.mark.slow
 def test_a_bundle_of_it_checks_itself_without_any_of_our_packages(bundle):
     script = (
         "import runpy, sys\n"

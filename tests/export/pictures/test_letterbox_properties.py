@@ -1,6 +1,7 @@
 """The way from photograph to input and back, for photographs and inputs of any size."""
 
 import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -34,6 +35,7 @@ def test_the_shape_changes_by_less_than_a_pixel(
     assert abs(place.height - height * scale) <= 1
 
 
+@pytest.mark.slow
 @given(
     width=SIDE,
     height=SIDE,
@@ -76,6 +78,7 @@ def test_the_canvas_is_the_photograph_and_fill(
     assert (canvas[:, place.width :] == fill).all()
 
 
+@pytest.mark.slow
 @given(
     photo=st.tuples(st.integers(20, 160), st.integers(20, 160)),
     size=st.tuples(st.integers(32, 160), st.integers(32, 160)),

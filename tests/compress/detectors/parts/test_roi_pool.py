@@ -68,6 +68,7 @@ def test_samples_below_the_map_are_zero_and_not_another_level() -> None:
     assert low[:, 0].tolist() == pytest.approx([100, 100, 100, 50, 0, 0, 0])
 
 
+@pytest.mark.slow
 def test_no_sample_leaves_the_rows_of_its_level() -> None:
     size, strides = SIZES[1]
     boxes = drawn(size, 2000)

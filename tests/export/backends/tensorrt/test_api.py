@@ -114,6 +114,7 @@ def test_the_fake_itself_is_strict():
         config.int8_calibrator = None
 
 
+@pytest.mark.slow
 def test_what_is_used_is_found_in_the_sources():
     """The extraction sees module names, methods of annotated objects, and their arguments."""
     uses = {(dotted(use), use.arguments) for use in tensorrt_uses()}

@@ -44,8 +44,8 @@ class Stage:
         steps: optimiser steps; None where they depend on the time of other stages, which is not
             known yet.
         parameters: number of the model's parameters.
-        memory_gib: memory of weights, optimiser and activations in GiB, estimated from the layers'
-            outputs.
+        memory_gib: lower bound, in GiB, of the memory of weights, optimiser and activations: the
+            layers' outputs. A step took 1.0 to 2.2 times as much (docs/limits.md).
         minutes: training time, estimated from a timed forward pass; None without one.
     """
 
@@ -63,7 +63,8 @@ class Stage:
         minutes = "" if self.minutes is None else f", about {self.minutes:.1f} min"
         return (
             f"  {self.name}: {steps}, "
-            f"{self.parameters / 1e6:.3f}M parameters, {self.memory_gib:.1f} GiB{minutes}"
+            f"{self.parameters / 1e6:.3f}M parameters, "
+            f"at least {self.memory_gib:.1f} GiB{minutes}"
         )
 
 
@@ -176,7 +177,7 @@ def memory_warnings(stages: Sequence[Stage], most: float | None) -> list[str]:
     if most is None or largest.memory_gib * GIB <= most:
         return []
     return [
-        f"WARNING: {largest.name} may take {largest.memory_gib:.0f} GiB, and this machine has "
+        f"WARNING: {largest.name} takes at least {largest.memory_gib:.0f} GiB, and this machine has "
         f"{most / GIB:.0f}; lower train.batch and raise train.accumulate by the same factor"
     ]
 

@@ -177,7 +177,8 @@ def memory_warnings(stages: Sequence[Stage], most: float | None) -> list[str]:
     if most is None or largest.memory_gib * GIB <= most:
         return []
     return [
-        f"WARNING: {largest.name} takes at least {largest.memory_gib:.0f} GiB, and this machine has "
+        f"WARNING: {largest.name} takes at least {largest.memory_gib:.0f} GiB, and this machine "
+        "has "
         f"{most / GIB:.0f}; lower train.batch and raise train.accumulate by the same factor"
     ]
 

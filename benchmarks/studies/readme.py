@@ -33,7 +33,7 @@ def results(root: Path) -> str:
     """Return a row per run in `benchmarks/results/run_*.json`, which are copies of report.json."""
     rows = [
         "| run | teacher AP | baseline | student | gain [95 %] | at equal time | "
-        "INT8 | student / teacher latency |",
+        "INT8 | student / teacher, ms |",
         "|---|---|---|---|---|---|---|---|",
     ]
     measured = sorted((root / "benchmarks" / "results").glob("run_*.json"))
@@ -51,10 +51,11 @@ def _row(report: ReportData) -> str:
         row = found.get((model, "onnxruntime", precision))
         return "-" if row is None else ap_cell(row, report)
 
-    def engine_ms(model: str) -> float:
-        latency = found[(model, "onnxruntime", "fp32")].latency_ms
-        assert latency is not None, f"{report.name}: the fp32 row of the {model} has no latency"
-        return latency.engine.p50
+    def engine_ms(model: str) -> str:
+        row = found[(model, "onnxruntime", "fp32")]
+        assert row.latency_ms is not None, f"{report.name}: no latency of the {model} in fp32"
+        doubt = "" if row.verdict == "valid" else f" ({row.verdict.split(':')[0]})"
+        return f"{row.latency_ms.engine.p50:.1f}{doubt}"
 
     name = report.name + ("\\*" if report.preprocessing is None else "")
     gain = report.gain
@@ -66,7 +67,7 @@ def _row(report: ReportData) -> str:
         f"| {name} | {ap('teacher')} | {ap('baseline')} | {ap('student')} | "
         f"{_gain(gain)}, {seeds}: {gain.verdict.split(' (')[0]} | "
         f"{over_time} | {ap('student', 'int8')} | "
-        f"{engine_ms('student'):.1f} / {engine_ms('teacher'):.1f} ms |"
+        f"{engine_ms('student')} / {engine_ms('teacher')} |"
     )
 
 

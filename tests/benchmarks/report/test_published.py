@@ -14,7 +14,9 @@ from benchmarks.report.html import html_page
 from benchmarks.report.markdown import markdown_page
 from benchmarks.report.text import milliseconds, points, row_title
 
-PUBLISHED = sorted((Path(__file__).parents[3] / "benchmarks" / "results").glob("run_*.json"))
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
+BEFORE = Path(__file__).with_name("made_before")  # results that were withdrawn since
+PUBLISHED = sorted(path for folder in (RESULTS, BEFORE) for path in folder.glob("run_*.json"))
 
 
 @pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)

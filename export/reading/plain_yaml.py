@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from export.errors import shown, unsafe_character
+from export.errors import printable, shown, unsafe_character
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -121,8 +121,16 @@ def _read(text: str, number_keys: bool) -> Plain:
 
 
 def dotted(keys: Sequence[str | int]) -> str:
-    """Write a key path as messages do: `teacher[1].train` of ("teacher", 1, "train")."""
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
+    """Write a key path as messages do: `teacher[1].train` of ("teacher", 1, "train").
+
+    The keys may be a stranger's: control characters are escaped, and long keys are cut.
+    """
+    written = (f"[{key}]" if isinstance(key, int) else f".{_cut(printable(key))}" for key in keys)
+    return "".join(written).lstrip(".")
+
+
+def _cut(key: str, most: int = 100) -> str:
+    return key if len(key) <= most else f"{key[: most - 1]}…"
 
 
 if TYPE_CHECKING:

@@ -50,6 +50,18 @@ def test_unknown_keys_and_wrong_values_are_told_together(tmp_path):
     assert "parameters" in str(caught.value)
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_an_unknown_key_reaches_the_message_without_control_characters_and_cut(tmp_path, deep):
+    added = {"\x1b[31mred\nb": 1, "y" * 3000: 1}
+    tensor = json.loads(tiny_manifest().model_dump_json())["input"]
+    tensor["preprocessing"] |= added
+    with pytest.raises(ExportError) as caught:
+        read_manifest(changed(tmp_path, **({"input": tensor} if deep else added)))
+    assert str(caught.value).isprintable()
+    assert "\\x1b[31mred\\nb" in str(caught.value)
+    assert len(str(caught.value)) < len(str(tmp_path)) + 400
+
+
 def test_classes_and_their_ids_must_be_as_many(tmp_path):
     with pytest.raises(ExportError, match="1 category_ids for 2 classes"):
         read_manifest(changed(tmp_path, category_ids=[17]))

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from export.pictures.files import FORMATS
+
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras use
 _GREY = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})  # modes of wide grey
 _OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
@@ -124,7 +126,7 @@ def _both_bytes(image: Image.Image) -> NDArray[np.uint16]:
     """Decode twice: Pillow keeps one byte of two, and which one is a matter of the byte order."""
     raw = _raw_mode(image)
     other = raw[:-3] + _OTHER_BYTE[raw[-3:]]
-    with Image.open(_file_of(image)) as again:
+    with Image.open(_file_of(image), formats=FORMATS) as again:
         again.tile = [tile._replace(args=_replaced(tile.args, other)) for tile in again.tile]
         low = np.asarray(again).astype(np.uint16)
     high = np.asarray(image).astype(np.uint16)

@@ -2,10 +2,18 @@
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from export.errors import DataError, printable
 
+# All that a picture file may hold, whatever its ending: the formats that are decoded inside Pillow.
+# Others start programs (EPS runs Ghostscript), leave decoding to the system (WMF), or are no
+# photographs. MPO and APNG are opened as JPEG and PNG.
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000") + (
+    ("AVIF",) if find_spec("PIL.AvifImagePlugin") else ()
+)
+READ = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, JPEG 2000 or AVIF"  # for messages
 # Endings of pictures; Pillow reads each of them, by what the file holds.
 SUFFIXES = frozenset(
     {".apng", ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jif", ".jp2", ".jpe", ".jpeg", ".jpg"}

@@ -21,6 +21,7 @@ from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from export.artifact.manifest import InputSpec
 from export.errors import DataError
 from export.pictures.depth import UnusableError, is_wide, largest_value, narrow
+from export.pictures.files import FORMATS, READ
 
 # A batch, as `InputSpec` says: (B, 3, H, W) float32 in 0..1 or (B, H, W, 3) uint8.
 Images: TypeAlias = NDArray[np.float32 | np.uint8]
@@ -118,7 +119,7 @@ def picture_header(path: Path) -> PictureHeader:
     Raises:
         DataError: the file is missing, or no picture that can be read.
     """
-    with _reading(path), Image.open(path) as image:
+    with _reading(path), Image.open(path, formats=FORMATS) as image:
         return _header(image)
 
 
@@ -145,7 +146,7 @@ def open_photograph(path: Path, depth: int | None = None) -> NDArray[np.uint8]:
     Raises:
         DataError: the file is missing, no picture that can be read, or holds more bits.
     """
-    with _reading(path), Image.open(path) as image:
+    with _reading(path), Image.open(path, formats=FORMATS) as image:
         return _decode(image, _orientation(image), depth)
 
 
@@ -158,7 +159,7 @@ def wide_value(path: Path) -> int | None:
         DataError: its values mean no grey levels or colours, or its pixels are broken.
     """
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=FORMATS)
     except (*_BROKEN, Image.DecompressionBombError, Image.DecompressionBombWarning):
         return None
     with _reading(path), image:
@@ -238,7 +239,7 @@ def read_canvas_fast(
     Raises:
         DataError: the file is missing, or no picture that can be read.
     """
-    with _reading(path), Image.open(path) as image:
+    with _reading(path), Image.open(path, formats=FORMATS) as image:
         header = _header(image)
         width, height = header.upright
         place = fit(width, height, input_height, input_width)
@@ -274,7 +275,7 @@ def _reading(path: Path | str) -> Iterator[None]:
         raise DataError(f"{path}: a folder, where a picture file was expected") from None
     except UnidentifiedImageError:
         empty = Path(path).is_file() and Path(path).stat().st_size == 0
-        found = "an empty file" if empty else "not a picture in any format that Pillow knows"
+        found = "an empty file" if empty else f"not a picture that can be read; expected {READ}"
         raise DataError(f"{path}: {found}; replace or remove it") from None
     except UnusableError as error:
         raise DataError(f"{path}: {error}") from None

@@ -12,11 +12,12 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000"]
 Found = list[tuple[int, float, list[float]]]  # label, score, xyxy in the upright photograph
 
 
 def picture(path: Path) -> NDArray[np.uint8]:
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):  # 16 bits a value
             values = np.asarray(upright)

@@ -289,3 +289,22 @@ def test_real_photographs_keep_their_size_and_fit_the_canvas(photographs):
         canvas, place = read_canvas(path, 96, 96)
         assert canvas.shape == (96, 96, 3)
         assert place == fit(width, height, 96, 96)
+
+
+@pytest.mark.parametrize(
+    "kind", ["JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000"]
+)
+def test_what_a_file_holds_decides_and_not_its_ending(tmp_path, kind):
+    path = save(Image.new("RGB", (6, 4), RED), tmp_path / "a.png", format=kind)
+    assert open_photograph(path).shape == (4, 6, 3)
+    assert photograph_size(path) == (6, 4)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "ICO", "PCX", "TGA", "SGI", "PDF"])
+def test_formats_that_start_programs_or_are_no_photographs_are_refused(tmp_path, kind):
+    path = save(Image.new("RGB", (6, 4), RED), tmp_path / "a.png", format=kind)
+    for read in (open_photograph, photograph_size, lambda p: read_canvas_fast(p, 8, 8)):
+        with pytest.raises(
+            DataError, match=r"a\.png: not a picture that can be read; expected JPEG"
+        ):
+            read(path)

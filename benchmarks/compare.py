@@ -42,7 +42,7 @@ def _compare(options: argparse.Namespace) -> int:
     else:
         sys.stdout.write("\n".join([*_table(changes), *_notes(before, after)]) + "\n")
     if broken:
-        raise GateError("\n".join(broken))
+        raise GateError(*broken)
     return 0
 
 

@@ -30,6 +30,7 @@ from benchmarks.timing.latency import BenchmarkConfig, ratio_ci
 from benchmarks.timing.records import Timing
 from benchmarks.timing.repeats import measure_repeatedly
 from benchmarks.timing.throughput import sweep
+from export.arguments import say
 from export.artifact.int8_range import saturates_here, saturation
 from export.artifact.preprocessing import UNSTATED, VERSION
 from export.backends.interface import EngineSettings
@@ -197,7 +198,7 @@ def _save(
 
 
 def _log(text: str) -> None:
-    print(text, file=sys.stderr)
+    say(text, sys.stderr)
 
 
 def _listed(batches: Sequence[int]) -> str:

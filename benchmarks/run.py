@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from export.arguments import parser_of, positive, run_command, some_path, thread_count
+from export.arguments import parser_of, positive, run_command, say, some_path, thread_count
 from export.backends import device_choices
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run_bench(options: argparse.Namespace) -> int:
     )
     _print_table(content)
     if options.out is not None:
-        print(f"report: {options.out / 'report.html'}")
+        say(f"report: {options.out / 'report.html'}")
     if options.json:
         print(json.dumps(content.model_dump(mode="json", by_alias=True), allow_nan=False))
     return 0
@@ -59,13 +59,13 @@ def _print_table(data: "ReportData") -> None:
     from benchmarks.report.text import HEADER, table_footnotes, table_row
 
     for warning in data.warnings:
-        print(f"warning: {warning}")
+        say(f"warning: {warning}")
     cells = [list(HEADER)] + [table_row(row, data) for row in data.rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEADER))]
     for line in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
     for note in table_footnotes(data):
-        print(note)
+        say(note)
 
 
 def command_line(prog: str) -> argparse.ArgumentParser:

@@ -43,7 +43,7 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
             for index, text in check_pair(student.spec, detector.spec, run.recipe.distill)
         ]
     if lines:
-        raise RecipeError("\n".join(lines))
+        raise RecipeError(*lines)
     _check_weights(run, student, built)
     return student, built
 

@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from export.errors import printable
+
 
 class Console:
     """Writes to stderr; stdout is reserved for results."""
@@ -13,9 +15,9 @@ class Console:
         self.quiet = quiet  # set on all ranks but the first
 
     def print(self, line: str = "") -> None:
-        """Write one line."""
+        """Write one line; control characters and line breaks inside it become escapes."""
         if not self.quiet:
-            sys.stderr.write(line + "\n")
+            sys.stderr.write(printable(line) + "\n")
             sys.stderr.flush()
 
     def warn(self, line: str) -> None:

@@ -17,9 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from export.arguments import run_command, some_path
+from export.arguments import Parser, run_command, say, some_path
 from export.atomic import require_writable
-from export.errors import DataError, MissingDependencyError, ToolkitError, counted, printable
+from export.errors import DataError, MissingDependencyError, ToolkitError, counted
 
 LEAST_FREE_GB = 5.0  # a run of a few models with checkpoints and artifacts
 _FOLDER_SIDE = 640  # input size assumed for a folder without a recipe
@@ -56,7 +56,7 @@ def _doctor(options: argparse.Namespace) -> int:
     def report(finding: Finding) -> None:
         findings.append(finding)
         if not options.json:
-            print(printable(f"{finding.state:>6}  {finding.what}: {finding.said}"), flush=True)
+            say(f"{finding.state:>6}  {finding.what}: {finding.said}")
 
     for look in (python, torch, onnxruntime_cpu, onnxruntime_cuda, onnxruntime_tensorrt):
         report(look())
@@ -74,7 +74,7 @@ def _doctor(options: argparse.Namespace) -> int:
     elif bad:
         sys.stdout.flush()
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        sys.stderr.write(printable(f"error: {bad[0].what}: {bad[0].said}{more}") + "\n")
+        say(f"error: {bad[0].what}: {bad[0].said}{more}", sys.stderr)
     return code
 
 
@@ -321,7 +321,7 @@ def bundle(path: Path, runs: Path) -> list[Finding]:
 
 def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description="Check what works on this machine, and state what to do about what does not.",
         epilog="exit codes: 0 everything required works (optional parts may be absent), else "

@@ -79,7 +79,7 @@ class Source:
         lines = list(dict.fromkeys(lines))
         if len(lines) > MOST_LINES:
             lines = [*lines[:MOST_LINES], f"and {counted(len(lines) - MOST_LINES, 'more mistake')}"]
-        return RecipeError("\n".join(lines))
+        return RecipeError(*lines)
 
 
 @dataclass(frozen=True)

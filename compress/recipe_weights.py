@@ -55,7 +55,7 @@ def fill_from_weights(source: Source) -> None:
                 section[key] = value
     problems += _wrong_classes(source)
     if problems:
-        raise RecipeError("\n".join(problems))
+        raise RecipeError(*problems)
 
 
 def described(file: Path) -> tuple[Tree, tuple[str, ...]] | None:

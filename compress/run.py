@@ -11,8 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from compress.console import Console
-from export.arguments import INTERRUPTED, in_words, require_current_folder, some_path, terminable
-from export.errors import ToolkitError
+from export.arguments import (
+    INTERRUPTED,
+    Parser,
+    in_words,
+    require_current_folder,
+    say,
+    some_path,
+    terminable,
+)
+from export.errors import ToolkitError, printable
 from export.optional import require
 
 DESCRIPTION = """\
@@ -42,7 +50,7 @@ def command_line(prog: str, *, check: bool = False) -> argparse.ArgumentParser:
         prog: the command as the user typed it.
         check: whether the command only checks, and so needs no `--check`.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description=CHECKS if check else DESCRIPTION,
         epilog=EPILOG.format(module=_for_torchrun(prog)),
@@ -113,7 +121,7 @@ def _run(options: argparse.Namespace) -> int:
     except ToolkitError as error:
         outcome |= {"error": str(error), "kind": type(error).__name__}
         code = error.exit_code
-        console.print(f"error: {error}")
+        _print_error(console, error)
     except KeyboardInterrupt:
         outcome |= {"error": "interrupted", "kind": "KeyboardInterrupt"}
         code = INTERRUPTED
@@ -126,17 +134,24 @@ def _run(options: argparse.Namespace) -> int:
         outcome |= {"error": f"{type(error).__name__}: {error}", "kind": type(error).__name__}
         code = 1
         if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+            reason = " ".join(str(error).split())
             console.print(
-                f"error: out of memory ({error}). Lower train.batch and raise train.accumulate "
+                f"error: out of memory ({reason}). Lower train.batch and raise train.accumulate "
                 "by as much, under a new name"
             )
         else:
-            traceback.print_exc()
+            sys.stderr.write(printable(traceback.format_exc(), keep="\n"))
             console.print("this is a bug in slimdet: please report it with the lines above")
     if options.json and not console.quiet:
         sys.stdout.write(json.dumps({**outcome, "exit_code": code}) + "\n")
         sys.stdout.flush()
     return code
+
+
+def _print_error(console: Console, error: ToolkitError) -> None:
+    """Print an error of one or several lines."""
+    for line in f"error: {error}".split("\n"):
+        console.print(line)
 
 
 def execute(options: argparse.Namespace, console: Console) -> dict[str, object]:
@@ -168,7 +183,7 @@ def execute(options: argparse.Namespace, console: Console) -> dict[str, object]:
         return {}
     headline = json.loads((report / "report.json").read_text(encoding="utf-8"))
     if not options.json:
-        sys.stdout.write(f"{report / 'report.html'}\n")
+        say(str(report / "report.html"))
     return {
         "name": recipe.name,
         "report": str(report / "report.json"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn, TextIO
 
 from export.errors import ToolkitError, printable, shown
 
@@ -76,11 +77,27 @@ def gpu_index(text: str) -> int:
     return int(value)
 
 
-def parser_of(prog: str, description: str, exit_codes: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors show the control characters of an argument as escapes."""
+
+    def error(self, message: str) -> NoReturn:
+        """Write the usage and one line, and exit with 2."""
+        super().error(printable(message))
+
+
+def say(line: str, to: TextIO | None = None) -> None:
+    """Write one line to stdout, or to another stream.
+
+    Control characters and line breaks inside it, which names of files may have, become escapes.
+    """
+    stream = to or sys.stdout
+    stream.write(printable(line) + "\n")
+    stream.flush()
+
+
+def parser_of(prog: str, description: str, exit_codes: str) -> Parser:
     """Return a parser without arguments whose help ends with the command's exit codes."""
-    return argparse.ArgumentParser(
-        prog=prog, description=description, epilog=f"exit codes: {exit_codes}"
-    )
+    return Parser(prog=prog, description=description, epilog=f"exit codes: {exit_codes}")
 
 
 @contextmanager

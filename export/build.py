@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.arguments import parser_of, positive, random_seed, run_command, some_path
+from export.arguments import parser_of, positive, random_seed, run_command, say, some_path
 from export.atomic import require_writable
 from export.backends import BACKENDS
 from export.errors import ExportError
@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.b
 
 
 def _run(options: argparse.Namespace) -> int:
-    print(BACKENDS[backend_of(options)].summary(build(options)))
+    for line in BACKENDS[backend_of(options)].summary(build(options)).split("\n"):
+        say(line)
     return 0
 
 

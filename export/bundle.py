@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.arguments import parser_of, run_command, some_path, thread_count
+from export.arguments import parser_of, run_command, say, some_path, thread_count
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.bundle") -> int:
@@ -32,7 +32,7 @@ def run_bundle(options: argparse.Namespace) -> int:
         threads=options.threads,
     )
     size = folder.with_name(folder.name + ".tar.gz").stat().st_size / 1e6
-    print(f"{folder}: check it with python {folder / 'verify.py'}; packed: {size:.1f} MB")
+    say(f"{folder}: check it with python {folder / 'verify.py'}; packed: {size:.1f} MB")
     return 0
 
 

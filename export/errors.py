@@ -16,13 +16,14 @@ _JOINERS = frozenset("\u200c\u200d")
 class ToolkitError(Exception):
     """A failure that the user can fix; the message says where, what was found and what to do.
 
-    A message may quote what a file holds; shown, it has no control characters but line breaks.
+    A message may quote what a file holds; shown, its control characters are escapes. Each argument
+    is one line, so that a line break in a file's name begins no line of its own.
     """
 
     exit_code: ClassVar[int] = 1
 
     def __str__(self) -> str:
-        return printable(super().__str__(), keep="\n")
+        return "\n".join(printable(str(line)) for line in self.args)
 
 
 class RecipeError(ToolkitError):

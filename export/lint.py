@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.arguments import parser_of, run_command, some_path
+from export.arguments import parser_of, run_command, say, some_path
 from export.errors import ExportError, counted
 
 
@@ -21,11 +21,11 @@ def run_lint(options: argparse.Namespace) -> int:
     for path in options.models:
         problems = _lint(path)
         for problem in problems:
-            print(f"{path}: {problem}")
+            say(f"{path}: {problem}")
         if problems:
             refused.append(path)
         else:
-            print(f"{path}: clean")
+            say(f"{path}: clean")
     if not refused:
         return 0
     count = f"{len(refused)} of {counted(len(options.models), 'file')}"

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from export.arguments import say
 from export.artifact.int8_range import saturates_here, saturation
 from export.artifact.manifest import Manifest
 from export.artifact.preprocessing import UNSTATED
@@ -50,10 +51,10 @@ def write_predictions(options: argparse.Namespace, engine: Engine, model: Path) 
     broken: list[ToolkitError] = []
     manifest = engine.manifest
     if manifest.input.preprocessing is None:
-        print(f"note: {model}: {UNSTATED}", file=sys.stderr)
+        say(f"note: {model}: {UNSTATED}", sys.stderr)
     caution = saturation(manifest.model_dump(), engine.device, saturates_here())
     if caution is not None:
-        print(f"warning: {model}: {caution}", file=sys.stderr)
+        say(f"warning: {model}: {caution}", sys.stderr)
     threshold = manifest.score_threshold if options.threshold is None else options.threshold
     for file, name in zip(files, _output_names(files), strict=True):
         drawn = out / name if options.draw else None
@@ -64,11 +65,11 @@ def write_predictions(options: argparse.Namespace, engine: Engine, model: Path) 
                 record, said = _do_picture(engine, file, drawn, threshold)
         except (DataError, MissingDependencyError) as error:
             broken.append(error)
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", sys.stderr)
             continue
         records.append(record)
         if not options.json:
-            print(f"{file}: {said}" + (f" -> {drawn}" if drawn else ""))
+            say(f"{file}: {said}" + (f" -> {drawn}" if drawn else ""))
     result = {
         "model": str(model),
         "sha256": manifest.sha256,
@@ -82,7 +83,7 @@ def write_predictions(options: argparse.Namespace, engine: Engine, model: Path) 
         print(json.dumps(result))
     else:
         others = f", {counted(len(left_out), 'other file')} left out" if left_out else ""
-        print(
+        say(
             f"{len(records)} done with {model}, {len(broken)} broken{others}; see "
             f"{out / 'predictions.json'}"
         )

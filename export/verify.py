@@ -3,8 +3,8 @@
 `python -m export.verify BUNDLE`, or `python verify.py` inside of it. A bundle holds a copy of this
 file and, beside it, `bundle_content.py`, which reads and checks `bundle.json`,
 `bundle_agreement.py`, which compares it with the other files, `stored_numbers.py`, which looks for
-NaN in weights, and one `verify_<backend>.py` per backend, which opens that backend's artifacts. The
-copies need numpy and the runtime (onnxruntime, or tensorrt and cuda-python) alone.
+NaN in weights, `bundle_output.py`, which prints, and a `verify_<backend>.py` for each backend's
+artifacts. The copies need numpy and the runtime (onnxruntime, or tensorrt and cuda-python) alone.
 """
 
 import argparse
@@ -26,12 +26,14 @@ if TYPE_CHECKING or __package__ == "export":
         golden_picture,
     )
     from export.artifact.bundle_content import Artifact, Bundle, BundleError, Nms, read_bundle
+    from export.artifact.bundle_output import Parser, say
     from export.artifact.int8_range import saturation_at
     from export.artifact.stored_numbers import broken_number
 else:  # the copy in a bundle, whose folder `python -I` leaves out of the path
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from bundle_agreement import Picture, check_agreement, check_count, golden_picture
     from bundle_content import Artifact, Bundle, BundleError, Nms, read_bundle
+    from bundle_output import Parser, say
     from int8_range import saturation_at
     from stored_numbers import broken_number
 
@@ -101,7 +103,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "verify") -> int:
         for artifact in chosen(options.bundle, bundle, options.artifact, sessions):
             results.append(check(options.bundle, bundle, artifact, options.device, sessions))
             if not options.json:
-                print(f"{results[-1]['result']:>7}  {results[-1]['name']}: {results[-1]['said']}")
+                say(f"{results[-1]['result']:>7}  {results[-1]['name']}: {results[-1]['said']}")
     except BundleError as error:
         results.append({"name": str(options.bundle), "result": "error", "said": str(error)})
     code = exit_code([result["result"] for result in results])
@@ -109,7 +111,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "verify") -> int:
         print(json.dumps({"exit_code": code, "results": results}))
     elif code:
         sys.stdout.flush()
-        print(f"error: {_summary(options.bundle, results)}", file=sys.stderr)
+        say(f"error: {_summary(options.bundle, results)}", sys.stderr)
     return code
 
 
@@ -362,7 +364,7 @@ def some_path(text: str) -> Path:
 
 def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description="Check that a bundle finds on this machine what it found where it was made.",
         epilog="exit codes: 0 all that could be checked is as expected, 1 other failure, 4 nothing "

@@ -8,7 +8,7 @@ import importlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from export.arguments import run_command
+from export.arguments import Parser, run_command
 from export.optional import require
 from slimdet.commands import COMMANDS
 
@@ -22,7 +22,7 @@ exit codes: 0 done, 1 other failure, 4 shtab is not installed"""
 
 def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description="Print the script by which a shell completes slimdet's commands and options.",
         epilog=EPILOG,

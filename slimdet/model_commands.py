@@ -5,14 +5,13 @@ Importing this loads nothing heavy.
 """
 
 import argparse
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from benchmarks.run import command_line as bench_command_line
 from benchmarks.run import run_bench
-from export.arguments import run_command
+from export.arguments import run_command, say
 from export.backends import BACKENDS
 from export.build import backend_of
 from export.build import command_line as build_command_line
@@ -32,7 +31,8 @@ def build(arguments: Sequence[str] | None, prog: str) -> int:
         from slimdet.building import build_model
 
         path = build_model(options)
-        sys.stdout.write(f"{BACKENDS[backend_of(options)].summary(path)}\n")
+        for line in BACKENDS[backend_of(options)].summary(path).split("\n"):
+            say(line)
         return 0
 
     return run_command(work)

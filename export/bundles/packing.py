@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export import verify
-from export.artifact import bundle_agreement, bundle_content, int8_range, stored_numbers
+from export.artifact import (
+    bundle_agreement,
+    bundle_content,
+    bundle_output,
+    int8_range,
+    stored_numbers,
+)
 from export.artifact.bundle_content import MIN_SCORE, TOLERANCES
 from export.artifact.manifest import Manifest, file_sha256, read_manifest
 from export.atomic import write_bytes, write_json, write_text
@@ -306,7 +312,14 @@ def _describe(folder: Path, one: Packed) -> dict[str, object]:
 
 def _write_verification(folder: Path) -> None:
     """Write `verify.py`, what it reads the bundle with, and each backend's part of it."""
-    for module in (verify, bundle_agreement, bundle_content, int8_range, stored_numbers):
+    for module in (
+        verify,
+        bundle_agreement,
+        bundle_content,
+        int8_range,
+        stored_numbers,
+        bundle_output,
+    ):
         source = Path(str(module.__file__))
         write_bytes(source.read_bytes(), folder / source.name)
     for name, backend in BACKENDS.items():

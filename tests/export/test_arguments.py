@@ -8,14 +8,17 @@ import time
 import pytest
 
 from export.arguments import (
+    parser_of,
     positive,
     random_seed,
     run_command,
+    say,
     signals_for_this_process_alone,
     terminable,
     thread_count,
     threshold,
 )
+from export.artifact import bundle_output
 from export.config import MOST_THREADS
 
 
@@ -89,3 +92,25 @@ def test_a_signal_that_arrives_in_a_destructor_still_ends_the_command(number, ca
     assert run_command(work, "interrupted; nothing was written") == 130
     assert capsys.readouterr().err == "interrupted; nothing was written\n"
     assert sys.unraisablehook is before
+
+
+HOSTILE = "\x1b[31m\x9b\u202ea\nb\rc.png"
+SHOWN = "\\x1b[31m\\x9b\\u202ea\\nb\\rc.png"
+
+
+def test_a_line_of_output_shows_control_characters_and_line_breaks_as_escapes(capsys):
+    say(f"{HOSTILE}: done")
+    say(f"{HOSTILE}: odd", sys.stderr)
+    assert capsys.readouterr() == (f"{SHOWN}: done\n", f"{SHOWN}: odd\n")
+
+
+@pytest.mark.parametrize("parser", [parser_of("x", "", ""), bundle_output.Parser(prog="x")])
+def test_an_unknown_option_is_shown_with_escapes(parser, capsys):
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--{HOSTILE}"])
+    assert f"unrecognized arguments: --{SHOWN}\n" in capsys.readouterr().err
+
+
+def test_the_copy_of_a_bundle_prints_as_the_commands_do(capsys):
+    bundle_output.say(HOSTILE)
+    assert capsys.readouterr().out == f"{SHOWN}\n"

@@ -42,7 +42,11 @@ def test_long_and_endless_values_are_cut():
 
 
 def test_no_error_carries_an_escape_sequence_to_the_terminal():
-    assert str(DataError("class '\x1b[2Jcat' of\nfile")) == "class '\\x1b[2Jcat' of\nfile"
+    assert str(DataError("class '\x1b[2Jcat' of a\nb")) == "class '\\x1b[2Jcat' of a\\nb"
+
+
+def test_only_the_lines_that_an_error_is_given_become_lines():
+    assert str(DataError("a\nb: broken", "and 2 more")) == "a\\nb: broken\nand 2 more"
 
 
 def test_a_count_agrees_with_its_noun():

@@ -353,7 +353,7 @@ def _data(
         if not len(image_set):
             raise DataError(f"data.{image_set.name}: no pictures in {image_set.source}")
         if image_set is not unlabeled:
-            refuse_useless(image_set)
+            refuse_useless(image_set, config.input_size, config.augment)
     height, width = config.input_size
     named = [train, val] if unlabeled is None else [train, val, unlabeled]
     train, val, *rest = with_bit_depth(named, config.bit_depth)

@@ -8,7 +8,11 @@ import numpy as np
 from benchmarks.data.annotations import Tally
 from benchmarks.data.image_set import ImageSet, LabeledImage
 from benchmarks.data.parts.class_names import checked_name
+from compress.data.augment import AugmentConfig
 from export.errors import DataError, counted
+from export.pictures.images import Letterbox, fit
+
+_SEEN = 1.0  # input pixels; below this a box covers no pixel of the input
 
 
 def limited(image_set: ImageSet, limit: int | None, seed: int) -> ImageSet:
@@ -34,6 +38,8 @@ def select_classes(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
     """
     if len(set(classes)) < len(classes):
         raise DataError(f"data.classes: a class is named twice: {', '.join(classes)}")
+    if not classes:
+        raise DataError("data.classes: names no class; name those to use, or remove the key")
     for name in classes:
         checked_name(name, "data.classes")
         if name not in image_set.classes:
@@ -143,18 +149,54 @@ def same_classes(train: ImageSet, val: ImageSet) -> None:
     )
 
 
-def refuse_useless(image_set: ImageSet) -> None:
+def refuse_useless(image_set: ImageSet, size: tuple[int, int], augment: AugmentConfig) -> None:
     """Refuse a split without boxes, or with boxes that training and AP ignore.
 
+    Args:
+        image_set: named `train` or `val`.
+        size: height and width of the letterboxed input, pixels.
+        augment: what training does to pictures, and the smallest boxes that it keeps.
+
     Raises:
-        DataError: the split has no box, or only crowd boxes.
+        DataError: the split has no box, only crowd boxes, or only boxes that are too small.
     """
-    if not all(image.crowd.all() for image in image_set.images):
-        return
-    crowd = sum(len(image.labels) for image in image_set.images)
-    every = "the only box is" if crowd == 1 else f"all {crowd} boxes are"
-    what = f"{every} crowd (iscrowd, difficult)" if crowd else "no boxes"
+    where = f"data.{image_set.name}"
+    if all(image.crowd.all() for image in image_set.images):
+        crowd = sum(len(image.labels) for image in image_set.images)
+        every = "the only box is" if crowd == 1 else f"all {crowd} boxes are"
+        what = f"{every} crowd (iscrowd, difficult)" if crowd else "no boxes"
+        raise DataError(
+            f"{where}: {what} in {image_set.source}; it can be used neither for "
+            f"training nor for evaluation{_reasons(image_set)}"
+        )
+    learnt = image_set.name == "train"
+    least = augment.min_box_px if learnt else _SEEN
+    key = f"augment.min_box_px ({least:g} px)" if learnt else "one pixel"
+    largest, count = 0.0, 0
+    for image in image_set.images:
+        place = fit(image.width, image.height, *size)
+        boxes = image.boxes[~image.crowd]
+        sides = (boxes[:, 2:] - boxes[:, :2]) * (place.scale_x, place.scale_y)
+        shorter = float(sides.min(axis=1).max(initial=0.0))
+        largest, count = max(largest, shorter), count + len(boxes)
+        if shorter * (_zoomed(place, size, augment) if learnt else 1.0) >= least:
+            return
+    every = "the only box is" if count == 1 else f"all {count} boxes are"
+    use = "left out of training" if learnt else "too small to be found"
     raise DataError(
-        f"data.{image_set.name}: {what} in {image_set.source}; it can be used neither for "
-        "training nor for evaluation"
+        f"{where}: {every} {use}: of the shorter side, the largest has {largest:.3g} px at "
+        f"{size[0]} x {size[1]}, under {key}, in {image_set.source}{_reasons(image_set)}. Correct "
+        "the boxes, or set a larger data.image_size"
     )
+
+
+def _zoomed(place: Letterbox, size: tuple[int, int], augment: AugmentConfig) -> float:
+    """Return by how much training may enlarge the boxes of a picture, or more."""
+    mosaic = max(size[0] / place.height, size[1] / place.width) if augment.mosaic else 1.0
+    return max(1.0, augment.scale[1]) * mosaic
+
+
+def _reasons(image_set: ImageSet) -> str:
+    """Return what was left out and what looks wrong, as the rest of a sentence."""
+    said = [text for text in (image_set.tally.line(), *image_set.warnings) if text]
+    return "".join(f"; {text}" for text in said)

@@ -37,12 +37,14 @@ def test_counts_balance_and_sizes_are_at_the_input_resolution(tmp_path: Path) ->
 
 
 def test_boxes_too_small_for_the_input_are_counted_in_a_warning(tmp_path: Path) -> None:
-    write_coco_root(tmp_path)
+    document = coco(4)
+    document["annotations"][0]["bbox"] = [4, 5, 10, 9]
+    write_coco(write_coco_root(tmp_path), "train", document)
     config = FolderConfig(root=tmp_path, image_size=32, augment=AugmentConfig(min_box_px=7.0))
-    health = data_health(config.open())  # scaled by 0.8: boxes of 8 x 6.4
+    health = data_health(config.open())  # scaled by 0.8: boxes of 8 x 6.4, one of 8 x 7.2
     assert health.splits["train"].share_under_8_px == 1
-    assert health.splits["train"].dropped_in_training == 4
-    assert any("4 train boxes are under 7 px at 32 x 32" in w for w in health.warnings)
+    assert health.splits["train"].dropped_in_training == 3
+    assert any("3 train boxes are under 7 px at 32 x 32" in w for w in health.warnings)
 
 
 def test_a_picture_in_both_splits_is_a_leak_whatever_its_name(tmp_path: Path) -> None:

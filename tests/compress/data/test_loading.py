@@ -187,7 +187,7 @@ def _large_jpegs(root: Path) -> Path:
 @pytest.mark.parametrize("fast", [False, True])
 def test_training_decodes_in_full_unless_told_to_decode_fast(tmp_path: Path, fast: bool) -> None:
     settings: dict[str, Any] = {"fast_decode": True} if fast else {}
-    root, still = _large_jpegs(tmp_path), AugmentConfig(flip=0.0)
+    root, still = _large_jpegs(tmp_path), AugmentConfig(flip=0.0, min_box_px=1.0)
     data = FolderConfig(root=root, image_size=32, augment=still, **settings).open()
     (batch,) = _batches(data, steps=1, batch=2, unlabeled_batch=0)
     order = [image.id for image in data.train.images]

@@ -11,7 +11,7 @@ from compress.detector import Detector
 from compress.detectors import DetectorConfig
 from compress.distillation.pairing import check_pair
 from compress.losses.parts.classifier import ClassifierConfig
-from compress.memory import refuse_oversized
+from compress.memory import is_large, refuse_oversized
 from compress.parts.pretrained import FETCHED, check_starting_weights
 from compress.parts.weights import read_tensors
 from compress.recipe import Recipe
@@ -27,14 +27,20 @@ from export.reading.plain_yaml import Key
 def check_models(run: Run) -> tuple[Detector, list[Detector]]:
     """Build all models with random weights and match them; return the student and its teachers.
 
+    A large model is built on torch's meta device, without weights, which would take seconds.
+
     Raises:
         RecipeError: a loss cannot work on one of the pairs, a line for each, with its place; a
             model is too large for the machine; or its weights file is of another model.
     """
     refuse_oversized(run)
     with torch.random.fork_rng(devices=[]):
-        student = run.build_student(run.recipe.seed)
-        built = [teacher.build(run.recipe.seed) for teacher in run.teachers]
+        with _device_for(run, run.recipe.student):
+            student = run.build_student(run.recipe.seed)
+        built = []
+        for teacher in run.teachers:
+            with _device_for(run, teacher.config.detector):
+                built.append(teacher.build(run.recipe.seed))
     lines = []
     for teacher, detector in zip(run.teachers, built, strict=True):
         who = f"{teacher.name}: " if len(run.teachers) > 1 else ""
@@ -46,6 +52,11 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
         raise RecipeError(*lines)
     _check_weights(run, student, built)
     return student, built
+
+
+def _device_for(run: Run, config: DetectorConfig) -> torch.device:
+    size = (run.data.input_height, run.data.input_width)
+    return torch.device("meta" if is_large(config, size) else "cpu")
 
 
 def _check_weights(run: Run, student: Detector, teachers: list[Detector]) -> None:

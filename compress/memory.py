@@ -17,7 +17,7 @@ COPIES = 4  # weights, gradients and AdamW's two moments
 GIB = 2**30
 HEADS = 1.5  # all outputs of a detector / those of its backbone and pyramid
 # Below both no model of a picture fills a machine, and nothing is estimated.
-LARGE_PIXELS, LARGE_CHANNELS = 1600 * 1600, 1024
+LARGE_PIXELS, LARGE_CHANNELS, LARGE_WEIGHTS = 1600 * 1600, 1024, 50_000_000
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -60,10 +60,14 @@ def refuse_oversized(run: Run) -> None:
 
 def is_large(config: DetectorConfig, size: tuple[int, int]) -> bool:
     """Whether a model is to be estimated before it is built."""
-    widths = [config.width, getattr(config, "head_width", None) or 0]
+    widths, weights = [config.width, getattr(config, "head_width", None) or 0], 0
     if isinstance(config.backbone, SlimResNetConfig):
-        widths += [config.backbone.stem, *config.backbone.widths]
-    return size[0] * size[1] > LARGE_PIXELS or max(widths) > LARGE_CHANNELS
+        stages = config.backbone.widths
+        widths += [config.backbone.stem, *stages]
+        blocks = zip(config.backbone.blocks, stages, strict=True)
+        weights = sum(2 * 9 * count * width**2 for count, width in blocks)
+    pixels = size[0] * size[1]
+    return pixels > LARGE_PIXELS or max(widths) > LARGE_CHANNELS or weights > LARGE_WEIGHTS
 
 
 def output_bytes(module: torch.nn.Module, forward: Callable[[], object]) -> float:
@@ -86,6 +90,18 @@ def output_bytes(module: torch.nn.Module, forward: Callable[[], object]) -> floa
 
 def step_bytes(config: DetectorConfig, classes: int, size: tuple[int, int]) -> float:
     """Estimate the memory of a training step on one picture; computes nothing."""
+    weights, kept = _parameters_and_outputs(config, classes, size)
+    return COPIES * 4 * weights + kept
+
+
+def planned_output_bytes(config: DetectorConfig, classes: int, size: tuple[int, int]) -> float:
+    """Return what `output_bytes` would for one picture; computes nothing."""
+    return _parameters_and_outputs(config, classes, size)[1]
+
+
+def _parameters_and_outputs(
+    config: DetectorConfig, classes: int, size: tuple[int, int]
+) -> tuple[int, float]:
     with torch.device("meta"), torch.inference_mode():
         detector = config.build(classes, size).eval()
         images = torch.empty(1, 3, *size)
@@ -93,5 +109,4 @@ def step_bytes(config: DetectorConfig, classes: int, size: tuple[int, int]) -> f
             kept = output_bytes(detector, lambda: detector.candidates(images))
         except RuntimeError:  # a family that mixes in tensors of the CPU behind its maps
             kept = HEADS * output_bytes(detector, lambda: detector.maps(images))
-    weights = sum(p.numel() for p in detector.parameters())
-    return COPIES * 4 * weights + kept
+    return sum(p.numel() for p in detector.parameters()), kept

@@ -32,7 +32,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-Blocks = Annotated[int, Field(ge=1, le=100)]
+Blocks = Annotated[int, Field(ge=1, le=50)]  # ResNet-152 has 36 in a stage
 
 
 class SlimResNetConfig(Section):

@@ -126,6 +126,11 @@ def check_training(run: Run) -> None:
             f"{source.at('data', 'unlabeled')}: pictures without labels are for distillation, and "
             "the recipe has no teacher; remove this key"
         )
+    if data.unlabeled is None and recipe.train.unlabeled_batch:
+        raise RecipeError(
+            f"{source.at('train', 'unlabeled_batch')}: there are no pictures without labels; add "
+            "data.unlabeled, or remove this key"
+        )
     unlabeled, trained = recipe.data.unlabeled, recipe.data.train.split or "train"
     if unlabeled is not None and unlabeled.rest and recipe.data.type == "shapes":
         name = unlabeled.split or "unlabeled"

@@ -28,7 +28,7 @@ from compress.recipe_source import Source, Tree
 from compress.recipe_weights import fill_from_weights
 from compress.tracking.open import TrackerName
 from compress.training.optim import TrainConfig
-from export.config import PositiveInt, Section, Seed
+from export.config import MOST_SEED, PositiveInt, Section, Seed
 from export.errors import unsafe_character
 from export.reading.mistakes import brief
 
@@ -228,6 +228,26 @@ class Recipe(Section):
             raise ValueError("gates: give reference, the report or run to compare with")
         if self.gates is not None and not self.gates.given:
             raise ValueError(f"gates: give at least one limit of {', '.join(LIMITS)}")
+        return self
+
+    @field_validator("distill")
+    @classmethod
+    def _no_loss_twice(cls, losses: tuple[LossConfig, ...]) -> tuple[LossConfig, ...]:
+        for place, loss in enumerate(losses):
+            if loss in losses[:place]:
+                raise ValueError(
+                    f"entries {losses.index(loss)} and {place} are equal; keep one and set its "
+                    "weight"
+                )
+        return losses
+
+    @model_validator(mode="after")
+    def _every_seed_is_one(self) -> Self:
+        if self.seed + self.seeds - 1 > MOST_SEED:
+            raise ValueError(
+                f"seed {self.seed} and the {self.seeds} seeds from it on pass {MOST_SEED}; choose "
+                "a smaller seed"
+            )
         return self
 
     @field_validator("track")

@@ -34,6 +34,7 @@ Complete = Callable[[Source], None]
 
 MOST_BYTES = 4 * MOST_CHARACTERS  # of a recipe's file
 MOST_SHOWN = 120  # characters of an override in a message
+_ENTRY = re.compile(r"\[(\d{1,6})\]")  # of a list, in a key of an override
 
 
 def _as_it_is(source: Source) -> None:
@@ -248,13 +249,13 @@ def _fitted(found: Plain, kind: type[BaseModel], keys: Key) -> JsonValue:
 
 
 def _setting(kind: type[BaseModel], text: str) -> Setting:
-    """Read `a.b=value`.
+    """Read `a.b=value`; an entry of a list is `a.0.b` or, as messages write it, `a[0].b`.
 
     Raises:
         RecipeError: it is no key=value, or the value is no YAML.
     """
     name, equals, value = text.partition("=")
-    parts = name.split(".")
+    parts = _ENTRY.sub(r".\1", name).split(".")
     well_formed = all(part and part == part.strip() for part in parts)
     if not equals or not well_formed or len(parts) > MOST_DEPTH:
         raise RecipeError(

@@ -35,11 +35,8 @@ def fill_from_weights(source: Source) -> None:
             continue
         said = described(Path(file))
         if said is None:
-            if "type" not in section and is_file(Path(file)):
-                problems.append(
-                    f"{source.at(*keys, 'weights')}: {file} does not state the settings of its "
-                    "detector (no metadata); give type, backbone and the others it was trained with"
-                )
+            if "type" not in section:
+                problems.append(f"{source.at(*keys, 'weights')}: {_why_it_states_nothing(file)}")
             continue
         settings, _ = said
         wrong = [] if partly else _contradictions(section, settings)
@@ -72,6 +69,19 @@ def described(file: Path) -> tuple[Tree, tuple[str, ...]] | None:
         return (detector, classes) if "type" in detector else None
     except (ToolkitError, ValueError, KeyError, TypeError):
         return None  # loading it says what is wrong
+
+
+def _why_it_states_nothing(file: str) -> str:
+    try:
+        path = expanded(Path(file))
+        if path.suffix == ".safetensors" or not is_file(path):
+            read_metadata(path)
+    except (ToolkitError, ValueError) as error:
+        return str(error)
+    return (
+        f"{file} does not state the settings of its detector (no metadata); give type, backbone "
+        "and the others it was trained with"
+    )
 
 
 def _teachers(tree: Tree) -> Iterator[tuple[Key, Tree]]:

@@ -16,7 +16,8 @@ NonNegativeInt = Annotated[int, Field(ge=0, le=1_000_000)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
 NonNegativeFloat = Annotated[float, Field(ge=0, le=1e9)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+MOST_SEED = 2**32 - 1
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Channels = Annotated[int, Field(ge=1, le=4096)]  # of a layer
 Cells = Annotated[int, Field(ge=1, le=256)]  # of a map that is pooled, per side
 MOST_THREADS = 1024  # a runtime takes minutes to start more

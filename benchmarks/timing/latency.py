@@ -13,7 +13,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from benchmarks.data.image_set import ImageSet, read_photograph
 from benchmarks.timing.clocks import ClockWatch, Span, energy_mj, ranges, throttled, unsteady
@@ -63,6 +63,13 @@ class BenchmarkConfig(Section):
     # empty: no throughput
     throughput_batches: Annotated[tuple[EngineBatch, ...], Field(max_length=32)] = (1, 2, 4, 8, 16)
     throughput_s: Seconds = 1.0  # seconds of calls per engine and batch
+
+    @field_validator("throughput_batches")
+    @classmethod
+    def _each_once(cls, batches: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(batches)) < len(batches):
+            raise ValueError(f"names a batch twice: {list(batches)}")
+        return batches
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class TrainConfig(Section):
         0.67,
         0.89,
     )  # shares of all steps, for schedule: step
-    gamma: float = Field(default=0.1, gt=0, le=10)  # for schedule: step
+    gamma: float = Field(default=0.1, gt=0, le=1)  # for schedule: step
     final_lr: float = Field(default=0.01, ge=0, le=1)  # times lr, for one_cycle and cosine
     clip: PositiveFloat | None = 10.0  # L2 norm of all gradients
     clip_value: PositiveFloat | None = None  # each gradient's entries, before `clip`

@@ -1,13 +1,16 @@
 """The memory that is estimated of a model before it is built."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from pydantic import TypeAdapter
 
+from compress.checks import check_models
 from compress.detectors import DetectorConfig
 from compress.memory import COPIES, output_bytes, step_bytes
+from tests.compress.smoke import opened_smoke
 
 CONFIG: TypeAdapter[DetectorConfig] = TypeAdapter(DetectorConfig)
 BACKBONE = {"type": "slim_resnet", "stem": 16, "widths": [16, 32, 48, 64]}
@@ -35,3 +38,12 @@ def test_the_estimate_counts_the_head_and_its_classes(family, least, most):
         kept = output_bytes(detector, lambda: detector.candidates(torch.rand(1, 3, *size)))
     found = kept + COPIES * 4 * sum(p.numel() for p in detector.parameters())
     assert least * found < step_bytes(config, classes, size) < most * found
+
+
+def test_a_large_model_is_matched_without_its_weights(tmp_path: Path) -> None:
+    student, (teacher,) = check_models(
+        opened_smoke(tmp_path, "student.backbone.widths=[16, 16, 32, 2048]")
+    )
+    assert all(weights.is_meta for weights in student.parameters())
+    assert not any(weights.is_meta for weights in teacher.parameters())
+    assert student.spec.channels == teacher.spec.channels

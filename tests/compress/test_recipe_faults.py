@@ -328,3 +328,34 @@ def test_a_model_larger_than_the_machine_is_told_before_it_is_built(
     told = capsys.readouterr().err
     assert "a training step on one picture of 8192 x 8192 takes about" in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (["seed=4294967295", "seeds=2"], "the 2 seeds from it on pass 4294967295"),
+        (["distill=[{type: pkd}, {type: pkd}]"], "distill: entries 0 and 1 are equal"),
+        (["benchmark.throughput_batches=[1, 1]"], "names a batch twice: [1, 1]"),
+        (["train.unlabeled_batch=4"], "there are no pictures without labels"),
+        (["train.gamma=5"], "expected at most 1, found 5"),
+        (["student={weights: none.safetensors}"], "none.safetensors: there is no such file"),
+        (["student={weights: recipe.safetensors}"], "is not a whole safetensors file"),
+        (["distill[7].weight=1"], "numbered from 0; there is no distill.7"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_at_check(
+    override: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.safetensors").write_bytes(b"no tensors")
+    assert main([str(write_smoke(tmp_path)), "--check", *override]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+def test_an_entry_of_a_list_is_overridden_in_the_form_of_messages(tmp_path: Path) -> None:
+    path = write_smoke(tmp_path)
+    written = load_recipe(path, ["distill[1].weight=3", "data.val.count=2"])[0]
+    assert written == load_recipe(path, ["distill.1.weight=3", "data.val.count=2"])[0]
+    assert written.distill[1].weight == 3

@@ -3,6 +3,7 @@
 Also how text from outside is shown: without control characters or escape sequences, and cut.
 """
 
+import re
 import unicodedata
 from typing import ClassVar
 
@@ -11,6 +12,12 @@ from typing import ClassVar
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # Joiners that scripts and emoji need inside a word.
 _JOINERS = frozenset("\u200c\u200d")
+
+# What Markdown, GitHub's too, takes for more than text; intervals are kept.
+_MARKUP = re.compile(
+    r"(?P<kept>\[[-+\u2212\d](?:[^\W_]|[-+\u2212.,%\s])*\](?![(:\[]))|://|www\.|[\\`*~\[\]|&<>]|(?<!\w)_|_(?!\w)"
+)
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 class ToolkitError(Exception):
@@ -73,6 +80,14 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(one if _is_safe(one) or one in keep else _escaped(one) for one in text)
 
 
+def as_markdown(text: str) -> str:
+    """Return one line that Markdown shows as `text`: without links, pictures, tags and emphasis.
+
+    Intervals such as `[1.2, 1.4]` stay readable in the source.
+    """
+    return _MARKUP.sub(_defused, printable(text))
+
+
 def shown(value: object, limit: int = 80) -> str:
     """Return how a value is written in a message: as Python writes it, printable and cut."""
     try:
@@ -85,6 +100,15 @@ def shown(value: object, limit: int = 80) -> str:
 def counted(count: int, one: str, more: str = "") -> str:
     """Return a count with its noun: `1 box`, `2 boxes`; `more` is the plural, or `one` and an s."""
     return f"{count} {one if count == 1 else more or one + 's'}"
+
+
+def _defused(found: re.Match[str]) -> str:
+    text = found[0]
+    if found["kept"]:
+        return text
+    if len(text) > 1:  # the beginning of an address
+        return f"{text[:-1]}\\{text[-1]}"
+    return _ENTITIES.get(text, f"\\{text}")
 
 
 def _is_safe(character: str) -> bool:

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as escaped
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from benchmarks.report import claims, tables, text
 from benchmarks.report.plots import Plot
 from benchmarks.report.schema import ReportData
+from export.errors import printable
 
 MOST_ROWS = 24  # a longer table is folded
 STYLE = """
@@ -76,12 +77,12 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 10p
 
 def html_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
     """Return the report as one HTML page with inlined pictures."""
-    name = escape(data.name)
+    name = _shown(data.name)
     sentence = data.headline
     body = [
         f"<h1>{name}</h1>",
-        f'<p class="headline">{escape(sentence)}</p>' if sentence else "",
-        *(f'<div class="warning" role="alert">{escape(w)}</div>' for w in data.warnings),
+        f'<p class="headline">{_shown(sentence)}</p>' if sentence else "",
+        *(f'<div class="warning" role="alert">{_shown(w)}</div>' for w in data.warnings),
         _tiles(data),
         "<h2>Results</h2>",
         _table(
@@ -114,11 +115,11 @@ def html_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
     if data.data:
         body += ["<h2>Data</h2>", _facts(data.data)]
     if data.notes:
-        items = "".join(f"<li>{escape(note)}</li>" for note in data.notes)
+        items = "".join(f"<li>{_shown(note)}</li>" for note in data.notes)
         body += ["<h2>Notes</h2>", f"<ul>{items}</ul>"]
     body += ["<h2>Environment</h2>", _facts(data.environment)]
     if data.recipe:
-        body += ["<h2>Recipe</h2>", f"<pre>{escape(data.recipe.rstrip())}</pre>"]
+        body += ["<h2>Recipe</h2>", f"<pre>{_shown(data.recipe.rstrip())}</pre>"]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -128,11 +129,16 @@ def html_page(data: ReportData, plots: Sequence[Plot], folder: Path) -> str:
     )
 
 
+def _shown(text: str) -> str:
+    """Return text that HTML shows as it is, its control characters as escapes."""
+    return escaped(printable(text, keep="\n\t"))
+
+
 def _chapter(title: str, content: Sequence[tables.Table]) -> list[str]:
     """Return a heading and tables with their titles; empty without tables."""
     if not content:
         return []
-    return [f"<h2>{escape(title)}</h2>", *(part for table in content for part in _titled(table))]
+    return [f"<h2>{_shown(title)}</h2>", *(part for table in content for part in _titled(table))]
 
 
 def _titled(table: tables.Table) -> list[str]:
@@ -141,14 +147,14 @@ def _titled(table: tables.Table) -> list[str]:
     if len(table.rows) > MOST_ROWS:
         count = f"{len(table.rows)} rows"
         drawn = f"<details><summary>{count}</summary>{drawn}</details>"
-    return [f"<h3>{escape(table.title)}</h3>", drawn, _notes(table.notes) if table.notes else ""]
+    return [f"<h3>{_shown(table.title)}</h3>", drawn, _notes(table.notes) if table.notes else ""]
 
 
 def _tiles(data: ReportData) -> str:
     tiles = [
-        f'<div class="tile {headline.tone}"><h3>{escape(headline.title)}</h3>'
-        f'<div class="figure">{escape(headline.figure)}</div>'
-        f"<p>{escape(headline.explanation)}</p></div>"
+        f'<div class="tile {headline.tone}"><h3>{_shown(headline.title)}</h3>'
+        f'<div class="figure">{_shown(headline.figure)}</div>'
+        f"<p>{_shown(headline.explanation)}</p></div>"
         for headline in claims.headlines(data)
     ]
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
@@ -164,12 +170,12 @@ def _table(
 
     def cell(tag: str, column: int, content: str) -> str:
         kind = "number" if column in numeric else "text"
-        return f'<{tag} class="{kind}">{escape(content)}</{tag}>'
+        return f'<{tag} class="{kind}">{_shown(content)}</{tag}>'
 
     head = "".join(cell("th", column, title) for column, title in enumerate(header))
     lines = []
     for number, row in enumerate(rows):
-        kind = f' class="{escape(kinds[number])}"' if kinds else ""
+        kind = f' class="{_shown(kinds[number])}"' if kinds else ""
         cells = "".join(cell("td", column, value) for column, value in enumerate(row))
         lines.append(f"<tr{kind}>{cells}</tr>")
     return (
@@ -179,7 +185,7 @@ def _table(
 
 
 def _notes(notes: Iterable[str]) -> str:
-    return f'<div class="notes">{"".join(f"<p>{escape(note)}</p>" for note in notes)}</div>'
+    return f'<div class="notes">{"".join(f"<p>{_shown(note)}</p>" for note in notes)}</div>'
 
 
 def _plots(plots: Sequence[Plot]) -> str:
@@ -194,7 +200,7 @@ def _plots(plots: Sequence[Plot]) -> str:
 
 def _figure(path: Path, caption: str, kind: str) -> str:
     """Inline a picture, or write a note that its file is missing."""
-    title = escape(caption)
+    title = _shown(caption)
     kind_of_file = "jpeg" if path.suffix.lower() in (".jpg", ".jpeg") else "png"
     try:
         content = base64.b64encode(path.read_bytes()).decode("ascii")
@@ -209,9 +215,9 @@ def _figure(path: Path, caption: str, kind: str) -> str:
 
 def _facts(tree: JsonValue) -> str:
     if isinstance(tree, str):
-        return f"<pre>{escape(tree.rstrip())}</pre>"
+        return f"<pre>{_shown(tree.rstrip())}</pre>"
     rows = "".join(
-        f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>"
+        f"<tr><td>{_shown(key)}</td><td>{_shown(value)}</td></tr>"
         for key, value in text.facts(tree)
     )
     return f'<div class="card scroll facts"><table><tbody>{rows}</tbody></table></div>'

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from export.artifact.manifest import InputSpec, Manifest
 from export.artifact.preprocessing import UNSTATED, VERSION
+from export.errors import printable
 
 
 def contract(artifacts: Mapping[str, Manifest]) -> str:
@@ -15,6 +16,7 @@ def contract(artifacts: Mapping[str, Manifest]) -> str:
     first = next(iter(artifacts.values()))
     spec, nms = first.input, first.nms
     height, width = spec.height, spec.width
+    tensor = printable(spec.name).replace("`", "'")
     unstated = [name for name, one in artifacts.items() if one.input.preprocessing is None]
     note = f"\nNote on {', '.join(unstated)}: {UNSTATED}.\n" if unstated else ""
     return f"""## From picture to tensor (preprocessing version {VERSION})
@@ -37,7 +39,7 @@ Evaluation, calibration, `predict` and `bench` do exactly this; `model.json` sta
    then vertically, each pass rounded and clipped to uint8. No `reducing_gap`.
 6. Lay it at the top left of a canvas, uint8 RGB of height {height} and width {width}; every value
    that it does not cover is {spec.fill}.
-7. The input `{plain(spec.name)}` is a batch of canvases. Where the table above says float32:
+7. The input `{tensor}` is a batch of canvases. Where the table above says float32:
    (B, 3, {height}, {width}), channels first, every value divided by 255 in float32. Where it says
    uint8: (B, {height}, {width}, 3), the canvases as they are. Mean and standard deviation are in
    the graph. B is what the graph states; where it states a name, any number.
@@ -79,10 +81,3 @@ def _wide(spec: InputSpec) -> str:
     return f"""Of a picture with
    16 bits a value, each value v becomes v >> (n - 8), {bits}.
    Pillow alone takes the high byte of colours, and grey it does not convert."""
-
-
-def plain(text: str) -> str:
-    """Return text that Markdown takes for text."""
-    for character in "\\`*_[]<>|":
-        text = text.replace(character, f"\\{character}")
-    return text

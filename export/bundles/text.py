@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact.manifest import Manifest
-from export.bundles.contract import contract, plain
-from export.errors import counted
+from export.bundles.contract import contract
+from export.errors import as_markdown, counted
 
 _TRITON_TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int32": "TYPE_INT32"}
 _NMS_IN = {"host": "client", "graph": "graph", "matrix": "graph", "none": "not needed"}
@@ -88,13 +88,13 @@ def readme(
     first = artifacts[0][1]
     rows = "\n".join(
         f"| `{own}` | {manifest.backend} | {manifest.precision} | {manifest.input.format} "
-        f"| {_NMS_IN[manifest.nms.mode]} | {plain(machines)} |"
+        f"| {_NMS_IN[manifest.nms.mode]} | {as_markdown(machines)} |"
         for own, manifest, machines in artifacts
     )
-    return f"""# {plain(name)}: detector bundle
+    return f"""# {as_markdown(name)}: detector bundle
 
-{counted(len(first.classes), "class", "classes")} (`labels.txt`), family {plain(first.family)}, \
-{first.parameters / 1e6:.1f} million parameters.
+{counted(len(first.classes), "class", "classes")} (`labels.txt`), \
+family {as_markdown(first.family)}, {first.parameters / 1e6:.1f} million parameters.
 
 ## Check it on this device
 

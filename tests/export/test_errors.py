@@ -1,6 +1,6 @@
 import pytest
 
-from export.errors import DataError, counted, printable, shown, unsafe_character
+from export.errors import DataError, as_markdown, counted, printable, shown, unsafe_character
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,20 @@ def test_a_count_agrees_with_its_noun():
     assert [counted(n, "box", "boxes") for n in (0, 1, 2)] == ["0 boxes", "1 box", "2 boxes"]
     assert [counted(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
     assert counted(1, "file was", "files were") == "1 file was"
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("AP_S 1.62 [1.53, 1.78] ms", "AP_S 1.62 [1.53, 1.78] ms"),
+        ("p50 [95\u00a0%]", "p50 [95\u00a0%]"),
+        ("[1](javascript:x)", r"\[1\](javascript:x)"),
+        ("[1]: http://x", r"\[1\]: http:/\/x"),
+        ("![](x)", r"!\[\](x)"),
+        ("<b> & `c` _d_ ~~~ a|b", r"&lt;b&gt; &amp; \`c\` \_d\_ \~\~\~ a\|b"),
+        ("www.x.y", r"www\.x.y"),
+        ("\x1b[31m\n# a", r"\\x1b\[31m\\n# a"),
+    ],
+)
+def test_markdown_shows_text_as_text(text, source):
+    assert as_markdown(text) == source

@@ -3,6 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from pydantic import ValidationError
 
 from benchmarks.accuracy.coco_map import COCO_NAMES
@@ -279,3 +281,33 @@ def test_the_pareto_front_keeps_what_nothing_beats():
         (2, 50),
         (9, 60),
     ]
+
+
+HOSTILE = "![a](http://x) [b](javascript:y) <img src=x onerror=z> `c` **d**|\x1b[31m\u202e\n# e"
+
+
+def text_of(block: Token) -> str:
+    return "".join(token.content for token in block.children or ())
+
+
+def test_names_and_notes_are_text_everywhere_in_the_pages(tmp_path):
+    data = report(
+        row("teacher", 0.7),
+        row("student", 0.6),
+        per_class={HOSTILE: {HOSTILE: 0.5}},
+        data={"splits": {"train": {"notes": [HOSTILE], "boxes_per_class": {HOSTILE: 3}}}},
+        notes=(HOSTILE,),
+        warnings=(HOSTILE,),
+        recipe=f"name: x # ```\n# ``` {HOSTILE}",
+    ).model_copy(update={"name": HOSTILE})
+    _, markdown, html = pages(data, tmp_path)
+    blocks = MarkdownIt("commonmark").enable("table").parse(markdown)
+    kinds = {token.type for block in blocks for token in (block, *(block.children or ()))}
+    assert not kinds & {"link_open", "image", "html_inline", "html_block", "code_inline", "em_open"}
+    assert [block.info for block in blocks if block.type == "fence"] == ["yaml"]
+    assert "http://" not in markdown.partition("````yaml")[0]
+    assert sum("[b](javascript:y)" in text_of(block) for block in blocks) >= 7
+    for page in (markdown, html):
+        assert "\x1b" not in page
+        assert "\u202e" not in page
+    assert "<img src=x" not in html

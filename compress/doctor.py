@@ -301,15 +301,20 @@ def bundle(path: Path, runs: Path) -> list[Finding]:
     """Check that a bundle's files are intact and its engines fit this machine."""
     from export.artifact.bundle_agreement import check_agreement
     from export.artifact.bundle_content import BundleError, read_bundle
+    from export.artifact.bundle_files import check_unlisted, warning_of
     from export.artifact.int8_range import saturation_at
+    from export.verify import built_files, load_sessions
 
     try:
         content = read_bundle(path)
+        strays = check_unlisted(path, content["files"], built_files(load_sessions([])))
         check_agreement(path, content)
     except BundleError as error:
         return [Finding(str(path), "bad", str(error), 6)]
     count = len(content["files"])
     found = [Finding(str(path), "ok", f"bundle of {counted(count, 'file')}, all intact")]
+    if strays:
+        found.append(Finding(str(path), "note", warning_of(strays)))
     for artifact in content["artifacts"]:
         if artifact.get("built_on") is not None:  # it depends on the machine
             found += named(path / artifact["file"], runs)

@@ -24,9 +24,10 @@ def _predict(options: argparse.Namespace) -> int:
     from export.bundles.packing import bundle_artifact
     from export.engine import open_engine
     from export.errors import ExportError
-    from export.predictions import write_predictions
+    from export.predictions import require_free_outputs, write_predictions
 
     require_writable(options.out, "--out")  # before the model is loaded
+    require_free_outputs(options)
     model: Path = options.model
     if model.is_dir():
         model = bundle_artifact(model, options.artifact)

@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,9 @@ from export.errors import DataError, MissingDependencyError, ToolkitError, count
 from export.pictures.calibration import picture_files
 from export.pictures.files import files_below, is_file, is_picture_name
 from export.pictures.images import open_photograph, photograph_size
-from export.pictures.video import SUFFIXES, VideoWriter, open_video
+from export.pictures.video import MARK, SUFFIXES, VideoWriter, open_video
+
+RECORD = "predictions.json"
 
 
 def predict(engine: Engine, path: Path, score_threshold: float) -> Detections:
@@ -35,6 +38,63 @@ def predict(engine: Engine, path: Path, score_threshold: float) -> Detections:
     """
     (found,) = detect_placed(engine, [place_file(path, engine.manifest.input)], score_threshold)
     return found
+
+
+def require_free_outputs(options: argparse.Namespace) -> None:
+    """Check, before a model is loaded, that no file but results of earlier calls is overwritten.
+
+    Args:
+        options: values of `export.predict.command_line`.
+
+    Raises:
+        DataError: a folder holds no picture and no video.
+        ToolkitError: a file is in the way; names it.
+    """
+    files, _ = _files_in(options.images)
+    names = _output_names(files) if options.draw else []
+    out: Path = options.out
+    there = [out / name for name in (RECORD, *names) if os.path.lexists(out / name)]
+    inputs = {_identity(file) for file in files if file.exists()} if there else set()
+    drawn = _drawn_before(out / RECORD)
+    for target in there:
+        if target.exists() and _identity(target) in inputs:
+            raise ToolkitError(
+                f"{target}: is one of the pictures to look at, and its drawn copy would replace "
+                "it; choose another folder with --out"
+            )
+        if not (target.name in drawn or _is_marked(target)):
+            raise ToolkitError(
+                f"{target}: is there, was not written by predict and would be replaced; move it "
+                "away or choose another folder with --out"
+            )
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    """Return what two names of one file share, also where the disk ignores case."""
+    found = file.stat()
+    return found.st_dev, found.st_ino
+
+
+def _drawn_before(record: Path) -> set[str]:
+    """Return the files that `predictions.json` of an earlier call lists, and its own name."""
+    try:
+        content = json.loads(record.read_bytes())
+        if {"model", "sha256", "score_threshold"} <= content.keys():
+            drawn = [image["drawn"] for image in content["images"]]
+            return {record.name, *(name for name in drawn if name is not None)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass
+    return set()
+
+
+def _is_marked(file: Path) -> bool:
+    """Whether a picture or video says that it was drawn here."""
+    if file.is_symlink() or not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        head = stream.read(4096)
+        stream.seek(max(file.stat().st_size - len(MARK), 0))
+        return MARK in head or stream.read() == MARK
 
 
 def write_predictions(options: argparse.Namespace, engine: Engine, model: Path) -> int:
@@ -78,7 +138,7 @@ def write_predictions(options: argparse.Namespace, engine: Engine, model: Path) 
         "broken": [str(error) for error in broken],
         "left_out": [str(file) for file in left_out],
     }
-    write_text(json.dumps(result, indent=1) + "\n", out / "predictions.json")
+    write_text(json.dumps(result, indent=1) + "\n", out / RECORD)
     if options.json:
         print(json.dumps(result))
     else:
@@ -210,5 +270,5 @@ def _summary(found: Detections, classes: Sequence[str], threshold: float) -> str
 
 def _write_picture(pixels: NDArray[np.uint8], path: Path) -> None:
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="JPEG", quality=92)
+    Image.fromarray(pixels).save(content, format="JPEG", quality=92, comment=MARK)
     write_bytes(content.getvalue(), path)

@@ -1,10 +1,11 @@
 """Check a bundle on a device: every artifact must reproduce the expected detections.
 
 `python -m export.verify BUNDLE`, or `python verify.py` inside of it. A bundle holds a copy of this
-file and, beside it, `bundle_content.py`, which reads and checks `bundle.json`,
-`bundle_agreement.py`, which compares it with the other files, `stored_numbers.py`, which looks for
-NaN in weights, `bundle_output.py`, which prints, and a `verify_<backend>.py` for each backend's
-artifacts. The copies need numpy and the runtime (onnxruntime, or tensorrt and cuda-python) alone.
+file and, beside it, `bundle_content.py`, which reads and checks `bundle.json`, `bundle_files.py`,
+which looks for files that it does not list, `bundle_agreement.py`, which compares it with the other
+files, `stored_numbers.py`, which looks for NaN in weights, `bundle_output.py`, which prints, and a
+`verify_<backend>.py` for each backend's artifacts. The copies need numpy and the runtime
+(onnxruntime, or tensorrt and cuda-python) alone.
 """
 
 import argparse
@@ -23,22 +24,32 @@ if TYPE_CHECKING or __package__ == "export":
         Picture,
         check_agreement,
         check_count,
+        differences,
         golden_picture,
+        iou,
     )
     from export.artifact.bundle_content import Artifact, Bundle, BundleError, Nms, read_bundle
+    from export.artifact.bundle_files import check_unlisted, warning_of
     from export.artifact.bundle_output import Parser, say
     from export.artifact.int8_range import saturation_at
     from export.artifact.stored_numbers import broken_number
 else:  # the copy in a bundle, whose folder `python -I` leaves out of the path
     sys.path.insert(0, str(Path(__file__).resolve().parent))
-    from bundle_agreement import Picture, check_agreement, check_count, golden_picture
+    from bundle_agreement import (
+        Picture,
+        check_agreement,
+        check_count,
+        differences,
+        golden_picture,
+        iou,
+    )
     from bundle_content import Artifact, Bundle, BundleError, Nms, read_bundle
+    from bundle_files import check_unlisted, warning_of
     from bundle_output import Parser, say
     from int8_range import saturation_at
     from stored_numbers import broken_number
 
 DONE, MISSING_PACKAGE, BROKEN = 0, 4, 6  # as in export/errors.py, which is not part of a bundle
-MIN_IOU = 0.5
 SESSION = "verify_"  # and the backend's name: a file beside the copy of this one in a bundle
 Batch: TypeAlias = NDArray[np.float32 | np.uint8]
 # boxes (B, P, 4), scores (B, P), labels (B, P), perhaps more
@@ -98,8 +109,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "verify") -> int:
     results: list[Result] = []
     try:
         bundle = read_bundle(options.bundle)
-        check_agreement(options.bundle, bundle)
         sessions = load_sessions(bundle["files"])
+        strays = check_unlisted(options.bundle, bundle["files"], built_files(sessions))
+        if strays:
+            say(f"warning: {options.bundle}: {warning_of(strays)}", sys.stderr)
+        check_agreement(options.bundle, bundle)
         for artifact in chosen(options.bundle, bundle, options.artifact, sessions):
             results.append(check(options.bundle, bundle, artifact, options.device, sessions))
             if not options.json:
@@ -160,6 +174,11 @@ def load_sessions(listed: Collection[str]) -> dict[str, SessionModule]:
         spec.loader.exec_module(module)
         loaded[name] = cast(SessionModule, module)
     return loaded
+
+
+def built_files(sessions: Mapping[str, SessionModule]) -> set[str]:
+    """Return the names of files that `build_engines.sh` writes beside an ONNX file."""
+    return {session.BUILT for session in sessions.values() if session.BUILT is not None}
 
 
 def chosen(
@@ -304,55 +323,9 @@ def select(outputs: Outputs, place: int, nms: Nms, threshold: float) -> list[Det
             break
         label, box = int(labels[index]), boxes[index]
         rivals = [other for known, _, other in kept if known == label]
-        if nms["mode"] != "host" or all(_iou(box, other) <= nms["iou"] for other in rivals):
+        if nms["mode"] != "host" or all(iou(box, other) <= nms["iou"] for other in rivals):
             kept.append(Detection(label, float(scores[index]), box))
     return kept
-
-
-def differences(
-    expected: Sequence[tuple[int, float, list[float]]],
-    found: Sequence[Detection],
-    tolerance: Mapping[str, float],
-    extra_above: float,
-) -> tuple[float, float] | str:
-    """Return the largest difference of a score and of a box side, or in words what is wrong.
-
-    Of what was found, scores below `extra_above` may go unmatched.
-    """
-    pairs = []
-    for i, (label, score, box) in enumerate(expected):
-        for j, (other_label, other_score, other_box) in enumerate(found):
-            overlap = _iou(np.asarray(box, dtype=np.float64), other_box)
-            if label == other_label and overlap >= MIN_IOU:
-                pairs.append((abs(score - other_score) + 1 - overlap, i, j))
-    ours: dict[int, int] = {}
-    for _, i, j in sorted(pairs):  # the closest pairs first, so that neighbours are not swapped
-        if i not in ours and j not in ours.values():
-            ours[i] = j
-    missing = [i for i in range(len(expected)) if i not in ours]
-    extra = [
-        j
-        for j, (_, score, _) in enumerate(found)
-        if score >= extra_above and j not in ours.values()
-    ]
-    if missing or extra:
-        return f"{len(missing)} of {len(expected)} expected boxes missing, {len(extra)} too many"
-    scores = [abs(expected[i][1] - found[j][1]) for i, j in ours.items()]
-    sides = [float(np.abs(np.asarray(expected[i][2]) - found[j][2]).max()) for i, j in ours.items()]
-    worst = max(scores, default=0.0), max(sides, default=0.0)
-    if worst[0] > tolerance["score"] or worst[1] > tolerance["box_px"]:
-        return (
-            f"scores differ by up to {worst[0]:.3g} (allowed {tolerance['score']:g}), boxes by up "
-            f"to {worst[1]:.3g} px (allowed {tolerance['box_px']:g})"
-        )
-    return worst
-
-
-def _iou(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
-    shared = float(np.prod(np.maximum(high - low, 0)))
-    union = float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2])) - shared
-    return shared / union if union > 0 else float(np.abs(one - other).max() < 1)
 
 
 def some_path(text: str) -> Path:

@@ -12,7 +12,7 @@ from compress.stages.model_name import ModelName
 from export.artifact.int8_range import saturation_at
 from export.artifact.manifest import MADE_FOR_TENSORRT, read_manifest
 from export.backends import device_choices
-from export.bundles.packing import bundle_artifact
+from export.bundles.packing import bundle_artifact, bundle_graphs
 from export.config import MOST_THREADS
 from export.engine import Engine, open_engine
 from export.errors import ExportError
@@ -112,10 +112,12 @@ def for_tensorrt(given: Path, stack: ExitStack) -> list[Path]:
         ExportError: there is none.
     """
     place = unpacked(given, stack)
-    pattern = "models/*/*.onnx" if (place / "bundle.json").is_file() else "export/*/model.onnx"
-    if not any((place / file).is_file() for file in ("bundle.json", "recipe.lock.json")):
+    if (place / "bundle.json").is_file():
+        files = bundle_graphs(place)
+    elif (place / "recipe.lock.json").is_file():
+        files = sorted(place.glob("export/*/model.onnx"))
+    else:
         return [artifact_in(given, None, stack)]
-    files = sorted(place.glob(pattern))
     found = {file: read_manifest(file.with_suffix(".json")).precision for file in files}
     chosen = [file for file, precision in found.items() if precision in MADE_FOR_TENSORRT]
     if not chosen:

@@ -44,10 +44,11 @@ def predict(arguments: Sequence[str] | None, prog: str) -> int:
 
     def work() -> int:
         from export.atomic import require_writable
-        from export.predictions import write_predictions
+        from export.predictions import require_free_outputs, write_predictions
         from slimdet.loading import load
 
         require_writable(options.out, "--out")  # before the model is loaded
+        require_free_outputs(options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # `write_predictions` prints it
             model = load(

@@ -14,9 +14,9 @@ from benchmarks.timing.step_ratio import StepRatio
 from compress.recipe_source import Tree
 from compress.training.conditions import Conditions
 from compress.training.objective import Term
-from compress.training.seals import AGAIN, check_seal, seal, write_sealed_json
+from compress.training.seals import AGAIN, check_seal, seal, seal_of, write_sealed_json
 from export.atomic import require_writable, write_text
-from export.errors import RecipeError, ToolkitError
+from export.errors import RecipeError, ToolkitError, shown
 
 try:
     import fcntl
@@ -179,6 +179,7 @@ def check_home(
     require_writable(home, "--runs")
     lock = home / "recipe.lock.json"
     if not lock.exists():
+        _require_no_strangers(home)
         return False
     check_seal(lock, "go on with this recipe, if it is that of the run")
     try:
@@ -202,6 +203,26 @@ def check_home(
             f"{changed[0][2]}{_and_more(changed)}; choose another name or delete it"
         )
     return True
+
+
+def _require_no_strangers(home: Path) -> None:
+    """Refuse a folder with files that no run wrote; one whose lock was deleted still has a recipe.
+
+    Raises:
+        RecipeError: it holds files, and nothing tells that they are a run's.
+    """
+    if (home / "recipe.yaml").is_file() or seal_of(home / "recipe.lock.json").exists():
+        return
+    try:
+        names = sorted(path.name for path in home.iterdir()) if home.is_dir() else []
+    except OSError:
+        return  # whether it can be written to was asked before
+    strange = [name for name in names if name[0] != "." and not name.endswith(".partial")]
+    if strange:
+        raise RecipeError(
+            f"{home}: holds {shown(strange[0])} and is not the folder of a run; choose another name"
+            " or another folder with --runs"
+        )
 
 
 def open_run(

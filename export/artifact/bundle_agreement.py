@@ -6,7 +6,7 @@ A bundle holds a copy of this file as `bundle_agreement.py`, so it imports nothi
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -20,6 +20,7 @@ else:  # the copy in a bundle
     import bundle_content
     from bundle_content import CONTENT, Bundle, BundleError, as_json
 
+MIN_IOU = 0.5
 Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3) RGB
 
 
@@ -42,6 +43,11 @@ def check_agreement(folder: Path, bundle: Bundle) -> None:
         if file is not None:
             name = PurePosixPath(artifact["file"]).name
             _same(folder, f"{at}file", name, file, f"{side} (artifact)")
+        digest = stated.get("sha256")
+        if digest is not None:
+            own = bundle["files"][artifact["file"]]
+            _same(folder, f"files.{as_json(artifact['file'])}", own, digest, f"{side} (sha256)")
+        _check_numbers(folder / side, stated)
         if "classes" in stated:
             _same(folder, "classes", bundle["classes"], stated["classes"], f"{side} (classes)")
         if artifact["name"] == bundle["default"]:
@@ -49,6 +55,28 @@ def check_agreement(folder: Path, bundle: Bundle) -> None:
     # split at line feeds alone, as they are written: other separators stand in no name
     labels = _read(folder, "labels.txt").removesuffix("\n").split("\n")
     _same(folder, "classes", bundle["classes"], labels, "labels.txt")
+
+
+def _check_numbers(side: Path, stated: Mapping[str, Any]) -> None:
+    """Refuse numbers of a sidecar that no export writes."""
+    least = {"parameters": 0, "opset": 1}
+    for key, low in least.items():
+        value = stated.get(key)
+        if value is not None and not (bundle_content.is_whole(value) and value >= low):
+            raise BundleError(
+                f"{side}: {key} is {as_json(value)}; expected a whole number from {low}. Unpack "
+                "the bundle again"
+            )
+    ids = stated.get("category_ids")
+    if ids is not None and not (
+        isinstance(ids, list)
+        and all(bundle_content.is_whole(one) and one >= 0 for one in ids)
+        and len(set(ids)) == len(ids)
+    ):
+        raise BundleError(
+            f"{side}: category_ids is {as_json(ids)}; expected whole numbers from 0, all "
+            "different. Unpack the bundle again"
+        )
 
 
 def _check_thresholds(folder: Path, stated: Mapping[str, Any], side: str) -> None:
@@ -160,3 +188,50 @@ def _read_object(folder: Path, name: str) -> dict[str, Any]:
             return content
         said = bundle_content.kind(content)
     raise BundleError(f"{folder / name}: holds {said}; expected an object. Unpack the bundle again")
+
+
+def differences(
+    expected: Sequence[tuple[int, float, list[float]]],
+    found: Sequence[tuple[int, float, NDArray[np.float64]]],
+    tolerance: Mapping[str, float],
+    extra_above: float,
+) -> tuple[float, float] | str:
+    """Return the largest difference of a score and of a box side, or in words what is wrong.
+
+    Of what was found, scores below `extra_above` may go unmatched.
+    """
+    pairs = []
+    for i, (label, score, box) in enumerate(expected):
+        for j, (other_label, other_score, other_box) in enumerate(found):
+            overlap = iou(np.asarray(box, dtype=np.float64), other_box)
+            if label == other_label and overlap >= MIN_IOU:
+                pairs.append((abs(score - other_score) + 1 - overlap, i, j))
+    ours: dict[int, int] = {}
+    for _, i, j in sorted(pairs):  # the closest pairs first, so that neighbours are not swapped
+        if i not in ours and j not in ours.values():
+            ours[i] = j
+    missing = [i for i in range(len(expected)) if i not in ours]
+    extra = [
+        j
+        for j, (_, score, _) in enumerate(found)
+        if score >= extra_above and j not in ours.values()
+    ]
+    if missing or extra:
+        return f"{len(missing)} of {len(expected)} expected boxes missing, {len(extra)} too many"
+    scores = [abs(expected[i][1] - found[j][1]) for i, j in ours.items()]
+    sides = [float(np.abs(np.asarray(expected[i][2]) - found[j][2]).max()) for i, j in ours.items()]
+    worst = max(scores, default=0.0), max(sides, default=0.0)
+    if worst[0] > tolerance["score"] or worst[1] > tolerance["box_px"]:
+        return (
+            f"scores differ by up to {worst[0]:.3g} (allowed {tolerance['score']:g}), boxes by up "
+            f"to {worst[1]:.3g} px (allowed {tolerance['box_px']:g})"
+        )
+    return worst
+
+
+def iou(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Return the intersection over union of two boxes, xyxy; of two without an area, 0 or 1."""
+    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
+    shared = float(np.prod(np.maximum(high - low, 0)))
+    union = float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2])) - shared
+    return shared / union if union > 0 else float(np.abs(one - other).max() < 1)

@@ -80,7 +80,7 @@ def read_bundle(folder: Path) -> Bundle:
         BundleError: naming the first key or file that is not as expected.
     """
     bundle = read_content(folder)
-    check_files(folder, bundle)
+    check_files(folder, bundle["files"])
     return bundle
 
 
@@ -138,14 +138,18 @@ def whole_number(text: str) -> int:
     raise ValueError(f"the number {text[:LONGEST_NUMBER]}... has more than 64 bits")
 
 
-def check_files(folder: Path, bundle: Bundle) -> None:
-    """Make sure that every file that the bundle lists is there and has its hash.
+def check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Make sure that every file is in the bundle and has its hash.
+
+    Args:
+        folder: the bundle.
+        files: path inside it -> SHA-256, as the bundle lists them.
 
     Raises:
         BundleError: naming the first file that is missing, differs, or is a link out of the bundle.
     """
     root = folder.resolve()
-    for name, expected in bundle["files"].items():
+    for name, expected in files.items():
         path = folder / name
         try:
             if not path.resolve().is_relative_to(root):
@@ -211,7 +215,7 @@ class _Checker:
         self._text(nms, f"{at}nms.", "mode")
         self._number(nms, f"{at}nms.", "iou", 0, 1)
         most = nms.get("max_detections")
-        if not _is_whole(most) or not 1 <= most <= 1_000_000:
+        if not is_whole(most) or not 1 <= most <= 1_000_000:
             self._fail(f"{at}nms.max_detections", most, "a whole number from 1")
         tolerance = self._get(artifact, at, "tolerance", dict, "an object of score and box_px")
         for key, most in TOLERANCES.get(precision, _LOOSEST).items():
@@ -228,7 +232,7 @@ class _Checker:
         highest = max(best, artifact["min_score"]) + tolerance["score"] + _ROUNDING
         self._number(artifact, at, "extra_above", 0, highest)
         count: Any = artifact.get("expected_count", len(expected))  # of earlier versions: none
-        if not _is_whole(count) or count < 1:
+        if not is_whole(count) or count < 1:
             self._fail(f"{at}expected_count", count, "a whole number from 1")
         built = artifact.get("built_on")
         if built is not None and not (
@@ -299,7 +303,7 @@ def _is_detection(value: object) -> bool:
         return False
     label, score, box = value
     return (
-        _is_whole(label)
+        is_whole(label)
         and 0 <= label < 2**31
         and _is_number(score)
         and 0 <= score <= 1
@@ -309,7 +313,8 @@ def _is_detection(value: object) -> bool:
     )
 
 
-def _is_whole(value: object) -> bool:
+def is_whole(value: object) -> bool:
+    """Whether a value of a JSON file is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -106,14 +106,14 @@ class Manifest(Section):
     precision: str  # fp32, fp16, int8 (for CPUs), int8-trt (for TensorRT), fp8
     artifact: str | None = None  # file name beside this sidecar; None for torch
     sha256: str | None = None  # of the artifact
-    parameters: int
+    parameters: int = Field(ge=0)
     input: InputSpec
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]  # of the dataset, in the order of `classes`
     nms: NmsSpec = NmsSpec()
     score_threshold: float = Field(default=0.25, ge=0, le=1)
     evaluation_score_threshold: float = Field(default=0.001, ge=0, le=1)
-    opset: int | None = None
+    opset: int | None = Field(default=None, ge=1)
     made_by: dict[str, str] = Field(default_factory=dict)  # package -> version
     parity: dict[str, Any] = Field(default_factory=dict)  # against torch, on real images
     quantization: dict[str, Any] = Field(default_factory=dict)
@@ -134,6 +134,12 @@ class Manifest(Section):
             if not name.strip() or unsafe:
                 what = f"with the character {unsafe}" if unsafe else "that is empty"
                 raise ValueError(f"a class name {what} ({shown(name)}) cannot stand in labels.txt")
+        for values, what in ((self.category_ids, "category_ids"), (self.classes, "classes")):
+            twice = next((one for one in values if values.count(one) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{what} holds {shown(twice)} twice; expected all different")
+        if min(self.category_ids) < 0:
+            raise ValueError(f"category_ids holds {min(self.category_ids)}; expected 0 or more")
         if self.artifact is not None and Path(self.artifact).name != self.artifact:
             raise ValueError(f"artifact is {shown(self.artifact)}; expected a file name alone")
         return self

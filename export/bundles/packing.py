@@ -5,10 +5,11 @@ import io
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from export import verify
 from export.artifact import (
     bundle_agreement,
     bundle_content,
+    bundle_files,
     bundle_output,
     int8_range,
     stored_numbers,
@@ -27,6 +29,7 @@ from export.artifact.manifest import Manifest, file_sha256, read_manifest
 from export.atomic import write_bytes, write_json, write_text
 from export.backends import BACKENDS
 from export.backends.interface import Backend
+from export.bundles.replacing import require_replaceable
 from export.bundles.text import build_script, readme, triton_config
 from export.bundles.wheel import wheel
 from export.detections import Candidates, Detections, select_detections
@@ -74,7 +77,8 @@ def write_bundle(
 ) -> Path:
     """Write a whole bundle to `folder` and pack it to `folder`.tar.gz; return the folder.
 
-    A bundle that is there already is replaced once the new one is whole.
+    A bundle that is there already is replaced once the new one is whole; a folder with any file
+    that such a bundle does not list is not.
 
     Args:
         folder: bundle folder; must not exist yet, or be a bundle.
@@ -86,19 +90,20 @@ def write_bundle(
 
     Raises:
         DataError: the golden picture cannot be read.
-        ExportError: an artifact cannot be trusted or run, or `folder` holds something else.
+        ExportError: an artifact cannot be trusted or run, or a file in the way would be lost.
         ToolkitError: the disk is full.
     """
-    if folder.exists() and not (folder / "bundle.json").is_file() and any(folder.iterdir()):
-        raise ExportError(f"{folder}: is there and no bundle; choose another folder")
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    missing = [parent for parent in partial.parents if not parent.exists()]
+    sources = [*artifacts, *([golden] if isinstance(golden, Path) else [])]
+    require_replaceable(folder, sources)
+    missing = [parent for parent in folder.parents if not parent.exists()]
     try:
-        partial.mkdir(parents=True)
-        fill_bundle(partial, artifacts, golden, name=name, threads=threads)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".slimdet-", dir=folder.parent) as made:
+            partial = Path(made) / folder.name
+            partial.mkdir()  # with the permissions of any new folder, which `made` has not
+            fill_bundle(partial, artifacts, golden, name=name, threads=threads)
+            require_replaceable(folder, sources)  # as it is now
+            _swap(folder, partial, Path(made) / "before")
         pack(folder)
     except OSError as error:
         raise ToolkitError(
@@ -106,11 +111,22 @@ def write_bundle(
             "choose another folder"
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         for parent in missing:  # those that hold no bundle now
             with suppress(OSError):
                 parent.rmdir()
     return folder
+
+
+def _swap(folder: Path, new: Path, before: Path) -> None:
+    """Move `new` to `folder`, and what is there to `before`; if that fails, leave it there."""
+    if folder.is_dir():
+        folder.replace(before)
+    try:
+        new.replace(folder)
+    except OSError:
+        if before.is_dir():
+            before.replace(folder)
+        raise
 
 
 def fill_bundle(
@@ -198,17 +214,39 @@ def bundle_artifact(folder: Path, name: str | None = None) -> Path:
     """Return the artifact of a bundle: the one named, else its first.
 
     Raises:
-        ExportError: it is no bundle, or has no artifact of that name.
+        ExportError: it is no bundle, has no artifact of that name, or the artifact or its sidecar
+            is not the file that the bundle lists.
     """
-    try:
-        content = bundle_content.read_content(folder)
-    except bundle_content.BundleError as error:
-        raise ExportError(str(error)) from None
+    content = _content(folder)
     files = {artifact["name"]: artifact["file"] for artifact in content["artifacts"]}
     wanted = name or content["default"]
     if wanted not in files:
         raise ExportError(f"{folder}: holds no artifact {wanted!r}, but {', '.join(files)}")
-    return folder / files[wanted]
+    return _checked(folder, content, files[wanted])
+
+
+def bundle_graphs(folder: Path) -> list[Path]:
+    """Return the ONNX files of a bundle, checked as `bundle_artifact` checks its one."""
+    content = _content(folder)
+    files = [artifact["file"] for artifact in content["artifacts"]]
+    return [_checked(folder, content, file) for file in files if file.endswith(".onnx")]
+
+
+def _content(folder: Path) -> bundle_content.Bundle:
+    try:
+        return bundle_content.read_content(folder)
+    except bundle_content.BundleError as error:
+        raise ExportError(str(error)) from None
+
+
+def _checked(folder: Path, content: bundle_content.Bundle, file: str) -> Path:
+    """Compare an artifact and its sidecar with their hashes; return the artifact's path."""
+    sidecar = PurePosixPath(file).with_suffix(".json").as_posix()
+    try:
+        bundle_content.check_files(folder, {one: content["files"][one] for one in (sidecar, file)})
+    except bundle_content.BundleError as error:
+        raise ExportError(str(error)) from None
+    return folder / file
 
 
 def _names(artifacts: Sequence[Path]) -> list[str]:
@@ -316,9 +354,10 @@ def _write_verification(folder: Path) -> None:
         verify,
         bundle_agreement,
         bundle_content,
+        bundle_files,
+        bundle_output,
         int8_range,
         stored_numbers,
-        bundle_output,
     ):
         source = Path(str(module.__file__))
         write_bytes(source.read_bytes(), folder / source.name)

@@ -1,5 +1,6 @@
 """The frames of a video, one by one, and a video of frames; through OpenCV, which is optional."""
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import cv2
 
 SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
+# In pictures and videos that are drawn, so that a later call knows that it may replace them.
+MARK = b"drawn by slimdet predict"
 
 
 @contextmanager
@@ -88,6 +91,8 @@ class VideoWriter:
         if self._writer is not None:
             self._writer.release()
         if kind is None and self._partial.exists():
+            with self._partial.open("ab") as file:  # a box that players skip
+                file.write(struct.pack(">I4s", 8 + len(MARK), b"free") + MARK)
             self._partial.replace(self.path)
         else:
             self._partial.unlink(missing_ok=True)

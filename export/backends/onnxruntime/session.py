@@ -82,4 +82,26 @@ def open_session(path: Path, artifact: Mapping[str, object], device: str) -> Onn
         raise RuntimeError(f"the graph takes {shapes}; expected one batch of pictures")
     if isinstance(shapes[0][0], int) and shapes[0][0] > MAX_BATCH:
         raise RuntimeError(f"the graph takes {shapes[0][0]} pictures at once, over {MAX_BATCH}")
+    _check_names(session, artifact)
     return OnnxSession(session)
+
+
+def _check_names(session: "onnxruntime.InferenceSession", artifact: Mapping[str, object]) -> None:
+    """Refuse a graph whose tensors are not named as clients of the bundle are told.
+
+    Raises:
+        RuntimeError: naming them.
+    """
+    form, nms = artifact["input"], artifact["nms"]
+    assert isinstance(form, Mapping)  # both checked by `bundle_content.py`
+    assert isinstance(nms, Mapping)
+    (taken,) = session.get_inputs()
+    given = {output.name for output in session.get_outputs()}
+    promised = {"boxes", "scores", "labels"}
+    if nms["mode"] in ("graph", "matrix"):
+        promised.add("num")
+    if taken.name != form.get("name", taken.name) or given != promised:
+        raise RuntimeError(
+            f"the graph takes {taken.name!a} and gives {', '.join(map(ascii, sorted(given)))}; "
+            f"expected {form.get('name', taken.name)!a} and {', '.join(sorted(promised))}"
+        )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,21 @@ def test_a_run_from_before_an_upgrade_goes_on_when_new_settings_are_at_their_def
 def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="leads out of"):
         open_run(tmp_path / "runs", "../outside", {}, "")
+
+
+def test_a_folder_that_is_not_of_a_run_is_left_alone(tmp_path: Path) -> None:
+    home = tmp_path / "x"
+    (home / "report").mkdir(parents=True)
+    (home / ".lock").touch()
+    for look in (check_home, partial(open_run, recipe_text="text")):
+        with pytest.raises(RecipeError, match="holds 'report' and is not the folder of a run"):
+            look(tmp_path, "x", {"seed": 0})
+    assert not (home / "recipe.yaml").exists()
+    (home / "report").rmdir()
+    assert open_run(tmp_path, "x", {"seed": 0}, "text") == home
+    (home / "models").mkdir()
+    (home / "recipe.lock.json").unlink()  # as some messages tell
+    assert not check_home(tmp_path, "x", {"seed": 1})
 
 
 def test_differences_name_every_leaf() -> None:

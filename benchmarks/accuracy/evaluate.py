@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.accuracy import METRICS
 from benchmarks.accuracy.metric import CocoResult, MetricValues
 from benchmarks.data.image_set import GroundTruth, ImageSet, read_canvas
+from benchmarks.data.parts.class_names import composed
 from export.artifact.manifest import InputSpec, Manifest
 from export.atomic import write_json
 from export.detections import Detections
@@ -129,15 +130,16 @@ def category_of_label(
         DataError: the two lists do not hold the same classes.
     """
     known = dict(zip(images.classes, images.category_ids, strict=True))
-    if set(known) != set(manifest.classes) and not other_classes:
-        only_model = sorted(set(manifest.classes) - set(known))
-        only_data = sorted(set(known) - set(manifest.classes))
+    names = [composed(name) for name in manifest.classes]
+    if set(known) != set(names) and not other_classes:
+        only_model = sorted(set(names) - set(known))
+        only_data = sorted(set(known) - set(names))
         raise DataError(
             f"{images.source}: classes differ from the model's: "
             f"only the model has {only_model}, only the data have {only_data}; "
             "evaluate on data with the classes that the model was trained on"
         )
-    return tuple(known.get(name) for name in manifest.classes)
+    return tuple(known.get(name) for name in names)
 
 
 def _batches(

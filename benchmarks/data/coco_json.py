@@ -48,13 +48,17 @@ def load_coco(path: Path) -> CocoDocument:
     except RecursionError:
         raise DataError(f"{path}: cannot be read as JSON: nested too deeply") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {shown(str(error))[1:-1]}") from None
+        # A link may lead to any file; a message of ours may quote it, one of the parser does not.
+        own = isinstance(error, OSError | json.JSONDecodeError) or not path.is_symlink()
+        said = shown(str(error))[1:-1] if own else "not as COCO has it"
+        raise DataError(f"{path}: cannot be read as JSON: {said}") from None
     if not isinstance(document, dict):
         raise DataError(f"{path}: not COCO: a {type(document).__name__}, expected an object")
     for key in ("images", "annotations", "categories"):
         entries = document.get(key)
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-            found = shown(list(document)[:8])[1:-1] or "nothing"
+            keys = shown(list(document)[:8])[1:-1] or "nothing"
+            found = "something else" if path.is_symlink() else keys
             raise DataError(
                 f"{path}: not COCO: `{key}` should be a list of objects; the file holds {found}"
             )

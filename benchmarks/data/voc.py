@@ -9,7 +9,7 @@ from benchmarks.data.image_set import ImageSet, labeled_image
 from benchmarks.data.parts.frames import frames_of
 from benchmarks.data.parts.lookup import FilesByStem, examples, name_key
 from benchmarks.data.parts.splits import SPLITS, split_names
-from benchmarks.data.parts.text import read_lines
+from benchmarks.data.parts.text import lies_within, read_lines
 from benchmarks.data.parts.voc_xml import VocObject, read_xml
 from export.errors import DataError, counted, shown
 from export.pictures.files import SUFFIXES, pictures_in
@@ -211,7 +211,7 @@ def _files(
         file = path or next((own[name] for name in split_names(split) if name in own), None)
         if file is not None:
             lists.append(file)
-            listed += _listed(file, home, path is None, notes)
+            listed += _listed(file, root, home, path is None, notes)
     if not lists:
         there = sorted({f.stem for home in homes for f in _lists(home)})
         raise DataError(
@@ -244,18 +244,24 @@ def _note_unnamed(home: VocHome, notes: ReadingNotes) -> None:
             notes.add(_UNNAMED if files.get(stem) else _UNLABELLED, picture.name)
 
 
-def _listed(file: Path, home: VocHome, must_exist: bool, notes: ReadingNotes) -> list[_Pair]:
-    """Return the pairs that a split list names by their stems."""
+def _listed(
+    file: Path, root: Path, home: VocHome, must_exist: bool, notes: ReadingNotes
+) -> list[_Pair]:
+    """Return the pairs that a split list names by their stems.
+
+    A list that is a link out of the data set, and so may be any file, is not quoted.
+    """
+    quotes = lies_within(file, root)
     lines = [line.strip().replace("\\", "/") for line in read_lines(file, "a list of pictures")]
     pictures, files = _by_stem(home.pictures), FilesByStem(xml_files(home.annotations))
     pairs: dict[_Pair, None] = {}
     missing = []
-    stems = [line for line in lines if line]
-    for stem in stems:
+    stems = {number: line for number, line in enumerate(lines, 1) if line}
+    for number, stem in stems.items():
         found = ((files.get(key), pictures.get(key)) for key in _stems_of(stem))
         pair = next((_Pair(xml, own) for xml, own in found if xml and own), None)
         if pair is None:
-            missing.append(shown(stem)[1:-1])
+            missing.append(shown(stem)[1:-1] if quotes else f"line {number}")
         else:
             pairs[pair] = None
     if missing and (must_exist or len(missing) == len(stems)):

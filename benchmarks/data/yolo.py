@@ -4,21 +4,24 @@ The class names stand in a `data.yaml`, which also names the splits, or in a pla
 `classes.txt`, one name per line, beside the pictures or above `images/` and `labels/`.
 """
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.data.annotations import RawObject, ReadingNotes, note_other_files
 from benchmarks.data.image_set import ImageSet, labeled_image
 from benchmarks.data.parts.frames import frames_of
 from benchmarks.data.parts.lookup import name_key
-from benchmarks.data.parts.text import read_lines
+from benchmarks.data.parts.text import quoted, read_lines, refuse_no_file
 from benchmarks.data.parts.values import number_in
 from benchmarks.data.parts.yolo_pictures import CLASS_LISTS, YoloPictures, find_yolo
-from export.errors import DataError, counted, shown
+from export.errors import DataError, counted
 from export.pictures.files import files_below, is_file
 
 _WILD = 1.5  # a normalised coordinate beyond this was written in pixels
+_LABELS = "the labels of a picture"
 _MOVED = "paths of another machine, found below the data set's folder"
 
 
@@ -54,7 +57,7 @@ def read_yolo(root: Path, split: str | None, path: Path | None = None) -> ImageS
         zip(found.pictures, files, frames, strict=True), 1
     ):
         size = (frame.width, frame.height)
-        objects = _read_labels(file, len(found.classes), size, found.pose, notes)
+        objects = _read_labels(file, root, found, size, notes)
         images.append(labeled_image(number, picture.name, frame, objects, notes))
     return ImageSet(
         name=split or "all",
@@ -106,6 +109,9 @@ class _LabelFiles:
 
         In a flat folder somewhere below a folder called `images`, `label_path` leads elsewhere.
         The name may differ in letter case or Unicode form.
+
+        Raises:
+            DataError: what stands there is no file, such as a link that leads nowhere.
         """
         usual = label_path(picture)
         for place in (usual, picture.with_suffix(".txt")):
@@ -113,16 +119,29 @@ class _LabelFiles:
                 name_key(place.name)
             )
             if found is not None:
+                refuse_no_file(found, _LABELS)
                 return found
         return usual
 
     def _in(self, folder: Path) -> dict[str, Path]:
         if folder not in self._folders:
+            _refuse_lost_folder(folder)
             files = folder.iterdir() if folder.is_dir() else ()
-            texts = sorted(f for f in files if f.suffix.lower() == ".txt" and is_file(f))
+            texts = sorted(f for f in files if f.suffix.lower() == ".txt")
             by_key = {name_key(file.name): file for file in texts}
             self._folders[folder] = by_key | {file.name: file for file in texts}
         return self._folders[folder]
+
+
+def _refuse_lost_folder(folder: Path) -> None:
+    """Refuse a link that leads nowhere, or a file, in place of a folder of label files."""
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        found = "a link that leads nowhere" if there.is_symlink() else "no folder"
+        raise DataError(
+            f"{there}: {found}, where a folder of label files should be; put the folder there, or "
+            "remove the entry"
+        )
 
 
 def label_path(picture: Path) -> Path:
@@ -136,12 +155,13 @@ def label_path(picture: Path) -> Path:
 
 
 def _read_labels(
-    file: Path, num_classes: int, size: tuple[int, int], pose: bool, notes: ReadingNotes
+    file: Path, root: Path, found: YoloPictures, size: tuple[int, int], notes: ReadingNotes
 ) -> list[RawObject]:
     if not is_file(file):
         notes.add("pictures without a label file, taken as empty", file.name)
         return []
-    lines = read_lines(file, "the labels of a picture")
+    lines = read_lines(file, _LABELS)
+    say = partial(quoted, file=file, root=root)
     objects: list[RawObject] = []
     for number, line in enumerate(lines, 1):
         fields = line.split()
@@ -149,7 +169,7 @@ def _read_labels(
             continue
         where = f"{file}:{number}"
         notes.written += 1
-        label, box = _read_line(fields, where, num_classes, size, pose)
+        label, box = _read_line(fields, where, found, size, say)
         objects.append(RawObject(box, label, where=f"line {number}"))
     if not objects:
         notes.add("pictures with an empty label file", file.name)
@@ -157,13 +177,17 @@ def _read_labels(
 
 
 def _read_line(
-    fields: Sequence[str], where: str, num_classes: int, size: tuple[int, int], pose: bool
+    fields: Sequence[str],
+    where: str,
+    found: YoloPictures,
+    size: tuple[int, int],
+    say: Callable[[object], str],
 ) -> tuple[int, tuple[float, float, float, float]]:
     read = [number_in(field) for field in fields]
     values = [value for value in read if value is not None]
     if len(values) < len(read):
-        raise DataError(f"{where}: {shown(' '.join(fields), 60)}; expected numbers")
-    box_only = len(values) == 5 or (pose and len(values) > 5)
+        raise DataError(f"{where}: {say(' '.join(fields))}; expected numbers")
+    box_only = len(values) == 5 or (found.pose and len(values) > 5)
     polygon = len(values) >= 7 and len(values) % 2 == 1
     if not (box_only or polygon):
         raise DataError(
@@ -173,9 +197,10 @@ def _read_line(
         )
     label, numbers = values[0], values[1:5] if box_only else values[1:]
     if not label.is_integer():
-        raise DataError(f"{where}: class {shown(fields[0])[1:-1]}; expected a whole number")
-    if not 0 <= label < num_classes:
-        raise DataError(f"{where}: class {shown(int(label), 30)} is not among 0..{num_classes - 1}")
+        raise DataError(f"{where}: class {say(fields[0])}; expected a whole number")
+    if not 0 <= label < len(found.classes):
+        last = len(found.classes) - 1
+        raise DataError(f"{where}: class {say(int(label))} is not among 0..{last}")
     if not all(-_WILD < value < _WILD for value in numbers):  # also catches NaN
         raise DataError(f"{where}: a coordinate is not in 0..1; YOLO wants fractions of the side")
     if box_only:

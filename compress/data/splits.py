@@ -36,12 +36,12 @@ def select_classes(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
     Raises:
         DataError: the set lacks a class, or a class is named twice.
     """
+    classes = tuple(checked_name(name, "data.classes") for name in classes)
     if len(set(classes)) < len(classes):
         raise DataError(f"data.classes: a class is named twice: {', '.join(classes)}")
     if not classes:
         raise DataError("data.classes: names no class; name those to use, or remove the key")
     for name in classes:
-        checked_name(name, "data.classes")
         if name not in image_set.classes:
             near = difflib.get_close_matches(name, image_set.classes, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.data.parts.class_names import composed
 from compress.data.config import Data, DataConfig
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
@@ -126,7 +127,8 @@ def open_teachers(recipe: Recipe, data: Data) -> tuple[Teacher, ...]:
                 f"data.image_size {data.input_height} x {data.input_width}; both see the same "
                 "batches, so they must be equal"
             )
-        classes = config.classes or _stated_classes(config) or own.classes
+        stated = tuple(map(composed, config.classes or ()))
+        classes = stated or _stated_classes(config) or own.classes
         teachers.append(Teacher(ModelName.of_teacher(index), keys, config, own, classes))
     return tuple(teachers)
 
@@ -147,7 +149,7 @@ def _stated_classes(config: TeacherConfig) -> tuple[str, ...] | None:
     if config.detector.weights is None or not config.strict:
         return None
     said = described(config.detector.weights)
-    return None if said is None else said[1]
+    return None if said is None else tuple(map(composed, said[1]))
 
 
 def _check_student_classes(recipe: Recipe, source: Source, classes: tuple[str, ...]) -> None:
@@ -157,7 +159,7 @@ def _check_student_classes(recipe: Recipe, source: Source, classes: tuple[str, .
         RecipeError: the classes differ; the message lists both.
     """
     said = None if recipe.student.weights is None else described(recipe.student.weights)
-    if said is not None and said[1] != classes:
+    if said is not None and tuple(map(composed, said[1])) != classes:
         raise RecipeError(
             f"{source.at('student', 'weights')}: found the classes {', '.join(said[1])} in "
             f"{recipe.student.weights}, expected those of the data, {', '.join(classes)}; set "

@@ -8,8 +8,16 @@ from export.errors import DataError, shown, unsafe_character
 _LONGEST = 200  # characters
 
 
+def composed(name: str) -> str:
+    """Return a class name in Unicode's composed form (NFC), in which names are compared."""
+    return unicodedata.normalize("NFC", name)
+
+
 def checked_name(name: object, where: str) -> str:
     """Return a class name that can stand in a line of text, such as one of `labels.txt`.
+
+    Unicode has two forms of `é` and its kind; the composed one (NFC) is returned, so that a name
+    is the same in every file, on whatever system it was written.
 
     Args:
         name: as the data set states it.
@@ -33,7 +41,7 @@ def checked_name(name: object, where: str) -> str:
             f"{where}: class name {shown(name)} holds {unsafe}, a character that ends lines or "
             "steers terminals; remove it"
         )
-    return name
+    return composed(name)
 
 
 def checked_names(
@@ -54,7 +62,7 @@ def checked_names(
     found = [checked_name(name, place(index)) for index, name in enumerate(names)]
     first: dict[str, int] = {}
     for number, name in enumerate(found):
-        before = first.setdefault(unicodedata.normalize("NFC", name), number)
+        before = first.setdefault(name, number)
         if before != number:
             raise DataError(
                 f"{place(number)}: the class name {shown(name)} is there twice (classes {before} "

@@ -3,11 +3,43 @@
 import re
 from pathlib import Path
 
-from export.errors import DataError
+from export.errors import DataError, shown
+from export.pictures.files import is_file
 from export.reading.encodings import encoding_of
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _MOST_BYTES = 1 << 28
+
+
+def refuse_no_file(file: Path, what: str) -> None:
+    """Refuse what stands in the place of a file and cannot be read as one.
+
+    Raises:
+        DataError: a link that leads nowhere, a folder, a pipe or a device, or one that cannot be
+            looked at.
+    """
+    if is_file(file):
+        return
+    found = "no regular file"
+    if file.is_symlink() and not file.exists():
+        found = "a link that leads to no file"
+    elif file.is_dir():
+        found = "a folder"
+    raise DataError(
+        f"{file}: {found}, where {what} should be; put the file there, or remove the entry"
+    )
+
+
+def lies_within(file: Path, root: Path) -> bool:
+    """Whether a file, or what it is a link to, lies in the folder of a data set."""
+    return file.resolve().is_relative_to(root.resolve())
+
+
+def quoted(value: object, file: Path, root: Path, limit: int = 80) -> str:
+    """Return a value of `file` for a message; a link out of the data set is not quoted."""
+    if lies_within(file, root):
+        return shown(value, limit)
+    return "(not shown, as the file is a link out of the data set)"
 
 
 def read_text(file: Path, what: str) -> str:

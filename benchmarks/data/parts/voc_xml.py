@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.data.parts.class_names import checked_name
+from benchmarks.data.parts.text import refuse_no_file
 from benchmarks.data.parts.values import flag, number, number_in
 from export.errors import DataError, shown
 
@@ -41,9 +42,8 @@ def read_xml(file: Path) -> tuple[tuple[int, int] | None, tuple[VocObject, ...]]
     """
     root = _parsed(file)
     if root.tag != "annotation":
-        raise DataError(
-            f"{file}: not Pascal VOC: root is <{shown(root.tag)[1:-1]}>, expected <annotation>"
-        )
+        found = "another element" if file.is_symlink() else f"<{shown(root.tag)[1:-1]}>"
+        raise DataError(f"{file}: not Pascal VOC: root is {found}, expected <annotation>")
     size = None
     if root.find("size/width") is not None:
         width, height = (_number(root, f"size/{side}", f"{file}:") for side in ("width", "height"))
@@ -69,6 +69,7 @@ def read_xml(file: Path) -> tuple[tuple[int, int] | None, tuple[VocObject, ...]]
 
 
 def _parsed(file: Path) -> ElementTree.Element:
+    refuse_no_file(file, "the annotations of a picture")
     try:
         if file.stat().st_size > _MOST_BYTES:
             raise DataError(f"{file}: over {_MOST_BYTES >> 20} MiB, too large for one picture")

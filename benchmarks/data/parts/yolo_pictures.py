@@ -1,5 +1,6 @@
 """Where a YOLO set keeps its class names and the pictures of each split."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from benchmarks.data.parts.class_names import checked_names
 from benchmarks.data.parts.data_yaml import DataYaml, looks_like_data_yaml, read_data_yaml
 from benchmarks.data.parts.lookup import FilesBelow, examples
 from benchmarks.data.parts.splits import SPLITS, split_names
-from benchmarks.data.parts.text import read_lines
+from benchmarks.data.parts.text import lies_within, read_lines
 from export.errors import DataError, counted, shown
 from export.pictures.files import (
     USUAL,
@@ -19,6 +20,8 @@ from export.pictures.files import (
 )
 
 CLASS_LISTS = ("classes.txt", "obj.names", "classes.names", "_darknet.labels")
+
+_HASHED = re.compile(r"[0-9a-f]{24}")  # in names of files in caches of git-annex, DVC, Hugging Face
 
 
 @dataclass
@@ -64,7 +67,7 @@ def yolo_splits(root: Path) -> list[str]:
     """Return the names of the splits that the data set in `root` comes with."""
     description = find_data_yaml(root)
     if description is not None:
-        return list(read_data_yaml(description).splits)
+        return list(_read_own(description, root).splits)
     below = _heap(root)
     return [name for name in SPLITS if (below / name).is_dir()]
 
@@ -82,7 +85,7 @@ def find_yolo(root: Path, split: str | None, path: Path | None) -> YoloPictures:
     """
     file = path or find_data_yaml(root)
     if file is not None:
-        content = read_data_yaml(file)
+        content = _read_own(file, root) if path is None else read_data_yaml(file)
         if split is None:
             return _whole(file, content.names, _heap(root), content.pose)
         return _split(content, split)
@@ -91,7 +94,7 @@ def find_yolo(root: Path, split: str | None, path: Path | None) -> YoloPictures:
         raise DataError(
             f"{root}: no data.yaml there, and no list of class names ({', '.join(CLASS_LISTS)})"
         )
-    names = _listed_names(file)
+    names = _listed_names(file, root)
     if split is None:
         return _whole(file, names, _heap(root))
     below = _heap(root)
@@ -117,8 +120,32 @@ def _heap(root: Path) -> Path:
     return root / "images" if (root / "images").is_dir() else root
 
 
-def _listed_names(file: Path) -> tuple[str, ...]:
-    """Read class names, one per line; a line's place is the number in the label files."""
+def _read_own(file: Path, root: Path) -> DataYaml:
+    """Read the `data.yaml` of a data set; a link out of the set, if it fails, is not quoted."""
+    try:
+        return read_data_yaml(file)
+    except DataError:
+        if lies_within(file, root):
+            raise
+    raise DataError(
+        f"{file}: a link out of the data set, to a file that cannot be read as YOLO's data.yaml; "
+        "put the file itself there"
+    )
+
+
+def _listed_names(file: Path, root: Path) -> tuple[str, ...]:
+    """Read class names, one per line; a line's place is the number in the label files.
+
+    Any text reads as a list of names, which are shown, so a link out of the data set may only lead
+    to a file of such a name, or of one by content as stores of data sets have.
+    """
+    target = file.resolve().name
+    own = target in CLASS_LISTS or _HASHED.search(target) is not None
+    if not own and not lies_within(file, root):
+        raise DataError(
+            f"{file}: a link out of the data set, to a file with another name than a list of "
+            f"class names has ({', '.join(CLASS_LISTS)}); put the list itself there"
+        )
     names = [line.strip() for line in read_lines(file, "a list of class names")]
     while names and not names[-1]:
         names.pop()

@@ -21,6 +21,7 @@ _CLIPPED = "boxes clipped to the picture"
 _SAME = "the same box and class twice in a picture"
 _LEFT_OUT = ", left out"  # every phrase that counts files left out has it
 TURNED = "photographs are stored turned; the boxes are turned upright"
+SEVERAL = "pictures with more than one frame, of which only the first is read"
 UNDECIDED = (
     "photographs are stored turned, and nothing states whether the boxes are: taken as drawn on "
     "the upright picture"

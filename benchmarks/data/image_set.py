@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from typing_extensions import NotRequired, TypedDict
 
 from benchmarks.data.annotations import (
+    SEVERAL,
     TURNED,
     UNDECIDED,
     RawObject,
@@ -143,6 +144,8 @@ def labeled_image(
         notes.add(TURNED, file_name)
     elif len(columns.boxes) and not frame.decided:
         notes.add(UNDECIDED, file_name)
+    if frame.several:
+        notes.add(SEVERAL, file_name)
     width, height = frame.upright()
     return LabeledImage(image_id, file_name, width, height, *columns)
 

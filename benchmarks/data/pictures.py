@@ -7,7 +7,7 @@ from benchmarks.data.image_set import ImageSet, LabeledImage, labeled_image
 from benchmarks.data.parts.frames import Frame
 from export.errors import DataError, counted
 from export.pictures.files import USUAL, files_below, is_file, is_picture_name
-from export.pictures.images import photograph_size
+from export.pictures.images import picture_header
 
 
 def read_pictures(
@@ -28,7 +28,8 @@ def read_pictures(
     images: list[LabeledImage] = []
     for number, path in enumerate(paths, 1):
         relative = path.relative_to(folder).as_posix()
-        frame = Frame(*photograph_size(path))
+        header = picture_header(path)
+        frame = Frame(*header.upright, several=header.several)
         images.append(labeled_image(number, relative, frame, (), notes))
     return ImageSet(
         name=name,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.data.image_set import ImageSet
-from export.errors import counted
+from export.errors import DataError, counted
 from export.pictures.depth import depth_of
 from export.pictures.images import wide_value
 
@@ -26,9 +26,17 @@ def with_bit_depth(sets: Sequence[ImageSet], asked: int | None) -> list[ImageSet
         asked: bits that the recipe states; None takes what is found.
 
     Raises:
-        DataError: a picture is damaged, or its values are not grey levels or colours.
+        DataError: a picture is damaged, its values are not grey levels or colours, or they have
+            more bits than `asked`.
     """
-    found = [_wide_values(images.paths) for images in sets]
+    seen = [_wide_values(images.paths) for images in sets]
+    for path, value in (pair for split in seen for pair in split.items()):
+        if asked is not None and value >= 1 << asked:
+            raise DataError(
+                f"{path}: holds values up to {value}, and data.bit_depth says {asked} (0 to "
+                f"{(1 << asked) - 1}); set data.bit_depth: {depth_of(value)}"
+            )
+    found = [list(split.values()) for split in seen]
     largest = max((value for values in found for value in values), default=None)
     depth = asked or (None if largest is None else depth_of(largest))
     return [
@@ -41,12 +49,12 @@ def with_bit_depth(sets: Sequence[ImageSet], asked: int | None) -> list[ImageSet
     ]
 
 
-def _wide_values(paths: Sequence[Path]) -> list[int]:
+def _wide_values(paths: Sequence[Path]) -> dict[Path, int]:
     """Return the largest value of each 16-bit picture of the sample."""
     able = [path for path in paths if path.suffix.lower() not in _EIGHT_BIT]
     steps = np.linspace(0, len(able) - 1, min(len(able), _LOOKED_AT)).round().astype(int)
-    values = (wide_value(able[step]) for step in steps)
-    return [value for value in values if value is not None]
+    values = ((able[step], wide_value(able[step])) for step in steps)
+    return {path: value for path, value in values if value is not None}
 
 
 def _note(values: Sequence[int], depth: int, asked: int | None) -> str:

@@ -9,7 +9,7 @@ from benchmarks.accuracy.ceiling import ceiling_warnings
 from benchmarks.data.image_set import ImageSet
 from compress.data.config import Data
 from compress.data.leaks import Repetitions, find_repetitions, leak_warnings
-from export.errors import counted
+from export.errors import counted, shown
 from export.pictures.images import fit
 
 _FEW_BOXES = 10
@@ -108,7 +108,7 @@ def data_health(
     found = find_repetitions(sets, {name: own.train for name, own in (taught or {}).items()})
     measured = {"val": _counted(data.val), "train": _counted(data.train)}
     full = ceiling_warnings(measured, max_detections)
-    warnings = (*full, *_warnings(splits, found, data))
+    warnings = (*full, *_warnings(splits, found, data), *_lookalikes(data.classes))
     division = "" if data.division is None else data.division.line()
     return Health(data.format, splits, found.leaks, found.repeated, warnings, division, found.alike)
 
@@ -133,7 +133,7 @@ def teacher_lines(data: Data) -> list[str]:
         split = _split_health(image_set, data)
         lines += _split_lines(image_set.name, split)
         lines += [f"warning: {image_set.name}: {text}" for text in split.suspicions]
-    return lines
+    return [*lines, *(f"warning: {text}" for text in _lookalikes(data.classes))]
 
 
 def _split_lines(role: str, split: SplitHealth) -> list[str]:
@@ -229,6 +229,20 @@ def _warnings(splits: dict[str, SplitHealth], repetitions: Repetitions, data: Da
             "image_size would keep them"
         )
     return warnings
+
+
+def _lookalikes(classes: Sequence[str]) -> list[str]:
+    """Return a warning of class names that differ in letter case or white space alone."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault("".join(name.casefold().split()), []).append(shown(name))
+    groups = [" and ".join(names) for names in alike.values() if len(names) > 1]
+    if not groups:
+        return []
+    return [
+        f"class names differ in letter case or white space alone: {_some(groups)}; each is a class "
+        "of its own. If they are one, give all their boxes the same name"
+    ]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -102,10 +102,12 @@ class PictureHeader(NamedTuple):
     Attributes:
         stored: (width, height) in pixels, as stored.
         orientation: EXIF's 1..8; how the stored picture is turned to be upright.
+        several: whether the file holds more frames than the first, which alone is read.
     """
 
     stored: tuple[int, int]
     orientation: int
+    several: bool = False
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -299,7 +301,11 @@ def _header(image: Image.Image) -> PictureHeader:
     width, height = image.size
     if isinstance(image, TiffImageFile):  # newer Pillow has swapped `size` already, older has not
         width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
-    return PictureHeader((width, height), _orientation(image))
+    try:
+        several = bool(getattr(image, "is_animated", False))
+    except _BROKEN:  # a GIF's second frame is looked for; the first may be whole
+        several = False
+    return PictureHeader((width, height), _orientation(image), several)
 
 
 def _decode(image: Image.Image, orientation: int, depth: int | None) -> NDArray[np.uint8]:

@@ -27,12 +27,14 @@ class Frame(NamedTuple):
         orientation: EXIF's 1..8 that makes this picture upright; 1 where it is.
         decided: false where the picture is stored turned, and neither its own stated size nor
             those of other pictures tell whether its boxes are.
+        several: whether the file holds more frames than this one.
     """
 
     width: int
     height: int
     orientation: int = 1
     decided: bool = True
+    several: bool = False
 
     def upright(self) -> tuple[int, int]:
         """Return (width, height) of the upright picture."""
@@ -79,7 +81,12 @@ def frames_of(pictures: Sequence[Path], stated: Sequence[tuple[int, int] | None]
         for header, size in zip(headers, stated, strict=True)
         if isinstance(header, PictureHeader) and _decides(header, size)
     }
-    return [_frame(*pair, votes) for pair in zip(headers, stated, strict=True)]
+    return [
+        _frame(header, size, votes)._replace(
+            several=isinstance(header, PictureHeader) and header.several
+        )
+        for header, size in zip(headers, stated, strict=True)
+    ]
 
 
 def _header(path: Path) -> PictureHeader | DataError:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks.data.folder import read_measured
+from benchmarks.data.pictures import read_pictures
 from compress.data.config import FolderConfig
 from export.errors import DataError
 from tests.benchmarks.data.tiny import coco, picture, voc_xml, write_coco, write_yolo
@@ -158,3 +160,21 @@ def test_class_names_of_two_unicode_forms_are_the_same(tmp_path: Path) -> None:
     objects = [(NFC, (1, 1, 9, 9), 0), (NFD, (11, 11, 19, 19), 0)]
     file.write_text(voc_xml(objects), encoding="utf-8")
     assert read_measured(tmp_path / "v", "all").classes == (NFC,)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
+def test_pictures_with_more_frames_than_the_one_that_is_read_are_counted(
+    tmp_path: Path, kind: str
+) -> None:
+    write_yolo(tmp_path, {"train/a": LINE, "train/b": LINE, "train/c": LINE})
+    frames = [Image.new("RGB", (40, 30), shade) for shade in ("red", "blue", "green")]
+    for name in "ab":
+        file = tmp_path / f"images/train/{name}.png"
+        frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "images/train/c.png", "JPEG" if kind == "MPO" else kind)
+    (said,) = read_measured(tmp_path, "train").notes
+    assert said == (
+        "2 pictures with more than one frame, of which only the first is read (a.png, b.png)"
+    )
+    (loose,) = read_pictures(tmp_path / "images/train", "unlabeled", ("cat",), (1,)).notes
+    assert loose == said

@@ -32,11 +32,12 @@ def test_all_splits_are_read_with_the_bits_that_hold_every_value(tmp_path: Path)
 
 
 def test_a_stated_depth_is_taken_and_what_exceeds_it_is_refused(tmp_path: Path) -> None:
-    data = opened(tmp_path, {"train": 900, "val": 4000}, bit_depth=10)
+    data = opened(tmp_path, {"train": 900, "val": 1000}, bit_depth=10)
     assert data.val.bit_depth == 10
     assert "as data.bit_depth says" in data.train.notes[-1]
-    with pytest.raises(DataError, match=r"101\.png: holds values up to 4000"):
-        read_canvas(data.val, 0, 64, 64)
+    said = r"101\.png: holds values up to 4000, and data\.bit_depth says 10.*bit_depth: 12"
+    with pytest.raises(DataError, match=said):
+        opened(tmp_path, {"train": 900, "val": 4000}, bit_depth=10)
 
 
 def test_pictures_of_8_bits_state_no_depth(tmp_path: Path) -> None:

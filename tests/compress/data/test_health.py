@@ -5,7 +5,7 @@ import pytest
 
 from compress.data.augment import AugmentConfig
 from compress.data.config import FolderConfig, ShapesConfig, SplitConfig
-from compress.data.health import Health, data_health
+from compress.data.health import Health, data_health, teacher_lines
 from export.errors import DataError
 from tests.benchmarks.data.tiny import coco, picture, write_coco, write_coco_root
 
@@ -144,3 +144,17 @@ def test_pictures_with_more_objects_than_a_model_returns_are_warned_about(tmp_pa
     cut = FolderConfig(root=tmp_path, image_size=32).open()
     (warning,) = [w for w in data_health(cut, 3).warnings if "max_detections" in w]
     assert warning.startswith("train: 1 of 3 pictures hold more than 3 objects (the fullest 4)")
+
+
+def test_class_names_that_differ_in_case_or_white_space_alone_are_named(tmp_path: Path) -> None:
+    names = ["red", "Red", "light red", "light  red", "blue"]
+    for split, start in (("train", 1), ("val", 101)):
+        document = coco(5, ids=(1, 2, 3, 4, 5), start=start)
+        document["categories"] = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
+        write_coco(tmp_path, split, document, shade=start)
+    data = FolderConfig(root=tmp_path, image_size=64).open()
+    (said,) = [text for text in data_health(data).warnings if "white space" in text]
+    assert "'red' and 'Red', 'light red' and 'light  red';" in said
+    assert f"warning: {said}" in teacher_lines(data)
+    distinct = FolderConfig(root=tmp_path, image_size=64, classes=("red", "blue")).open()
+    assert not [text for text in data_health(distinct).warnings if "white space" in text]

@@ -16,8 +16,6 @@ from export.arguments import decimal, parser_of, run_command, some_path
 from export.errors import RecipeError, printable, shown
 
 if TYPE_CHECKING:
-    from pydantic import JsonValue
-
     from benchmarks.gates import GatesConfig
     from benchmarks.report.schema import ReportData, ReportRow
 
@@ -184,19 +182,22 @@ def _change(before: str, after: str, difference: str) -> str:
 
 
 def _notes(before: "ReportData", after: "ReportData") -> list[str]:
-    from benchmarks.gates import other_pictures, rows_by_key
+    from benchmarks.comparable import other_machine, other_pictures, other_preprocessing
+    from benchmarks.gates import rows_by_key
 
     notes = []
     other = other_pictures(before, after)
     if other is not None:
         notes.append(f"AP is not comparable: {printable(other)}")
-    for name in ("cpu", "gpu"):
-        sides = [report.environment.get(name) for report in (before, after)]
-        if sides[0] != sides[1]:
+    for name in ("cpu", "gpus"):
+        found = other_machine(before, after, name)
+        if found is not None:
             notes.append(
-                f"measured on different machines: {name} {_model(sides[0])} and "
-                f"{_model(sides[1])}; latencies are not comparable"
+                f"measured on different machines: {printable(found)}; latencies are not comparable"
             )
+    if None not in (before.preprocessing, after.preprocessing):
+        unlike = other_preprocessing(before, after)
+        notes += [] if unlike is None else [f"AP is not comparable: {unlike}"]
     for where, report in (("first", before), ("second", after)):
         if report.preprocessing is None and before.preprocessing != after.preprocessing:
             notes.append(
@@ -212,10 +213,6 @@ def _notes(before: "ReportData", after: "ReportData") -> list[str]:
     if noisy:
         notes += _wrapped(f"noisy timings: {', '.join(noisy)}")
     return notes
-
-
-def _model(part: "JsonValue") -> str:
-    return printable(str(part.get("model", part)) if isinstance(part, dict) else str(part))
 
 
 def command_line(prog: str) -> argparse.ArgumentParser:

@@ -3,12 +3,12 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
+from benchmarks.comparable import few, other_conditions, other_pictures, other_preprocessing
 from export.config import LocalPath, Section
 from export.errors import ToolkitError, counted
 
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 RowKey = tuple[str, str, str]
 Quantile = Literal["p50", "p99"]
+STUDENT = "student"
+FEWEST_CALLS = 2
 LIMITS = ("max_ap_drop", "max_p50", "max_p99", "max_size")
-# Kinds of verdicts on a timing; a row with any other has failed.
-TIMINGS = ("valid", "noisy", "throttled", "not measured")
-FAILURES = ("failed", "error")  # keys by which other programs mark a row
+# Verdicts on a timing; a row with any other has failed.
+TIMING = re.compile(r"valid|(noisy|throttled|not measured)(: .+)?", re.DOTALL)
+# Keys by which other programs mark a row.
+FAILURES = ("failed", "failure", "error", "errors", "exception", "skipped")
 # What a file of a detector can have, and a call of one can take: a figure outside is a mistake.
-PLAUSIBLE = {"MB": (1e-3, 1e6), "ms": (1e-3, 1e7)}
-MOST_SHOWN = 4  # differences of validation sets in a message
+PLAUSIBLE = {"MB": (1e-3, 1e6), "ms": (1e-2, 1e7)}
+MOST_PER_CENT, MOST = 1000, 1e6  # a limit above holds nothing back
 
 
 class GateError(ToolkitError):
@@ -40,7 +43,7 @@ class GatesConfig(Section):
     """
 
     reference: LocalPath | None = None  # report.json, or the report's or the run's folder
-    max_ap_drop: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # AP points
+    max_ap_drop: float | None = Field(default=None, ge=0, lt=100, allow_inf_nan=False)  # AP points
     max_p50: str | float | None = None  # end to end
     max_p99: str | float | None = None  # end to end
     max_size: str | float | None = None
@@ -70,8 +73,18 @@ def parse_limit(limit: str | float) -> tuple[float, bool]:
     """Return the number, and whether it is a share of the reference (`+5%` is 0.05, True).
 
     Raises:
-        ValueError: it is neither a percentage nor a finite number from 0.
+        ValueError: it is neither a percentage nor a finite number from 0, or it is so large that
+            it holds nothing back.
     """
+    number, relative = _number(limit)
+    most = MOST_PER_CENT / 100 if relative else MOST
+    if number > most:
+        kind = f"+{MOST_PER_CENT}%" if relative else f"{MOST:.0f}"
+        raise ValueError(f"{limit} is not a limit, as it holds nothing back; write at most {kind}")
+    return number, relative
+
+
+def _number(limit: str | float) -> tuple[float, bool]:
     if isinstance(limit, int | float):
         if not math.isfinite(limit) or limit < 0:
             raise ValueError(f"{limit} is not a limit; write +5% or a plain number from 0")
@@ -122,92 +135,12 @@ def latency(row: "ReportRow", quantile: Quantile) -> float | None:
     return scope.p50 if quantile == "p50" else scope.p99
 
 
-def other_pictures(before: "ReportData", after: "ReportData") -> str | None:
-    """Return how the validation sets of two reports differ; None where they agree.
-
-    Compares the numbers of pictures and boxes that both state, not paths: the same set may lie
-    elsewhere. A report without a record of its data, as `slimdet bench` wrote it before, has the
-    data's name and number of pictures in its own name, and the classes in its rows.
-    """
-    if isinstance(before.data, str) and isinstance(after.data, str):
-        return _other_name(before, after)
-    if _is_earlier_form(before, after) or _is_earlier_form(after, before):
-        return _other_classes(before, after)
-    old, new = _validation_set(before), _validation_set(after)
-    for where, found in (("first", old), ("second", new)):
-        if not found:
-            return f"the {where} report does not state the pictures that it was measured on"
-    both = [kind for kind in old if kind in new]
-    if not both:
-        return "the reports state no figure of their validation sets that both have"
-    differing = [
-        f"{what} {old[kind].get(what, 0)} and {new[kind].get(what, 0)}"
-        for kind in both
-        for what in dict.fromkeys([*old[kind], *new[kind]])
-        if old[kind].get(what, 0) != new[kind].get(what, 0)
-    ]
-    return f"the validation sets differ: {_few(differing)}" if differing else None
-
-
-def _other_name(before: "ReportData", after: "ReportData") -> str | None:
-    old, new = ((str(one.data), one.name) for one in (before, after))
-    if old != new:
-        names = " and ".join(repr(", ".join(filter(None, one))) for one in (old, new))
-        return f"the reports name different data: {names}"
-    return _other_classes(before, after)
-
-
-def _is_earlier_form(old: "ReportData", new: "ReportData") -> bool:
-    """Whether two benchmarks name the same data, and `old` alone has no record of it."""
-    pictures = _validation_set(new).get("pictures", {}).get("pictures")
-    if pictures is None or old.data:
-        return False
-    return old.name == new.name and new.name.endswith(f", {counted(pictures, 'picture')}")
-
-
-def _other_classes(before: "ReportData", after: "ReportData") -> str | None:
-    classes = [{name for row in one.rows for name in row.per_class} for one in (before, after)]
-    if all(classes) and classes[0] != classes[1]:
-        return f"the reports have different classes: {_few(sorted(classes[0] ^ classes[1]))}"
-    return None
-
-
-def _validation_set(report: "ReportData") -> dict[str, dict[str, int]]:
-    """Return the numbers that a report states of its validation set, by kind and name.
-
-    That is `val` of a run, and of a benchmark the one split that it measured.
-    """
-    splits = report.data.get("splits") if isinstance(report.data, dict) else None
-    if not isinstance(splits, dict):
-        return {}
-    found = next(iter(splits.values())) if len(splits) == 1 else splits.get("val")
-    if not isinstance(found, dict):
-        return {}
-    classes = found.get("boxes_per_class")
-    by_class = classes if isinstance(classes, dict) else {}
-    stated = {
-        "pictures": {"pictures": found.get("images")},
-        "boxes": {"boxes": found.get("boxes")},
-        "classes": {f"boxes of {name}": count for name, count in by_class.items()},
-    }
-    numbers = {
-        kind: {what: count for what, count in counts.items() if type(count) is int}
-        for kind, counts in stated.items()
-    }
-    return {kind: counts for kind, counts in numbers.items() if counts}
-
-
-def _few(texts: Sequence[str]) -> str:
-    more = len(texts) - MOST_SHOWN
-    return ", ".join(texts[:MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
 def broken_gates(before: "ReportData", after: "ReportData", gates: GatesConfig) -> list[str]:
     """Return one line per exceeded limit, over the rows of the reference `before`.
 
     A limit that cannot be checked counts as exceeded: a row that is gone, occurs twice or is marked
     as failed, a figure that was not measured or that no detector has, a latency from a busy machine
-    (unless `allow_noisy`), or AP on other pictures.
+    (unless `allow_noisy`) or of another machine, batch or device, or AP on other pictures.
     """
     old, new = rows_by_key(before), rows_by_key(after)
     if not old.keys() & new.keys():
@@ -216,10 +149,12 @@ def broken_gates(before: "ReportData", after: "ReportData", gates: GatesConfig) 
         return []
     lines = _repeated(before, "the reference") + _repeated(after, "the new report")
     if gates.max_ap_drop is not None:
-        other = other_pictures(before, after)
+        other = other_pictures(before, after) or other_preprocessing(before, after)
         if other is not None:
             lines.append(f"AP cannot be checked: {other}; measure both on the same pictures")
             gates = gates.model_copy(update={"max_ap_drop": None})
+    if STUDENT in {key[0] for key in new} - {key[0] for key in old}:
+        lines.append("student: the reference has no row of it, so no limit can be checked")
     for key in old:
         title = " ".join(key)
         if key not in new:
@@ -232,7 +167,8 @@ def broken_gates(before: "ReportData", after: "ReportData", gates: GatesConfig) 
             for where, row in (("the reference", old[key]), ("the new report", new[key]))
             if (mark := _failure(row)) is not None
         ]
-        lines += failed or _row_gates(title, old[key], new[key], gates)
+        unlike = other_conditions(before, after, old[key], new[key])
+        lines += failed or _row_gates(title, old[key], new[key], gates, unlike)
     return lines
 
 
@@ -247,13 +183,15 @@ def _repeated(data: "ReportData", where: str) -> list[str]:
 
 def _failure(row: "ReportRow") -> str | None:
     """Return how a row is marked as failed; None for one that is not."""
-    if row.verdict.partition(":")[0].strip() not in TIMINGS:
+    if not TIMING.fullmatch(row.verdict):
         return repr(row.verdict)
     marks = row.model_extra or {}
     return next((f"{name}: {marks[name]}" for name in FAILURES if marks.get(name)), None)
 
 
-def _row_gates(title: str, old: "ReportRow", new: "ReportRow", gates: GatesConfig) -> list[str]:
+def _row_gates(
+    title: str, old: "ReportRow", new: "ReportRow", gates: GatesConfig, unlike: str | None
+) -> list[str]:
     lines = []
     if gates.max_ap_drop is not None:
         lines += _ap_drop(title, old, new, gates.max_ap_drop)
@@ -267,15 +205,38 @@ def _row_gates(title: str, old: "ReportRow", new: "ReportRow", gates: GatesConfi
                     f"{title}: {quantile} cannot be checked: the timing is {noisy[0]}; measure "
                     "again on a quiet machine, or allow it (--allow-noisy, gates.allow_noisy)"
                 )
+            elif unlike is not None:
+                lines.append(
+                    f"{title}: {quantile} cannot be checked: the reports were timed with {unlike}; "
+                    "measure both alike"
+                )
             else:
-                lines += _growth(title, f"end-to-end {quantile}", "ms", values, limit)
+                lines += _growth(title, f"end-to-end {quantile}", "ms", values, limit) or _odd(
+                    title, quantile, old, new
+                )
     if gates.max_size is not None:
         lines += _growth(title, "size", "MB", (old.size_mb, new.size_mb), gates.max_size)
     return lines
 
 
+def _odd(title: str, quantile: Quantile, old: "ReportRow", new: "ReportRow") -> list[str]:
+    """Return why the calls that were timed give no quantiles."""
+    for row, where in ((old, "the reference"), (new, "the new report")):
+        scope = row.latency_ms and row.latency_ms.end_to_end
+        if scope and (scope.n < FEWEST_CALLS or not scope.min <= scope.p50 <= scope.p99):
+            found = f"{counted(scope.n, 'call')}, min {scope.min:g}, p50 {scope.p50:g}, p99 "
+            return [
+                f"{title}: {quantile} cannot be checked: {where} has {found}{scope.p99:g} ms, "
+                "which is no timing"
+            ]
+    return []
+
+
 def _ap_drop(title: str, old: "ReportRow", new: "ReportRow", limit: float) -> list[str]:
     before, after = old.ap["AP"], new.ap["AP"]
+    if old.per_class and new.per_class and old.per_class.keys() != new.per_class.keys():
+        differing = few(sorted(old.per_class.keys() ^ new.per_class.keys()))
+        return [f"{title}: AP cannot be checked: the rows have different classes: {differing}"]
     if before is None or after is None:
         return [f"{title}: AP cannot be checked: it was not measured in both reports"]
     drop = 100 * (before - after)

@@ -47,6 +47,7 @@ FLOORS = [
     ["benchmarks/data"],
     ["benchmarks/accuracy", "benchmarks/timing"],
     ["benchmarks/report"],
+    ["benchmarks/comparable"],
     ["benchmarks/gates", "benchmarks/measure"],
     ["benchmarks/compare", "benchmarks/run"],
     ["compress/batch", "compress/console"],

@@ -186,6 +186,8 @@ def _failure(row: "ReportRow") -> str | None:
     if not TIMING.fullmatch(row.verdict):
         return repr(row.verdict)
     marks = row.model_extra or {}
+    if marks.get("status") in FAILURES:
+        return f"status: {marks['status']}"
     return next((f"{name}: {marks[name]}" for name in FAILURES if marks.get(name)), None)
 
 

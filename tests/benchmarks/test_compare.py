@@ -149,6 +149,7 @@ LIMITS = ["--max-ap-drop", "50", "--max-p99", "+900%", "--max-size", "+900%", "-
         ([{}], [{"verdict": "failed: no kernel"}], "report is marked 'failed: no kernel'"),
         ([{"verdict": "crashed"}], [{}], "the row of the reference is marked 'crashed'"),
         ([{}], [{"failed": True}], "the row of the new report is marked failed: True"),
+        ([{}], [{"status": "failed"}], "the row of the new report is marked status: failed"),
         ([{}], [{"error": "died"}], "the row of the new report is marked error: died"),
         ([{}], [{"verdict": "not measured: x", "latency_ms": None}], "p99 cannot be checked"),
         ([{}], [{"size_mb": None}], "size cannot be checked: it was not measured"),

@@ -24,10 +24,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmar
 
 def run_bench(options: argparse.Namespace) -> int:
     """Measure the models of `options`; return the exit code."""
-    from export.atomic import require_writable
+    from export.atomic import require_own, require_writable
 
     if options.out is not None:
         require_writable(options.out, "--out")
+        drawn = ("report.md", "report.html", "plots", "predictions")
+        require_own(options.out, "report.json", {"schema", "rows"}, drawn)
     from benchmarks.measure import measure
     from benchmarks.report.content import complete
     from export.backends.interface import EngineSettings

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from export.errors import ToolkitError
@@ -38,6 +38,31 @@ def require_writable(folder: Path, option: str) -> None:
             f"{folder}: cannot be written to ({reason}); choose another folder with {option}, or "
             "correct its permissions"
         ) from None
+
+
+def require_own(folder: Path, record: str, keys: Set[str], names: Sequence[str]) -> None:
+    """Check that the files which will be replaced in a folder were written by an earlier call.
+
+    Args:
+        folder: as in `require_writable`, chosen with `--out`.
+        record: JSON file that is written beside the others.
+        keys: some of its own.
+        names: of the others.
+
+    Raises:
+        ToolkitError: one is there, and no record of these keys; names the file.
+    """
+    there = [name for name in (record, *names) if os.path.lexists(folder / name)]
+    if not there:
+        return
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads((folder / record).read_bytes())
+        if isinstance(content, dict) and keys <= content.keys():
+            return
+    raise ToolkitError(
+        f"{folder / there[0]}: is there, was not written by slimdet and would be replaced; move it "
+        "away or choose another folder with --out"
+    )
 
 
 def write_bytes(content: bytes, path: Path) -> Path:

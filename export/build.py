@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.arguments import parser_of, positive, random_seed, run_command, say, some_path
-from export.atomic import require_writable
+from export.atomic import require_own, require_writable
 from export.backends import BACKENDS
 from export.errors import ExportError
 
@@ -44,6 +44,17 @@ def backend_of(options: argparse.Namespace) -> str:
     return next(name for name, one in BACKENDS.items() if one.runs_graphs == wanted)
 
 
+def require_free_folder(folder: Path) -> None:
+    """Check that an artifact can be written to `folder`, where at most another one is replaced.
+
+    Raises:
+        ToolkitError: it cannot, or a file of its name is of another.
+    """
+    require_writable(folder, "--out")
+    for place in (folder, folder / "graph"):
+        require_own(place, "model.json", {"family", "precision"}, ("model.onnx", "model.engine"))
+
+
 def build(options: argparse.Namespace) -> Path:
     """Build with one backend, after making its graph where pictures are given.
 
@@ -57,7 +68,7 @@ def build(options: argparse.Namespace) -> Path:
         ToolkitError: the folder, the model, the pictures, a package or the machine does not allow
             it.
     """
-    require_writable(options.out, "--out")
+    require_free_folder(options.out)
     name = backend_of(options)
     backend, model, settings = BACKENDS[name], options.model, vars(options)
     _check_request(options, name, backend)

@@ -7,9 +7,8 @@ from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 
-from export.atomic import require_writable
 from export.backends import BACKENDS
-from export.build import backend_of, build, command_line
+from export.build import backend_of, build, command_line, require_free_folder
 from export.errors import ExportError
 from slimdet.arguments import a_path, a_whole_number, a_word, texts
 from slimdet.loading import EXPECTED, artifact_in
@@ -82,7 +81,7 @@ def build_model(options: argparse.Namespace) -> Path:
     Raises:
         ToolkitError: the model, the pictures, a package or the machine does not fit the options.
     """
-    require_writable(options.out, "--out")
+    require_free_folder(options.out)
     with ExitStack() as stack:
         options.model = artifact_in(options.model, None, stack)
         if options.model.suffix != ".safetensors":

@@ -113,7 +113,7 @@ class Manifest(Section):
     nms: NmsSpec = NmsSpec()
     score_threshold: float = Field(default=0.25, ge=0, le=1)
     evaluation_score_threshold: float = Field(default=0.001, ge=0, le=1)
-    opset: int | None = Field(default=None, ge=1)
+    opset: int | None = Field(default=None, ge=10, le=99)  # 10 has the first NMS
     made_by: dict[str, str] = Field(default_factory=dict)  # package -> version
     parity: dict[str, Any] = Field(default_factory=dict)  # against torch, on real images
     quantization: dict[str, Any] = Field(default_factory=dict)

@@ -189,6 +189,10 @@ def _fixed() -> list[tuple[str, Callable[[Path], None], bool]]:
     for target in ("bundle.json", "golden/input.npy", "MODEL", "SIDECAR"):
         found.append((f"{target} is a link outside", _linker(target), target != "bundle.json"))
         found.append((f"{target} is gone", _remover(target), True))
+    found += [
+        (f"{name} is not listed", _file_writer(name, b"x", rehash=False), True)
+        for name in ("evil.sh", "golden/other.npy", "numpy.py")
+    ]
     return found
 
 

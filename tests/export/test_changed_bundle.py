@@ -125,7 +125,7 @@ def test_files_of_python_systems_and_builds_are_no_strangers(
     [
         ({"sha256": "0" * 64}, "(sha256) states"),
         ({"parameters": -5}, "parameters is -5; expected a whole number from 0"),
-        ({"opset": 0}, "opset is 0; expected a whole number from 1"),
+        ({"opset": 3}, "opset is 3; expected a whole number from 10"),
         ({"category_ids": [1, 1]}, "category_ids is [1, 1]; expected"),
         ({"category_ids": [-1, 1]}, "category_ids is [-1, 1]; expected"),
     ],

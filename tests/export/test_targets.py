@@ -102,3 +102,40 @@ def test_a_folder_in_place_of_the_packed_bundle_is_found(
     (here / "model.json").rename(here / "broken.json")
     assert main([*WRITING["bundle"], "out"]) == 6
     assert "out.tar.gz: is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("build", "model.onnx"),
+        ("build", "model.json"),
+        ("build", "graph/model.onnx"),
+        ("bench", "report.json"),
+        ("bench", "report.html"),
+        ("bench", "predictions/x.json"),
+    ],
+)
+def test_a_file_of_another_is_not_replaced(
+    here: Path, command: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "mine" / name).parent.mkdir(parents=True)
+    (here / "mine" / name).write_text("precious")
+    assert main([*WRITING[command], "mine"]) == ToolkitError.exit_code
+    assert "was not written by slimdet and would be replaced" in capsys.readouterr().err
+    assert (here / "mine" / name).read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("command", "record"),
+    [
+        ("build", '{"family": "gfl", "precision": "int8"}'),
+        ("bench", '{"schema": 1, "rows": []}'),
+    ],
+)
+def test_a_result_of_an_earlier_call_is_no_obstacle(
+    here: Path, command: str, record: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "mine").mkdir()
+    (here / "mine" / ("model.json" if command == "build" else "report.json")).write_text(record)
+    assert main([*WRITING[command], "mine"]) in {3, 6}
+    assert "was not written by slimdet" not in capsys.readouterr().err

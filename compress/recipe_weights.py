@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from compress.parts.weights import read_metadata
 from compress.recipe_source import Source, Tree
 from export.config import expanded
-from export.errors import RecipeError, ToolkitError
+from export.errors import RecipeError, ToolkitError, shown
 from export.pictures.files import is_file
 from export.reading.plain_yaml import Key
 
@@ -38,7 +38,12 @@ def fill_from_weights(source: Source) -> None:
             if "type" not in section:
                 problems.append(f"{source.at(*keys, 'weights')}: {_why_it_states_nothing(file)}")
             continue
-        settings, _ = said
+        settings, classes = said
+        if not classes or len(set(map(str, classes))) < len(classes):
+            problems.append(
+                f"{source.at(*keys, 'weights')}: found the classes {shown(list(classes))} in "
+                f"{file}, expected names that are all different; copy the file again from its run"
+            )
         wrong = [] if partly else _contradictions(section, settings)
         problems += [
             f"{source.at(*keys, key)}: found {_short(section[key])}, expected "

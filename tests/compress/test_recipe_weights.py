@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from compress.console import Console
+from compress.parts.weights import read_metadata
 from compress.recipe import read_recipe
 from compress.stages.model_file import read_model_metadata
 from compress.stages.opened import Run
@@ -77,6 +78,17 @@ def test_weights_alone_that_state_nothing_are_refused(file: Path) -> None:
     rewrite(file, "{}")
     with pytest.raises(RecipeError, match=r"student\.weights: .* does not state the settings"):
         read_recipe(settings(student={"weights": file}))
+
+
+@pytest.mark.parametrize("classes", [[], ["disk", "disk"]])
+def test_a_teacher_s_file_with_classes_that_are_none_is_refused(
+    file: Path, classes: list[str]
+) -> None:
+    content = json.loads(read_metadata(file) or "")
+    content["manifest"]["classes"] = classes
+    rewrite(file, json.dumps(content))
+    with pytest.raises(RecipeError, match=r"teacher\.detector\.weights: found the classes \["):
+        read_recipe(settings(teacher={"detector": {"weights": file}}))
 
 
 def test_a_loaded_teacher_knows_the_classes_of_its_file(file: Path, tmp_path: Path) -> None:

@@ -35,15 +35,15 @@ class Console:
         from rich.progress import Progress as RichProgress
 
         bar = RichProgress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=RichConsole(stderr=True),
         )
         with bar:
-            task = bar.add_task(what, total=total, completed=done, text="")
+            task = bar.add_task(printable(what), total=total, completed=done, text="")
 
             class Bar(Progress):
                 def update(self, step: int, text: str = "") -> None:

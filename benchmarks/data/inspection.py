@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import PIL
 
 from benchmarks.data.image_set import ImageSet, check_size
+from benchmarks.data.parts.jpeg_data import stops_early
 from benchmarks.data.parts.lookup import examples
 from benchmarks.data.parts.picture_ends import ends_plainly, missing_end
 from export.atomic import read_checked_json, write_checked_json
@@ -17,7 +18,7 @@ from export.errors import DataError
 from export.pictures.images import open_photograph, photograph_size
 
 CACHE = "pictures.json"  # in the folder of all runs
-_VERSION = 3
+_VERSION = 4
 _THREADS = 4
 
 Progress = Callable[[int], None]  # called with the number of pictures done
@@ -136,11 +137,14 @@ def _look(path: Path, cache: PictureCache, decode: bool) -> _Facts | DataError:
         state = path.stat()
         plain = ends_plainly(path, state.st_size)
         decode = decode or not plain
+        lacks = None if plain else missing_end(path)
         if decode:
-            height, width = open_photograph(path).shape[:2]
+            pixels = open_photograph(path)
+            height, width = pixels.shape[:2]
+            if lacks is None and stops_early(path, pixels):
+                lacks = "a JPEG whose data end before its last rows, with an end marker behind"
         else:
             width, height = photograph_size(path)
-        lacks = None if plain else missing_end(path)
     except DataError as error:
         return error
     except OSError as error:

@@ -238,6 +238,7 @@ def _from_list(file: Path, bases: Sequence[Path], where: str, moved: list[str]) 
 
     Only names with a picture's ending are quoted in messages: the file may be another one.
     """
+    quotes = not file.is_symlink() or lies_within(file, bases[-1])
     lines = [line.strip() for line in read_lines(file, "a list of pictures")]
     named = [(number, line) for number, line in enumerate(lines, 1) if line]
     others = [number for number, line in named if not is_picture_name(Path(line.rsplit("\\")[-1]))]
@@ -251,7 +252,7 @@ def _from_list(file: Path, bases: Sequence[Path], where: str, moved: list[str]) 
     pictures: list[Path] = []
     missing: list[str] = []
     below = FilesBelow(places)
-    for _, line in named:
+    for number, line in named:
         place = _resolve(line, places)
         if place is None or not place.is_file():
             same = below.find(line)
@@ -259,7 +260,7 @@ def _from_list(file: Path, bases: Sequence[Path], where: str, moved: list[str]) 
             if place is not None and _absolute_parts(line):
                 moved.append(line)
         if place is None:
-            missing.append(shown(line)[1:-1])
+            missing.append(shown(line)[1:-1] if quotes else f"line {number}")
         else:
             pictures.append(place)
     if missing:

@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -10,8 +11,10 @@ from PIL import Image
 from benchmarks.data.folder import read_measured
 from benchmarks.data.image_set import ImageSet
 from benchmarks.data.inspection import CACHE, PictureCache, inspect_pictures
+from benchmarks.data.parts.jpeg_data import stops_early
 from benchmarks.data.parts.picture_ends import missing_end
 from export.errors import DataError
+from export.pictures.images import open_photograph
 from tests.benchmarks.data.tiny import coco, picture, write_coco
 
 
@@ -137,3 +140,37 @@ def test_nothing_is_written_where_there_are_no_runs(tmp_path: Path) -> None:
     inspect_pictures([_set(tmp_path)], PictureCache(tmp_path, keep=False), decode=True)
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / CACHE).exists()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_cut_jpeg_with_an_end_marker_is_refused_where_all_is_decoded(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    path, noise = tmp_path / "images" / "1.png", Image.effect_noise((40, 90), 90).convert("RGB")
+    noise.paste((128, 128, 128), (0, 80, 40, 90))  # decoders' grey may be in a whole picture
+    document = coco(1)
+    document["images"][0]["height"] = 90
+    write_coco(tmp_path, "train", document)
+    noise.save(path, "JPEG", subsampling=0, **options)
+    images = read_measured(tmp_path, "train")
+    inspect_pictures([images], PictureCache(tmp_path, keep=False), decode=True)
+    whole = path.read_bytes()
+    scan = whole.find(b"\xff\xda")
+    path.write_bytes(whole[: scan + (len(whole) - scan) // 2] + b"\xff\xd9")
+    inspect_pictures([images], PictureCache(tmp_path, keep=False), decode=False)
+    with pytest.raises(DataError, match=r"1\.png: a cut picture \(a JPEG whose data end before"):
+        inspect_pictures([images], PictureCache(tmp_path, keep=False), decode=True)
+
+
+def test_other_data_behind_a_jpeg_or_its_last_bits_missing_is_no_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    kinds: list[dict[str, Any]] = [{}, {"progressive": True}]
+    for options in kinds:
+        noise = Image.effect_noise((64, 64), 90).convert("RGB")
+        noise.paste((128, 128, 128), (0, 48, 64, 64))
+        noise.save(path, **options)
+        whole = path.read_bytes()
+        bits = () if options else (whole[:-3] + whole[-2:],)
+        for data in (whole, whole + whole, whole + b"film" * 100, *bits):
+            path.write_bytes(data)
+            assert not stops_early(path, open_photograph(path))

@@ -68,7 +68,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write_coco(here, "val", document)
     write_divided(here / "pictures", here / "runs" / "cells" / "split.json", document)
-    report = ROOT / "benchmarks" / "results" / "run_aquarium_retinanet_few.json"
+    report = ROOT / "benchmarks" / "results" / "run_bccd_retinanet_few.json"
     for name in ("before", "after", "runs/before", "runs/after"):
         (here / name).mkdir(parents=True)
         shutil.copy(report, here / name / "report.json")

@@ -217,7 +217,11 @@ def _require_no_strangers(home: Path) -> None:
         names = sorted(path.name for path in home.iterdir()) if home.is_dir() else []
     except OSError:
         return  # whether it can be written to was asked before
-    strange = [name for name in names if name[0] != "." and not name.endswith(".partial")]
+    strange = [  # a division of the data may be given before a run; the run is held to it
+        name
+        for name in names
+        if name[0] != "." and not name.endswith(".partial") and name != "split.json"
+    ]
     if strange:
         raise RecipeError(
             f"{home}: holds {shown(strange[0])} and is not the folder of a run; choose another name"

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -57,6 +57,15 @@ def wheel() -> tuple[str, bytes] | None:
     record = f"{info}/RECORD"
     lines = [f"{name},{_digest(content)},{len(content)}" for name, content in members.items()]
     members[record] = "".join(f"{line}\n" for line in [*lines, f"{record},,"]).encode()
+    try:
+        return wheel_name(version), _zipped(members)
+    except ValueError as error:  # an archive that is left within a member cannot be closed
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
+
+
+def _zipped(members: Mapping[str, bytes]) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
@@ -64,7 +73,7 @@ def wheel() -> tuple[str, bytes] | None:
             member.external_attr = 0o644 << 16
             member.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(member, content)
-    return wheel_name(version), packed.getvalue()
+    return packed.getvalue()
 
 
 def _sources() -> Iterator[tuple[str, bytes]]:

@@ -5,6 +5,7 @@ A command of a kind that `outcome` does not know fails its test, so that a new o
 
 import importlib
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -68,10 +69,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write_coco(here, "val", document)
     write_divided(here / "pictures", here / "runs" / "cells" / "split.json", document)
-    report = ROOT / "benchmarks" / "results" / "run_bccd_retinanet_few.json"
+    report = json.loads(
+        (ROOT / "benchmarks" / "results" / "run_bccd_retinanet_few.json").read_bytes()
+    )
+    for row in report["rows"]:
+        row["verdict"] = "valid"  # it was noisy, which no gate accepts
     for name in ("before", "after", "runs/before", "runs/after"):
         (here / name).mkdir(parents=True)
-        shutil.copy(report, here / name / "report.json")
+        (here / name / "report.json").write_text(json.dumps(report))
     return here
 
 

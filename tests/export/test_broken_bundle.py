@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,12 @@ def test_broken_weights_are_named(static_model, capsys, tmp_path, copy):
     broken = with_weights(bundle / file, tmp_path / "broken", np.nan).read_bytes()
     (bundle / file).unlink()  # a hard link to the one in triton/
     (bundle / file).write_bytes(broken)
-    found["files"][file] = hashlib.sha256(broken).hexdigest()
+    sidecar = Path(file).with_suffix(".json").as_posix()
+    told = json.loads((bundle / sidecar).read_text())
+    told["sha256"] = found["files"][file] = hashlib.sha256(broken).hexdigest()
+    (bundle / sidecar).unlink()  # as the model
+    (bundle / sidecar).write_text(json.dumps(told))
+    found["files"][sidecar] = hashlib.sha256((bundle / sidecar).read_bytes()).hexdigest()
     (bundle / "bundle.json").write_text(json.dumps(found))
     if copy:
         command = [sys.executable, "-I", "verify.py"]

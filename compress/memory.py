@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from compress.detector import Detector
 from compress.detectors import DetectorConfig
 from compress.parts.backbones import SlimResNetConfig
 from compress.stages.opened import Run
@@ -90,23 +91,17 @@ def output_bytes(module: torch.nn.Module, forward: Callable[[], object]) -> floa
 
 def step_bytes(config: DetectorConfig, classes: int, size: tuple[int, int]) -> float:
     """Estimate the memory of a training step on one picture; computes nothing."""
-    weights, kept = _parameters_and_outputs(config, classes, size)
-    return COPIES * 4 * weights + kept
-
-
-def planned_output_bytes(config: DetectorConfig, classes: int, size: tuple[int, int]) -> float:
-    """Return what `output_bytes` would for one picture; computes nothing."""
-    return _parameters_and_outputs(config, classes, size)[1]
-
-
-def _parameters_and_outputs(
-    config: DetectorConfig, classes: int, size: tuple[int, int]
-) -> tuple[int, float]:
-    with torch.device("meta"), torch.inference_mode():
+    with torch.device("meta"):
         detector = config.build(classes, size).eval()
+    weights = sum(p.numel() for p in detector.parameters())
+    return COPIES * 4 * weights + planned_output_bytes(detector, size)
+
+
+def planned_output_bytes(detector: Detector, size: tuple[int, int]) -> float:
+    """Return what `output_bytes` would for one picture, of a detector on the meta device."""
+    with torch.device("meta"), torch.inference_mode():
         images = torch.empty(1, 3, *size)
         try:
-            kept = output_bytes(detector, lambda: detector.candidates(images))
+            return output_bytes(detector, lambda: detector.candidates(images))
         except RuntimeError:  # a family that mixes in tensors of the CPU behind its maps
-            kept = HEADS * output_bytes(detector, lambda: detector.maps(images))
-    return sum(p.numel() for p in detector.parameters()), kept
+            return HEADS * output_bytes(detector, lambda: detector.maps(images))

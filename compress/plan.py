@@ -16,11 +16,9 @@ from compress.data.health import data_health, data_lines
 from compress.data.loading import steps_per_epoch
 from compress.data.pictures import look_at_pictures
 from compress.detector import Detector
-from compress.detectors import DetectorConfig
 from compress.memory import (
     COPIES,
     GIB,
-    is_large,
     machine_bytes,
     output_bytes,
     planned_output_bytes,
@@ -133,11 +131,7 @@ def plan(
     others = own_data(recipe, opened.teachers)
     health = data_health(data, recipe.export.max_detections, others)
     models = (student, *teachers)
-    settings = (recipe.student, *(teacher.config.detector for teacher in opened.teachers))
-    memory = [  # also warms small models up
-        _memory_bytes(model, config, where, size)
-        for model, config in zip(models, settings, strict=True)
-    ]
+    memory = [_memory_bytes(model, where, size) for model in models]  # also warms small ones up
     passes = [_time_pass(_filled(model, where), where, size) for model in models if estimate]
     busy = _why_useless(watch, passes, where) if estimate else None
     known = estimate and busy is None
@@ -301,9 +295,13 @@ def _describe(model: Detector) -> str:
     )
 
 
+def _is_meta(model: Detector) -> bool:
+    return any(weights.is_meta for weights in model.parameters())
+
+
 def _filled(model: Detector, device: torch.device) -> Detector:
     """Return the model on `device`; one without weights, from the meta device, gets zeros."""
-    if not any(weights.is_meta for weights in model.parameters()):
+    if not _is_meta(model):
         return model.to(device)
     model.to_empty(device=device)
     with torch.no_grad():
@@ -332,15 +330,13 @@ def _time_pass(model: Detector, device: torch.device, size: tuple[int, int]) -> 
 
 
 @torch.inference_mode()
-def _memory_bytes(
-    model: Detector, config: DetectorConfig, device: torch.device, size: tuple[int, int]
-) -> float:
+def _memory_bytes(model: Detector, device: torch.device, size: tuple[int, int]) -> float:
     """Return the bytes of activations per picture of a training step: all layer outputs, fp32.
 
     A pass of a large model takes a minute; its outputs are counted without computing them.
     """
-    if is_large(config, size):
-        return planned_output_bytes(config, len(model.spec.classes), size)
+    if _is_meta(model):
+        return planned_output_bytes(model.eval(), size)
     model.to(device).eval()
     return output_bytes(model, lambda: model.candidates(torch.rand(1, 3, *size, device=device)))
 

@@ -1,14 +1,14 @@
 """The interface of every detector family: spec, outputs, candidates."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from compress.batch import Batch
+from compress.batch import Batch, Targets
 
 # What a loss may ask of a detector:
 #   features  maps of the pyramid, after the neck        backbone  maps of the backbone's stages
@@ -39,6 +39,9 @@ class DetectorSpec:
         tower_channels: channels of every layer of both towers; 0 without "towers".
         embedding_channels: D of `Rois.embeddings`; 0 without "rois".
         classes: the K names in order, where a run knows them; empty elsewhere.
+        nms_free: whether the head gives one box per object, so that no NMS follows.
+        licence: package, version and licence of code that the detector is made of and that differs
+            from this project's; empty where there is none.
     """
 
     family: str
@@ -54,11 +57,13 @@ class DetectorSpec:
     tower_channels: int = 0
     embedding_channels: int = 0
     classes: tuple[str, ...] = ()
+    nms_free: bool = False
+    licence: str = ""
 
 
-def unmatched(boxes: Sequence[Tensor]) -> Tensor:
+def unmatched(pictures: Sequence[object]) -> Tensor:
     """Raise: the placeholder for the assigner of predictions that have none."""
-    raise ValueError(f"these predictions have no assigner for {len(boxes)} pictures")
+    raise ValueError(f"these predictions have no assigner for {len(pictures)} pictures")
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,9 @@ class Dense:
         assign: given one (n, 4) box tensor per picture, the (B, P) bool mask of the locations
             that this detector's own assigner would make positive if these were ground truth.
         dfl_logits: (B, P, 4 * (reg_max + 1)) edges l, t, r, b, then bin; None without "dfl".
-        match: the assignment of the task loss: given one (n, 4) box tensor per
-            picture, (B, P) int64, the index of a location's box in the boxes of all pictures laid
-            end to end, -1 for a negative, -2 for one that the task loss ignores.
+        match: the assignment of the task loss: given the targets of every picture, (B, P) int64,
+            the index of a location's box in the boxes of all pictures laid end to end, -1 for a
+            negative, -2 for one that the task loss ignores.
         level_counts: how many of the P locations each level has, finest first.
     """
 
@@ -83,7 +88,7 @@ class Dense:
     boxes: Tensor
     assign: Callable[[Sequence[Tensor]], Tensor]
     dfl_logits: Tensor | None = None
-    match: Callable[[Sequence[Tensor]], Tensor] = unmatched
+    match: Callable[[Sequence[Targets]], Tensor] = unmatched
     level_counts: tuple[int, ...] = ()
 
 
@@ -198,6 +203,16 @@ class Detector(nn.Module, ABC):
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the pyramid's maps of (B, 3, H, W); no head runs, no loss is computed."""
         return tuple(self.neck(self.backbone(images)))
+
+    def at(self, step: int, total: int) -> None:
+        """Receive the current `step` (0-based) of `total` of the training of this detector."""
+
+    def renamed(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a weights file under this detector's own names.
+
+        A family whose weights come from another library translates that library's names.
+        """
+        return dict(found)
 
     @abstractmethod
     def forward(

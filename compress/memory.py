@@ -9,7 +9,6 @@ from torch import Tensor
 
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
-from compress.parts.backbones import SlimResNetConfig
 from compress.stages.opened import Run
 from export.errors import RecipeError
 from export.reading.plain_yaml import Key
@@ -61,14 +60,9 @@ def refuse_oversized(run: Run) -> None:
 
 def is_large(config: DetectorConfig, size: tuple[int, int]) -> bool:
     """Whether a model is to be estimated before it is built."""
-    widths, weights = [config.width, getattr(config, "head_width", None) or 0], 0
-    if isinstance(config.backbone, SlimResNetConfig):
-        stages = config.backbone.widths
-        widths += [config.backbone.stem, *stages]
-        blocks = zip(config.backbone.blocks, stages, strict=True)
-        weights = sum(2 * 9 * count * width**2 for count, width in blocks)
+    channels, weights = config.largest()
     pixels = size[0] * size[1]
-    return pixels > LARGE_PIXELS or max(widths) > LARGE_CHANNELS or weights > LARGE_WEIGHTS
+    return pixels > LARGE_PIXELS or channels > LARGE_CHANNELS or weights > LARGE_WEIGHTS
 
 
 def output_bytes(module: torch.nn.Module, forward: Callable[[], object]) -> float:

@@ -120,7 +120,8 @@ class Fcos(Detector):
             level_counts=tuple(self.level_counts),
         )
 
-    def _match_all(self, boxes: Sequence[Tensor]) -> Tensor:
+    def _match_all(self, targets: Sequence[Targets]) -> Tensor:
+        boxes = boxes_per_image(targets)
         return joined_matches([self._match(image_boxes) for image_boxes in boxes], boxes)
 
     def _assign(self, boxes: Sequence[Tensor]) -> Tensor:

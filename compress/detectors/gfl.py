@@ -122,7 +122,7 @@ class Gfl(Detector):
             boxes,
             self._assign,
             raw["dfl_logits"],
-            match=self._match,
+            match=lambda targets: self._match(boxes_per_image(targets)),
             level_counts=tuple(self.level_counts),
         )
 

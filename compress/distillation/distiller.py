@@ -122,6 +122,7 @@ class Distiller(Objective):
     def at(self, step: int, total: int, *, measure: bool = False) -> None:
         """See `Objective.at`."""
         self._step, self._total, self._measure = step, total, measure
+        self.student.at(step, total)
         for method in self.methods:
             method.loss.at(step, total)
 

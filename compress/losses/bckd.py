@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from compress.batch import Batch, boxes_per_image
+from compress.batch import Batch
 from compress.detector import DetectorSpec, Knowledge, Outputs
 from compress.losses.parts.levels import check_classes, check_locations
 from compress.losses.parts.loss import DistillationLoss, LossSection, check_weights, weigh
@@ -53,7 +53,7 @@ class Bckd(DistillationLoss[BckdConfig]):
         if own is None or other is None:
             raise ValueError("BCKD compares dense predictions; ask both detectors for `dense`")
         config = self.config
-        matched = own.match(boxes_per_image(batch.targets))  # (B, P)
+        matched = own.match(batch.targets)  # (B, P)
         counts = (matched != IGNORED).float()
         positives = (matched >= 0).sum()
         scores = other.class_logits.sigmoid()

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from compress.batch import Batch, Targets, boxes_per_image
+from compress.batch import Batch, Targets
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Towers
 from compress.losses.parts.levels import check_classes, check_locations, listed
 from compress.losses.parts.loss import DistillationLoss, LossSection, check_weights, weigh
@@ -162,7 +162,7 @@ class CrossKd(DistillationLoss[CrossKdConfig]):
             raise ValueError("CrossKD compares dense predictions; ask both detectors for `dense`")
         if student.towers is None or teacher.towers is None:
             raise ValueError("CrossKD passes maps between towers; ask both detectors for `towers`")
-        matched = student.dense.match(boxes_per_image(batch.targets))  # (B, P)
+        matched = student.dense.match(batch.targets)  # (B, P)
         if self.divisor == "centerness":
             points = torch.cat(student.anchors).view(-1, 2, 2).mean(dim=1)
             count = centerness_sum(points, matched, batch.targets)

@@ -95,7 +95,9 @@ class Dicod(DistillationLoss[DicodConfig]):
         else:
             assert dense is not None
             logits, predicted = dense.class_logits.flatten(0, 1), dense.boxes.flatten(0, 1)
-            owner = dense.match(boxes).flatten()  # an object of all pictures; negative: none
+            owner = dense.match(
+                batch.targets
+            ).flatten()  # an object of all pictures; negative: none
             variant = "kl-ce sigmoid" if config.sigmoid == "kl-ce" else "kl-bce sigmoid"
         positive = owner >= 0
         in_class = class_term(

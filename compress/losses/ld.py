@@ -78,7 +78,7 @@ class Ld(DistillationLoss[LdConfig]):
         config, boxes = self.config, boxes_per_image(batch.targets)
         terms: dict[str, tuple[float, Tensor]] = {}
         if config.main_weight or config.class_weight:
-            positive = own.match(boxes) >= 0  # (B, P)
+            positive = own.match(batch.targets) >= 0  # (B, P)
             logits = own.class_logits[positive]  # (R, K)
             sure = logits.detach().sigmoid().amax(dim=1)
             value = self.edges(own, other, positive, sure) / config.main_divisor

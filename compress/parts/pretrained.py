@@ -34,16 +34,11 @@ class StartingWeights(Protocol):
         """The detector's family."""
 
     @property
-    def backbone(self) -> str | SlimResNetConfig:
-        """Name or settings of the backbone."""
-
-    @property
-    def backbone_weights(self) -> str | None:
-        """A local file, "torchvision" or "timm"; None: random weights."""
-
-    @property
     def weights(self) -> Path | None:
         """A local file of the whole detector; None: random weights."""
+
+    def backbone_source(self) -> tuple[str | SlimResNetConfig, str] | None:
+        """Return the backbone and the source of its weights; None: random weights."""
 
 
 def load_starting_weights(
@@ -54,8 +49,9 @@ def load_starting_weights(
     Without `strict` a file that holds only a part of the detector is loaded with a warning.
     """
     reports = []
-    if config.backbone_weights is not None:
-        report = load_backbone_weights(detector, config.backbone, config.backbone_weights)
+    of_backbone = config.backbone_source()
+    if of_backbone is not None:
+        report = load_backbone_weights(detector, *of_backbone)
         console.print(f"backbone weights from {report.source}: {report.summary()}")
     if config.weights is not None:
         what = f"{config.type} weights"
@@ -70,7 +66,7 @@ def check_starting_weights(
     config: StartingWeights, detector: nn.Module, *, strict: bool = True
 ) -> Iterator[tuple[str, ToolkitError]]:
     """Yield what is wrong with the files that a detector's settings name, by key; reads headers."""
-    source = config.backbone_weights
+    _, source = config.backbone_source() or (None, None)
     if source is not None and source not in FETCHED and isinstance(detector.backbone, Backbone):
         try:
             found = read_tensors(Path(source), "backbone_weights", shapes=True)

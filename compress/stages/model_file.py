@@ -101,8 +101,7 @@ def describe_model(
     detector: DetectorConfig, manifest: Manifest, recipe: dict[str, JsonValue]
 ) -> ModelMetadata:
     """Describe a detector that was built from the settings `detector` and then trained."""
-    settings = detector.model_copy(update={"weights": None, "backbone_weights": None})
-    return ModelMetadata(detector=settings, manifest=manifest, recipe=recipe)
+    return ModelMetadata(detector=detector.without_files(), manifest=manifest, recipe=recipe)
 
 
 def save_model(state: dict[str, torch.Tensor], metadata: ModelMetadata, path: Path) -> None:

@@ -75,7 +75,10 @@ class Toy(Detector):
 
     def dense(self, raw: Raw) -> Dense:
         boxes = distances_to_boxes(raw["distances"], self.centres, self.strides)
-        return Dense(raw["scores"], raw["distances"], boxes, self._assign, match=self._match)
+        return Dense(raw["scores"], raw["distances"], boxes, self._assign, match=self._match_all)
+
+    def _match_all(self, targets: Sequence[Targets]) -> Tensor:
+        return self._match(boxes_per_image(targets))
 
     def _inside(self, boxes: Tensor) -> Tensor:
         """The first box that contains each centre, (P,); -1 for none."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou
 
-from compress.batch import Targets
+from compress.batch import Targets, boxes_per_image
 from compress.detector import Dense
 
 
@@ -44,8 +44,9 @@ def match_overlaps(matcher: Matcher, anchors: Tensor, boxes: Tensor) -> Tensor:
     return found
 
 
-def match_all(matcher: Matcher, anchors: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+def match_all(matcher: Matcher, anchors: Tensor, targets: Sequence[Targets]) -> Tensor:
     """Return `match_overlaps` of every picture as `Dense.match` wants it, (B, P)."""
+    boxes = boxes_per_image(targets)
     return joined_matches([match_overlaps(matcher, anchors, own) for own in boxes], boxes)
 
 

@@ -12,7 +12,12 @@ from torch import Tensor
 from typing_extensions import Self
 
 from compress.detector import Detector
-from compress.parts.backbones import Backbone, BackboneConfig, build_backbone
+from compress.parts.backbones import (
+    Backbone,
+    BackboneConfig,
+    SlimResNetConfig,
+    build_backbone,
+)
 from compress.parts.neck import Extra, Neck
 from compress.parts.norm import Norm
 from export.config import Channels, LocalFile, LocalPath, Section
@@ -22,13 +27,46 @@ COARSEST_STAGE = 32  # stride of the backbone's last stage
 Stride = Annotated[int, Field(ge=1, le=128)]
 
 
-class DetectorSettings(Section, ABC):
-    """The base of a family's settings; `None` chooses a value by the input size.
+class DetectorSection(Section, ABC):
+    """The base of the settings of all families.
 
     A subclass narrows `type` to a literal, adds its own fields and defines `build`.
     """
 
     type: str
+    weights: LocalPath | None = None  # a whole detector: local .safetensors, .pt or .pth
+
+    @abstractmethod
+    def build(self, num_classes: int, input_size: tuple[int, int]) -> Detector:
+        """Build a detector with random weights for inputs of (height, width) pixels."""
+
+    @classmethod
+    def missing_package(cls) -> str | None:
+        """Return the package that the family needs and that is not installed; None if none is."""
+        return None
+
+    def without_files(self) -> Self:
+        """Return these settings without the files that a training begins from."""
+        return self.model_copy(update={"weights": None})
+
+    def backbone_source(self) -> tuple[str | SlimResNetConfig, str] | None:
+        """Return the backbone and the source of its weights; None: random weights."""
+        return None
+
+    def largest(self) -> tuple[int, int]:
+        """Return about how many channels and weights the model has, at most, without building it.
+
+        Zeros where no setting makes it large.
+        """
+        return 0, 0
+
+
+class DetectorSettings(DetectorSection):
+    """The base of the settings of families made of a backbone, a pyramid and a head.
+
+    `None` chooses a value by the input size.
+    """
+
     backbone: BackboneConfig
     width: Channels = 256  # channels of the pyramid
     # batch: a BatchNorm per level in heads that levels share; frozen: the backbone keeps its
@@ -38,13 +76,27 @@ class DetectorSettings(Section, ABC):
     strides: Annotated[tuple[Stride, ...], Field(min_length=1, max_length=8)] | None = None
     # side of an anchor in strides
     anchor_scale: Annotated[float, Field(gt=0, le=1000)] | None = None
-    weights: LocalPath | None = None  # a whole detector: local .safetensors, .pt or .pth
     backbone_weights: LocalFile | None = None  # a local file, or "torchvision" / "timm": fetch them
     pre_nms: int = Field(default=1000, ge=1, le=3840)  # candidates kept per level
 
-    @abstractmethod
-    def build(self, num_classes: int, input_size: tuple[int, int]) -> Detector:
-        """Build a detector with random weights for inputs of (height, width) pixels."""
+    def without_files(self) -> Self:
+        """See `DetectorSection.without_files`."""
+        return self.model_copy(update={"weights": None, "backbone_weights": None})
+
+    def backbone_source(self) -> tuple[str | SlimResNetConfig, str] | None:
+        """See `DetectorSection.backbone_source`."""
+        source = self.backbone_weights
+        return None if source is None else (self.backbone, source)
+
+    def largest(self) -> tuple[int, int]:
+        """See `DetectorSection.largest`."""
+        widths, weights = [self.width, getattr(self, "head_width", None) or 0], 0
+        if isinstance(self.backbone, SlimResNetConfig):
+            stages = self.backbone.widths
+            widths += [self.backbone.stem, *stages]
+            blocks = zip(self.backbone.blocks, stages, strict=True)
+            weights = sum(2 * 9 * count * width**2 for count, width in blocks)
+        return max(widths), weights
 
     @field_validator("strides")
     @classmethod

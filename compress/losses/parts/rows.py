@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from compress.batch import Batch, boxes_per_image
+from compress.batch import Batch
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.parts.levels import both_provide, check_classes, check_locations
 from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource
@@ -130,7 +130,7 @@ def select_rows(student: Outputs, teacher: Outputs, batch: Batch, choice: RowCho
     flat = student.dense.class_logits.flatten(0, 1), teacher.dense.class_logits.flatten(0, 1)
     if choice == "all":
         return Rows(*flat, None)
-    matched = student.dense.match(boxes_per_image(batch.targets)).flatten()
+    matched = student.dense.match(batch.targets).flatten()
     kept = (matched >= 0).nonzero()[:, 0]
     labels = torch.cat([target.labels for target in batch.targets])[matched[kept]]
     return Rows(flat[0][kept], flat[1][kept], labels)

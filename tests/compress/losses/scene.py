@@ -108,10 +108,10 @@ class CentresInside:
         ]
         return torch.stack(masks)
 
-    def match(self, boxes: Sequence[Tensor]) -> Tensor:
+    def match(self, targets: Sequence[Targets]) -> Tensor:
         """The first box around each centre, numbered over all pictures; -1 without one."""
         found, before = [], 0
-        for own in boxes:
+        for own, _ in targets:
             x, y = self.centres.unbind(1)
             if len(own) == 0:
                 found.append(torch.full((len(self.centres),), -1))

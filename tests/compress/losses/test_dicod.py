@@ -96,7 +96,7 @@ def test_a_proposal_belongs_to_the_object_of_its_class_that_it_overlaps_most():
 
 def test_exact_boxes_give_a_localisation_term_of_zero():
     outputs, batch = scene()
-    owner = outputs.dense.match([t.boxes for t in batch.targets])
+    owner = outputs.dense.match(batch.targets)
     every = torch.cat([t.boxes for t in batch.targets])
     exact = torch.where((owner >= 0)[..., None], every[owner.clamp(min=0)], outputs.dense.boxes)
     same = replace(outputs, dense=replace(outputs.dense, boxes=exact))
@@ -139,7 +139,7 @@ def test_the_localisation_term_moves_boxes_of_positives_alone(per_object):
     loss = taught(dicod(boxes_per_object=per_object))
     loss(outputs, outputs, batch)["localization"].backward()
     moved = outputs.dense.boxes.grad.abs().sum(dim=-1) > 0
-    positive = outputs.dense.match([t.boxes for t in batch.targets]) >= 0
+    positive = outputs.dense.match(batch.targets) >= 0
     assert not (moved & ~positive).any()
     assert 0 < moved.sum() <= (3 if per_object else positive.sum())
 

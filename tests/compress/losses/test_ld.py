@@ -58,7 +58,7 @@ class TestTerms:
         student = make_outputs(self.SPEC, 2, seed=1)
         divided, plain = (self.run(student, normalize=how) for how in ("sum", "none"))
         boxes = [torch.tensor(own) for own in BOXES]
-        positive = student.dense.match(boxes) >= 0
+        positive = student.dense.match(make_batch(BOXES).targets) >= 0
         main = student.dense.class_logits.sigmoid().amax(2)[positive].sum()
         counts = student.dense.level_counts
         region = valuable_region(torch.cat(student.anchors), counts, boxes, 0.25).sum()

@@ -4,6 +4,10 @@ Reconstructed from a third party's summary; no code is released, so the results 
 with the authors'. Our own choices are: all default weights and sizes, the normalisation of the
 terms, the residual around the graph, and that both sides use the same graph and projections, which
 are trained through the student's side only (a trainable target would collapse to zero).
+
+Where the teacher's levels differ in channels, an instance is compared with those of its level, its
+error averaged over them. Relations need one space: a 1x1 convolution per level, shared by both
+sides as the other projections are, brings the instances to the widest level's channels first.
 """
 
 from collections.abc import Sequence
@@ -16,9 +20,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from compress.batch import Batch, boxes_per_image
 from compress.detector import DetectorSpec, Outputs
-from compress.losses.parts.levels import check_levels, check_one_width, pair_levels
+from compress.losses.parts.levels import check_levels, pair_levels
 from compress.losses.parts.loss import DistillationLoss, LossSection, Source, check_weights, weigh
-from compress.losses.parts.patches import pool_instances
+from compress.losses.parts.patches import Space, instance_error, join_spaces, pool_spaces
 from compress.parts.processes import mean_of_batch, over_batch
 from export.config import Channels, NonNegativeFloat
 
@@ -39,12 +43,7 @@ class DrkdConfig(LossSection):
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Return the problems of these settings with this pair of detectors."""
-        problems = check_levels(student, teacher)
-        if problems:
-            return problems
-        if self.relation_weight or self.instance_weight:
-            problems = check_one_width(student, teacher, "instances")
-        return problems + check_weights(
+        return check_levels(student, teacher) or check_weights(
             self.pixel_weight, self.relation_weight, self.instance_weight
         )
 
@@ -68,9 +67,14 @@ class Drkd(DistillationLoss[DrkdConfig]):
             PixelGraph(other, config.node_channels, config.nodes) for _, other in graphs
         )
         self.after = nn.ModuleList(nn.Conv2d(other, other, kernel_size=1) for _, other in graphs)
+        widths = [other for _, other in channels]
+        uneven = config.relation_weight and len(set(widths)) > 1
+        self.common = nn.ModuleList(
+            nn.Conv2d(other, max(widths), kernel_size=1, bias=False) for other in widths if uneven
+        )
         self.relation: InstanceRelation | None = None
         if config.relation_weight:
-            length = channels[0][1] * config.roi_size**2
+            length = max(widths) * config.roi_size**2
             self.relation = InstanceRelation(length, config.relation_channels)
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -98,17 +102,27 @@ class Drkd(DistillationLoss[DrkdConfig]):
             )
         if config.relation_weight or config.instance_weight:
             boxes = boxes_per_image(batch.targets)
-            own, other = (
-                pool_instances(side, self.levels.strides, boxes, config.roi_size)
-                for side in zip(*maps, strict=True)
-            )
+            spaces = pool_spaces(maps, self.levels.strides, boxes, config.roi_size)
             if self.relation is not None:
-                counts = [len(one) for one in boxes]
-                error = self.relation(own.flatten(1), other.flatten(1), counts)
+                one = self._one_space(spaces)
+                error = self.relation(one.student.flatten(1), one.teacher.flatten(1), one.counts)
                 found["instance_relation"] = (config.relation_weight, error)
-            error = over_batch((own - other).square().sum(), own.numel())
-            found["instance"] = (config.instance_weight, error)
+            found["instance"] = (
+                config.instance_weight,
+                instance_error(spaces, over_channels=True),
+            )
         return weigh(found)
+
+    def _one_space(self, spaces: Sequence[Space]) -> Space:
+        """Return the instances of all levels, projected to equal channels where these differ."""
+        if len(self.common) == 0:
+            return spaces[0]
+        return join_spaces(
+            [
+                Space(project(space.student), project(space.teacher), space.counts)
+                for project, space in zip(self.common, spaces, strict=True)
+            ]
+        )
 
 
 class PixelGraph(nn.Module):

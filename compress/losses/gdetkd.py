@@ -7,6 +7,12 @@ are not negatives of each other, and that a RoI's box error is summed over its f
 
 Regions are the proposals that both box heads score, where both detectors are two-stage; else the
 ground truth.
+
+A region of the teacher is in the channels of the level that it is pooled from. Where these differ
+between levels, every level of the teacher has a mixture of its own: all student levels are adapted
+to its channels (L x L adapters in all) and compared with its regions. Embeddings for the contrast
+that come from levels of unequal channels are projected by the part of the layer that belongs to
+their level.
 """
 
 import math
@@ -25,12 +31,20 @@ from compress.losses.parts.levels import (
     both_provide,
     check_classes,
     check_levels,
-    check_one_width,
     pair_levels,
 )
 from compress.losses.parts.loss import DistillationLoss, Source, check_weights, weigh
 from compress.losses.parts.masks import stack_boxes
-from compress.losses.parts.patches import pool_every_level, pool_instances
+from compress.losses.parts.patches import (
+    LevelPatches,
+    Space,
+    in_order,
+    instance_error,
+    pool_all,
+    pool_by_level,
+    pool_every_level,
+    pool_instances,
+)
 from compress.losses.parts.rows import RoiSection, compares_rois, roi_weight
 from compress.parts.processes import gather_rows, over_batch
 from export.config import Channels, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -71,8 +85,7 @@ class GDetKdConfig(RoiSection):
         if problems:
             return problems
         box_weight = self.resolved_box_weight(student, teacher)
-        problems = check_one_width(student, teacher, "regions")
-        problems += check_weights(self.feature_weight, self.contrast_weight, box_weight)
+        problems = check_weights(self.feature_weight, self.contrast_weight, box_weight)
         return problems + (check_classes(student, teacher) if box_weight else [])
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "GDetKd":
@@ -93,18 +106,23 @@ class GDetKd(DistillationLoss[GDetKdConfig]):
         self.box_weight = config.resolved_box_weight(student, teacher)
         self.levels = pair_levels(student, teacher)
         channels = self.levels.channels(student.channels, teacher.channels)
-        width = channels[0][1]
-        wide = (width, width)
+        widths = [other for _, other in channels]
+        wide = (slots(widths), slots(widths))
         if "rois" in self.needs:
             wide = (student.embedding_channels, teacher.embedding_channels)
         elif "towers" in self.needs:
             wide = (student.tower_channels, teacher.tower_channels)
         # The feature term needs the mixed levels, and so does the contrast term without a head.
         mixes = config.feature_weight or (config.contrast_weight and self.needs == {"features"})
+        even = len(set(widths)) == 1
         self.adapters = nn.ModuleList(
-            nn.Conv2d(own, other, kernel_size=1) for own, other in channels if mixes
+            nn.Conv2d(own, other, kernel_size=1) for own, other in channels if mixes and even
         )
-        self.mixture = LevelMixture(config, width) if mixes else None
+        self.mixture: LevelMixture | MixturePerLevel | None = None
+        if mixes and even:
+            self.mixture = LevelMixture(config, widths[0])
+        elif mixes:
+            self.mixture = MixturePerLevel(config, [own for own, _ in channels], widths)
         self.contrast = Contrast(config, *wide) if config.contrast_weight else None
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -117,22 +135,17 @@ class GDetKd(DistillationLoss[GDetKdConfig]):
             rois, own_rois = rois.only(kept), own_rois.only(kept)
             boxes = list(rois.boxes)
         maps = self.levels.select(student.features, teacher.features)
-        strides, size = self.levels.strides, config.roi_size
         found: dict[str, tuple[float, Tensor]] = {}
         own = other = maps[0][0][:0, :, 0, 0]  # no regions, attached to the graph
         if self.mixture is not None:
-            adapted = [adapt(own) for adapt, (own, _) in zip(self.adapters, maps, strict=True)]
-            other = pool_instances([level for _, level in maps], strides, boxes, size)
-            own = self.mixture(pool_every_level(adapted, strides, boxes, size), other)
-            error = over_batch((own - other).square().sum(), other.numel())
+            spaces, own, other = self._mixed(maps, boxes)
+            error = instance_error(spaces, over_channels=True)
             found["feature"] = (config.feature_weight, error)
         if self.contrast is not None:
             if rois is not None:
                 own, other = _embeddings(own_rois), _embeddings(rois)
             elif "towers" in self.needs:
                 own, other = self._tower_regions(student, teacher, boxes)
-            else:
-                own, other = own.mean(dim=(2, 3)), other.mean(dim=(2, 3))
             found["contrast"] = (
                 config.contrast_weight,
                 self.contrast(own, other, boxes, batch.labeled),
@@ -153,6 +166,29 @@ class GDetKd(DistillationLoss[GDetKdConfig]):
             ]
             kept.append(sides[0] | sides[1])
         return torch.cat(kept)
+
+    def _mixed(
+        self, maps: Sequence[tuple[Tensor, Tensor]], boxes: Sequence[Tensor]
+    ) -> tuple[list[Space], Tensor, Tensor]:
+        """Return the mixed student's and the teacher's regions, and the embeddings of both."""
+        strides, size = self.levels.strides, self.config.roi_size
+        ours, theirs = (list(side) for side in zip(*maps, strict=True))
+        if isinstance(self.mixture, MixturePerLevel):
+            levels = pool_by_level(theirs, strides, boxes, size)
+            mixed = self.mixture(pool_all(ours, strides, boxes, size), levels)
+            spaces = [
+                Space(own, level.patches, level.counts)
+                for own, level in zip(mixed, levels, strict=True)
+            ]
+            sides = mixed, [level.patches for level in levels]
+            own, other = (in_slots([one.mean(dim=(2, 3)) for one in s], levels) for s in sides)
+            return spaces, own, other
+        assert self.mixture is not None
+        adapted = [adapt(own) for adapt, own in zip(self.adapters, ours, strict=True)]
+        teacher = pool_instances(theirs, strides, boxes, size)
+        student = self.mixture(pool_every_level(adapted, strides, boxes, size), teacher)
+        spaces = [Space(student, teacher, [len(one) for one in boxes])]
+        return spaces, student.mean(dim=(2, 3)), teacher.mean(dim=(2, 3))
 
     def _tower_regions(
         self, student: Outputs, teacher: Outputs, boxes: Sequence[Tensor]
@@ -193,6 +229,35 @@ class LevelMixture(nn.Module):
         likeness = torch.einsum("gle,ge->gl", ours, self.embed(other))
         share = (likeness / self.log_temperature.exp()).softmax(dim=1)
         return torch.einsum("gl,glchw->gchw", share, own)
+
+
+class MixturePerLevel(nn.Module):
+    """Mixtures of the student's levels, one for each level of the teacher."""
+
+    def __init__(
+        self, config: GDetKdConfig, student: Sequence[int], teacher: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.adapters = nn.ModuleList(
+            nn.ModuleList(nn.Conv2d(own, other, kernel_size=1) for own in student)
+            for other in teacher
+        )
+        self.mixtures = nn.ModuleList(LevelMixture(config, other) for other in teacher)
+
+    def forward(self, own: Sequence[Tensor], levels: Sequence[LevelPatches]) -> list[Tensor]:
+        """Return per level of the teacher the mixtures (n, C_l, S, S) for its regions.
+
+        Args:
+            own: all G regions from each of the student's levels, (G, C, S, S).
+            levels: the teacher's regions by level.
+        """
+        found = []
+        for adapters, mix, level in zip(self.adapters, self.mixtures, levels, strict=True):
+            assert isinstance(adapters, nn.ModuleList)
+            patches = [one[level.places] for one in own]
+            adapted = [adapt(one) for adapt, one in zip(adapters, patches, strict=True)]
+            found.append(mix(torch.stack(adapted, dim=1), level.patches))
+        return found
 
 
 class Contrast(nn.Module):
@@ -257,6 +322,25 @@ def box_loss(student: Rois, teacher: Rois) -> Tensor:
     chances = teacher.class_logits.softmax(dim=1)[:, :-1]  # (R, K)
     error = torch.einsum("rk,rkd->rd", chances, teacher.deltas - student.deltas)
     return over_batch(error.abs().sum(), len(error))
+
+
+def slots(widths: Sequence[int]) -> int:
+    """Return the length of rows that `in_slots` makes of these channels, or of equal channels."""
+    return widths[0] if len(set(widths)) == 1 else sum(widths)
+
+
+def in_slots(rows: Sequence[Tensor], levels: Sequence[LevelPatches]) -> Tensor:
+    """Return rows (n_l, C_l) of all levels as (G, sum of C_l), in the order of the instances.
+
+    A row has its level's numbers at the level's place and 0 elsewhere, so that a linear layer has
+    weights of its own for each level.
+    """
+    widths = [one.shape[1] for one in rows]
+    padded = [
+        functional.pad(one, (sum(widths[:index]), sum(widths[index + 1 :])))
+        for index, one in enumerate(rows)
+    ]
+    return in_order(padded, levels)
 
 
 def _embeddings(rois: Rois | None) -> Tensor:

@@ -4,6 +4,14 @@ Selects general instances without ground truth and compares their features, thei
 and the predictions at their locations. Differs from the released code in three places: its adapter
 is trained (the code has none), the score compares class by class as published (`score: max` is
 the code's), and an instance that overlaps no anchor selects none instead of all.
+
+Pyramids whose levels differ in channels, as YOLO's do, are not in the paper. Each level then has an
+adapter of its own, from the student's channels to the teacher's. The feature term compares an
+instance with the channels of its level and scales the sum so that instances of all levels weigh
+alike. If the teacher's levels differ, the relation term compares distances within a level alone,
+relative to that level's mean: each level has a head of its own, so maps of two levels share no
+space in which a distance would mean anything, and a projection that made one would have no
+target. The relative distances of all levels have mean 1, so their pairs are averaged together.
 """
 
 from collections.abc import Sequence
@@ -20,7 +28,7 @@ from compress.losses.parts.distances import relative_distances
 from compress.losses.parts.gid_selection import Instances, ScoreForm, select_instances
 from compress.losses.parts.levels import check_classes, check_levels, check_locations, pair_levels
 from compress.losses.parts.loss import DistillationLoss, LossSection, check_weights, weigh
-from compress.losses.parts.patches import pool_instances
+from compress.losses.parts.patches import Space, instance_error, pool_spaces
 from compress.parts.processes import gather_rows, over_batch
 from export.config import NonNegativeFloat
 
@@ -68,11 +76,6 @@ class GidConfig(LossSection):
                 "adapter: false needs equal channels, but the levels have (student, teacher) "
                 f"{sorted(channels)}; leave adapter out"
             )
-        if len(channels) > 1:
-            problems.append(
-                "instances of all levels are compared in one space, so the levels' channels must "
-                f"be the same, but they are (student, teacher) {sorted(channels)}"
-            )
         return problems
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Gid":
@@ -86,11 +89,23 @@ class Gid(DistillationLoss[GidConfig]):
     def __init__(self, config: GidConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)
         self.levels = pair_levels(student, teacher)
-        own, other = self.levels.channels(student.channels, teacher.channels)[0]
-        adapted = own != other if config.adapter is None else config.adapter
+        channels = self.levels.channels(student.channels, teacher.channels)
+        # shared by the levels if they have equal channels, else a list of one per level
         self.adapter: nn.Module = (
-            nn.Conv2d(own, other, kernel_size=3, padding=1) if adapted else nn.Identity()
+            self._adapter(*channels[0])
+            if len(set(channels)) == 1
+            else nn.ModuleList(self._adapter(own, other) for own, other in channels)
         )
+
+    def _adapter(self, own: int, other: int) -> nn.Module:
+        adapted = own != other if self.config.adapter is None else self.config.adapter
+        return nn.Conv2d(own, other, kernel_size=3, padding=1) if adapted else nn.Identity()
+
+    def adapt(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the student's L maps with the teacher's channels."""
+        if not isinstance(self.adapter, nn.ModuleList):
+            return [self.adapter(level) for level in maps]
+        return [adapter(level) for adapter, level in zip(self.adapter, maps, strict=True)]
 
     def select(self, student: Dense, teacher: Dense, sizes: Tensor) -> Instances:
         """Return the batch's general instances; no gradient passes through them."""
@@ -113,22 +128,27 @@ class Gid(DistillationLoss[GidConfig]):
         config = self.config
         found = self.select(student.dense, teacher.dense, batch.sizes)
         maps = self.levels.select(student.features, teacher.features)
-        own_maps = [self.adapter(own) for own, _ in maps]
-        strides = self.levels.strides
-        own = pool_instances(own_maps, strides, found.boxes, config.roi_size)
-        other = pool_instances([level for _, level in maps], strides, found.boxes, config.roi_size)
+        own_maps = self.adapt([own for own, _ in maps])
+        spaces = pool_spaces(
+            [(own, other) for own, (_, other) in zip(own_maps, maps, strict=True)],
+            self.levels.strides,
+            found.boxes,
+            config.roi_size,
+        )
         positive = student.dense.assign(found.boxes)  # (B, P)
         in_class, in_box = response_loss(
             student.dense, teacher.dense, positive, beta=config.box_beta
         )
         if config.relation_scope == "batch":
-            related = gather_rows(own).rows, gather_rows(other).rows
-            relation = batch_relation_loss(*related, beta=config.relation_beta)
+            related = [
+                (gather_rows(one.student).rows, gather_rows(one.teacher).rows) for one in spaces
+            ]
+            relation = batch_relation_loss(related, beta=config.relation_beta)
         else:
-            relation = relation_loss(own, other, found.counts, beta=config.relation_beta)
+            relation = relation_loss(spaces, beta=config.relation_beta)
         return weigh(
             {
-                "feature": (config.feature_weight, feature_loss(own, other)),
+                "feature": (config.feature_weight, instance_error(spaces)),
                 "relation": (config.relation_weight, relation),
                 "response_class": (config.response_weight * config.class_weight, in_class),
                 "response_box": (config.response_weight * config.box_weight, in_box),
@@ -136,49 +156,49 @@ class Gid(DistillationLoss[GidConfig]):
         )
 
 
-def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the squared error of patches (G, C, S, S): sum over C, mean over G and cells."""
-    cells = student.shape[0] * student.shape[2] * student.shape[3]
-    return over_batch((student - teacher).square().sum(), cells)
-
-
-def relation_loss(
-    student: Tensor, teacher: Tensor, counts: Sequence[int], *, beta: float
-) -> Tensor:
+def relation_loss(spaces: Sequence[Space], *, beta: float) -> Tensor:
     """Compare the distances between instances of a picture, each side's scaled by its own mean.
 
     Args:
-        student: patches (G, C, S, S).
-        teacher: patches (G, C, S, S).
-        counts: how many consecutive instances each picture has; they sum to G.
+        spaces: of one batch; distances are taken within a space.
         beta: width of the quadratic part of the comparison.
 
     Returns:
-        The mean over pictures of three or more, each a mean over its ordered pairs; else 0.
+        The mean over pictures that have three or more instances in a space, each a mean over its
+        ordered pairs; else 0.
     """
+    pictures = zip(*(space.by_picture() for space in spaces), strict=True)
     groups = [
-        batch_relation_loss(own, other, beta=beta)
-        for own, other in zip(
-            torch.split(student, list(counts)), torch.split(teacher, list(counts)), strict=True
-        )
-        if len(own) >= 3
+        batch_relation_loss(parts, beta=beta)
+        for parts in pictures
+        if any(len(own) >= 3 for own, _ in parts)
     ]
-    total = torch.stack(groups).sum() if groups else 0 * student.sum()
+    nothing = 0 * torch.stack([space.student.sum() for space in spaces]).sum()
+    total = torch.stack(groups).sum() if groups else nothing
     return over_batch(total, len(groups))
 
 
-def batch_relation_loss(student: Tensor, teacher: Tensor, *, beta: float) -> Tensor:
-    """Compare the distances between all instances; arguments as of `relation_loss`.
+def batch_relation_loss(spaces: Sequence[tuple[Tensor, Tensor]], *, beta: float) -> Tensor:
+    """Compare the distances between all instances of each space, scaled by their mean there.
+
+    Args:
+        spaces: student and teacher patches (n, C, S, S) per space.
+        beta: width of the quadratic part of the comparison.
 
     Returns:
-        A mean over ordered pairs; 0 of fewer than three instances.
+        A mean over the ordered pairs of the spaces; one of fewer than three instances has none.
     """
-    count = len(student)
-    if count < 3:
-        return 0 * student.sum()
-    own, other = student.flatten(1), teacher.flatten(1)
-    difference = relative_distances(other) - relative_distances(own)
-    return smooth_absolute(difference, beta).sum() / (count**2 - count)
+    sums, pairs = [], 0
+    for student, teacher in spaces:
+        count = len(student)
+        if count < 3:
+            sums.append(0 * student.sum())
+            continue
+        own, other = student.flatten(1), teacher.flatten(1)
+        difference = relative_distances(other) - relative_distances(own)
+        sums.append(smooth_absolute(difference, beta).sum())
+        pairs += count**2 - count
+    return torch.stack(sums).sum() / max(pairs, 1)
 
 
 def response_loss(

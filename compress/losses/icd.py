@@ -6,12 +6,19 @@ student and teacher. As in the authors' code the student uses the same attention
 projection of its own. Departs from that code in three places: scale features use each picture's
 own size, unlabelled pictures have no queries, and the delay is at most a quarter of the run.
 
+The cells of all levels are one sequence, of the teacher's channels. Where the teacher's levels
+differ in channels, as YOLO's do, a linear layer per level brings its cells to `width` first; these
+layers belong to the decoder, so the auxiliary terms train them on the frozen maps, and imitation
+does not: its target cannot follow the student. Where either side's levels differ, the student has a
+value projection per level too.
+
 The two `auxiliary` terms train the decoder only, by its own optimiser.
 `weight`, its schedule and `weight: auto` do not apply to these terms; AdamW and the gradient
 clipping to `auxiliary_clip` would cancel most of a factor anyway.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -28,6 +35,7 @@ from compress.losses.parts.icd_decoder import (
     Perceptron,
     auxiliary_losses,
     instance_weights,
+    join_levels,
     locate_cells,
 )
 from compress.losses.parts.icd_queries import (
@@ -47,10 +55,11 @@ from compress.parts.processes import (
     sum_over_processes,
 )
 from compress.training.objective import SeparateTraining
-from export.config import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from export.config import Channels, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 USUAL_HEADS, LEAST_HEAD_CHANNELS = 8, 4
 USUAL_DELAY_STEPS = 1000
+USUAL_WIDTH = 256  # of the paper's pyramids
 ErrorForm = Literal["squared", "absolute", "smooth", "root"]
 
 
@@ -66,6 +75,9 @@ class IcdConfig(LossSection):
     error: ErrorForm = "squared"
     heads: Annotated[int, Field(ge=1, le=256)] | None = None  # default 8, fewer below 32 channels
     layers: int = Field(default=1, ge=1, le=64)
+    # of the decoder, to which each level is projected; default: the teacher's own channels, or if
+    # its levels differ, the widest's, but at most 256
+    width: Channels | None = None
     queries: IcdQueries = IcdQueries()
     confidence_weight: NonNegativeFloat = 1.0
     box_weight: NonNegativeFloat = 1.0
@@ -81,19 +93,19 @@ class IcdConfig(LossSection):
         problems = check_levels(student, teacher)
         if problems:
             return problems
-        channels = pair_levels(student, teacher).channels(student.channels, teacher.channels)
-        if len(set(channels)) > 1:
-            return [
-                "all levels are read as one sequence, so each side needs equal channels on all of "
-                f"them, but they are (student, teacher) {sorted(set(channels))}"
-            ]
         problems = self.queries.check(student.num_classes)
-        width = channels[0][1]
+        pairs = pair_levels(student, teacher).channels(student.channels, teacher.channels)
+        channels = [other for _, other in pairs]
+        width = self.decoder_width(channels)
+        side = "teacher" if {*channels} == {width} else "decoder"
         if width % 4:
-            problems.append(f"the position code needs channels by fours; the teacher has {width}")
+            problems.append(
+                f"the position code needs channels by fours; the {side} has {width}; set width to "
+                "a multiple of 4"
+            )
         if self.heads is not None and (width % self.heads or width // self.heads < 2):
             problems.append(
-                f"heads: {self.heads} does not divide the teacher's {width} channels into equal "
+                f"heads: {self.heads} does not divide the {side}'s {width} channels into equal "
                 "parts of two or more; leave it out for a number that does"
             )
         if not self.confidence_weight and not self.box_weight:
@@ -107,6 +119,14 @@ class IcdConfig(LossSection):
         """Return the loss for this pair."""
         return Icd(self, student, teacher)
 
+    def decoder_width(self, channels: Sequence[int]) -> int:
+        """Return D for a teacher whose paired levels have these channels."""
+        if self.width is not None:
+            return self.width
+        if len(set(channels)) == 1:
+            return channels[0]
+        return -(-min(max(channels), USUAL_WIDTH) // 4) * 4
+
     def head_count(self, width: int) -> int:
         """Return the number of heads for so many channels."""
         fitting = math.gcd(USUAL_HEADS, max(1, width // LEAST_HEAD_CHANNELS))
@@ -119,9 +139,12 @@ class Decoder(nn.Module):
     prior: Tensor
     statistics: Tensor
 
-    def __init__(self, config: IcdConfig, width: int, num_classes: int) -> None:
+    def __init__(self, config: IcdConfig, channels: Sequence[int], num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.width = width = config.decoder_width(channels)
+        projected = channels if {*channels} != {width} else ()
+        self.inputs = nn.ModuleList(nn.Linear(own, width) for own in projected)
         described = num_classes + 2 * CENTRE_FEATURES + 2 * SCALE_BUCKETS
         self.ask = Perceptron(described, width, width)
         self.layers = nn.ModuleList(
@@ -132,9 +155,16 @@ class Decoder(nn.Module):
         self.register_buffer("statistics", config.queries.statistics(num_classes), persistent=False)
 
     def forward(
-        self, questions: Questions, memory: Tensor, cells: Cells
+        self, questions: Questions, levels: Sequence[Tensor], cells: Cells
     ) -> tuple[Tensor, list[Attention]]:
-        """Return predictions (B, k, 5) on a teacher's cells (B, S, D), and each layer's look."""
+        """Return predictions (B, k, 5) and each layer's look.
+
+        Args:
+            questions: k queries per picture.
+            levels: L tensors (B, S_l, C_l), the teacher's cells.
+            cells: positions of all S cells.
+        """
+        memory = join_levels(levels, self.inputs)
         answers = self.ask(describe(questions, self.num_classes))
         looks = []
         for layer in self.layers:
@@ -151,12 +181,19 @@ class Icd(DistillationLoss[IcdConfig]):
     def __init__(self, config: IcdConfig, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__(config, student, teacher)
         self.levels = pair_levels(student, teacher)
-        own, width = self.levels.channels(student.channels, teacher.channels)[0]
+        channels = self.levels.channels(student.channels, teacher.channels)
         two_stage = "rois" in student.provides
         self.most = config.queries.slots or (100 if two_stage else 300)
         self.instance_weight = config.instance_weight or (3.0 if two_stage else 8.0)
-        self.decoder = Decoder(config, width, student.num_classes)
-        self.values = nn.ModuleList(nn.Linear(own, width) for _ in range(config.layers))
+        self.decoder = Decoder(config, [other for _, other in channels], student.num_classes)
+        width = self.decoder.width
+        # per layer one projection, or a list of one per level
+        self.values = nn.ModuleList(
+            nn.Linear(channels[0][0], width)
+            if len(set(channels)) == 1
+            else nn.ModuleList(nn.Linear(own, width) for own, _ in channels)
+            for _ in range(config.layers)
+        )
         self.student_rests = False
 
     def at(self, step: int, total: int) -> None:
@@ -183,22 +220,22 @@ class Icd(DistillationLoss[IcdConfig]):
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `instance`, `auxiliary_confidence` and `auxiliary_box`."""
         maps = self.levels.select(student.features, teacher.features)
-        own, memory = (
-            torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in side], dim=1)
+        own, other = (
+            [level.permute(0, 2, 3, 1).flatten(1, 2) for level in side]
             for side in zip(*maps, strict=True)
-        )  # (B, S, C)
+        )  # L times (B, S_l, C_l)
         if self.student_rests:
-            own = own.detach()
+            own = [level.detach() for level in own]
         questions = draw_questions(
             batch, self.config.queries, self.most, self.decoder.prior, self.decoder.statistics
         )
         cells = locate_cells(
             batch.sizes,
-            [(other.shape[-2], other.shape[-1]) for _, other in maps],
+            [(level.shape[-2], level.shape[-1]) for _, level in maps],
             (batch.images.shape[-2], batch.images.shape[-1]),
-            memory.shape[-1],
+            self.decoder.width,
         )
-        predictions, looks = self.decoder(questions, memory, cells)
+        predictions, looks = self.decoder(questions, other, cells)
         confidence, box = auxiliary_losses(
             predictions, questions.real, questions.present, questions.offsets
         )
@@ -210,11 +247,13 @@ class Icd(DistillationLoss[IcdConfig]):
             }
         )
 
-    def imitate(self, own: Tensor, looks: list[Attention], questions: Questions) -> Tensor:
+    def imitate(
+        self, own: Sequence[Tensor], looks: list[Attention], questions: Questions
+    ) -> Tensor:
         """Return the student's error weighted by the decoder's attention, averaged over layers.
 
         Args:
-            own: (B, S, C) the student's cells.
+            own: L tensors (B, S_l, C_l), the student's cells.
             looks: attention and values, one per layer.
             questions: queries; only those of real objects are used.
         """
@@ -223,7 +262,11 @@ class Icd(DistillationLoss[IcdConfig]):
             with torch.no_grad():
                 real = questions.real[:, : questions.most_real]
                 weights = instance_weights(look, real, self.config.temperature)
-            values = project(own).unflatten(-1, look.values.shape[-2:])
+            values = (
+                join_levels(own, project)
+                if isinstance(project, nn.ModuleList)
+                else project(join_levels(own))
+            ).unflatten(-1, look.values.shape[-2:])
             errors.append(
                 weighted_error(values, look.values.detach(), weights, form=self.config.error)
             )

@@ -5,7 +5,7 @@ first, row-major.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -116,6 +116,17 @@ class DecoderLayer(nn.Module):
             for rows, columns in cells.codes
         ]
         return torch.cat(found, dim=1) + self.position.bias
+
+
+def join_levels(levels: Sequence[Tensor], layers: Iterable[nn.Module] = ()) -> Tensor:
+    """Return L tensors (B, S_l, C_l) as one (B, S, D), after a layer per level where some are given.
+
+    Without `layers` all C_l are equal.
+    """
+    given = tuple(layers)
+    if given:
+        levels = [layer(level) for layer, level in zip(given, levels, strict=True)]
+    return torch.cat(list(levels), dim=1)
 
 
 def locate_cells(

@@ -71,17 +71,6 @@ def check_levels(student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
     return []
 
 
-def check_one_width(student: DetectorSpec, teacher: DetectorSpec, compared: str) -> list[str]:
-    """Report a teacher whose levels differ in channels, which comparing `compared` needs equal."""
-    channels = {teacher.channels[index] for index in pair_levels(student, teacher).teacher}
-    if len(channels) == 1:
-        return []
-    return [
-        f"{compared} of all levels are compared, so the teacher needs equal channels on all of "
-        f"them; it has {sorted(channels)}"
-    ]
-
-
 def both_provide(student: DetectorSpec, teacher: DetectorSpec, knowledge: Knowledge) -> bool:
     """Whether both detectors provide `knowledge`."""
     return knowledge in student.provides and knowledge in teacher.provides

@@ -11,14 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 from compress.detector import Dense, Outputs
 from compress.detectors.parts.assignment import overlap_mask
 from compress.losses import LossConfig
-from compress.losses.gid import (
-    GidConfig,
-    feature_loss,
-    relation_loss,
-    response_loss,
-)
+from compress.losses.gid import GidConfig, relation_loss, response_loss
 from compress.losses.parts.distances import relative_distances
-from compress.losses.parts.patches import pool_instances, pooling_levels
+from compress.losses.parts.patches import Space, instance_error, pool_instances, pooling_levels
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 
 
@@ -78,28 +73,28 @@ def test_pooling_is_aligned_to_half_pixels():
 
 def test_the_feature_term_sums_channels_and_averages_cells_and_instances():
     student, teacher = torch.full((4, 2, 3, 3), 1.0), torch.full((4, 2, 3, 3), 3.0)
-    assert float(feature_loss(student, teacher)) == 2 * 4.0
+    assert float(instance_error([Space(student, teacher, [4])])) == 2 * 4.0
 
 
 class TestRelation:
     def test_distances_are_compared_relative_to_their_mean(self):
         # Teacher 0, 1, 3: distances 1, 3, 2 of mean 2; student 0, 1, 2: 1, 2, 1 of mean 4/3.
         # Relative .5, 1.5, 1 against .75, 1.5, .75; differences .25, 0, .25; half squares / 3.
-        found = relation_loss(vectors(0, 1, 2), vectors(0, 1, 3), [3], beta=1.0)
+        found = relation_loss([Space(vectors(0, 1, 2), vectors(0, 1, 3), [3])], beta=1.0)
         assert float(found) == pytest.approx(2 * (0.5 * 0.25**2) / 3)
 
     def test_beyond_beta_the_comparison_is_linear(self):
-        found = relation_loss(vectors(0, 1, 2), vectors(0, 1, 3), [3], beta=0.1)
+        found = relation_loss([Space(vectors(0, 1, 2), vectors(0, 1, 3), [3])], beta=0.1)
         assert float(found) == pytest.approx(2 * (0.25 - 0.05) / 3)
 
     def test_the_loss_does_not_depend_on_scale(self):
-        found = relation_loss(vectors(0, 10, 30), vectors(0, 1, 3), [3], beta=1.0)
+        found = relation_loss([Space(vectors(0, 10, 30), vectors(0, 1, 3), [3])], beta=1.0)
         assert float(found) == pytest.approx(0, abs=1e-9)
 
     def test_coincident_instances_keep_it_finite(self):
         # All student distances are the floor, so relative 1, 1, 1 against .5, 1.5, 1.
         student = vectors(5, 5, 5, requires_grad=True)
-        found = relation_loss(student, vectors(0, 1, 3), [3], beta=1.0)
+        found = relation_loss([Space(student, vectors(0, 1, 3), [3])], beta=1.0)
         found.backward()
         assert float(found.detach()) == pytest.approx(2 * (0.5 * 0.5**2) / 3)
         assert student.grad.isfinite().all()
@@ -120,14 +115,14 @@ class TestRelation:
     @pytest.mark.parametrize("count", [0, 1, 2])
     def test_fewer_than_three_are_no_relation(self, count):
         student = torch.ones(count, 1, 1, 1, requires_grad=True)
-        found = relation_loss(student, torch.ones(count, 1, 1, 1), [count], beta=1.0)
+        found = relation_loss([Space(student, torch.ones(count, 1, 1, 1), [count])], beta=1.0)
         assert float(found.detach()) == 0
         assert found.requires_grad
 
     def test_per_picture_it_is_a_mean_over_pictures_of_three_and_more(self):
         student = vectors(0, 1, 2, 7, 9, 0, 1, 3)
         teacher = vectors(0, 1, 3, 7, 8, 0, 1, 3)
-        found = relation_loss(student, teacher, [3, 2, 3], beta=1.0)
+        found = relation_loss([Space(student, teacher, [3, 2, 3])], beta=1.0)
         assert float(found) == pytest.approx((2 * (0.5 * 0.25**2) / 3 + 0) / 2)
 
 
@@ -267,7 +262,7 @@ def test_levels_that_only_one_side_has_are_ignored():
         ({}, {"num_classes": 2}, "2 classes and the teacher 3"),
         ({}, {"strides": (7, 9, 11)}, "none is shared"),
         ({"adapter": False}, {"channels": (2, 2, 2)}, r"adapter: false .* \[\(2, 4\)\]"),
-        ({}, {"channels": (2, 3, 4)}, "compared in one space"),
+        ({"adapter": False}, {"channels": (2, 3, 4)}, r"\[\(2, 4\), \(3, 4\), \(4, 4\)\]"),
     ],
 )
 def test_a_pair_that_cannot_work_is_refused_before_it_is_built(settings, changes, message):

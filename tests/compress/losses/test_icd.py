@@ -228,7 +228,8 @@ def test_layers_follow_one_another_and_are_averaged():
     ("settings", "changes", "message"),
     [
         ({}, {"strides": (7, 9, 11)}, "none is shared"),
-        ({}, {"channels": (4, 4, 8)}, r"equal channels on all .*\(8, 4\)"),
+        ({"width": 6}, {}, "channels by fours; the decoder has 6"),
+        ({"heads": 3, "width": 8}, {}, "does not divide the decoder's 8 channels"),
         ({"heads": 3}, {}, "heads: 3 does not divide the teacher's 4 channels .* leave it out"),
         ({"heads": 4}, {}, "heads: 4 does not divide"),
         ({"confidence_weight": 0, "box_weight": 0}, {}, "never learns where to look"),

@@ -35,7 +35,7 @@ def compare(case: Case) -> list[Deviation]:
         answers, look = layer(answers, memory, cells)
         looks.append(look)
     sequence = torch.cat([level.flatten(2).transpose(1, 2) for level in own], dim=1)
-    term = module.instance_weight * module.imitate(sequence, looks, _questions(case))
+    term = module.instance_weight * module.imitate([sequence], looks, _questions(case))
     term.backward()
 
     found = []

@@ -9,32 +9,57 @@ import torch
 from compress.detector import Outputs
 from compress.losses.parts.classifier import ClassifierConfig
 from compress.methods import example, loss_settings
-from tests.compress.losses.scene import leaves, make_batch, make_outputs, make_spec
+from tests.compress.losses.scene import (
+    LARGE_PX,
+    leaves,
+    make_batch,
+    make_outputs,
+    make_spec,
+    reach_every_level,
+)
 
-STUDENT = make_spec(channels=(3, 3, 3), backbone_channels=(2, 2, 3, 4))
-TEACHER = make_spec()
+STAGES = (2, 2, 3, 4)
+PAIRS = {  # what follows a method's name in a test's -> student and teacher
+    "": (make_spec(channels=(3, 3, 3), backbone_channels=STAGES), make_spec()),
+    " unequal levels": (
+        make_spec(channels=(3, 5, 6), backbone_channels=STAGES),
+        make_spec(channels=(4, 8, 6)),
+    ),
+}
+CASES = [(name, pair) for pair in PAIRS for name in loss_settings()]
 CLASSIFIER = ClassifierConfig.model_validate(
     {"backbone": {"type": "slim_resnet", "widths": (16, 16, 16, 16)}, "crop": 32}
 )
 SOME = [[[4.0, 6.0, 40.0, 50.0], [20.0, 20.0, 22.0, 60.0]], [[30.0, 2.0, 62.0, 30.0]], []]
-# Larger than the picture, so that each of the three levels has a box of its size (56 px and up).
-OF_EVERY_SIZE = [*SOME[:2], [[0.0, 0.0, 150.0, 150.0], [0.0, 0.0, 300.0, 300.0]]]
+# Each of the three levels has a box of its size, by DeFeat's rule (56, 112 px) and RoIAlign's
+# (224, 448 px).
+OF_EVERY_SIZE = [*SOME[:2], [[0.0, 0.0, side, side] for side in (150.0, 240.0, 460.0)]]
 NONE: list[list[list[float]]] = [[], [], []]
 
 
-@pytest.fixture(params=loss_settings())
-def loss(request):
-    config = example(request.param)
-    assert config.check(STUDENT, TEACHER) == []
+@pytest.fixture(params=CASES, ids=["".join(case) for case in CASES])
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def pair(case):
+    return PAIRS[case[1]]
+
+
+@pytest.fixture
+def loss(case, pair):
+    config = example(case[0])
+    assert config.check(*pair) == []
     torch.manual_seed(0)
-    return built(config)
+    return built(config, pair)
 
 
-def built(config):
-    loss = config.build(STUDENT, TEACHER)
+def built(config, pair):
+    loss = config.build(*pair)
     if config.wanted_classifier() is not None:
         torch.manual_seed(3)
-        loss.use_classifier(CLASSIFIER.build(STUDENT.num_classes))
+        loss.use_classifier(CLASSIFIER.build(pair[0].num_classes))
     return loss
 
 
@@ -44,13 +69,13 @@ def terms_of(loss, student, teacher, batch):
 
 
 @pytest.fixture
-def student():
-    return make_outputs(STUDENT, len(SOME), seed=1)
+def student(pair):
+    return make_outputs(pair[0], len(SOME), seed=1)
 
 
 @pytest.fixture
-def teacher():
-    return make_outputs(TEACHER, len(SOME), seed=2)
+def teacher(pair):
+    return make_outputs(pair[1], len(SOME), seed=2)
 
 
 def total(terms):
@@ -106,28 +131,30 @@ def test_half_precision_outputs_give_full_precision_finite_terms(loss, student, 
     assert all(p.grad.isfinite().all() for p in loss.parameters())
 
 
-def test_its_own_parameters_learn(loss, student, teacher):
+def test_its_own_parameters_learn(loss, pair):
     with torch.no_grad():  # a layer that starts at 0 hides those before it from the first gradient
         for value in loss.parameters():
             value.add_(torch.randn_like(value), alpha=0.1)
-    total(terms_of(loss, student, teacher, make_batch(OF_EVERY_SIZE))).backward()
+    sides = (make_outputs(spec, len(SOME), seed, LARGE_PX) for seed, spec in enumerate(pair))
+    student, teacher = reach_every_level(*sides)
+    total(terms_of(loss, student, teacher, make_batch(OF_EVERY_SIZE, LARGE_PX))).backward()
     for name, value in loss.named_parameters():
         assert value.grad is not None, name
         assert value.grad.any(), name
 
 
-def test_the_overall_weight_multiplies_every_term(loss, student, teacher):
+def test_the_overall_weight_multiplies_every_term(loss, pair, student, teacher):
     once = pass_through(loss, student, teacher, make_batch(SOME))
     config = loss.config.model_copy(update={"weight": 2.5 * loss.weight})
-    heavier = built(config)
+    heavier = built(config, pair)
     heavier.load_state_dict(loss.state_dict())
     for name, term in pass_through(heavier, student, teacher, make_batch(SOME)).items():
         factor = 1 if name in loss.unweighted else 2.5
         torch.testing.assert_close(term, factor * once[name])
 
 
-def test_it_works_with_only_what_it_asks_for(loss, student, teacher):
-    assert loss.needs == loss.config.needs(STUDENT, TEACHER)
+def test_it_works_with_only_what_it_asks_for(loss, pair, student, teacher):
+    assert loss.needs == loss.config.needs(*pair)
     full = pass_through(loss, student, teacher, make_batch(SOME))
     student, teacher = (_only(outputs, loss.needs) for outputs in (student, teacher))
     less = pass_through(loss, student, teacher, make_batch(SOME))

@@ -119,9 +119,11 @@ class DecoderLayer(nn.Module):
 
 
 def join_levels(levels: Sequence[Tensor], layers: Iterable[nn.Module] = ()) -> Tensor:
-    """Return L tensors (B, S_l, C_l) as one (B, S, D), after a layer per level where some are given.
+    """Return L tensors (B, S_l, C_l) as one (B, S, D).
 
-    Without `layers` all C_l are equal.
+    Args:
+        levels: of equal channels where no `layers` are given.
+        layers: one per level, from its channels to D.
     """
     given = tuple(layers)
     if given:

@@ -1,6 +1,7 @@
 """Small made-up detectors, pictures and outputs for the tests of losses."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -208,6 +209,41 @@ def make_outputs(spec: DetectorSpec, pictures: int, seed: int, size_px: int = SI
             SmallTowers(spec, around).resume,
         ),
     )
+
+
+# Sides of boxes that are pooled from strides 8, 16 and 32; pictures of LARGE_PX hold them.
+POOLED_SIDES_PX, LARGE_PX = (60.0, 240.0, 460.0), 512
+
+
+def reach_every_level(student: Outputs, teacher: Outputs, each: int = 1) -> tuple[Outputs, Outputs]:
+    """Make the first `each` locations of every level general instances, and proposals of all sizes.
+
+    Both sides have a box of the level's size there, which only the teacher scores high. Outputs are
+    those of pictures of LARGE_PX.
+    """
+    dense = student.dense
+    assert dense is not None
+    firsts = torch.cat(
+        [
+            sum(dense.level_counts[:level]) + torch.arange(each)
+            for level in range(len(dense.level_counts))
+        ]
+    )
+    sides = torch.tensor(POOLED_SIDES_PX).repeat_interleave(each)[:, None]
+    corners = 16.0 * torch.arange(each).repeat(len(POOLED_SIDES_PX))[:, None].expand(-1, 2)
+    rows = torch.arange(ROIS_PER_PICTURE)[:, None] % len(POOLED_SIDES_PX)
+    proposals = torch.tensor(POOLED_SIDES_PX)[rows] * torch.tensor([0.0, 0.0, 1.0, 1.0])
+    found = []
+    for outputs, logit in ((student, -9.0), (teacher, 9.0)):
+        assert outputs.dense is not None
+        assert outputs.rois is not None
+        logits, boxes = outputs.dense.class_logits.clone(), outputs.dense.boxes.clone()
+        logits[:, firsts] = logit
+        boxes[:, firsts] = torch.cat([corners, corners + sides], dim=1)
+        dense = replace(outputs.dense, class_logits=logits, boxes=boxes)
+        rois = replace(outputs.rois, boxes=(proposals,) * len(outputs.rois.boxes))
+        found.append(replace(outputs, dense=dense, rois=rois))
+    return found[0], found[1]
 
 
 def leaves(outputs: Outputs) -> list[Tensor]:

@@ -129,8 +129,39 @@ def test_a_pair_that_cannot_work_is_refused_before_it_is_built(more, changes, me
     assert message in problem
 
 
-def test_instances_need_equal_channels_of_the_teacher_and_pixels_do_not():
-    uneven = make_spec(channels=(4, 8, 8))
-    (problem,) = settings().check(make_spec(), uneven)
-    assert "it has [4, 8]" in problem
-    assert settings(relation_weight=0, instance_weight=0).check(make_spec(), uneven) == []
+class TestUnequalLevels:
+    """A small object is pooled from two channels, one of 240 pixels from four."""
+
+    SPEC = make_spec(channels=(2, 4), strides=(8, 16), provides=frozenset({"features"}))
+    BOXES = ([[0.0, 0.0, 60.0, 60.0], [8.0, 8.0, 248.0, 248.0]], [])
+
+    def build(self, **more):
+        config = settings(**more)
+        assert config.check(self.SPEC, self.SPEC) == []
+        torch.manual_seed(0)
+        loss = config.build(self.SPEC, self.SPEC)
+        for adapter, channels in zip(loss.adapters, self.SPEC.channels, strict=True):
+            eye = {"weight": torch.eye(channels)[..., None, None], "bias": torch.zeros(channels)}
+            adapter.load_state_dict(eye)
+        return loss
+
+    def flat(self, fine, coarse):
+        return Outputs((torch.full((2, 2, 32, 32), fine), torch.full((2, 4, 16, 16), coarse)))
+
+    def terms(self, loss, fine, coarse):
+        return loss(self.flat(1.0, 1.0), self.flat(fine, coarse), make_batch(self.BOXES, 256))
+
+    def test_instances_of_both_levels_weigh_alike(self):
+        loss = self.build(pixel_weight=0, relation_weight=0)
+        assert self.terms(loss, 3.0, 1.0)["instance"].item() == pytest.approx(4 / 2)
+        assert self.terms(loss, 1.0, 3.0)["instance"].item() == pytest.approx(4 / 2)
+
+    def test_relations_join_instances_of_both_levels(self):
+        loss = self.build(pixel_weight=0)
+        assert [tuple(layer.weight.shape[:2]) for layer in loss.common] == [(4, 2), (4, 4)]
+        terms = self.terms(loss, 1.0, 3.0)
+        assert terms["instance_relation"].item() > 0
+        terms["instance_relation"].backward()
+        assert all(layer.weight.grad.any() for layer in loss.common)
+        same = self.terms(loss, 1.0, 1.0)
+        assert all(term.item() == 0 for term in same.values())

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from compress.detector import Outputs, Rois
-from compress.losses.gdetkd import Contrast, GDetKd, GDetKdConfig, LevelMixture, box_loss
+from compress.losses.gdetkd import (
+    Contrast,
+    GDetKd,
+    GDetKdConfig,
+    LevelMixture,
+    box_loss,
+    in_slots,
+)
+from compress.losses.parts.patches import LevelPatches
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 
 ONE_STAGE = make_spec(provides=frozenset({"features", "dense", "towers"}))
@@ -182,9 +190,55 @@ def test_a_pair_that_cannot_work_is_refused_before_it_is_built(more, changes, me
     assert re.search(message, problem), problem
 
 
-def test_the_teacher_needs_equal_channels():
-    (problem,) = settings().check(make_spec(), make_spec(channels=(4, 8, 8)))
-    assert "the teacher needs equal channels on all of them; it has [4, 8]" in problem
+class TestUnequalLevels:
+    """A small region of the teacher has two channels, one of 240 pixels has four."""
+
+    STUDENT = make_spec(channels=(1, 3), strides=(8, 16), provides=frozenset({"features"}))
+    TEACHER = make_spec(channels=(2, 4), strides=(8, 16), provides=frozenset({"features"}))
+    BOXES = ([[0.0, 0.0, 60.0, 60.0], [8.0, 8.0, 248.0, 248.0]], [])
+
+    def terms(self, loss):
+        sides = (make_outputs(spec, 2, seed, 256) for seed, spec in enumerate(self.specs))
+        return loss(*sides, make_batch(self.BOXES, 256))
+
+    specs = STUDENT, TEACHER
+
+    def test_every_student_level_is_adapted_to_every_teacher_level(self):
+        loss = build(*self.specs)
+        shapes = [[tuple(one.weight.shape[:2]) for one in row] for row in loss.mixture.adapters]
+        assert shapes == [[(2, 1), (2, 3)], [(4, 1), (4, 3)]]
+        terms = self.terms(loss)
+        assert terms.keys() == {"feature", "contrast"}
+        sum(terms.values()).backward()
+        assert all(p.grad is not None and p.grad.any() for p in loss.parameters())
+
+    def test_regions_of_both_levels_weigh_alike(self):
+        # The adapters give 0 everywhere, so the error is the teacher's square: 1 and 9.
+        loss = build(*self.specs, contrast_weight=0)
+        for adapter in loss.mixture.adapters.parameters():
+            torch.nn.init.zeros_(adapter)
+        student = make_outputs(self.STUDENT, 2, 0, 256)
+        teacher = Outputs((torch.full((2, 2, 32, 32), 1.0), torch.full((2, 4, 16, 16), 3.0)))
+        terms = loss(student, teacher, make_batch(self.BOXES, 256))
+        assert terms["feature"].item() == pytest.approx((1 + 9) / 2)
+
+    def test_without_regions_all_terms_are_zero_and_attached(self):
+        loss = build(*self.specs)
+        student = make_outputs(self.STUDENT, 1, 0, 256)
+        terms = loss(student, make_outputs(self.TEACHER, 1, 1, 256), make_batch([[]], 256))
+        sum(terms.values()).backward()
+        assert [term.item() for term in terms.values()] == [0, 0]
+        assert all(level.grad is not None for level in student.features)
+        assert all(p.grad is not None for p in loss.parameters())
+
+
+def test_rows_of_unequal_levels_have_a_place_each():
+    levels = [
+        LevelPatches(torch.zeros(0), torch.tensor([1]), [1]),
+        LevelPatches(torch.zeros(0), torch.tensor([0, 2]), [2]),
+    ]
+    rows = [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]])]
+    assert in_slots(rows, levels).tolist() == [[0, 0, 3], [1, 2, 0], [0, 0, 4]]
 
 
 def test_a_box_term_asks_for_proposals():

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -14,7 +15,13 @@ from compress.losses import LossConfig
 from compress.losses.gid import GidConfig, relation_loss, response_loss
 from compress.losses.parts.distances import relative_distances
 from compress.losses.parts.patches import Space, instance_error, pool_instances, pooling_levels
-from tests.compress.losses.scene import make_batch, make_outputs, make_spec
+from tests.compress.losses.scene import (
+    LARGE_PX,
+    make_batch,
+    make_outputs,
+    make_spec,
+    reach_every_level,
+)
 
 
 def vectors(*values, requires_grad=False):
@@ -253,6 +260,89 @@ def test_levels_that_only_one_side_has_are_ignored():
     more = Outputs((finer, *taught.features), dense=taught.dense)
     found = config.build(spec, teacher)(outputs, more, make_batch([[]]))
     assert all(torch.equal(found[name], term) for name, term in expected.items())
+
+
+class TestUnequalLevels:
+    """Pyramids of 3, 5, 6 and of 4, 8, 6 channels: three instances on each level."""
+
+    STUDENT, TEACHER = make_spec(channels=(3, 5, 6)), make_spec(channels=(4, 8, 6))
+
+    def build(self, student=STUDENT, teacher=TEACHER, **more):
+        config = GidConfig.model_validate({"type": "gid", "nms_iou": 1, **more})
+        assert config.check(student, teacher) == []
+        torch.manual_seed(0)
+        return config.build(student, teacher)
+
+    def outputs(self, student=STUDENT, teacher=TEACHER):
+        sides = (
+            make_outputs(spec, 1, seed, LARGE_PX) for seed, spec in ((0, student), (1, teacher))
+        )
+        return reach_every_level(*sides, each=3)
+
+    @pytest.mark.parametrize(
+        ("forced", "shapes"),
+        [(None, [(4, 3), (8, 5), None]), (True, [(4, 3), (8, 5), (6, 6)])],
+    )
+    def test_every_level_has_an_adapter_where_its_channels_differ(self, forced, shapes):
+        adapters = self.build(adapter=forced).adapter
+        found = [tuple(p.shape[:2]) for one in adapters for p in one.parameters() if p.ndim == 4]
+        assert found == [shape for shape in shapes if shape]
+
+    @pytest.mark.parametrize("term", ["feature", "relation"])
+    @pytest.mark.parametrize("scope", ["batch", "image"])
+    def test_gradients_reach_every_adapter(self, term, scope):
+        loss = self.build(relation_scope=scope)
+        student, teacher = self.outputs()
+        terms = loss(student, teacher, make_batch([[]], LARGE_PX))
+        terms[term].backward()
+        weights = [p for p in loss.parameters() if p.ndim == 4]
+        assert len(weights) == 2
+        assert all(weight.grad.any() for weight in weights)
+        assert all(level.grad.any() for level in student.features)
+
+    def test_equal_maps_leave_nothing_to_learn(self):
+        student, teacher = self.outputs(self.TEACHER)
+        student = replace(student, features=teacher.features)
+        terms = self.build(self.TEACHER)(student, teacher, make_batch([[]], LARGE_PX))
+        assert terms["feature"].item() == terms["relation"].item() == 0
+        assert terms["response_class"].item() > 0
+
+    def test_instances_of_all_levels_weigh_alike(self):
+        # Errors of 1 in each of two channels and of 3 in each of six: sums 2 and 54, scaled to
+        # the mean of four channels 4 and 36; the mean of the two instances.
+        spaces = [
+            Space(torch.zeros(1, channels, 3, 3), torch.full((1, channels, 3, 3), value), [1])
+            for channels, value in ((2, 1.0), (6, 3.0))
+        ]
+        assert float(instance_error(spaces)) == (4 + 36) / 2
+        assert float(instance_error(spaces, over_channels=True)) == (1 + 9) / 2
+
+    def test_distances_are_those_within_a_level_relative_to_its_mean(self):
+        # The first space as in TestRelation, the second of two channels and ten times as wide
+        # with equal relative distances: the mean over both.
+        one = Space(vectors(0, 1, 2), vectors(0, 1, 3), [3])
+        wide = vectors(0, 10, 20).expand(-1, 2, -1, -1)
+        two = Space(wide, 7 * wide, [3])
+        expected = 2 * (0.5 * 0.25**2) / 3
+        assert float(relation_loss([one], beta=1.0)) == pytest.approx(expected)
+        assert float(relation_loss([one, two], beta=1.0)) == pytest.approx(expected / 2)
+
+    def test_a_level_with_fewer_than_three_instances_has_no_pairs(self):
+        one = Space(vectors(0, 1, 2), vectors(0, 1, 3), [3])
+        few = Space(vectors(0, 1).expand(-1, 2, -1, -1), vectors(5, 1).expand(-1, 2, -1, -1), [2])
+        found = relation_loss([one, few], beta=1.0)
+        assert float(found) == pytest.approx(2 * (0.5 * 0.25**2) / 3)
+
+    def test_a_teacher_of_equal_levels_keeps_one_space(self):
+        # An instance of each level: no level has three, but all of them together have.
+        even = make_spec()
+        sides = (
+            make_outputs(spec, 1, seed, LARGE_PX) for seed, spec in ((0, self.STUDENT), (1, even))
+        )
+        student, teacher = reach_every_level(*sides)
+        batch = make_batch([[]], LARGE_PX)
+        terms = self.build(teacher=even, instances=3)(student, teacher, batch)
+        assert terms["relation"].item() > 0
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,60 @@ def test_layers_follow_one_another_and_are_averaged():
     assert all(p.grad is not None for p in loss.parameters())
 
 
+class TestUnequalLevels:
+    """A student of 3, 5, 6 channels and a teacher of 4, 6, 10."""
+
+    STUDENT, TEACHER = make_spec(channels=(3, 5, 6)), make_spec(channels=(4, 6, 10))
+
+    @pytest.mark.parametrize(
+        ("teacher", "settings", "width", "projected"),
+        [
+            ((4, 6, 10), {}, 12, [4, 6, 10]),
+            ((4, 6, 10), {"width": 8}, 8, [4, 6, 10]),
+            ((128, 256, 512), {}, 256, [128, 256, 512]),
+            ((4, 4, 4), {}, 4, []),
+            ((4, 4, 4), {"width": 4}, 4, []),
+            ((6, 6, 6), {"width": 8}, 8, [6, 6, 6]),
+        ],
+    )
+    def test_the_teachers_levels_are_projected_to_one_width(
+        self, teacher, settings, width, projected
+    ):
+        decoder = build(self.STUDENT, make_spec(channels=teacher), **settings).decoder
+        assert decoder.width == width
+        assert [layer.in_features for layer in decoder.inputs] == projected
+        assert all(layer.out_features == width for layer in decoder.inputs)
+
+    def terms(self, loss, student):
+        return loss(student, make_outputs(self.TEACHER, 2, seed=2), make_batch(BOXES))
+
+    def test_the_decoder_learns_its_projections_and_imitation_those_of_the_student(self):
+        loss, student = (
+            build(self.STUDENT, self.TEACHER, layers=2),
+            make_outputs(self.STUDENT, 2, 1),
+        )
+        terms = self.terms(loss, student)
+        (terms["auxiliary_confidence"] + terms["auxiliary_box"]).backward(retain_graph=True)
+        assert all(layer.weight.grad.any() for layer in loss.decoder.inputs)
+        assert all(p.grad is None for p in loss.values.parameters())
+        learned = [layer.weight.grad.clone() for layer in loss.decoder.inputs]
+        terms["instance"].backward()
+        assert all(p.grad.any() for name, p in loss.values.named_parameters() if "weight" in name)
+        assert len(list(loss.values.parameters())) == 2 * 3 * 2
+        after = [layer.weight.grad for layer in loss.decoder.inputs]
+        assert all(torch.equal(a, b) for a, b in zip(learned, after, strict=True))
+        assert all(level.grad.any() for level in student.features)
+
+    def test_a_student_with_the_teachers_values_has_nothing_to_learn(self):
+        loss = build(self.TEACHER, self.TEACHER)
+        (layer,) = loss.decoder.layers
+        for mine, theirs in zip(loss.values[0], loss.decoder.inputs, strict=True):
+            mine.weight.data = layer.value.weight.data @ theirs.weight.data
+            mine.bias.data = layer.value.weight.data @ theirs.bias.data + layer.value.bias.data
+        assert self.terms(loss, make_outputs(self.TEACHER, 2, seed=2))["instance"] < 1e-10
+        assert self.terms(loss, make_outputs(self.TEACHER, 2, seed=3))["instance"] > 0.1
+
+
 @pytest.mark.parametrize(
     ("settings", "changes", "message"),
     [

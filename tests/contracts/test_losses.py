@@ -135,8 +135,8 @@ def test_its_own_parameters_learn(loss, pair):
     with torch.no_grad():  # a layer that starts at 0 hides those before it from the first gradient
         for value in loss.parameters():
             value.add_(torch.randn_like(value), alpha=0.1)
-    sides = (make_outputs(spec, len(SOME), seed, LARGE_PX) for seed, spec in enumerate(pair))
-    student, teacher = reach_every_level(*sides)
+    own, other = (make_outputs(spec, len(SOME), seed, LARGE_PX) for seed, spec in enumerate(pair))
+    student, teacher = reach_every_level(own, other)
     total(terms_of(loss, student, teacher, make_batch(OF_EVERY_SIZE, LARGE_PX))).backward()
     for name, value in loss.named_parameters():
         assert value.grad is not None, name

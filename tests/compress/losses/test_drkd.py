@@ -133,7 +133,7 @@ class TestUnequalLevels:
     """A small object is pooled from two channels, one of 240 pixels from four."""
 
     SPEC = make_spec(channels=(2, 4), strides=(8, 16), provides=frozenset({"features"}))
-    BOXES = ([[0.0, 0.0, 60.0, 60.0], [8.0, 8.0, 248.0, 248.0]], [])
+    BOXES: tuple[list[list[float]], ...] = ([[0.0, 0.0, 60.0, 60.0], [8.0, 8.0, 248.0, 248.0]], [])
 
     def build(self, **more):
         config = settings(**more)

@@ -195,7 +195,7 @@ class TestUnequalLevels:
 
     STUDENT = make_spec(channels=(1, 3), strides=(8, 16), provides=frozenset({"features"}))
     TEACHER = make_spec(channels=(2, 4), strides=(8, 16), provides=frozenset({"features"}))
-    BOXES = ([[0.0, 0.0, 60.0, 60.0], [8.0, 8.0, 248.0, 248.0]], [])
+    BOXES: tuple[list[list[float]], ...] = ([[0.0, 0.0, 60.0, 60.0], [8.0, 8.0, 248.0, 248.0]], [])
 
     def terms(self, loss):
         sides = (make_outputs(spec, 2, seed, 256) for seed, spec in enumerate(self.specs))

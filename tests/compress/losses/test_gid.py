@@ -274,10 +274,9 @@ class TestUnequalLevels:
         return config.build(student, teacher)
 
     def outputs(self, student=STUDENT, teacher=TEACHER):
-        sides = (
-            make_outputs(spec, 1, seed, LARGE_PX) for seed, spec in ((0, student), (1, teacher))
+        return reach_every_level(
+            make_outputs(student, 1, 0, LARGE_PX), make_outputs(teacher, 1, 1, LARGE_PX), each=3
         )
-        return reach_every_level(*sides, each=3)
 
     @pytest.mark.parametrize(
         ("forced", "shapes"),
@@ -336,10 +335,9 @@ class TestUnequalLevels:
     def test_a_teacher_of_equal_levels_keeps_one_space(self):
         # An instance of each level: no level has three, but all of them together have.
         even = make_spec()
-        sides = (
-            make_outputs(spec, 1, seed, LARGE_PX) for seed, spec in ((0, self.STUDENT), (1, even))
+        student, teacher = reach_every_level(
+            make_outputs(self.STUDENT, 1, 0, LARGE_PX), make_outputs(even, 1, 1, LARGE_PX)
         )
-        student, teacher = reach_every_level(*sides)
         batch = make_batch([[]], LARGE_PX)
         terms = self.build(teacher=even, instances=3)(student, teacher, batch)
         assert terms["relation"].item() > 0

@@ -50,6 +50,7 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
         ]
     if lines:
         raise RecipeError(*lines)
+    check_export(run, student, built)
     _check_weights(run, student, built)
     return student, built
 
@@ -57,6 +58,49 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
 def _device_for(run: Run, config: DetectorConfig) -> torch.device:
     size = (run.data.input_height, run.data.input_width)
     return torch.device("meta" if is_large(config, size) else "cpu")
+
+
+def check_export(run: Run, student: Detector, teachers: list[Detector]) -> None:
+    """Refuse settings of NMS that the student's head contradicts.
+
+    Raises:
+        RecipeError: NMS is asked of a head that needs none, or none of one that needs it; or more
+            boxes than the head gives.
+    """
+    export, at, family = run.recipe.export, run.source.at, student.spec.family
+    if not student.spec.nms_free:
+        if export.nms == "none":
+            raise RecipeError(
+                f"{at('export', 'nms')}: none, and the head of the student ({family}) gives "
+                "several boxes per object, which NMS reduces to one; set host, graph or matrix"
+            )
+        return
+    why = f"the head of the student ({family}) gives one box per object and needs no NMS"
+    if export.nms in ("graph", "matrix"):
+        raise RecipeError(f"{at('export', 'nms')}: {export.nms}, but {why}; remove this key")
+    alone = all(teacher.spec.nms_free for teacher in teachers)  # else it is for their NMS
+    if alone and "nms_iou" in export.model_fields_set:
+        raise RecipeError(f"{at('export', 'nms_iou')}: {export.nms_iou:g}, but {why}; remove it")
+    if "max_detections" in export.model_fields_set:
+        most = _candidate_count(student, (run.data.input_height, run.data.input_width))
+        if most is not None and export.max_detections > most:
+            raise RecipeError(
+                f"{at('export', 'max_detections')}: {export.max_detections}, but the head of the "
+                f"student ({family}) gives {most} boxes per picture; set at most {most}"
+            )
+
+
+@torch.inference_mode()
+def _candidate_count(detector: Detector, size: tuple[int, int]) -> int | None:
+    """Return how many boxes a detector gives per picture, by passing one; None if none passes."""
+    training = detector.training
+    try:
+        with next(detector.parameters()).device:
+            return detector.eval().candidates(torch.zeros(1, 3, *size)).scores.shape[1]
+    except RuntimeError:  # on the meta device: a family that mixes in tensors of the CPU
+        return None
+    finally:
+        detector.train(training)
 
 
 def _check_weights(run: Run, student: Detector, teachers: list[Detector]) -> None:

@@ -12,6 +12,7 @@ from compress.console import Console
 from compress.data.health import data_health, data_lines
 from compress.data.pictures import look_at_pictures
 from compress.losses.parts.classifier import Classifier
+from compress.parts.licence import notice
 from compress.recipe import Recipe, load_recipe
 from compress.recipe_file import complete_text
 from compress.recipe_source import Source
@@ -55,7 +56,10 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
     health = data_health(opened.data, recipe.export.max_detections, others)
     for title, lines in data_lines(health, others).items():
         print_data(console, title, lines)
-    check_models(opened)
+    student, teachers = check_models(opened)
+    licence = notice(model.spec.licence for model in (student, *teachers))
+    if licence:
+        console.print(licence)
     check_training(opened)
     if session.rank == 0:
         look_at_pictures(pictures, cache, console, decode=True)
@@ -142,16 +146,24 @@ def load_models(run: Run, folders: Folders) -> list[Contestant]:
     """Load every finished model with its weights, in the order of the report."""
     recipe, by_name = run.recipe, {teacher.name: teacher for teacher in run.teachers}
     contestants = []
+    of_teachers: dict[ModelName, str] = {}  # they come first
     for name, folder in folders.items():
         if not name.finished:
             continue
         teacher = by_name.get(name)
         detector = teacher.build(recipe.seed) if teacher else run.build_student(recipe.seed)
+        if teacher:
+            of_teachers[name] = detector.spec.licence
+        licences = [of_teachers[one] for one in run.teachers_of(name)]
         first = in_table(name, recipe)
         asked = first and name.role == "student"
         precisions = recipe.export.precisions if asked else ("fp32",)
         in_torch = first and name.role != "baseline_equal_time"
-        contestants.append(load_contestant(name, folder, detector, precisions, in_torch=in_torch))
+        contestants.append(
+            load_contestant(
+                name, folder, detector, precisions, in_torch=in_torch, licences=licences
+            )
+        )
     return contestants
 
 

@@ -23,6 +23,7 @@ from compress.memory import (
     output_bytes,
     planned_output_bytes,
 )
+from compress.parts.licence import notice
 from compress.parts.weights import count_parameters
 from compress.recipe import Recipe
 from compress.recipe_source import Source
@@ -159,6 +160,8 @@ def plan(
         steps = schedule.total_steps(steps_per_epoch(data, schedule.batch))
         notes.append(f"classifier: {counted(steps, 'step')} on object crops before the students")
     notes += _precisions(opened)
+    licence = notice(model.spec.licence for model in (student, *teachers))
+    notes += [licence] if licence else []
     notes += memory_warnings(stages, machine_bytes(where))
     seen: list[str] = []
     for title, lines in data_lines(health, others).items():

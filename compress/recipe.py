@@ -137,8 +137,9 @@ class ExportConfig(Section):
     opset: int = Field(default=18, ge=18, le=21)
     dynamic_batch: bool = False
     input: Literal["float32", "uint8"] = "float32"  # uint8: letterboxed pictures, channels last
-    # graph, matrix: as operators of the ONNX graph
-    nms: Literal["host", "graph", "matrix"] = "host"
+    # graph, matrix: as operators of the ONNX graph. Models whose heads give one box per object have
+    # none, whatever is set; none is refused for a student that needs NMS
+    nms: Literal["host", "graph", "matrix", "none"] = "host"
     nms_iou: float = Field(default=0.6, gt=0, le=1)
     max_detections: int = Field(default=100, ge=1, le=10_000)
     score_threshold: float = Field(default=0.25, ge=0, le=1)  # for use on the device

@@ -43,7 +43,7 @@ def checkpoint_to_onnx(
     manifest = _with_preprocessing(manifest)
     spec = manifest.input
     if images is None:
-        if export.nms == "matrix":
+        if export.nms == "matrix" and manifest.nms.mode == "host":
             raise ExportError(
                 f"{file}: its recipe has export.nms: matrix, which must be shown to converge on "
                 "real pictures; give --images DIR (in Python: images=)"

@@ -137,8 +137,19 @@ def table_footnotes(data: ReportData) -> list[str]:
     }
     if repeated:
         notes.append(_repeats_note(repeated))
+    notes += _without_nms(data.rows)
     notes += timing_doubts(data.rows)
     return notes
+
+
+def _without_nms(rows: Sequence[ReportRow]) -> list[str]:
+    """Return which models need no NMS, so that a mixed table can be read."""
+    free = dict.fromkeys(model_title(row) for row in rows if (row.nms or {}).get("mode") == "none")
+    if not free:
+        return []
+    every = len(free) == len(dict.fromkeys(map(model_title, rows)))
+    who = "all models" if every else ", ".join(free)
+    return [f"Without NMS, as their heads give one box per object: {who}."]
 
 
 def timing_doubts(rows: Sequence[ReportRow]) -> list[str]:

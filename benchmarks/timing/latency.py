@@ -28,10 +28,10 @@ from export.errors import DataError
 INCLUSIONS = (
     "model: inputs and outputs stay on the device. engine (model with copies): tensor in memory -> "
     "candidate boxes on the host. end_to_end: decoded uint8 photograph -> letterbox, tensor, "
-    "model, score threshold, NMS, boxes in photograph pixels. Reading and decoding the file is in "
-    "none. Median over all calls; interval: 95 % bootstrap over blocks; engines "
-    "interleaved block by block, one untimed call before each block; caches are warm, clocks are "
-    "not locked."
+    "model, score threshold, NMS of models that need it, boxes in photograph pixels. Reading and "
+    "decoding the file is in none. Median over all calls; interval: 95 % bootstrap over blocks; "
+    "engines interleaved block by block, one untimed call before each block; caches are warm, "
+    "clocks are not locked."
 )
 SAME_AS_ENGINE = "equal to the time with copies: on the CPU nothing is copied"
 BY_EVENTS = "by {clock} around the pass"  # the clock of an `EventTimed` engine

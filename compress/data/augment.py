@@ -27,6 +27,7 @@ class AugmentConfig(Section):
         scale: smallest and largest zoom; above 1 crops, below 1 pads.
         color: strength of brightness, contrast and saturation; hue changes by a quarter of it.
         mosaic: probability that four pictures share one canvas.
+        close_mosaic: share of the training, at its end, without mosaics.
         min_box_px: boxes with a shorter side, in input pixels, are left out of training.
         min_visible: boxes of which a crop leaves less than this share are left out.
     """
@@ -37,8 +38,23 @@ class AugmentConfig(Section):
     scale: tuple[Zoom, Zoom] = (1.0, 1.0)
     color: Annotated[float, Field(ge=0, le=1)] = 0.0
     mosaic: Probability = 0.0
+    close_mosaic: Probability = 0.0
     min_box_px: NonNegativeFloat = 2.0
     min_visible: Probability = 0.25
+
+    def mosaic_steps(self, total: int) -> int:
+        """Return how many of `total` steps, from the first on, may have mosaics."""
+        return total - round(self.close_mosaic * total)
+
+    @field_validator("close_mosaic", mode="before")
+    @classmethod
+    def _a_share(cls, value: object) -> object:
+        if isinstance(value, int | float) and value > 1:
+            raise ValueError(
+                f"a share of the training is expected, 0 to 1; found {value:g}. The last 10 of 100 "
+                "epochs are 0.1"
+            )
+        return value
 
     @field_validator("scale")
     @classmethod

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from benchmarks.data.image_set import ImageSet, read_canvas
 from compress.batch import Batch, Targets
 from compress.data.augment import AugmentConfig, Sample, augment
 from compress.data.config import Data
+from compress.data.schedule import Key, Schedule
 from compress.data.workers import end_with_parent
 from export.arguments import signals_for_this_process_alone
 from export.errors import DataError, ToolkitError, counted
@@ -110,60 +112,6 @@ def _shared_bytes(count: int) -> Tensor:
     return shared
 
 
-class Key(NamedTuple):
-    """One picture of one step."""
-
-    labeled: bool
-    epoch: int
-    picture: int  # index in its set
-
-
-@dataclass
-class Schedule:
-    """Which pictures each step takes: seeded permutations, incomplete last batches left out.
-
-    Attributes:
-        count: labelled pictures.
-        batch: labelled pictures per step, over all ranks.
-        unlabeled_count: pictures without labels.
-        unlabeled_batch: unlabelled pictures per step, over all ranks.
-        seed: seed of the permutations.
-        rank: rank of this process; it takes the rank-th contiguous slice of each step.
-        world: number of processes that share a step.
-    """
-
-    count: int
-    batch: int
-    unlabeled_count: int
-    unlabeled_batch: int
-    seed: int
-    rank: int = 0
-    world: int = 1
-    _orders: dict[bool, tuple[int, NDArray[np.int64]]] = field(default_factory=dict)
-
-    def keys(self, step: int) -> list[Key]:
-        """Return this rank's pictures of one step, the labelled ones first."""
-        keys = self._slice(True, self.count, self.batch, step)
-        if self.unlabeled_batch:
-            keys += self._slice(False, self.unlabeled_count, self.unlabeled_batch, step)
-        return keys
-
-    def _slice(self, labeled: bool, count: int, batch: int, step: int) -> list[Key]:
-        epoch, place = divmod(step, count // batch)
-        if self._orders.get(labeled, (-1,))[0] != epoch:
-            rng = np.random.default_rng([self.seed, epoch, 1 + labeled])
-            self._orders[labeled] = (epoch, rng.permutation(count))
-        order = self._orders[labeled][1]
-        own = own_share(batch, self.rank, self.world)
-        chosen = [int(order[place * batch + index]) for index in own]
-        return [Key(labeled, epoch, picture) for picture in chosen]
-
-
-def own_share(count: int, rank: int, world: int) -> range:
-    """Return the contiguous share of one of `world` processes; sizes differ by one at most."""
-    return range(rank * count // world, (rank + 1) * count // world)
-
-
 class RawBatch(NamedTuple):
     """A batch on its way from a worker: few tensors, pictures still uint8."""
 
@@ -217,6 +165,10 @@ class Assembler(Dataset[RawBatch]):
         except ToolkitError as error:
             return error
 
+    @cached_property
+    def _without_mosaic(self) -> AugmentConfig:
+        return self.config.model_copy(update={"mosaic": 0.0})
+
     def _cache(self, key: Key) -> CanvasCache:
         return self.labeled if key.labeled or self.unlabeled is None else self.unlabeled
 
@@ -226,7 +178,7 @@ class Assembler(Dataset[RawBatch]):
         count = len(cache.image_set)
         return augment(
             cache.sample(key.picture),
-            self.config,
+            self.config if key.mosaic else self._without_mosaic,
             rng,
             lambda number: cache.sample(number % count),
             cache.fill,
@@ -262,6 +214,7 @@ def training_batches(
     pin: bool = False,
     device: torch.device | None = None,
     cycle: int | None = None,
+    mosaic_until: int | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of `steps` steps from `start_step` on.
 
@@ -279,6 +232,7 @@ def training_batches(
         device: send pictures there as bytes and convert them there; by default they stay here.
         cycle: go through the batches of the first `cycle` steps over and over, to time steps with
             pictures that are decoded already where the cache holds them.
+        mosaic_until: first step without mosaics; None for none.
 
     Raises:
         DataError: a set is smaller than its batch, the batch has fewer pictures than there are
@@ -307,7 +261,14 @@ def training_batches(
         unlabeled_cache = CanvasCache(unlabeled, *size, rest, fast_decode=fast)
     assembler = Assembler(labeled_cache, unlabeled_cache, data.augment, seed)
     schedule = Schedule(
-        len(data.train), batch, len(unlabeled or ()), unlabeled_batch, seed, rank, world
+        len(data.train),
+        batch,
+        len(unlabeled or ()),
+        unlabeled_batch,
+        seed,
+        rank,
+        world,
+        mosaic_until,
     )
     numbers = range(start_step, start_step + steps)
     keys = (schedule.keys(step if cycle is None else step % cycle) for step in numbers)

@@ -50,11 +50,13 @@ class Maker:
         run: the run.
         detector: the model, with its final weights.
         name: name of the model.
+        licences: those of its teachers' code.
     """
 
     run: Run
     detector: Detector
     name: ModelName
+    licences: Sequence[str] = ()
 
     @property
     def export(self) -> ExportConfig:
@@ -161,7 +163,8 @@ class Maker:
 
     @cached_property
     def _torch_manifest(self) -> Manifest:
-        return torch_manifest(self.detector, self.run.data, self.export, self.name.role)
+        data, role = self.run.data, self.name.role
+        return torch_manifest(self.detector, data, self.export, role, self.licences)
 
     @cached_property
     def _pictures(self) -> list[NDArray[np.uint8]]:
@@ -222,6 +225,8 @@ def write_fp32(
 ) -> Path:
     """Export a detector to `out` with NMS and input as `export` says; return the ONNX file.
 
+    A detector that needs no NMS gets none.
+
     Args:
         detector: the model with its final weights; it is moved to the CPU.
         manifest: manifest of the detector in torch.
@@ -248,7 +253,7 @@ def write_fp32(
         opset=export.opset,
         translations=getattr(detector, "onnx_translations", None),
     )
-    if export.nms != "host":
+    if export.nms in ("graph", "matrix") and manifest.nms.mode == "host":
         put_nms_inside(path, export.nms, pictures)
     if export.input == "uint8":
         take_uint8(path)

@@ -81,7 +81,7 @@ def classifier_folder(run: Run, config: ClassifierConfig) -> Path:
         TrainJob(
             name=NAME,
             objective=CropClassification(classifier),
-            batches=batches_of(session, data, schedule, seed),
+            batches=batches_of(session, data, schedule, seed, total),
             config=schedule,
             total=total,
             live=session.home / "training" / NAME,

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from compress.data.loading import steps_per_epoch, training_batches
 from compress.detector import Detector
 from compress.distillation.distiller import Distiller, advice
 from compress.parts.batch_norm import over_processes
+from compress.parts.licence import made_with
 from compress.parts.weights import count_parameters, save_weights, weights_hash
 from compress.recipe import ExportConfig
 from compress.stages.model_file import ModelMetadata, describe_model, save_model
@@ -47,6 +48,7 @@ def fit(
     *,
     seed: int,
     steps: int | None = None,
+    licences: Collection[str] = (),
 ) -> Path:
     """Train what `build` returns and return its folder `models/<name>`; keep a finished one.
 
@@ -61,6 +63,7 @@ def fit(
         config: training settings.
         seed: seed of the order of the pictures.
         steps: length of the training, in place of the schedule's own.
+        licences: those of the teachers' code, see `DetectorSpec.licence`.
     """
     session, export, what = run.session, run.recipe.export, str(name)
     folder = run.home / "models" / what
@@ -73,12 +76,11 @@ def fit(
     size = (data.input_height, data.input_width)
     precision, why = choose_precision(session, objective, config, size)
     also = unlabeled_batch(data, config, objective)
-    batches = batches_of(session, data, config, seed, unlabeled=also)
     total = steps or config.total_steps(steps_per_epoch(data, config.batch))
-    unlabeled = f", {len(data.unlabeled)} unlabelled" if also and data.unlabeled else ""
+    batches = batches_of(session, data, config, seed, total, unlabeled=also)
     session.console.print(
         f"{name}: {counted(total, 'step')} of {config.batch} of "
-        f"{counted(len(data.train), 'picture')}{unlabeled}, "
+        f"{_pictures_in_words(data, total, unlabeled=bool(also))}, "
         f"{count_parameters(detector) / 1e6:.3f}M parameters, {why}"
     )
     terms = _first_look(session, objective, batches, device, precision) if objective.losses else []
@@ -114,10 +116,21 @@ def fit(
         "auto_weights": objective.auto_weights(),
         **_summary(trained),
     }
-    manifest = torch_manifest(detector, data, export, what)
+    manifest = torch_manifest(detector, data, export, what, licences)
     metadata = describe_model(run.settings_of(name), manifest, run.recipe.resolved())
     furnish(session, folder, trained, record, precision, metadata)
     return folder
+
+
+def _pictures_in_words(data: Data, total: int, *, unlabeled: bool) -> str:
+    """Return how many pictures a training of `total` steps has, and where its mosaics end."""
+    words = [counted(len(data.train), "picture")]
+    if unlabeled and data.unlabeled:
+        words.append(f"{len(data.unlabeled)} unlabelled")
+    last = data.augment.mosaic_steps(total)
+    if data.augment.mosaic and last < total:
+        words.append(f"mosaics up to step {last}")
+    return ", ".join(words)
 
 
 def choose_precision(
@@ -198,8 +211,17 @@ def probe(objective: Distiller) -> nn.Module:
     return backbone
 
 
-def torch_manifest(detector: Detector, data: Data, export: ExportConfig, model: str) -> Manifest:
-    """Return the manifest of a detector in torch, from which those of exported files are made."""
+def torch_manifest(
+    detector: Detector,
+    data: Data,
+    export: ExportConfig,
+    model: str,
+    licences: Collection[str] = (),
+) -> Manifest:
+    """Return the manifest of a detector in torch, from which those of exported files are made.
+
+    `licences` are those of code other than its own that it was made with.
+    """
     classes = detector.spec.classes or data.classes
     return Manifest(
         model=model,
@@ -215,10 +237,18 @@ def torch_manifest(detector: Detector, data: Data, export: ExportConfig, model: 
         ),
         classes=classes,
         category_ids=category_ids(classes, data),
-        nms=NmsSpec(iou=export.nms_iou, max_detections=export.max_detections),
+        nms=_nms_of(detector, export),
         score_threshold=export.score_threshold,
         evaluation_score_threshold=export.evaluation_score_threshold,
+        made_by=made_with([detector.spec.licence, *licences]),
     )
+
+
+def _nms_of(detector: Detector, export: ExportConfig) -> NmsSpec:
+    """Return the NMS that a detector needs."""
+    if detector.spec.nms_free:  # at an IoU of 1 a client that knows no `none` drops nothing
+        return NmsSpec(mode="none", iou=1.0, max_detections=export.max_detections)
+    return NmsSpec(iou=export.nms_iou, max_detections=export.max_detections)
 
 
 def category_ids(classes: Sequence[str], data: Data) -> tuple[int, ...]:
@@ -251,12 +281,14 @@ def batches_of(
     data: Data,
     config: TrainConfig,
     seed: int,
+    total: int,
     *,
     unlabeled: int = 0,
     cycle: int | None = None,
 ) -> Batches:
     """Return the source of this process's batches, with `unlabeled` pictures in each.
 
+    `total` is the length of the training in optimiser steps, which decides where mosaics end.
     With `cycle` only that many different batches are used; on a CPU they are prepared in this
     process, because the processor time of other processes is not measured.
     """
@@ -277,6 +309,7 @@ def batches_of(
             pin=device.type == "cuda",
             device=device,
             cycle=cycle,
+            mosaic_until=data.augment.mosaic_steps(total) * config.accumulate,
         )
 
     return batches

@@ -97,6 +97,14 @@ class Run:
         """Name the trainings of one student, one for each teacher; the last is the finished one."""
         return stages_of(seed, role, max(1, len(self.teachers)))
 
+    def teachers_of(self, name: ModelName) -> tuple[ModelName, ...]:
+        """Name the teachers whose outputs or weights a model learns from."""
+        if name.role == "student" and self.recipe.distill:
+            return tuple(teacher.name for teacher in self.teachers)
+        if name.role != "teacher" and self.recipe.inherit != "none":
+            return (self.teachers[0].name,)
+        return ()
+
     def build_student(self, seed: int) -> Detector:
         """Build the student before any training; equal seeds give equal weights."""
         torch.manual_seed(seed)

@@ -49,6 +49,7 @@ class Contestant:
         weights: file of the weights.
         precisions: precisions to export.
         timed_in_torch: whether the model in torch gets a row.
+        licences: those of its teachers' code.
     """
 
     name: ModelName
@@ -56,6 +57,7 @@ class Contestant:
     weights: Path
     precisions: Sequence[str]
     timed_in_torch: bool
+    licences: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,18 @@ class Row:
 
 
 def load_contestant(
-    name: ModelName, folder: Path, detector: Detector, precisions: Sequence[str], *, in_torch: bool
+    name: ModelName,
+    folder: Path,
+    detector: Detector,
+    precisions: Sequence[str],
+    *,
+    in_torch: bool,
+    licences: Sequence[str] = (),
 ) -> Contestant:
     """Load the weights of a finished training into `detector`."""
     weights = folder / "model.safetensors"
     load_weights(detector, weights, strict=True, what=name.role)
-    return Contestant(name, detector.eval(), weights, precisions, in_torch)
+    return Contestant(name, detector.eval(), weights, precisions, in_torch, licences)
 
 
 def export_all(run: Run, contestants: Sequence[Contestant]) -> list[Row]:
@@ -103,7 +111,7 @@ def export_all(run: Run, contestants: Sequence[Contestant]) -> list[Row]:
 
 def _artifacts(run: Run, contestant: Contestant) -> Iterator[Path]:
     """Yield the folder of each precision, fp32 first: the others are made from it."""
-    maker = Maker(run, contestant.detector, contestant.name)
+    maker = Maker(run, contestant.detector, contestant.name, contestant.licences)
 
     def folder(precision: str, make: Callable[[Path], None]) -> Path:
         return once(run.home / "export" / f"{contestant.name}-{precision}", make)

@@ -117,7 +117,7 @@ class StudentTraining:
             return TrainJob(
                 name=name,
                 objective=objective,
-                batches=batches_of(session, data, config, seed, unlabeled=also, cycle=cycle),
+                batches=batches_of(session, data, config, seed, total, unlabeled=also, cycle=cycle),
                 config=config,
                 total=total,
                 live=session.home / "training" / f"{name}-timed",  # never written
@@ -146,7 +146,11 @@ class StudentTraining:
         self, name: ModelName, seed: int, build: Callable[[], Distiller], steps: int | None = None
     ) -> Path:
         run = self.run
-        return fit(run, name, build, run.data, run.recipe.train, seed=seed, steps=steps)
+        behind = run.teachers_of(name)
+        licences = [d.spec.licence for teacher, d in self.teachers if teacher.name in behind]
+        return fit(
+            run, name, build, run.data, run.recipe.train, seed=seed, steps=steps, licences=licences
+        )
 
     def _first(self, seed: int) -> Detector:
         recipe, console = self.run.recipe, self.run.session.console

@@ -31,6 +31,7 @@ from compress.stages.students import Folders
 from compress.training.conditions import changes
 from export.artifact import preprocessing
 from export.artifact.int8_range import saturation_at
+from export.artifact.manifest import NOTICE, read_manifest
 from export.errors import counted
 
 SHIPPED = ("onnxruntime", "fp32")  # gains are those of the exported files
@@ -191,6 +192,7 @@ def _pictures(run: Run, out: Path) -> list[Picture]:
 def _notes(run: Run, folders: Folders) -> list[str]:
     recipe = run.recipe
     notes = [
+        *_licence_notes(run.home),
         "AP is COCO's, by pycocotools, on letterboxed pictures and from the artifact of the row. "
         "It is not comparable with figures in papers.",
         f"The exported weights are those of the {recipe.train.keep} evaluation of each training.",
@@ -249,6 +251,13 @@ def _notes(run: Run, folders: Folders) -> list[str]:
             "to E4M3 and computes in FP32; latency only on such a GPU."
         )
     return notes
+
+
+def _licence_notes(home: Path) -> list[str]:
+    """Return the notices of packages under other licences, as the exported files state them."""
+    sidecars = sorted((home / "export").glob("*/model.json"))
+    made_by = [read_manifest(path).made_by for path in sidecars]
+    return list(dict.fromkeys(made[NOTICE] for made in made_by if NOTICE in made))
 
 
 def _equal_time_notes(run: Run, folders: Folders) -> list[str]:

@@ -88,6 +88,8 @@ def _check_thresholds(folder: Path, stated: Mapping[str, Any], side: str) -> Non
         "max_detections": nms.get("max_detections") if isinstance(nms, dict) else None,
     }
     found = _read_object(folder, bundle_content.THRESHOLDS)
+    if "nms" in found:  # bundles of earlier versions do not state it there
+        known["nms"] = nms.get("mode") if isinstance(nms, dict) else None
     for key, value in known.items():
         if value is not None:
             _same(folder, key, found.get(key), value, side, bundle_content.THRESHOLDS)

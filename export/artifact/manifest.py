@@ -20,6 +20,7 @@ from export.errors import ExportError, counted, shown, unsafe_character
 MADE_FOR_TENSORRT = frozenset({"int8-trt", "fp8"})
 
 
+NOTICE = "licence notice"  # key of `Manifest.made_by`, in the place of a package
 MAX_SIDE = 16384  # pixels of an input's side; one picture of that size has 800 MB
 MAX_DETECTIONS = 1_000_000  # of a picture
 
@@ -58,7 +59,8 @@ class NmsSpec(Section):
 
     Modes: `host` leaves NMS to `export.detections`; `graph` (NonMaxSuppression) and `matrix`
     (greedy NMS as a fixed number of matrix products) have it inside, and the graph gives `num`,
-    `boxes`, `scores` and `labels`, best first; `none` needs no NMS.
+    `boxes`, `scores` and `labels`, best first; `none` needs no NMS, as the head gives one box per
+    object. `iou` is then 1, at which NMS drops nothing.
     """
 
     mode: Literal["host", "graph", "matrix", "none"] = "host"
@@ -114,7 +116,8 @@ class Manifest(Section):
     score_threshold: float = Field(default=0.25, ge=0, le=1)
     evaluation_score_threshold: float = Field(default=0.001, ge=0, le=1)
     opset: int | None = Field(default=None, ge=10, le=99)  # 10 has the first NMS
-    made_by: dict[str, str] = Field(default_factory=dict)  # package -> version
+    # package -> version; also NOTICE -> a text, where a package has another licence than slimdet
+    made_by: dict[str, str] = Field(default_factory=dict)
     parity: dict[str, Any] = Field(default_factory=dict)  # against torch, on real images
     quantization: dict[str, Any] = Field(default_factory=dict)
     certificate: Certificate | None = None

@@ -1,6 +1,6 @@
 """The contract of pre- and post-processing in words, exact enough to write a client from."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from export.artifact.manifest import InputSpec, Manifest
 from export.artifact.preprocessing import UNSTATED, VERSION
@@ -14,7 +14,7 @@ def contract(artifacts: Mapping[str, Manifest]) -> str:
         artifacts: name and sidecar of each artifact; they are one model in several precisions.
     """
     first = next(iter(artifacts.values()))
-    spec, nms = first.input, first.nms
+    spec = first.input
     height, width = spec.height, spec.width
     tensor = printable(spec.name).replace("`", "'")
     unstated = [name for name, one in artifacts.items() if one.input.preprocessing is None]
@@ -54,10 +54,8 @@ from 0, in the order of `labels.txt`; a score of -1 is padding. For each picture
 
 1. Keep scores above {first.score_threshold:g} (`score` in `thresholds.json`), not equal to it.
 2. Sort them, best first; equal scores stay in the order of the output.
-3. Where the table above says client for NMS: from the best score to the worst, drop a
-   box that overlaps a kept one of the same label by an IoU above {nms.iou:g}. Nothing is added to
-   widths and heights, and a box without area overlaps nothing. Elsewhere it is done already.
-4. Keep the first {nms.max_detections}.
+3. {_suppression(artifacts.values())}
+4. Keep the first {first.nms.max_detections}.
 5. Divide x by new_w / w and y by new_h / h, clip x to 0..w and y to 0..h, and drop boxes that have
    no width or no height left.
 
@@ -70,6 +68,19 @@ pycocotools with its defaults then gives the AP of the report. Boxes of the anno
 the upright picture: where they give the size that a picture has before EXIF turns it, turn its
 boxes as the picture.
 """
+
+
+def _suppression(artifacts: Collection[Manifest]) -> str:
+    """Say which boxes NMS drops, or that there is none."""
+    if all(one.nms.mode == "none" for one in artifacts):
+        return """Drop none: the model gives one box per object, so boxes that overlap are
+   different objects. Do not run NMS."""
+    needed = [one.nms for one in artifacts if one.nms.mode != "none"]
+    iou = min(needed, key=lambda nms: nms.mode != "host").iou  # the client's, if it does any
+    return f"""Where the table above says client for NMS: from the best score to the worst, drop a
+   box that overlaps a kept one of the same label by an IoU above {iou:g}. Nothing is added to
+   widths and heights, and a box without area overlaps nothing. Elsewhere it is done already, or
+   not needed."""
 
 
 def _wide(spec: InputSpec) -> str:

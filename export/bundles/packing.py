@@ -153,6 +153,7 @@ def fill_bundle(
     thresholds = {
         "score": first.score_threshold,
         "evaluation_score": first.evaluation_score_threshold,
+        "nms": first.nms.mode,
         "nms_iou": first.nms.iou,
         "max_detections": first.nms.max_detections,
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from export.artifact.manifest import Manifest
+from export.artifact.manifest import NOTICE, Manifest
 from export.bundles.contract import contract
 from export.errors import as_markdown, counted
 
@@ -124,7 +124,15 @@ for; ONNX files run everywhere. `int8` is for CPUs, `int8-trt` and `fp8` are the
 ## Triton
 
 `triton/` is a model repository: `tritonserver --model-repository=triton`.
-"""
+{_licence_section([manifest for _, manifest, _ in artifacts])}"""
+
+
+def _licence_section(artifacts: Sequence[Manifest]) -> str:
+    """Return the notices of packages under other licences; "" where there is none."""
+    notices = dict.fromkeys(one.made_by[NOTICE] for one in artifacts if NOTICE in one.made_by)
+    if not notices:
+        return ""
+    return "\n## Licence\n\n" + "\n\n".join(map(as_markdown, notices)) + "\n"
 
 
 def _predict_section(wheel: str | None, requirements: Mapping[str, Sequence[str]]) -> str:

@@ -44,10 +44,13 @@ def put_nms_inside(
         canvases: real letterboxed pictures, on which the matrix form must have converged.
 
     Raises:
-        ExportError: NMS is not on the host, or the matrix form does not converge in 64 rounds.
+        ExportError: NMS is not on the host, none is needed, or the matrix form does not converge in
+            64 rounds.
     """
     sidecar = path.with_suffix(".json")
     manifest = read_manifest(sidecar)
+    if manifest.nms.mode == "none":
+        raise ExportError(f"{path}: its head gives one box per object and needs no NMS")
     if manifest.nms.mode != "host":
         raise ExportError(f"{path}: its NMS is {manifest.nms.mode} already; start from host")
     rounds = None

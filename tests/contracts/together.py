@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compress.batch import Batch, Targets, full_size
 from compress.console import Console
-from compress.data.loading import own_share
+from compress.data.schedule import own_share
 from compress.distillation.distiller import Distiller
 from compress.losses import LossConfig
 from compress.losses.parts.classifier import ClassifierConfig

@@ -168,3 +168,18 @@ def test_a_picture_without_boxes_passes() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         AugmentConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("share", "total", "steps"),
+    [(0.0, 100, 100), (0.1, 100, 90), (1.0, 7, 0), (0.1, 4, 4), (0.1, 30, 27), (0.5, 1, 1)],
+)
+def test_mosaics_end_before_the_last_share_of_the_training(
+    share: float, total: int, steps: int
+) -> None:
+    assert AugmentConfig(mosaic=1.0, close_mosaic=share).mosaic_steps(total) == steps
+
+
+def test_epochs_in_place_of_a_share_are_refused_with_the_share_to_write() -> None:
+    with pytest.raises(ValidationError, match=r"a share .* found 10\. The last 10 of 100 epochs"):
+        AugmentConfig(mosaic=1.0, close_mosaic=10)

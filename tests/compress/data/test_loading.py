@@ -14,7 +14,8 @@ from benchmarks.data.image_set import read_canvas, read_coco
 from compress.batch import Batch
 from compress.data.augment import AugmentConfig
 from compress.data.config import Data, FolderConfig, ShapesConfig, SplitConfig
-from compress.data.loading import CanvasCache, Schedule, steps_per_epoch, training_batches
+from compress.data.loading import CanvasCache, steps_per_epoch, training_batches
+from compress.data.schedule import Schedule
 from export.errors import DataError
 from export.pictures.images import to_tensor
 from tests.benchmarks.data.tiny import coco, write_coco, write_coco_root
@@ -84,6 +85,34 @@ def test_a_resumed_run_sees_the_same_batches() -> None:
         assert all(_same(a, b) for a, b in zip(whole[start:], resumed, strict=True))
 
 
+MOSAICS, STILL = (AugmentConfig(flip=0.5, scale=(0.7, 1.4), mosaic=each) for each in (1.0, 0.0))
+
+
+def test_mosaics_end_at_the_step_that_is_given_and_nothing_else_changes() -> None:
+    closed = _batches(_drawn(augment=MOSAICS), steps=6, mosaic_until=4)
+    mosaics, still = (_batches(_drawn(augment=one), steps=6) for one in (MOSAICS, STILL))
+    assert all(_same(a, b) for a, b in zip(closed[:4], mosaics[:4], strict=True))
+    assert all(_same(a, b) for a, b in zip(closed[4:], still[4:], strict=True))
+    assert not any(_same(a, b) for a, b in zip(mosaics, still, strict=True))
+
+
+def test_a_resumed_run_ends_its_mosaics_at_the_same_step() -> None:
+    data = _drawn(augment=MOSAICS)
+    whole = _batches(data, steps=6, mosaic_until=4)
+    for start in (2, 4, 5):
+        resumed = _batches(data, start, 6 - start, mosaic_until=4)
+        assert all(_same(a, b) for a, b in zip(whole[start:], resumed, strict=True))
+
+
+def test_all_processes_end_their_mosaics_at_the_same_step() -> None:
+    data = _drawn(augment=MOSAICS)
+    whole = _batches(data, steps=4, mosaic_until=2)
+    for rank, rows in enumerate(([0, 1, 4], [2, 3, 5])):
+        parts = _batches(data, steps=4, mosaic_until=2, rank=rank, world=2)
+        for batch, part in zip(whole, parts, strict=True):
+            assert torch.equal(part.images, batch.images[rows])
+
+
 def test_another_seed_changes_order_and_augmentation() -> None:
     data = _drawn()
     assert not _same(_batches(data, steps=1)[0], _batches(data, steps=1, seed=4)[0])
@@ -109,10 +138,12 @@ def test_processes_share_each_batch_of_one(order: Sequence[list[int]]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_worker_processes_change_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mosaic_until", [None, 2])
+def test_worker_processes_change_nothing(tmp_path: Path, mosaic_until: int | None) -> None:
     data = FolderConfig(root=write_coco_root(tmp_path, 6), image_size=32, augment=VARIED).open()
-    alone = _batches(data, steps=4, unlabeled_batch=0)
-    spread = _batches(data, steps=4, unlabeled_batch=0, workers=2)
+    more: dict[str, Any] = {"unlabeled_batch": 0, "mosaic_until": mosaic_until}
+    alone = _batches(data, steps=4, **more)
+    spread = _batches(data, steps=4, workers=2, **more)
     assert all(_same(a, b) for a, b in zip(alone, spread, strict=True))
 
 

@@ -1,0 +1,56 @@
+"""The batches of a training follow its own length."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from compress.distillation.distiller import Distiller
+from compress.parts.weights import read_tensors
+from compress.stages.fit import batches_of, fit
+from compress.stages.model_name import ModelName
+from compress.stages.opened import Run
+from tests.compress.smoke import opened_smoke
+
+CLOSING = "data.augment={flip: 0, mosaic: 1.0, close_mosaic: 0.5}"
+WITHOUT = "data.augment={flip: 0, mosaic: 0.0, close_mosaic: 0.5}"
+
+
+def batches(run: Run, total: int) -> list[torch.Tensor]:
+    config = run.recipe.train
+    made = batches_of(run.session, run.data, config, run.recipe.seed, total)
+    return [batch.images for batch in made(0, total * config.accumulate)]
+
+
+@pytest.mark.parametrize(("accumulate", "total", "last"), [(1, 4, 2), (1, 6, 3), (2, 2, 2)])
+def test_mosaics_end_by_the_length_of_the_training_not_of_the_schedule(
+    tmp_path: Path, accumulate: int, total: int, last: int
+) -> None:
+    """The baseline of equal time is longer than the recipe's schedule of 4 steps."""
+    given = f"train.accumulate={accumulate}"
+    closing, without = (
+        batches(opened_smoke(tmp_path, each, given), total) for each in (CLOSING, WITHOUT)
+    )
+    same = [torch.equal(a, b) for a, b in zip(closing, without, strict=True)]
+    assert same == [False] * last + [True] * (len(same) - last)
+
+
+@pytest.mark.slow
+def test_a_training_closes_its_mosaics_and_says_when(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = []
+    for name, settings in (("closed", CLOSING.replace("0.5", "1.0")), ("none", WITHOUT)):
+        (tmp_path / name).mkdir()
+        run = opened_smoke(tmp_path / name, settings, "distill=[]", quiet=False)
+        student = ModelName(0, "student")
+
+        def build(run: Run = run) -> Distiller:
+            return Distiller(run.build_student(0))
+
+        folder = fit(run, student, build, run.data, run.recipe.train, seed=0, steps=3)
+        weights.append(read_tensors(folder / "model.safetensors", "student"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    said = capsys.readouterr().err
+    assert said.count("3 steps of 4 of 8 pictures, mosaics up to step 0, ") == 1
+    assert said.count("mosaics up to") == 1

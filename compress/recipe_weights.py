@@ -1,7 +1,8 @@
 """Fill a recipe's detector sections from the weights files that describe their models.
 
 `detector: {weights: model.safetensors}` is enough where the file was written by a run: its metadata
-states the settings. Settings beside it may repeat them and must not contradict them.
+states the settings. So is `detector: {weights: best.pt}` of a training by Ultralytics' package: the
+file states its network. Settings beside it may repeat them and must not contradict them.
 """
 
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from compress.foreign.ultralytics_checkpoint import read_checkpoint
 from compress.parts.weights import read_metadata
 from compress.recipe_source import Source, Tree
 from export.config import expanded
@@ -19,6 +21,7 @@ from export.reading.plain_yaml import Key
 
 # Settings of use: a trained model runs with others as well.
 FREE = frozenset({"weights", "backbone_weights", "pre_nms"})
+PICKLED = (".pt", ".pth")
 
 
 def fill_from_weights(source: Source) -> None:
@@ -66,6 +69,8 @@ def described(file: Path) -> tuple[Tree, tuple[str, ...]] | None:
         file = expanded(file)
     except ValueError:
         return None  # checking the recipe says what is wrong
+    if file.suffix in PICKLED and is_file(file):
+        return _of_checkpoint(file)
     if file.suffix != ".safetensors" or not is_file(file):
         return None
     try:
@@ -76,16 +81,30 @@ def described(file: Path) -> tuple[Tree, tuple[str, ...]] | None:
         return None  # loading it says what is wrong
 
 
+def _of_checkpoint(file: Path) -> tuple[Tree, tuple[str, ...]] | None:
+    """Return family, network and class names of a checkpoint of Ultralytics' trainers."""
+    try:
+        saved = read_checkpoint(file, shapes=True)
+    except (ToolkitError, OSError):
+        return None  # loading it says what is wrong
+    if saved is None:
+        return None
+    settings: Tree = {"type": saved.family}
+    return settings | ({"model": saved.model} if saved.model else {}), saved.classes
+
+
 def _why_it_states_nothing(file: str) -> str:
     try:
         path = expanded(Path(file))
-        if path.suffix == ".safetensors" or not is_file(path):
+        if path.suffix in PICKLED and is_file(path):
+            read_checkpoint(path, shapes=True)
+        elif path.suffix == ".safetensors" or not is_file(path):
             read_metadata(path)
     except (ToolkitError, ValueError) as error:
         return str(error)
     return (
         f"{file} does not state the settings of its detector (no metadata); give type, backbone "
-        "and the others it was trained with"
+        "or model, and the others it was trained with"
     )
 
 
@@ -142,7 +161,8 @@ def _wrong_classes(source: Source) -> list[str]:
         if tuple(classes) != said[1]:
             problems.append(
                 f"{source.at(*keys, 'classes')}: found {_short(classes)}, expected "
-                f"{_short(list(said[1]))}, the classes of {file}; leave it out"
+                f"{_short(list(said[1]))}, the classes of {file}; leave it out, or set "
+                "strict: false to go by the recipe's"
             )
     return problems
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compress.detector import Detector
+from compress.foreign.ultralytics_checkpoint import read_checkpoint, unexpected_name
 from export.errors import DataError, ExportError, RecipeError, ToolkitError, counted
 from export.optional import require
 
@@ -101,6 +103,8 @@ def load_weights(module: nn.Module, path: Path, *, strict: bool, what: str) -> W
 def _matched(
     module: nn.Module, found: Mapping[str, Tensor], path: Path, strict: bool, what: str
 ) -> tuple[WeightsReport, dict[str, Tensor]]:
+    if isinstance(module, Detector):
+        found = module.renamed(found)
     report, matched = _match(module.state_dict(), found, str(path))
     if not matched or (strict and not report.complete):
         raise RecipeError(
@@ -115,7 +119,8 @@ def _matched(
 def read_tensors(path: Path, what: str, *, shapes: bool = False) -> dict[str, Tensor]:
     """Read the tensors of a file by name, never running code from it.
 
-    With `shapes` only the header is read, and the tensors have no values (device `meta`).
+    A checkpoint of Ultralytics' trainers gives those of the model that is pickled in it. With
+    `shapes` only the header is read, and the tensors have no values (device `meta`).
 
     Raises:
         RecipeError: no such file, an unknown ending, or a pickle of more than tensors.
@@ -129,6 +134,9 @@ def read_tensors(path: Path, what: str, *, shapes: bool = False) -> dict[str, Te
         raise RecipeError(f"{path}: {what} must be a .safetensors, .pt or .pth file")
     try:
         content: Any
+        saved = None if path.suffix == ".safetensors" else read_checkpoint(path, shapes=shapes)
+        if saved is not None:
+            return saved.tensors
         if path.suffix == ".safetensors" and shapes:
             content = _safetensors_shapes(path)
         elif path.suffix == ".safetensors":
@@ -141,8 +149,10 @@ def read_tensors(path: Path, what: str, *, shapes: bool = False) -> dict[str, Te
                 warnings.simplefilter("ignore")
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        named = unexpected_name(path)
         raise RecipeError(
-            f"{path}: refused: the file is not a plain store of tensors, and loading it could run "
+            f"{path}: refused: the file is not a plain store of tensors"
+            f"{'' if named is None else f' (it names {named})'}, and loading it could run "
             "any code in it. Save a state_dict with torch.save or as safetensors, and name that"
         ) from error
     except ToolkitError:
@@ -303,9 +313,10 @@ def _match(
 
 def _described(path: Path) -> str:
     """Describe the model in a file for a message; empty without metadata."""
-    if path.suffix != ".safetensors":
-        return ""
     try:
+        if path.suffix != ".safetensors":
+            saved = read_checkpoint(path, shapes=True)
+            return "" if saved is None else f". {saved.sentence()}"
         said = json.loads(read_metadata(path) or "")
         settings = {k: v for k, v in said["detector"].items() if v is not None}
         size, classes = said["manifest"]["input"], said["manifest"]["classes"]

@@ -52,6 +52,7 @@ FLOORS = [
     ["benchmarks/compare", "benchmarks/run"],
     ["compress/batch", "compress/console"],
     ["compress/detector"],
+    ["compress/foreign"],
     ["compress/parts", "compress/tracking"],
     ["compress/data", "compress/training"],
     ["compress/losses/parts", "compress/detectors/parts"],

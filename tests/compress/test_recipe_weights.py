@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from compress.console import Console
 from compress.parts.weights import read_metadata
 from compress.recipe import read_recipe
+from compress.recipe_weights import described
 from compress.stages.model_file import read_model_metadata
 from compress.stages.opened import Run
 from compress.stages.session import Session
 from export.errors import RecipeError
+from tests.compress.foreign.saved import checkpoint, network, save
 from tests.compress.stages.test_model_file import rewrite, write_model
 from tests.slimdet.test_running import smoke
 
@@ -112,3 +115,40 @@ def test_a_student_s_weights_of_other_classes_than_the_data_s_are_refused(
     rewrite(file, json.dumps(said))
     with pytest.raises(RecipeError, match=r"^student\.weights: found the classes ring, disk, "):
         Run.open(session, recipe, source)
+
+
+def test_a_checkpoint_of_ultralytics_states_family_network_and_classes(tmp_path: Path) -> None:
+    model, classes = network()
+    saved = save(tmp_path / "best.pt", checkpoint(model), classes)
+    assert described(saved) == ({"type": "yolo", "model": "yolo11n"}, ("red", "white"))
+    model.yaml = {"yaml_file": "mine.yaml"}
+    saved = save(tmp_path / "own.pt", checkpoint(model), classes)
+    assert described(saved) == ({"type": "yolo"}, ("red", "white"))
+
+
+def test_a_checkpoint_contradicts_the_recipe_by_key(tmp_path: Path) -> None:
+    model, classes = network()
+    file = save(tmp_path / "best.pt", checkpoint(model), classes)
+    teacher = {"detector": {"weights": file, "model": "yolo11s"}, "classes": ["white", "red"]}
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(settings(teacher=teacher, student={"weights": file, "type": "gfl"}))
+    assert str(caught.value).splitlines() == [
+        f'teacher.detector.model: found "yolo11s", expected "yolo11n", which {file} was trained '
+        "with; correct it or leave it out",
+        f'student.type: found "gfl", expected "yolo", which {file} was trained with; correct it or '
+        "leave it out",
+        f'teacher.classes: found ["white", "red"], expected ["red", "white"], the classes of '
+        f"{file}; leave it out, or set strict: false to go by the recipe's",
+    ]
+
+
+def test_a_checkpoint_alone_that_cannot_be_used_is_refused_where_it_is_named(
+    tmp_path: Path,
+) -> None:
+    model, classes = network("SegmentationModel")
+    file = save(tmp_path / "best.pt", checkpoint(model), classes)
+    with pytest.raises(RecipeError, match=r"^student\.weights: .*best\.pt: holds a Segmentation"):
+        read_recipe(settings(student={"weights": file}))
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    with pytest.raises(RecipeError, match=r"does not state the settings.*give type, backbone or m"):
+        read_recipe(settings(student={"weights": tmp_path / "state.pt"}))

@@ -9,7 +9,14 @@ from torch import nn
 
 from compress.parts.backbones import SlimResNetConfig
 from compress.parts.pretrained import load_backbone_weights
-from compress.parts.weights import fill, inherit, load_weights, save_weights, weights_hash
+from compress.parts.weights import (
+    check_weights,
+    fill,
+    inherit,
+    load_weights,
+    save_weights,
+    weights_hash,
+)
 from export.errors import DataError, MissingDependencyError, RecipeError
 from tests.compress.detectors.small import small_detector
 
@@ -46,6 +53,25 @@ def test_a_torch_file_is_unwrapped(tmp_path, wrap):
     torch.save(wrap(source.state_dict()), tmp_path / "w.pth")
     load_weights(module, tmp_path / "w.pth", strict=True, what="teacher")
     assert weights_hash(module) == weights_hash(source)
+
+
+def test_a_family_s_weights_are_loaded_by_the_names_of_another_library(tmp_path, monkeypatch):
+    saved, loaded = small_detector("gfl"), small_detector("gfl")
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter.add_(1)
+    state = {f"model.{name}": tensor for name, tensor in saved.state_dict().items()}
+    save_weights(state, tmp_path / "w.safetensors")
+    with pytest.raises(RecipeError, match="not the weights of this student"):
+        load_weights(loaded, tmp_path / "w.safetensors", strict=True, what="student")
+    monkeypatch.setattr(
+        type(loaded),
+        "renamed",
+        lambda _, found: {name.removeprefix("model."): found[name] for name in found},
+    )
+    check_weights(loaded, tmp_path / "w.safetensors", strict=True, what="student")
+    load_weights(loaded, tmp_path / "w.safetensors", strict=True, what="student")
+    assert weights_hash(loaded) == weights_hash(saved)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -4,6 +4,7 @@ import pickle
 import random
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,7 @@ def test_a_tensor_that_the_file_does_not_hold_is_refused_before_any_memory_is_ta
     ],
 )
 def test_a_harmful_or_senseless_pickle_is_refused(
-    tmp_path: Path, make: "type[archive]", description: bytes
+    tmp_path: Path, make: Callable[[Path, bytes], Path], description: bytes
 ) -> None:
     with pytest.raises(NotReadableError):
         read_torch_file(make(tmp_path / "a.pt", START + description))

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compress.batch import Batch, Targets
 
@@ -18,6 +19,13 @@ from compress.batch import Batch, Targets
 Knowledge = Literal["features", "backbone", "anchors", "dense", "dfl", "towers", "rois", "task"]
 Wanted = frozenset[Knowledge]
 FEATURES: Wanted = frozenset({"features"})
+
+
+class TowerChannels(NamedTuple):
+    """Channels of the maps of a dense head's towers, one per pyramid level, finest first."""
+
+    in_class: tuple[int, ...]
+    in_box: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,8 @@ class DetectorSpec:
             two detectors are comparable only where it is equal. Empty without "dense".
         dfl_bins: reg_max + 1 of the box distributions; 0 without "dfl".
         tower_depth: layers of each tower of the dense head; 0 without "towers".
-        tower_channels: channels of every layer of both towers; 0 without "towers".
+        tower_channels: channels of every layer of both towers, or where levels or towers differ,
+            those of each; 0 without "towers".
         embedding_channels: D of `Rois.embeddings`; 0 without "rois".
         classes: the K names in order, where a run knows them; empty elsewhere.
         nms_free: whether the head gives one box per object, so that no NMS follows.
@@ -54,11 +63,20 @@ class DetectorSpec:
     locations: str = ""
     dfl_bins: int = 0
     tower_depth: int = 0
-    tower_channels: int = 0
+    tower_channels: "int | TowerChannels" = 0
     embedding_channels: int = 0
     classes: tuple[str, ...] = ()
     nms_free: bool = False
     licence: str = ""
+
+    def tower_widths(self, index: int) -> TowerChannels:
+        """Return the channels of both towers' maps after their first `index` layers."""
+        if index == 0:
+            return TowerChannels(self.channels, self.channels)
+        if isinstance(self.tower_channels, int):
+            same = (self.tower_channels,) * len(self.strides)
+            return TowerChannels(same, same)
+        return self.tower_channels
 
 
 def unmatched(pictures: Sequence[object]) -> Tensor:
@@ -96,18 +114,24 @@ class Dense:
 class Towers:
     """The two towers of a dense head, layer by layer.
 
+    All levels may share a tower, or each may have its own of its own width
+    (`DetectorSpec.tower_channels`). A layer is what ends with an activation, such as a convolution
+    with its normalisation, or a block of several.
+
     Attributes:
-        class_maps: entry i is the class tower after its first i layers, before the ReLU of the
-            last of them: L maps (B, C, H_l, W_l). Entry 0 is the pyramid's maps.
+        class_maps: entry i is the class tower after its first i layers, before the activation of
+            the last of them: L maps (B, C_l, H_l, W_l). Entry 0 is the pyramid's maps.
         box_maps: the same of the box tower.
         resume: `resume(i, class_maps, box_maps)` runs this detector's own layers i.. and its
-            prediction layers on L maps each (after the ReLU, if i > 0), and returns the
+            prediction layers on L maps each (after `activation`, if i > 0), and returns the
             predictions. Weights of a frozen detector take no gradient, the maps do.
+        activation: of the layers.
     """
 
     class_maps: tuple[tuple[Tensor, ...], ...]
     box_maps: tuple[tuple[Tensor, ...], ...]
     resume: "Callable[[int, Sequence[Tensor], Sequence[Tensor]], Dense]"
+    activation: Callable[[Tensor], Tensor] = functional.relu
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,11 @@ predictions. The student's own predictions, which are trained by the task loss, 
 forms follow the released code: GFL (edge distributions), RetinaNet (GIoU) and FCOS (-log IoU,
 divided by the centreness targets). The centreness term for ATSS is left out: no detector here has
 that head.
+
+Departs from that code where the widths of the towers differ, on any level: a 1x1 convolution per
+tower and level, without bias, brings the student's map to the teacher's channels before it is
+normalised (the code needs equal widths). So heads of any width fit together, and heads with towers
+of their own per level.
 """
 
 from typing import Literal
@@ -13,10 +18,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from compress.batch import Batch, Targets
 from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Towers
+from compress.losses.parts.alignment import align_channels
 from compress.losses.parts.levels import check_classes, check_locations, listed
 from compress.losses.parts.loss import DistillationLoss, LossSection, check_weights, weigh
 from compress.losses.parts.responses import (
@@ -127,18 +132,6 @@ class CrossKdConfig(LossSection):
                 f"which have (student, teacher) {depths} layers; set index to at most "
                 f"{min(depths[0], depths[1] - 1)}"
             )
-        widths = (
-            (student.tower_channels, teacher.tower_channels)
-            if index
-            else (student.channels, teacher.channels)
-        )
-        if widths[0] != widths[1]:
-            problems.append(
-                f"the maps after {counted(index, 'layer')} have (student, teacher) {widths} "
-                "channels, and "
-                f"the teacher's next layer takes its own alone; give both the same "
-                f"{'head_width' if index else 'width'}"
-            )
         return problems
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "CrossKd":
@@ -155,6 +148,11 @@ class CrossKd(DistillationLoss[CrossKdConfig]):
         self.box = config.box_term(student, teacher)
         self.divisor = config.divisor(teacher)
         self.class_weight, self.box_weight = config.weights(student, teacher)
+        own, other = (spec.tower_widths(self.index) for spec in (student, teacher))
+        self.align_class, self.align_box = (
+            align_channels(list(zip(*widths, strict=True)), bias=False)
+            for widths in zip(own, other, strict=True)
+        )
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return `class` and `box`."""
@@ -175,12 +173,15 @@ class CrossKd(DistillationLoss[CrossKdConfig]):
         """Return the predictions of the teacher's layers from `index` on for the student's maps."""
         index = self.index
         inputs = []
-        for own, other in (
-            (student.class_maps[index], teacher.class_maps[index]),
-            (student.box_maps[index], teacher.box_maps[index]),
+        for aligners, own, other in (
+            (self.align_class, student.class_maps[index], teacher.class_maps[index]),
+            (self.align_box, student.box_maps[index], teacher.box_maps[index]),
         ):
-            styled = [restyle(*level) for level in zip(own, other, strict=True)]
-            inputs.append([functional.relu(level) for level in styled] if index else styled)
+            styled = [
+                restyle(align(mine), theirs)
+                for align, mine, theirs in zip(aligners, own, other, strict=True)
+            ]
+            inputs.append([teacher.activation(level) for level in styled] if index else styled)
         return teacher.resume(index, *inputs)
 
     def compare(

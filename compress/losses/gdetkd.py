@@ -111,7 +111,11 @@ class GDetKd(DistillationLoss[GDetKdConfig]):
         if "rois" in self.needs:
             wide = (student.embedding_channels, teacher.embedding_channels)
         elif "towers" in self.needs:
-            wide = (student.tower_channels, teacher.tower_channels)
+            own, other = (
+                spec.tower_widths(spec.tower_depth).in_class for spec in (student, teacher)
+            )
+            sides = zip(*self.levels.channels(own, other), strict=True)
+            wide = tuple(slots(side) for side in sides)
         # The feature term needs the mixed levels, and so does the contrast term without a head.
         mixes = config.feature_weight or (config.contrast_weight and self.needs == {"features"})
         even = len(set(widths)) == 1
@@ -197,13 +201,20 @@ class GDetKd(DistillationLoss[GDetKdConfig]):
         assert student.towers is not None
         assert teacher.towers is not None
         maps = self.levels.select(student.towers.class_maps[-1], teacher.towers.class_maps[-1])
-        sides = [
-            pool_instances(
-                [level.relu() for level in side], self.levels.strides, boxes, self.config.roi_size
-            ).mean(dim=(2, 3))
-            for side in zip(*maps, strict=True)
-        ]
-        return sides[0], sides[1]
+        sides = zip(*maps, strict=True)
+        own, other = (
+            self._rows([towers.activation(level) for level in side], boxes)
+            for side, towers in zip(sides, (student.towers, teacher.towers), strict=True)
+        )
+        return own, other
+
+    def _rows(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Return maps averaged over each box: (G, C), or in slots where the levels differ."""
+        strides, size = self.levels.strides, self.config.roi_size
+        if len({level.shape[1] for level in maps}) == 1:
+            return pool_instances(maps, strides, boxes, size).mean(dim=(2, 3))
+        levels = pool_by_level(maps, strides, boxes, size)
+        return in_slots([level.patches.mean(dim=(2, 3)) for level in levels], levels)
 
 
 class LevelMixture(nn.Module):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from compress.detector import Outputs
+from compress.detector import Outputs, TowerChannels
 from compress.losses.parts.classifier import ClassifierConfig
 from compress.methods import example, loss_settings
 from tests.compress.losses.scene import (
@@ -22,8 +22,12 @@ STAGES = (2, 2, 3, 4)
 PAIRS = {  # what follows a method's name in a test's -> student and teacher
     "": (make_spec(channels=(3, 3, 3), backbone_channels=STAGES), make_spec()),
     " unequal levels": (
-        make_spec(channels=(3, 5, 6), backbone_channels=STAGES),
-        make_spec(channels=(4, 8, 6)),
+        make_spec(
+            channels=(3, 5, 6),
+            backbone_channels=STAGES,
+            tower_channels=TowerChannels((3, 4, 5), (2, 3, 4)),
+        ),
+        make_spec(channels=(4, 8, 6), tower_channels=TowerChannels((4, 6, 5), (2, 4, 6))),
     ),
 }
 CASES = [(name, pair) for pair in PAIRS for name in loss_settings()]

@@ -1,14 +1,23 @@
 """Small made-up detectors, pictures and outputs for the tests of losses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from compress.batch import Batch, Targets
-from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Rois, Towers
+from compress.detector import (
+    Dense,
+    DetectorSpec,
+    Knowledge,
+    Outputs,
+    Rois,
+    TowerChannels,
+    Towers,
+)
 from compress.losses.parts.loss import LossSection
 
 EVERYTHING: frozenset[Knowledge] = frozenset(
@@ -32,6 +41,7 @@ def make_spec(
     num_classes: int = NUM_CLASSES,
     family: str = "made_up",
     locations: str = "one square per cell",
+    tower_channels: int | TowerChannels = TOWER_CHANNELS,
 ) -> DetectorSpec:
     return DetectorSpec(
         family=family,
@@ -44,7 +54,7 @@ def make_spec(
         locations=locations,
         dfl_bins=BINS,
         tower_depth=TOWER_DEPTH,
-        tower_channels=TOWER_CHANNELS,
+        tower_channels=tower_channels,
         embedding_channels=EMBEDDING,
     )
 
@@ -125,29 +135,53 @@ class CentresInside:
 
 
 class SmallTowers(torch.nn.Module):
-    """Two towers of convolutions and a prediction layer each, as a frozen teacher has them."""
+    """Two towers of convolutions and a prediction layer per level, as a frozen teacher has them."""
 
-    def __init__(self, spec: DetectorSpec, around: Tensor) -> None:
+    def __init__(
+        self,
+        spec: DetectorSpec,
+        around: Tensor,
+        activation: Callable[[Tensor], Tensor] = functional.relu,
+    ) -> None:
         super().__init__()
-        widths = [spec.channels[0]] + [TOWER_CHANNELS] * TOWER_DEPTH
-        convs = [torch.nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)] * 2
-        self.layers = torch.nn.ModuleList(convs)
-        self.class_logits = torch.nn.Conv2d(TOWER_CHANNELS, spec.num_classes, 1)
-        self.box_logits = torch.nn.Conv2d(TOWER_CHANNELS, 4 * BINS, 1)
+        self.activation = activation
+        widths = [spec.tower_widths(index) for index in range(TOWER_DEPTH + 1)]
+        self.class_layers, self.box_layers = (
+            torch.nn.ModuleList(
+                torch.nn.ModuleList(
+                    [torch.nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(level)]
+                    + [torch.nn.Conv2d(level[-1], outputs, 1)]
+                )
+                for level in zip(*tower, strict=True)
+            )
+            for tower, outputs in zip(
+                zip(*widths, strict=True), (spec.num_classes, 4 * BINS), strict=True
+            )
+        )
         self.around = around
         self.requires_grad_(False)
 
+    def towers(self, features: Sequence[Tensor]) -> Towers:
+        """Run all layers on the pyramid's maps."""
+        found = []
+        for tower in (self.class_layers, self.box_layers):
+            maps = [tuple(features)]
+            for index in range(TOWER_DEPTH):
+                inputs = [self.activation(m) for m in maps[-1]] if index else maps[-1]
+                maps.append(
+                    tuple(layers[index](level) for layers, level in zip(tower, inputs, strict=True))
+                )
+            found.append(tuple(maps))
+        return Towers(found[0], found[1], self.resume, self.activation)
+
     def resume(self, index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Dense:
         flat = []
-        for maps, predict, first in (
-            (in_class, self.class_logits, 0),
-            (in_box, self.box_logits, TOWER_DEPTH),
-        ):
-            layers = list(self.layers)[first + index : first + TOWER_DEPTH]
+        for maps, tower in ((in_class, self.class_layers), (in_box, self.box_layers)):
             ends = []
-            for level in maps:
-                for layer in layers:
-                    level = layer(level).relu()
+            for level, layers in zip(maps, tower, strict=True):
+                *convs, predict = layers[index:]
+                for conv in convs:
+                    level = self.activation(conv(level))
                 ends.append(predict(level).flatten(2).transpose(1, 2))
             flat.append(torch.cat(ends, dim=1))
         bins = torch.arange(BINS, dtype=torch.float32)
@@ -180,6 +214,7 @@ def make_outputs(spec: DetectorSpec, pictures: int, seed: int, size_px: int = SI
     class_logits = draw(pictures, locations, spec.num_classes)
     deltas = draw(pictures, locations, 4)
     roi_deltas = draw(rows, spec.num_classes, 4)
+    widths = [spec.tower_widths(index) for index in range(TOWER_DEPTH + 1)]
     return Outputs(
         features=maps(spec.channels, spec.strides),
         backbone=maps(spec.backbone_channels, spec.backbone_strides),
@@ -204,8 +239,8 @@ def make_outputs(spec: DetectorSpec, pictures: int, seed: int, size_px: int = SI
         ),
         anchors=tuple(torch.split(around, [(size_px // stride) ** 2 for stride in spec.strides])),
         towers=Towers(
-            tuple(maps([TOWER_CHANNELS] * len(spec.strides), spec.strides) for _ in range(3)),
-            tuple(maps([TOWER_CHANNELS] * len(spec.strides), spec.strides) for _ in range(3)),
+            tuple(maps(one.in_class, spec.strides) for one in widths),
+            tuple(maps(one.in_box, spec.strides) for one in widths),
             SmallTowers(spec, around).resume,
         ),
     )

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from compress.detector import Outputs, Rois
+from compress.detector import Outputs, Rois, TowerChannels
 from compress.losses.gdetkd import (
     Contrast,
     GDetKd,
@@ -16,7 +16,13 @@ from compress.losses.gdetkd import (
     in_slots,
 )
 from compress.losses.parts.patches import LevelPatches
-from tests.compress.losses.scene import make_batch, make_outputs, make_spec
+from tests.compress.losses.scene import (
+    LARGE_PX,
+    POOLED_SIDES_PX,
+    make_batch,
+    make_outputs,
+    make_spec,
+)
 
 ONE_STAGE = make_spec(provides=frozenset({"features", "dense", "towers"}))
 BARE = make_spec(provides=frozenset({"features"}))
@@ -230,6 +236,18 @@ class TestUnequalLevels:
         assert [term.item() for term in terms.values()] == [0, 0]
         assert all(level.grad is not None for level in student.features)
         assert all(p.grad is not None for p in loss.parameters())
+
+
+def test_towers_of_unequal_levels_have_a_projection_each():
+    kinds = frozenset({"features", "dense", "towers"})
+    student = make_spec(provides=kinds, tower_channels=TowerChannels((3, 4, 5), (2, 2, 2)))
+    teacher = make_spec(provides=kinds, tower_channels=TowerChannels((4, 6, 5), (2, 2, 2)))
+    loss = build(student, teacher)
+    assert (loss.contrast.own.in_features, loss.contrast.other.in_features) == (12, 15)
+    boxes = [[[0.0, 0.0, side, side] for side in POOLED_SIDES_PX]]
+    sides = (make_outputs(spec, 1, seed, LARGE_PX) for seed, spec in enumerate((student, teacher)))
+    loss(*sides, make_batch(boxes, LARGE_PX))["contrast"].backward()
+    assert loss.contrast.own.weight.grad.any(dim=0).all()
 
 
 def test_rows_of_unequal_levels_have_a_place_each():

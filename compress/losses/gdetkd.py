@@ -114,8 +114,8 @@ class GDetKd(DistillationLoss[GDetKdConfig]):
             own, other = (
                 spec.tower_widths(spec.tower_depth).in_class for spec in (student, teacher)
             )
-            sides = zip(*self.levels.channels(own, other), strict=True)
-            wide = tuple(slots(side) for side in sides)
+            pairs = self.levels.channels(own, other)
+            wide = (slots([own for own, _ in pairs]), slots([other for _, other in pairs]))
         # The feature term needs the mixed levels, and so does the contrast term without a head.
         mixes = config.feature_weight or (config.contrast_weight and self.needs == {"features"})
         even = len(set(widths)) == 1

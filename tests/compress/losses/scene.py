@@ -161,10 +161,15 @@ class SmallTowers(torch.nn.Module):
         self.around = around
         self.requires_grad_(False)
 
+    def _by_level(self) -> list[list[list[torch.nn.Module]]]:
+        """Return the layers of the class tower, then of the box tower, level by level."""
+        towers = (self.class_layers, self.box_layers)
+        return [[list(level.children()) for level in tower] for tower in towers]
+
     def towers(self, features: Sequence[Tensor]) -> Towers:
         """Run all layers on the pyramid's maps."""
         found = []
-        for tower in (self.class_layers, self.box_layers):
+        for tower in self._by_level():
             maps = [tuple(features)]
             for index in range(TOWER_DEPTH):
                 inputs = [self.activation(m) for m in maps[-1]] if index else maps[-1]
@@ -176,7 +181,7 @@ class SmallTowers(torch.nn.Module):
 
     def resume(self, index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Dense:
         flat = []
-        for maps, tower in ((in_class, self.class_layers), (in_box, self.box_layers)):
+        for maps, tower in zip((in_class, in_box), self._by_level(), strict=True):
             ends = []
             for level, layers in zip(maps, tower, strict=True):
                 *convs, predict = layers[index:]

@@ -239,7 +239,7 @@ class TestUnequalLevels:
 
 
 def test_towers_of_unequal_levels_have_a_projection_each():
-    kinds = frozenset({"features", "dense", "towers"})
+    kinds = ONE_STAGE.provides
     student = make_spec(provides=kinds, tower_channels=TowerChannels((3, 4, 5), (2, 2, 2)))
     teacher = make_spec(provides=kinds, tower_channels=TowerChannels((4, 6, 5), (2, 2, 2)))
     loss = build(student, teacher)

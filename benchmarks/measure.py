@@ -32,6 +32,7 @@ from benchmarks.timing.repeats import measure_repeatedly
 from benchmarks.timing.throughput import sweep
 from export.arguments import say
 from export.artifact.int8_range import saturates_here, saturation
+from export.artifact.manifest import NOTICE
 from export.artifact.preprocessing import UNSTATED, VERSION
 from export.backends.interface import EngineSettings
 from export.engine import Engine, open_engine
@@ -104,7 +105,7 @@ def measure(
         per_class={name: row.per_class for name, row in zip(engines, rows, strict=True)},
         warnings=(*images.warnings, *_full_pictures(engines, images), *_cautions(engines)),
         data={"splits": {images.name: _counts(images)}},
-        notes=tuple(_left_out(images)),
+        notes=(*_licences(engines), *_left_out(images)),
     )
     if out is not None:
         content = _save(content, images, predictions, out)
@@ -130,6 +131,13 @@ def _counts(images: ImageSet) -> dict[str, JsonValue]:
 def _left_out(images: ImageSet) -> list[str]:
     """Return what was corrected or left out while reading, counted, one sentence each."""
     return [line for line in (images.tally.line(), *images.notes) if line]
+
+
+def _licences(engines: Mapping[str, Engine]) -> list[str]:
+    """Return the notices of other packages' licences that the models' sidecars hold."""
+    made_by = [engine.manifest.made_by for engine in engines.values()]
+    found = dict.fromkeys(made[NOTICE] for made in made_by if NOTICE in made)
+    return [f"Stated by the run that made the model: {one}" for one in found]
 
 
 def _full_pictures(engines: Mapping[str, Engine], images: ImageSet) -> list[str]:

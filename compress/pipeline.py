@@ -57,7 +57,7 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
     for title, lines in data_lines(health, others).items():
         print_data(console, title, lines)
     student, teachers = check_models(opened)
-    licence = notice(model.spec.licence for model in (student, *teachers))
+    licence = notice(opened.licences([student, *teachers]))
     if licence:
         console.print(licence)
     check_training(opened)
@@ -154,7 +154,7 @@ def load_models(run: Run, folders: Folders) -> list[Contestant]:
         detector = teacher.build(recipe.seed) if teacher else run.build_student(recipe.seed)
         if teacher:
             of_teachers[name] = detector.spec.licence
-        licences = [of_teachers[one] for one in run.teachers_of(name)]
+        licences = run.licences_behind(name, of_teachers)
         first = in_table(name, recipe)
         asked = first and name.role == "student"
         precisions = recipe.export.precisions if asked else ("fp32",)

@@ -160,7 +160,7 @@ def plan(
         steps = schedule.total_steps(steps_per_epoch(data, schedule.batch))
         notes.append(f"classifier: {counted(steps, 'step')} on object crops before the students")
     notes += _precisions(opened)
-    licence = notice(model.spec.licence for model in (student, *teachers))
+    licence = notice(opened.licences(models))
     notes += [licence] if licence else []
     notes += memory_warnings(stages, machine_bytes(where))
     seen: list[str] = []
@@ -294,7 +294,7 @@ def _describe(model: Detector) -> str:
     spec = model.spec
     return (
         f"{spec.family}: strides {list(spec.strides)}, channels {list(spec.channels)}, "
-        f"provides {', '.join(sorted(spec.provides))}"
+        f"provides {', '.join(sorted(spec.provides))}{'; needs no NMS' if spec.nms_free else ''}"
     )
 
 

@@ -8,10 +8,12 @@ file states its network. Settings beside it may repeat them and must not contrad
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 
 from compress.foreign.ultralytics_checkpoint import read_checkpoint
+from compress.parts.licence import stated_in
 from compress.parts.weights import read_metadata
 from compress.recipe_source import Source, Tree
 from export.config import expanded
@@ -67,18 +69,37 @@ def described(file: Path) -> tuple[Tree, tuple[str, ...]] | None:
     """Return the detector's settings and class names that a weights file states, if it does."""
     try:
         file = expanded(file)
-    except ValueError:
-        return None  # checking the recipe says what is wrong
-    if file.suffix in PICKLED and is_file(file):
-        return _of_checkpoint(file)
-    if file.suffix != ".safetensors" or not is_file(file):
-        return None
-    try:
-        content = json.loads(read_metadata(file) or "")
+        if file.suffix in PICKLED and is_file(file):
+            return _of_checkpoint(file)
+        content = _metadata(file)
         detector, classes = dict(content["detector"]), tuple(content["manifest"]["classes"])
         return (detector, classes) if "type" in detector else None
     except (ToolkitError, ValueError, KeyError, TypeError):
-        return None  # loading it says what is wrong
+        return None  # checking the recipe or loading the file says what is wrong
+
+
+def stated_licences(file: Path | None) -> list[str]:
+    """Return the licences of other packages that a weights file states, see `DetectorSpec`."""
+    if file is None:
+        return []
+    try:
+        made_by = _metadata(file)["manifest"].get("made_by", {})
+        return stated_in({str(name): str(said) for name, said in made_by.items()})
+    except (ToolkitError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # loading it says what is wrong
+
+
+def _metadata(file: Path) -> dict[str, Any]:
+    """Return the metadata of a trained detector's file; empty for files of other kinds.
+
+    Raises:
+        ToolkitError: the file is damaged.
+        ValueError: its path or its metadata cannot be read.
+    """
+    file = expanded(file)
+    if file.suffix != ".safetensors" or not is_file(file):
+        return {}
+    return dict(json.loads(read_metadata(file) or "{}"))
 
 
 def _of_checkpoint(file: Path) -> tuple[Tree, tuple[str, ...]] | None:

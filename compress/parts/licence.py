@@ -1,6 +1,6 @@
 """Licences of other packages whose code makes a detector, and the notice of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from export.artifact.manifest import NOTICE
 
@@ -9,6 +9,15 @@ _CLAIMS = {
     "ultralytics": "Ultralytics claims AGPL-3.0 for models trained with its code and sells an "
     "enterprise licence"
 }
+
+
+_IN_WEIGHTS = ", in the weights that a model began from"
+
+
+def stated_in(made_by: Mapping[str, str]) -> list[str]:
+    """Return the licences in `Manifest.made_by` of a model from whose weights another begins."""
+    packages = [f"{name} {said}" for name, said in made_by.items() if name != NOTICE]
+    return [one.removesuffix(_IN_WEIGHTS) + _IN_WEIGHTS for one in packages]
 
 
 def notice(licences: Iterable[str]) -> str:
@@ -38,7 +47,8 @@ def made_with(licences: Iterable[str]) -> dict[str, str]:
 
 
 def _distinct(licences: Iterable[str]) -> list[str]:
-    return sorted({one for one in licences if one})
+    found = {one for one in licences if one}
+    return sorted(one for one in found if one.removesuffix(_IN_WEIGHTS) not in found - {one})
 
 
 def _package(licence: str) -> str:

@@ -1,6 +1,6 @@
 """An opened run: the recipe, its data and its teachers, the input of every stage."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from compress.detector import Detector
 from compress.detectors import DetectorConfig
 from compress.recipe import Recipe, TeacherConfig
 from compress.recipe_source import Source
-from compress.recipe_weights import described
+from compress.recipe_weights import described, stated_licences
 from compress.stages.model_name import ModelName, Role, stages_of
 from compress.stages.session import Session
 from export.errors import RecipeError
@@ -104,6 +104,22 @@ class Run:
         if name.role != "teacher" and self.recipe.inherit != "none":
             return (self.teachers[0].name,)
         return ()
+
+    def licences(self, models: Iterable[Detector]) -> list[str]:
+        """Return the licences of other packages in the run, given its models."""
+        begun = [self.recipe.student, *(teacher.config.detector for teacher in self.teachers)]
+        stated = [one for settings in begun for one in stated_licences(settings.weights)]
+        return [model.spec.licence for model in models] + stated
+
+    def licences_behind(self, name: ModelName, of_teachers: Mapping[ModelName, str]) -> list[str]:
+        """Return the licences that a model carries besides its own code's.
+
+        They are those of its teachers, and those that weights files state from which it or its
+        teachers began.
+        """
+        behind = self.teachers_of(name)
+        stated = [stated_licences(self.settings_of(one).weights) for one in (name, *behind)]
+        return [of_teachers[one] for one in behind] + [one for each in stated for one in each]
 
     def build_student(self, seed: int) -> Detector:
         """Build the student before any training; equal seeds give equal weights."""

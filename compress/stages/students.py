@@ -146,8 +146,8 @@ class StudentTraining:
         self, name: ModelName, seed: int, build: Callable[[], Distiller], steps: int | None = None
     ) -> Path:
         run = self.run
-        behind = run.teachers_of(name)
-        licences = [d.spec.licence for teacher, d in self.teachers if teacher.name in behind]
+        own = {teacher.name: detector.spec.licence for teacher, detector in self.teachers}
+        licences = run.licences_behind(name, own)
         return fit(
             run, name, build, run.data, run.recipe.train, seed=seed, steps=steps, licences=licences
         )

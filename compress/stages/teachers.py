@@ -19,6 +19,7 @@ from export.atomic import write_json
 def teacher_folder(run: Run, teacher: Teacher) -> Path:
     """Train the teacher, or copy its weights from the recipe's file; return its folder."""
     session, config, reports = run.session, teacher.config, list[WeightsReport]()
+    name, licences = str(teacher.name), run.licences_behind(teacher.name, {})
 
     def fresh() -> Distiller:
         detector = teacher.build(run.recipe.seed)
@@ -29,19 +30,22 @@ def teacher_folder(run: Run, teacher: Teacher) -> Path:
         return Distiller(detector)
 
     if config.train is not None:
-        return fit(run, teacher.name, fresh, teacher.data, config.train, seed=run.recipe.seed)
+        seed = run.recipe.seed
+        return fit(
+            run, teacher.name, fresh, teacher.data, config.train, seed=seed, licences=licences
+        )
 
     def keep(out: Path) -> None:
         """Write a loaded teacher's weights in the form of a trained one's."""
         detector: Detector = fresh().student
-        manifest = torch_manifest(detector, teacher.data, run.recipe.export, str(teacher.name))
+        manifest = torch_manifest(detector, teacher.data, run.recipe.export, name, licences)
         metadata = describe_model(config.detector, manifest, run.recipe.resolved())
         save_model(detector.state_dict(), metadata, out / "model.safetensors")
-        record = {"name": str(teacher.name), "loaded": True, "rows": [], "steps": 0}
+        record = {"name": name, "loaded": True, "rows": [], "steps": 0}
         partial = [report.summary() for report in reports if not report.complete]
         write_json({**record, "loaded_in_part": partial}, out / "training.json")
 
-    folder = run.home / "models" / str(teacher.name)
+    folder = run.home / "models" / name
     if session.rank == 0:
         once(folder, keep)
     if session.world > 1:

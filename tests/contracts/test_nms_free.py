@@ -159,6 +159,10 @@ metadata["recipe"]["export"]["nms"] = "matrix"
 save_file(load_file(path), "model.safetensors", {"slimdet": json.dumps(metadata)})
 from slimdet.checkpoint import checkpoint_to_onnx
 checkpoint_to_onnx(Path("model.safetensors"), Path("onnx"))
+import slimdet
+with slimdet.load("model.safetensors") as model:
+    assert model.manifest.nms.mode == "none"
+    assert len(model.predict("runs/smoke/bundle/golden/photograph.png", 0.0)[0].boxes) == 20
 """
     shutil.copytree(Path(__file__).parents[2] / "slimdet", checkout.root / "slimdet")
     checkout.python("-c", script)
@@ -183,7 +187,9 @@ def test_the_licence_is_told_when_the_run_begins_and_by_check(
 ) -> None:
     assert said.count(SAID) == 1
     assert said.index(SAID) < said.index("teacher: 2 steps")
-    assert checkout.python("-m", "compress.run", "recipe.yaml", "--check").count(SAID) == 1
+    checked = checkout.python("-m", "compress.run", "recipe.yaml", "--check")
+    assert checked.count(SAID) == 1
+    assert checked.count("; needs no NMS\n") == 1
 
 
 def test_the_licence_is_in_sidecars_report_and_bundle(

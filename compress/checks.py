@@ -117,6 +117,10 @@ def _check_weights(run: Run, student: Detector, teachers: list[Detector]) -> Non
     for settings, model, strict, keys in detectors:
         for key, error in check_starting_weights(settings, model, strict=strict):
             raise type(error)(f"{run.source.at(*keys, key)}: {error}") from error
+        try:
+            run.transfer(model, settings, copy=False)
+        except ToolkitError as error:
+            raise type(error)(f"{run.source.at(*keys, 'transfer')}: {error}") from error
     wanted = wanted_classifier(run.recipe, run.source)
     file = None if wanted is None else wanted[0].backbone_weights
     if wanted is not None and file is not None and file not in FETCHED:

@@ -238,6 +238,13 @@ class Detector(nn.Module, ABC):
         """
         return dict(found)
 
+    def class_rows(self) -> frozenset[str]:
+        """Return the names of tensors of which each row stands for a class, in label order.
+
+        Empty where there are none, or where a class has several rows or columns.
+        """
+        return frozenset()
+
     @abstractmethod
     def forward(
         self,

@@ -22,7 +22,7 @@ from export.pictures.files import is_file
 from export.reading.plain_yaml import Key
 
 # Settings of use: a trained model runs with others as well.
-FREE = frozenset({"weights", "backbone_weights", "pre_nms"})
+FREE = frozenset({"weights", "transfer", "backbone_weights", "pre_nms"})
 PICKLED = (".pt", ".pth")
 
 

@@ -139,6 +139,10 @@ class Gfl(Detector):
             raw["cls_logits"], raw["dfl_logits"], matched, targets, self.centres, self.strides
         )
 
+    def class_rows(self) -> frozenset[str]:
+        """See `Detector.class_rows`."""
+        return frozenset({"head.class_logits.weight", "head.class_logits.bias"})
+
     def candidates(self, images: Tensor) -> Candidates:
         """Return the best (location, class) pairs; see `Detector.candidates`."""
         features = self.maps(images)

@@ -95,7 +95,7 @@ def load_weights(module: nn.Module, path: Path, *, strict: bool, what: str) -> W
         DataError: the file is damaged, holds no tensors, or values that are not finite.
     """
     report, matched = _matched(module, read_tensors(path, what), path, strict, what)
-    _require_finite(matched, str(path))
+    require_finite(matched, str(path))
     module.load_state_dict(matched, strict=False)
     return report
 
@@ -196,7 +196,7 @@ def fill(
         DataError: a tensor has values that are not finite.
     """
     report, matched = _filled(module, found, source, rename)
-    _require_finite(matched, source)
+    require_finite(matched, source)
     module.load_state_dict(matched, strict=False)
     used = {rename.get(name, name) for name in matched}
     return WeightsReport(source, report.loaded, (), tuple(n for n in found if n not in used), ())
@@ -329,7 +329,12 @@ def _described(path: Path) -> str:
         return ""
 
 
-def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse tensors with NaN or infinite values.
+
+    Raises:
+        DataError: naming the first of them.
+    """
     broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     if broken:
         raise DataError(

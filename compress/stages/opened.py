@@ -10,6 +10,7 @@ from benchmarks.data.parts.class_names import composed
 from compress.data.config import Data, DataConfig
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
+from compress.parts.transfer import Transfer, transfer
 from compress.recipe import Recipe, TeacherConfig
 from compress.recipe_source import Source
 from compress.recipe_weights import described, stated_licences
@@ -129,6 +130,26 @@ class Run:
         detector.spec = replace(detector.spec, classes=self.data.classes)
         return detector
 
+    def transfer(
+        self, detector: Detector, settings: DetectorConfig, *, copy: bool = True
+    ) -> Transfer | None:
+        """Copy what fits from the file that `settings.transfer` names; None without one.
+
+        Args:
+            detector: changed in place, if `copy`.
+            settings: what it was built from.
+            copy: whether to copy; else only names and shapes are read.
+
+        Raises:
+            ToolkitError: the file cannot be read, or nothing in it fits.
+        """
+        path, size = settings.transfer, (self.data.input_height, self.data.input_width)
+        if path is None:
+            return None
+        said = described(path)
+        known = None if said is None else tuple(map(composed, said[1]))
+        return transfer(detector, path, known, lambda n: settings.build(n, size), copy=copy)
+
     def print(self, line: str) -> None:
         """Print one line for the user."""
         self.session.console.print(line)
@@ -187,5 +208,6 @@ def _check_student_classes(recipe: Recipe, source: Source, classes: tuple[str, .
         raise RecipeError(
             f"{source.at('student', 'weights')}: found the classes {', '.join(said[1])} in "
             f"{recipe.student.weights}, expected those of the data, {', '.join(classes)}; set "
-            "data.classes to those of the file, or set backbone_weights instead of weights"
+            "data.classes to those of the file, or set transfer instead of weights, which copies "
+            "all but the layers of classes"
         )

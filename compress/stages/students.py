@@ -156,6 +156,9 @@ class StudentTraining:
         recipe, console = self.run.recipe, self.run.session.console
         detector = self.run.build_student(seed)
         load_starting_weights(console, recipe.student, detector)
+        copied = self.run.transfer(detector, recipe.student)
+        if copied is not None:
+            console.print(f"transferred from {copied.source}: {copied.summary()}")
         if recipe.inherit != "none":
             teacher, weights = self.teachers[0]
             by_class = teacher.classes != self.run.data.classes

@@ -27,6 +27,9 @@ def teacher_folder(run: Run, teacher: Teacher) -> Path:
             session.console, config.detector, detector, strict=config.strict
         )
         reports.extend(loaded)
+        copied = run.transfer(detector, config.detector)
+        if copied is not None:
+            run.print(f"{teacher.name}: transferred from {copied.source}: {copied.summary()}")
         return Distiller(detector)
 
     if config.train is not None:

@@ -35,6 +35,8 @@ class DetectorSection(Section, ABC):
 
     type: str
     weights: LocalPath | None = None  # a whole detector: local .safetensors, .pt or .pth
+    # a file as of `weights` of which all that fits is copied, as to start from other classes
+    transfer: LocalPath | None = None
 
     @abstractmethod
     def build(self, num_classes: int, input_size: tuple[int, int]) -> Detector:
@@ -47,7 +49,7 @@ class DetectorSection(Section, ABC):
 
     def without_files(self) -> Self:
         """Return these settings without the files that a training begins from."""
-        return self.model_copy(update={"weights": None})
+        return self.model_copy(update={"weights": None, "transfer": None})
 
     def backbone_source(self) -> tuple[str | SlimResNetConfig, str] | None:
         """Return the backbone and the source of its weights; None: random weights."""
@@ -59,6 +61,15 @@ class DetectorSection(Section, ABC):
         Zeros where no setting makes it large.
         """
         return 0, 0
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.weights is not None and self.transfer is not None:
+            raise ValueError(
+                "give weights (the file fills the whole detector) or transfer (what fits is copied "
+                "and the rest is random), not both"
+            )
+        return self
 
 
 class DetectorSettings(DetectorSection):
@@ -81,7 +92,8 @@ class DetectorSettings(DetectorSection):
 
     def without_files(self) -> Self:
         """See `DetectorSection.without_files`."""
-        return self.model_copy(update={"weights": None, "backbone_weights": None})
+        files = ("weights", "transfer", "backbone_weights")
+        return self.model_copy(update=dict.fromkeys(files))
 
     def backbone_source(self) -> tuple[str | SlimResNetConfig, str] | None:
         """See `DetectorSection.backbone_source`."""

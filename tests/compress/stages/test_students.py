@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from compress.parts.weights import weights_hash
 from compress.stages.opened import Run
 from compress.stages.rundir import read_step_ratio
 from compress.stages.students import StudentTraining
 from compress.training.seals import seal_of, write_sealed_json
-from tests.compress.smoke import opened_smoke
+from tests.compress.smoke import assert_refused, opened_smoke
 
 EQUAL_TIME = "baseline.equal_time=true"
 # terms that are at rest in the first half, so that the schedule has two parts
@@ -81,3 +81,28 @@ def test_students_are_bit_for_bit_those_of_a_run_that_measured_nothing(tmp_path:
         alone, measured = load_file(path), load_file(trained["true"][name])
         assert any("running_var" in key for key in alone)  # BatchNorm's statistics are compared too
         assert all(torch.equal(alone[key], measured[key]) for key in alone), name
+
+
+def test_a_student_starts_from_what_fits_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = opened_smoke(tmp_path).build_student(3)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    run = opened_smoke(tmp_path, f"student.transfer={tmp_path / 'w.safetensors'}", quiet=False)
+    student, before = students_of(run)._first(0), run.build_student(0)
+    own, theirs = student.state_dict(), source.state_dict()
+    anew = {"head.class_logits.weight", "head.class_logits.bias"}  # the file names no classes
+    for name in own:
+        expected = before.state_dict() if name in anew else theirs
+        assert torch.equal(own[name], expected[name])
+    assert "transferred from" in capsys.readouterr().err
+
+
+def test_a_file_to_transfer_is_refused_at_check_by_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"x": torch.ones(2)}, tmp_path / "w.safetensors")
+    told = [f"student.transfer={tmp_path / 'w.safetensors'}"]
+    assert_refused(tmp_path, capsys, told, 2, "student.transfer: ")
+    told.append(f"student.weights={tmp_path / 'w.safetensors'}")
+    assert_refused(tmp_path, capsys, told, 2, "not both")

@@ -1,15 +1,19 @@
 """The batches of a training follow its own length."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from compress.batch import Batch
 from compress.distillation.distiller import Distiller
 from compress.parts.weights import read_tensors
 from compress.stages.fit import batches_of, fit
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run
+from compress.training.job import TrainJob
+from compress.training.loop import train
 from tests.compress.smoke import opened_smoke
 
 CLOSING = "data.augment={flip: 0, mosaic: 1.0, close_mosaic: 0.5}"
@@ -54,3 +58,46 @@ def test_a_training_closes_its_mosaics_and_says_when(
     said = capsys.readouterr().err
     assert said.count("3 steps of 4 of 8 pictures, mosaics up to step 0, ") == 1
     assert said.count("mosaics up to") == 1
+
+
+def trained(run: Run, live: Path, cut: int | None = None) -> dict[str, torch.Tensor]:
+    """Train 6 steps on the run's batches; end without a warning before the batch `cut`."""
+    config, session = run.recipe.train, run.session
+    made = batches_of(session, run.data, config, 0, 6)
+
+    def batches(first: int, count: int) -> Iterator[Batch]:
+        for number, batch in enumerate(made(first, count), start=first):
+            if number == cut:
+                raise ConnectionAbortedError
+            yield batch
+
+    objective = Distiller(run.build_student(0))
+    return train(
+        TrainJob(
+            name="seed0-student",
+            objective=objective,
+            batches=batches,
+            config=config,
+            total=6,
+            live=live,
+            evaluate=lambda _: {"AP": 0.0},
+            fabric=session.fabric("32-true"),
+            seed=0,
+            console=session.console,
+        )
+    ).state
+
+
+@pytest.mark.slow
+def test_a_training_cut_around_the_last_mosaic_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    run = opened_smoke(tmp_path, CLOSING)
+    whole = trained(run, tmp_path / "whole")
+    for cut in (2, 3, 4):  # the first step without mosaics is 3
+        with pytest.raises(ConnectionAbortedError):
+            trained(run, tmp_path / str(cut), cut)
+        assert (tmp_path / str(cut) / "last.pt").exists()
+        resumed = trained(run, tmp_path / str(cut))
+        assert all(torch.equal(resumed[name], weights) for name, weights in whole.items())
+    open_end = opened_smoke(tmp_path, CLOSING.replace("0.5", "0.0"))
+    other = trained(open_end, tmp_path / "other")
+    assert not all(torch.equal(other[name], weights) for name, weights in whole.items())

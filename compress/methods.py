@@ -14,18 +14,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from export.arguments import parser_of, run_command
 from export.errors import RecipeError, shown
 from export.optional import require
 
 if TYPE_CHECKING:
-    from compress.detector import Detector
-    from compress.detectors.parts.settings import DetectorSettings
     from compress.losses.parts.loss import LossSection
-    from compress.parts.norm import Norm
-    from export.config import Section
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 80  # characters of a terminal
@@ -36,27 +32,8 @@ MARKED = re.compile(r"(<!-- methods -->\n).*?(<!-- /methods -->)", re.DOTALL)
 
 OF_STUDENT = "roi_source: student"  # a second row of a method in what kd_step measured
 
-CLASSES = 3
-SIZE = (64, 96)  # height, width, pixels
-TEACHER_WIDTHS, STUDENT_WIDTHS = (32, 32, 32, 32), (16, 16, 16, 16)
-# Of these, a family takes what it knows.
-SMALL: dict[str, Any] = {
-    "width": 16,
-    "head_width": 16,
-    "head_depth": 1,
-    "strides": (8, 16, 32),
-    "proposals": 20,
-    "rois_per_image": 32,
-}
 # Settings without which an entry is not complete: any method, helped by this one.
 EXAMPLES: dict[str, dict[str, Any]] = {"ikd": {"base": {"type": "defeat"}}}
-
-
-class SmallPair(NamedTuple):
-    """A student and a teacher of one family: equal pyramids and heads, another backbone."""
-
-    student: "Detector"
-    teacher: "Detector"
 
 
 @dataclass(frozen=True)
@@ -92,40 +69,16 @@ def loss_settings() -> dict[str, "type[LossSection]"]:
     from compress.losses import LossConfig
     from compress.losses.parts.loss import LossSection
 
-    return {tag: one for tag, one in _by_type(LossConfig) if issubclass(one, LossSection)}
-
-
-def detector_settings() -> dict[str, "type[DetectorSettings]"]:
-    """Return `type` -> settings class of every detector family."""
-    from compress.detectors import DetectorConfig
-    from compress.detectors.parts.settings import DetectorSettings
-
-    found = _by_type(DetectorConfig)
-    return {tag: one for tag, one in found if issubclass(one, DetectorSettings)}
-
-
-def _by_type(union: object) -> "list[tuple[str, type[Section]]]":
-    classes: tuple[type[Section], ...] = get_args(get_args(union)[0])  # of Annotated[A | B, ...]
-    return [(get_args(one.model_fields["type"].annotation)[0], one) for one in classes]
+    classes = get_args(get_args(LossConfig)[0])  # of Annotated[A | B, ...]
+    tags = {get_args(one.model_fields["type"].annotation)[0]: one for one in classes}
+    return {tag: one for tag, one in tags.items() if issubclass(one, LossSection)}
 
 
 def families() -> tuple[str, ...]:
-    """Return the names of the detector families."""
-    return tuple(detector_settings())
+    """Return the names of the detector families whose packages are installed."""
+    from compress.detectors.small_pairs import families
 
-
-def small_pair(family: str, norm: "Norm" = "batch") -> SmallPair:
-    """Build a small student and teacher of a family, with random weights."""
-    settings_class = detector_settings()[family]
-    known = {key: value for key, value in SMALL.items() if key in settings_class.model_fields}
-    known["norm"] = norm
-
-    def build(widths: tuple[int, ...]) -> "Detector":
-        backbone = {"type": "slim_resnet", "widths": widths}
-        config = settings_class.model_validate({"type": family, **known, "backbone": backbone})
-        return config.build(CLASSES, SIZE)
-
-    return SmallPair(build(STUDENT_WIDTHS), build(TEACHER_WIDTHS))
+    return families()
 
 
 def example(name: str) -> "LossSection":
@@ -135,9 +88,10 @@ def example(name: str) -> "LossSection":
 
 def support(*names: str) -> list[Method]:
     """Match methods, by default all, with every family; ordered by name."""
+    from compress.detectors.small_pairs import planned_pair
     from compress.distillation.pairing import check_pair
 
-    pairs = {family: small_pair(family) for family in families()}
+    pairs = {family: planned_pair(family) for family in families()}
     rows = []
     for name, settings in sorted(loss_settings().items()):
         if names and name not in names:

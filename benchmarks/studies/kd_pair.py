@@ -6,7 +6,7 @@ import torch
 
 from compress.batch import Batch, Targets, full_size
 from compress.detector import Detector
-from compress.methods import detector_settings
+from compress.detectors.small_pairs import detector_settings
 
 NUM_CLASSES = 20
 BOXES_PER_PICTURE = 6

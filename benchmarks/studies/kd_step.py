@@ -32,10 +32,10 @@ from benchmarks.studies.kd_pair import STUDENT, TEACHER, Pair, Setting, make_pai
 from benchmarks.studies.kd_peers import PEERS, peer_step, require_peers
 from benchmarks.timing.environment import environment
 from compress.batch import boxes_per_image
+from compress.detectors.small_pairs import families
 from compress.distillation.distiller import Distiller
 from compress.losses.parts.classifier import Classifier
 from compress.losses.parts.loss import LossSection
-from compress.methods import families
 from compress.parts.crops import crop_boxes
 from compress.training.optim import build_separate
 from export.errors import ToolkitError

@@ -28,6 +28,7 @@ PACKAGES = (
     "nvidia-ml-py",
     "pycocotools",
     "ultralytics",
+    "ultralytics-opencv-headless",
 )
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp")
 

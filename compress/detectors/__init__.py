@@ -8,7 +8,9 @@ from compress.detectors.faster_rcnn import FasterRcnnConfig
 from compress.detectors.fcos import FcosConfig
 from compress.detectors.gfl import GflConfig
 from compress.detectors.retinanet import RetinaNetConfig
+from compress.detectors.rtdetr import RtdetrConfig
 from compress.detectors.ssd import SsdConfig
+from compress.detectors.yolo import YoloConfig
 
 Family = (
     FasterRcnnConfig
@@ -16,6 +18,8 @@ Family = (
     | FcosConfig
     | GflConfig
     | SsdConfig
+    | YoloConfig
+    | RtdetrConfig
 )  # fmt: skip
 
 DetectorConfig = Annotated[Family, Field(discriminator="type")]

@@ -19,7 +19,7 @@ from compress.detectors.parts.dense import (
 )
 from compress.detectors.parts.gfl_losses import distances_to_boxes, expected_distances, gfl_losses
 from compress.detectors.parts.selection import dense_candidates
-from compress.detectors.parts.settings import build_trunk, check_maps
+from compress.detectors.parts.settings import build_trunk, cell_centres, check_maps
 from compress.detectors.parts.towers import flatten_cells
 from compress.parts.atss import atss_match
 from compress.parts.backbones import Backbone
@@ -91,7 +91,7 @@ class Gfl(Detector):
         self.level_counts = [height * width for height, width in self.map_sizes]
         self.backbone, self.neck = trunk.backbone, trunk.neck
         self.head = GflHead(config, num_classes, len(strides))
-        centres, steps = _cell_centres(self.map_sizes, strides)
+        centres, steps = cell_centres(self.map_sizes, strides)
         half = steps * scale / 2
         self.register_buffer("centres", centres, persistent=False)
         self.register_buffer("strides", steps, persistent=False)
@@ -159,17 +159,3 @@ class Gfl(Detector):
 
     def _decode(self, distances: Tensor, locations: Tensor) -> Tensor:
         return distances_to_boxes(distances, self.centres[locations], self.strides[locations])
-
-
-def _cell_centres(
-    sizes: Sequence[tuple[int, int]], strides: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """Return (P, 2) centres and (P, 1) strides in pixels, level-major, row-major."""
-    centres, steps = [], []
-    for (height, width), stride in zip(sizes, strides, strict=True):
-        rows = (torch.arange(height) + 0.5) * stride
-        columns = (torch.arange(width) + 0.5) * stride
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
-        centres.append(torch.stack((x.flatten(), y.flatten()), dim=1))
-        steps.append(torch.full((height * width, 1), float(stride)))
-    return torch.cat(centres), torch.cat(steps)

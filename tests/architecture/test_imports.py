@@ -56,6 +56,7 @@ FLOORS = [
     ["compress/parts", "compress/tracking"],
     ["compress/data", "compress/training"],
     ["compress/losses/parts", "compress/detectors/parts"],
+    ["compress/detectors/ultralytics_parts"],
     ["compress/losses", "compress/detectors"],
     ["compress/distillation"],
     ["compress/reading"],

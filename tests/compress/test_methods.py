@@ -10,20 +10,18 @@ import pytest
 import torch
 import yaml
 
+from compress.detectors.small_pairs import SmallPair, families, small_pair
 from compress.distillation.distiller import Distiller
 from compress.distillation.pairing import check_pair
 from compress.losses.defeat import DeFeatConfig
 from compress.methods import (
     Method,
-    SmallPair,
     example,
-    families,
     find_method,
     loss_settings,
     main,
     markdown,
     page,
-    small_pair,
     support,
 )
 from tests.compress.detectors.small import CLASSES, small_batch, spread

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import start_processes
 
+from compress.detectors.small_pairs import families, small_pair
 from compress.distillation.pairing import check_pair
-from compress.methods import EXAMPLES, families, loss_settings, small_pair
+from compress.methods import EXAMPLES, loss_settings
 from tests.contracts.together import LOSS, Cell, Made, alone, batch_of, objective_of, one_of
 
 COUNTS = (2, 1, 0, 3, 1)  # boxes by picture; two processes have the first two and the last three

@@ -130,7 +130,7 @@ import json
 import torch
 from compress.distillation.distiller import Distiller
 from compress.losses.mse import MseConfig
-from compress.methods import small_pair
+from compress.detectors.small_pairs import small_pair
 from tests.compress.detectors.small import small_batch
 
 student, teacher = small_pair("toy")

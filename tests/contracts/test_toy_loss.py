@@ -60,7 +60,7 @@ from pathlib import Path
 import torch
 from compress.distillation.distiller import Distiller
 from compress.distillation.pairing import check_pair
-from compress.methods import small_pair
+from compress.detectors.small_pairs import small_pair
 from compress.recipe import load_recipe
 from tests.compress.detectors.small import small_batch
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from compress.batch import Batch, Targets, full_size
 from compress.console import Console
 from compress.data.schedule import own_share
+from compress.detectors.small_pairs import CLASSES, SIZE, small_pair
 from compress.distillation.distiller import Distiller
 from compress.losses import LossConfig
 from compress.losses.parts.classifier import ClassifierConfig
-from compress.methods import CLASSES, SIZE, small_pair
 from compress.parts.norm import Norm
 from compress.stages.session import Session
 from compress.training.job import TrainJob

@@ -56,3 +56,32 @@ def dense_candidates(
     labels = (pairs - locations * classes).to(torch.int32)
     boxes = clip_to(decode(gather_rows(deltas, locations), locations), input_size)
     return Candidates(boxes, top, labels)
+
+
+def best_candidates(
+    scores: Tensor,
+    deltas: Tensor,
+    most: int,
+    decode: Callable[[Tensor, Tensor], Tensor],
+    input_size: tuple[int, int],
+) -> Candidates:
+    """Keep the best `most` (location, class) pairs of a head that needs no NMS.
+
+    The locations with the best scores hold all of them, so that only their rows are sorted.
+
+    Args:
+        scores: (B, P, K) in 0..1.
+        deltas: (B, P, 4 * n) in the family's encoding.
+        most: pairs kept.
+        decode: (B, k, 4 * n) deltas and (B, k) locations to xyxy boxes.
+        input_size: height and width to clip to.
+    """
+    classes = scores.shape[-1]
+    _, rows = scores.amax(dim=2).topk(min(most, scores.shape[1]), dim=1)
+    flat = gather_rows(scores, rows).flatten(1)
+    top, pairs = flat.topk(min(most, flat.shape[1]), dim=1)
+    places = torch.div(pairs, classes, rounding_mode="floor")
+    labels = (pairs - places * classes).to(torch.int32)
+    locations = rows.gather(1, places)
+    boxes = clip_to(decode(gather_rows(deltas, locations), locations), input_size)
+    return Candidates(boxes, top, labels)

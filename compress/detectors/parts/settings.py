@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
+import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from typing_extensions import Self
@@ -156,6 +157,18 @@ def map_sizes(input_size: tuple[int, int], strides: Sequence[int]) -> list[tuple
     """Return height and width in cells of each level."""
     height, width = input_size
     return [(math.ceil(height / stride), math.ceil(width / stride)) for stride in strides]
+
+
+def cell_centres(sizes: Sequence[tuple[int, int]], strides: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return (P, 2) centres and (P, 1) strides in pixels, level-major, row-major."""
+    centres, steps = [], []
+    for (height, width), stride in zip(sizes, strides, strict=True):
+        rows = (torch.arange(height) + 0.5) * stride
+        columns = (torch.arange(width) + 0.5) * stride
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        centres.append(torch.stack((x.flatten(), y.flatten()), dim=1))
+        steps.append(torch.full((height * width, 1), float(stride)))
+    return torch.cat(centres), torch.cat(steps)
 
 
 @dataclass(frozen=True)

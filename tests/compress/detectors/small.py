@@ -3,16 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from pydantic import TypeAdapter
 
 from compress.batch import Batch, Targets, full_size
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
-from compress.methods import SMALL, detector_settings, families
-from compress.parts.backbones import SlimResNetConfig
+from compress.detectors.small_pairs import NAMED, build_small, families, small_settings
 
 FAMILIES = families()
+# One of them has 33 million weights.
+EACH_FAMILY = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "rtdetr" else name for name in FAMILIES
+]
 SIZE = (64, 96)
 CLASSES = 3
 CONFIG: TypeAdapter[DetectorConfig] = TypeAdapter(DetectorConfig)
@@ -22,15 +26,8 @@ def small_detector(
     family: str, size: tuple[int, int] = SIZE, classes: int = CLASSES, **changes: Any
 ) -> Detector:
     """Build a detector of a family, seeded."""
-    section = detector_settings()[family]
-    settings: dict[str, Any] = {
-        "type": family,
-        "backbone": SlimResNetConfig(widths=(16, 16, 16, 16)),
-        **{key: value for key, value in SMALL.items() if key in section.model_fields},
-        **changes,
-    }
     torch.manual_seed(0)
-    return section.model_validate(settings).build(classes, size)
+    return build_small(small_settings(family, **changes), classes, size)
 
 
 def small_batch(
@@ -51,10 +48,29 @@ def small_batch(
 
 
 def spread(detector: Detector) -> Detector:
-    """Enlarge prediction layers that start small, so that scores and boxes differ by place."""
+    """Let scores and boxes differ by place.
+
+    Prediction layers that start small are enlarged, and running statistics that start at 0 and 1
+    are those of a batch: in deep networks the maps are else nearly 0 everywhere.
+    """
     with torch.no_grad():
+        if detector.spec.family in NAMED:
+            _take_statistics(detector)
         for name, parameter in detector.named_parameters():
             is_weight = name.endswith("weight") and parameter.ndim == 4
             if is_weight and name.startswith("head") and parameter.std() < 0.05:
                 parameter.mul_(8)
     return detector
+
+
+def _take_statistics(detector: Detector) -> None:
+    layers = [one for one in detector.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+    before = [one.momentum for one in layers]
+    for one in layers:
+        one.momentum = 1.0
+    mode = detector.training
+    with torch.random.fork_rng(devices=[]):
+        detector.train()(small_batch())
+    detector.train(mode)
+    for one, momentum in zip(layers, before, strict=True):
+        one.momentum = momentum

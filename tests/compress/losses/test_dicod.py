@@ -16,7 +16,7 @@ from compress.losses.dicod import (
     roi_owners,
 )
 from compress.losses.parts.classifier import ClassifierConfig
-from tests.compress.detectors.small import CLASSES, FAMILIES, small_batch, small_detector
+from tests.compress.detectors.small import CLASSES, EACH_FAMILY, small_batch, small_detector
 from tests.compress.losses.scene import EVERYTHING, make_batch, make_outputs, make_spec
 
 TINY = ClassifierConfig.model_validate(
@@ -158,7 +158,7 @@ def test_without_objects_both_terms_are_zero_and_attached(sigmoid):
     assert all(term.item() == 0 and term.requires_grad for term in terms.values())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_it_runs_on_every_family_without_asking_the_teacher_for_anything(family):
     classifier = TINY.build(CLASSES)
     teacher = small_detector("gfl")

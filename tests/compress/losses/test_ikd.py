@@ -10,13 +10,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from compress.batch import Batch, Targets
 from compress.detector import Outputs
+from compress.detectors.small_pairs import families, small_pair
 from compress.distillation.distiller import Distiller
 from compress.distillation.pairing import check_pair
 from compress.losses import LossConfig
 from compress.losses.ikd import diverse_input, shifted_pictures
 from compress.losses.parts.classifier import ClassifierConfig
-from compress.methods import families, loss_settings, small_pair
-from tests.compress.detectors.small import CLASSES, FAMILIES, small_batch, small_detector, spread
+from compress.methods import loss_settings
+from tests.compress.detectors.small import CLASSES, EACH_FAMILY, small_batch, small_detector, spread
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 
 CONFIG: TypeAdapter[LossConfig] = TypeAdapter(LossConfig)
@@ -127,7 +128,7 @@ def test_the_base_methods_terms_keep_their_names_and_its_weight():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_it_disturbs_a_real_teacher_and_leaves_no_gradient_in_it(family):
     teacher = small_detector(family)
     student = small_detector(family, width=32)

@@ -1,11 +1,11 @@
 import torch
 
-from compress.detectors.gfl import _cell_centres
+from compress.detectors.parts.settings import cell_centres
 from compress.parts.atss import atss_match, paired_iou
 
 
 def grid(sizes, strides, scale=4.0):
-    centres, steps = _cell_centres(sizes, strides)
+    centres, steps = cell_centres(sizes, strides)
     half = steps * scale / 2
     return centres, torch.cat((centres - half, centres + half), 1), [h * w for h, w in sizes]
 

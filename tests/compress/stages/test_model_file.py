@@ -24,7 +24,7 @@ from compress.stages.opened import Run
 from compress.stages.teachers import teacher_folder
 from compress.stages.torch_engine import TorchEngine
 from export.errors import ExportError, RecipeError
-from tests.compress.detectors.small import CONFIG, FAMILIES, small_detector
+from tests.compress.detectors.small import CONFIG, EACH_FAMILY, small_detector
 from tests.compress.smoke import opened_smoke, write_smoke
 
 
@@ -64,7 +64,7 @@ def rewrite(path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_every_family_is_rebuilt_from_its_file_alone(tmp_path: Path, family: str) -> None:
     path = write_model(tmp_path, family)
     state = torch.get_rng_state()

@@ -7,7 +7,7 @@ import pytest
 
 from compress.stages.torch_engine import TorchEngine
 from export.artifact.manifest import InputSpec, Manifest
-from tests.compress.detectors.small import FAMILIES, SIZE, small_detector
+from tests.compress.detectors.small import EACH_FAMILY, SIZE, small_detector
 
 
 def engine(family: str) -> TorchEngine:
@@ -24,7 +24,7 @@ def engine(family: str) -> TorchEngine:
     return TorchEngine(small_detector(family), manifest)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_an_engine_that_went_to_another_process_finds_the_same(family: str) -> None:
     images = np.random.default_rng(0).random((2, 3, *SIZE), dtype=np.float32)
     here = engine(family)

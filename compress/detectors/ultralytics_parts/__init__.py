@@ -1,0 +1,1 @@
+"""Models of the package `ultralytics`: their layers, losses and names of weights."""

@@ -1,0 +1,262 @@
+"""Networks, losses and assigners of the package `ultralytics`; the only file that imports it.
+
+The package is AGPL-3.0 and an extra of its own; it is imported when a recipe first builds one of
+its models. Its import has effects on the whole process and on the disk; all are undone here. What
+is used of it is private: its layers, its task-aligned assigner and its losses. Every name is looked
+up when it is loaded, so that a version that moved one is refused with that name.
+"""
+
+import contextlib
+import copy
+import importlib.metadata
+import importlib.util
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from export.errors import MissingDependencyError
+from export.optional import require
+
+EXTRA = "yolo"
+TESTED = (8, 4)  # the minor version that this file was written against
+LEAST = (8, 4, 190)
+DISTRIBUTIONS = ("ultralytics", "ultralytics-opencv-headless")
+BN_EPS = 1e-3  # which its trained weights were made with
+
+SIZES = ("n", "s", "m", "l", "x")
+YOLO_MODELS = tuple(f"{name}{size}" for name in ("yolov8", "yolo11", "yolo26") for size in SIZES)
+RTDETR_MODELS = ("rtdetr-l", "rtdetr-x")
+
+# No network, no prints, no installation by pip, no settings in the home folder.
+_SWITCHES = {
+    "YOLO_OFFLINE": "true",
+    "YOLO_VERBOSE": "false",
+    "YOLO_AUTOINSTALL": "false",
+    "ULTRALYTICS_SAFE_LOAD": "1",
+}
+
+
+@dataclass(frozen=True)
+class Package:
+    """What is used of the installed package.
+
+    Attributes:
+        version: its version.
+        folder: where it is installed.
+        parse_model: settings of a network to its layers.
+        assigner: class of the task-aligned assigner.
+        box_loss: class of the losses of boxes.
+        query_loss: class of RT-DETR's losses.
+        detect: class of YOLO's head.
+        gains: weights of the losses of YOLO.
+    """
+
+    version: str
+    folder: Path
+    parse_model: Any
+    assigner: Any
+    box_loss: Any
+    query_loss: Any
+    detect: Any
+    gains: Mapping[str, float]
+
+    @property
+    def licence(self) -> str:
+        """Package, version and licence."""
+        return f"ultralytics {self.version} (AGPL-3.0)"
+
+
+@dataclass(frozen=True)
+class Network:
+    """The layers of a network, without weights of any training.
+
+    Attributes:
+        layers: all layers, the head last.
+        sources: numbers of the layers whose outputs each layer takes; -1 is the image.
+        backbone: how many of the layers are the backbone.
+        licence: see `Package.licence`.
+    """
+
+    layers: list[nn.Module]
+    sources: list[tuple[int, ...]]
+    backbone: int
+    licence: str
+
+
+def is_installed() -> bool:
+    """Whether the package is installed; does not import it."""
+    return importlib.util.find_spec("ultralytics") is not None
+
+
+@cache
+def load_package() -> Package:
+    """Import the package, once, and undo what its import changes.
+
+    Raises:
+        MissingDependencyError: it is not installed, installed twice, of another version than this
+            project was written against, or has moved a part that is used.
+    """
+    if not is_installed():
+        require("ultralytics", extra=EXTRA, purpose="A detector of type yolo or rtdetr")
+    _refuse_two_distributions()
+    if "ultralytics" in sys.modules:
+        warnings.warn(
+            "ultralytics was imported before slimdet, which therefore could not keep that import "
+            "from writing its settings file, printing and changing this process; import slimdet "
+            "first",
+            UserWarning,
+            stacklevel=2,
+        )
+    with _undone():
+        root = require("ultralytics", extra=EXTRA, purpose="A detector of type yolo or rtdetr")
+        version = str(root.__version__)
+        _refuse_version(version)
+        tasks = _part("ultralytics.nn.tasks")
+        losses = _part("ultralytics.utils.loss")
+        return Package(
+            version=version,
+            folder=Path(str(root.__file__)).parent,
+            parse_model=_member(tasks, "parse_model", version),
+            assigner=_member(_part("ultralytics.utils.tal"), "TaskAlignedAssigner", version),
+            box_loss=_member(losses, "BboxLoss", version),
+            query_loss=_member(
+                _part("ultralytics.models.utils.loss"), "RTDETRDetectionLoss", version
+            ),
+            detect=_member(_part("ultralytics.nn.modules.head"), "Detect", version),
+            gains={
+                name: float(value)
+                for name, value in _member(
+                    _part("ultralytics.utils"), "DEFAULT_CFG_DICT", version
+                ).items()
+                if name in ("box", "cls", "dfl")
+            },
+        )
+
+
+def build_network(model: str, num_classes: int) -> Network:
+    """Build the layers of a model, such as yolo11n, with random weights.
+
+    Raises:
+        MissingDependencyError: see `load_package`, or its files lack the model.
+    """
+    package = load_package()
+    settings = _settings_of(package, model)
+    settings["nc"] = num_classes
+    legacy = package.detect.legacy
+    try:
+        sequence, _ = package.parse_model(copy.deepcopy(settings), ch=3, verbose=False)
+    finally:
+        package.detect.legacy = legacy
+    layers = list(sequence)
+    for module in list(sequence.modules()):
+        if type(module) is nn.BatchNorm2d:
+            module.eps = BN_EPS
+        if isinstance(getattr(module, "act", None), nn.Module):
+            module.act = copy.deepcopy(module.act)  # all models of a process share one
+    sources = []
+    for number, (origin, *_rest) in enumerate(settings["backbone"] + settings["head"]):
+        origins = [origin] if isinstance(origin, int) else origin
+        sources.append(tuple(one if one >= 0 else number + one for one in origins))
+    return Network(layers, sources, len(settings["backbone"]), package.licence)
+
+
+def _settings_of(package: Package, model: str) -> dict[str, Any]:
+    """Return the package's own description of a model.
+
+    Raises:
+        MissingDependencyError: it has none.
+    """
+    import yaml
+
+    stem, size = re.sub(r"([nsmlx])$", "", model), model[-1]
+    names = (f"{model}.yaml", f"{stem}.yaml")
+    found = [path for name in names for path in sorted(package.folder.glob(f"cfg/models/*/{name}"))]
+    if not found:
+        raise MissingDependencyError(
+            f"ultralytics {package.version} at {package.folder} has no description of {model} "
+            f"(cfg/models/*/{names[0]} or {names[1]}); install {_wanted()}"
+        )
+    settings: dict[str, Any] = yaml.safe_load(found[0].read_text(encoding="utf-8"))
+    if size not in settings.get("scales", {}):
+        raise MissingDependencyError(
+            f"{found[0]}: has the sizes {', '.join(settings.get('scales', {}))}, and {model} was "
+            f"asked for; install {_wanted()}"
+        )
+    return {**settings, "scale": size}
+
+
+def _wanted() -> str:
+    return (
+        f"ultralytics {'.'.join(map(str, LEAST))} or a later {TESTED[0]}.{TESTED[1]}, for example "
+        f"with: pip install 'slimdet[{EXTRA}]'"
+    )
+
+
+def _refuse_two_distributions() -> None:
+    found = []
+    for name in DISTRIBUTIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    if len(found) > 1:
+        raise MissingDependencyError(
+            f"{' and '.join(found)} are both installed and own the same files; remove both with "
+            f"pip uninstall {' '.join(DISTRIBUTIONS)}, then install one of them again"
+        )
+
+
+def _refuse_version(version: str) -> None:
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    if numbers[:2] != TESTED or numbers < LEAST:
+        raise MissingDependencyError(
+            f"ultralytics {version} is installed; this version of slimdet uses parts of "
+            f"ultralytics that change between versions, and needs {_wanted()}"
+        )
+
+
+def _part(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("ultralytics"):
+            raise
+        raise MissingDependencyError(
+            f"the installed ultralytics has no {error.name}; install {_wanted()}"
+        ) from None
+
+
+def _member(module: Any, name: str, version: str) -> Any:
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        raise MissingDependencyError(
+            f"ultralytics {version} has no {module.__name__}.{name}; install {_wanted()}"
+        ) from None
+
+
+@contextlib.contextmanager
+def _undone() -> Iterator[None]:
+    """Import inside this context without files, sockets, prints or changes of the process."""
+    environment = dict(os.environ)
+    save, print_options = torch.save, np.get_printoptions()
+    tensors = copy.copy(torch._tensor_str.PRINT_OPTS)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        os.environ.update(_SWITCHES, YOLO_CONFIG_DIR=folder)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(environment)
+            torch.save = save
+            np.set_printoptions(**print_options)
+            torch._tensor_str.PRINT_OPTS = tensors

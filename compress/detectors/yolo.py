@@ -1,0 +1,239 @@
+"""YOLOv8, YOLO11 and YOLO26 of the package `ultralytics` (extra `yolo`, AGPL-3.0)."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from compress.batch import Batch, Targets
+from compress.detector import (
+    FEATURES,
+    Candidates,
+    Dense,
+    Detector,
+    DetectorSpec,
+    Outputs,
+    Rois,
+    Wanted,
+)
+from compress.detectors.parts.dense import Raw, dense_outputs
+from compress.detectors.parts.gfl_losses import distances_to_boxes
+from compress.detectors.parts.selection import best_candidates, dense_candidates
+from compress.detectors.parts.settings import (
+    DetectorSection,
+    cell_centres,
+    check_maps,
+    choose_anchor_scale,
+)
+from compress.detectors.parts.towers import flatten_cells
+from compress.detectors.ultralytics_parts.package import YOLO_MODELS, is_installed
+from compress.detectors.ultralytics_parts.task_aligned import (
+    Cells,
+    assign,
+    distances_of,
+    matched,
+    task_aligned_losses,
+)
+from compress.detectors.ultralytics_parts.trunk import build_ultralytics
+from export.errors import RecipeError
+
+MANY, ONE = (10, 10), (7, 1)  # locations that an object is offered, and that it keeps
+MANY_FIRST, MANY_LAST = 0.8, 0.1  # weight of the one-to-many loss at the first and last step
+MOST_BOXES = 300  # of a head without NMS
+LARGE = {"l": 30_000_000, "x": 65_000_000}  # weights, about
+
+
+class YoloConfig(DetectorSection):
+    """Settings of a YOLO; its strides are 8, 16 and 32."""
+
+    type: Literal["yolo"]
+    model: str  # yolov8n to x, yolo11n to x, yolo26n to x
+    pre_nms: int = Field(default=1000, ge=1, le=3840)  # candidates kept per level
+    # branch of a YOLO26 that is evaluated and exported: one2one needs no NMS; null: one2one
+    head: Literal["one2many", "one2one"] | None = None
+    # of BatchNorm's running statistics; the package's 0.03 needs some thousand steps
+    bn_momentum: float = Field(default=0.1, gt=0, le=1)
+
+    def build(self, num_classes: int, input_size: tuple[int, int]) -> "Yolo":
+        """Build a detector with random weights for inputs of (height, width) pixels."""
+        return Yolo(self, num_classes, input_size)
+
+    @classmethod
+    def missing_package(cls) -> str | None:
+        """See `DetectorSection.missing_package`."""
+        return None if is_installed() else "ultralytics"
+
+    def largest(self) -> tuple[int, int]:
+        """See `DetectorSection.largest`."""
+        return 0, LARGE.get(self.model[-1], 0)
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, model: str) -> str:
+        return known_model(model, YOLO_MODELS)
+
+
+def known_model(model: str, models: Sequence[str]) -> str:
+    """Return the name of a model that exists.
+
+    Raises:
+        ValueError: there is none of this name; the nearest names are suggested.
+    """
+    if model in models:
+        return model
+    spelt = model.lower().removesuffix(".pt").removesuffix(".yaml")
+    near = difflib.get_close_matches(spelt, models, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(f"there is no model {model[:80]!r}; {hint}there are {', '.join(models)}")
+
+
+class Yolo(Detector):
+    """A model of the package, split into backbone, neck and head."""
+
+    centres: Tensor
+    steps: Tensor
+    anchors: Tensor
+    head: Any  # of the package
+
+    def __init__(self, config: YoloConfig, num_classes: int, input_size: tuple[int, int]) -> None:
+        super().__init__()
+        trunk = build_ultralytics(config.model, num_classes, input_size, config.bn_momentum)
+        self.names = trunk.names
+        self.backbone, self.neck, self.head = trunk.backbone, trunk.neck, trunk.head
+        self.input_size, self.pre_nms = input_size, config.pre_nms
+        self.num_classes, self.map_sizes = num_classes, trunk.map_sizes
+        self.level_counts = [height * width for height, width in trunk.map_sizes]
+        self.bins = int(self.head.reg_max)
+        self.head.dfl = nn.Identity()  # a constant; boxes are decoded here
+        self.two_branches = getattr(self.head, "one2one_cv2", None) is not None
+        self.nms_free = self.two_branches and config.head != "one2many"
+        if config.head == "one2one" and not self.two_branches:
+            raise RecipeError(f"head: one2one: {config.model} has no such branch; leave head out")
+        self._begin(trunk.strides)
+        centres, steps = cell_centres(trunk.map_sizes, trunk.strides)
+        half = steps * choose_anchor_scale(input_size) / 2
+        self.register_buffer("centres", centres, persistent=False)
+        self.register_buffer("steps", steps, persistent=False)
+        anchors = torch.cat((centres - half, centres + half), dim=1)
+        self.register_buffer("anchors", anchors, persistent=False)
+        self.many = MANY_FIRST
+        self.spec = DetectorSpec(
+            family=config.type,
+            num_classes=num_classes,
+            channels=trunk.channels,
+            strides=trunk.strides,
+            backbone_channels=trunk.backbone_channels,
+            backbone_strides=trunk.backbone_strides,
+            provides=self._provides(),
+            locations=(
+                f"centre of each cell of strides {list(trunk.strides)}, "
+                f"input {input_size[0]}x{input_size[1]}, distances to the edges in strides"
+            ),
+            dfl_bins=self.bins if self.bins > 1 else 0,
+            nms_free=self.nms_free,
+            licence=trunk.licence,
+        )
+
+    def _provides(self) -> Wanted:
+        every: Wanted = frozenset({"features", "backbone", "anchors", "dense", "task"})
+        return every | {"dfl"} if self.bins > 1 else every
+
+    def _begin(self, strides: Sequence[int]) -> None:
+        """Give the prediction layers the biases that training starts from."""
+        self.head.stride = torch.tensor([float(stride) for stride in strides], device="cpu")
+        self.head.bias_init()
+
+    def at(self, step: int, total: int) -> None:
+        """Move the weight of the one-to-many branch; see `Detector.at`."""
+        left = 1 - step / max(1, total - 1)
+        self.many = MANY_LAST + max(0.0, left) * (MANY_FIRST - MANY_LAST)
+
+    def renamed(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Translate the package's names; see `Detector.renamed`."""
+        return self.names.renamed(found)
+
+    def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:  # noqa: ARG002 - for two-stage families
+        """Pass a batch; see `Detector.forward`."""
+        both = self.two_branches and (self.training or "task" in wanted)
+        return dense_outputs(self, batch, wanted, partial(self._predict, both=both))
+
+    def _predict(self, features: Sequence[Tensor], *, both: bool) -> tuple[Raw, None]:
+        raw = self._branch(features, "")
+        if both:
+            # as in the package, the one-to-one branch trains its own layers alone
+            apart = self._branch([feature.detach() for feature in features], "one2one_")
+            raw |= {f"one2one_{name}": value for name, value in apart.items()}
+        return raw, None
+
+    def _branch(self, features: Sequence[Tensor], branch: str) -> Raw:
+        """Return `cls_logits` (B, P, K) and `box_logits` (B, P, 4 * bins), float32."""
+        in_box, in_class = (getattr(self.head, f"{branch}{name}") for name in ("cv2", "cv3"))
+        boxes = [layer(feature) for layer, feature in zip(in_box, features, strict=True)]
+        scores = [layer(feature) for layer, feature in zip(in_class, features, strict=True)]
+        return {
+            "cls_logits": flatten_cells(scores, self.num_classes).float(),
+            "box_logits": flatten_cells(boxes, 4 * self.bins).float(),
+        }
+
+    def _cells(self) -> Cells:
+        return Cells(self.centres, self.steps, self.spec.strides, *self.input_size)
+
+    def dense(self, raw: Raw) -> Dense:
+        """Return the one-to-many branch's predictions as a loss takes them."""
+        logits, distances = raw["cls_logits"], distances_of(raw["box_logits"], self.bins)
+        boxes = distances_to_boxes(distances, self.centres, self.steps)
+        scores, cells = logits.detach().sigmoid(), self._cells()
+
+        def match(targets: Sequence[Targets]) -> Tensor:
+            return matched(assign(scores, boxes, targets, cells, MANY), targets)
+
+        def positive(instances: Sequence[Tensor]) -> Tensor:
+            # boxes without labels: one class, whose score is the best of all
+            alike = [Targets(own, own.new_zeros(len(own), dtype=torch.int64)) for own in instances]
+            return assign(scores.amax(2, keepdim=True), boxes, alike, cells, MANY).positive
+
+        return Dense(
+            logits,
+            distances,
+            boxes,
+            positive,
+            raw["box_logits"] if self.bins > 1 else None,
+            match=match,
+            level_counts=tuple(self.level_counts),
+        )
+
+    def losses(self, raw: Raw, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Return the losses of the package; see `OneStage`.
+
+        A YOLO26 has those of both branches, whose weights move during the training from 0.8 and
+        0.2 to 0.1 and 0.9.
+        """
+        cells = self._cells()
+        many = task_aligned_losses(raw["cls_logits"], raw["box_logits"], targets, cells, MANY)
+        if not self.two_branches:
+            return many
+        one = task_aligned_losses(
+            raw["one2one_cls_logits"], raw["one2one_box_logits"], targets, cells, ONE
+        )
+        terms = {name: self.many * value for name, value in many.items()}
+        return terms | {f"one2one_{name}": (1 - self.many) * v for name, v in one.items()}
+
+    def candidates(self, images: Tensor) -> Candidates:
+        """Return the best (location, class) pairs; see `Detector.candidates`."""
+        features = self.maps(images)
+        check_maps(features, self.map_sizes)
+        raw = self._branch(features, "one2one_" if self.nms_free else "")
+        scores, logits = raw["cls_logits"].sigmoid(), raw["box_logits"]
+        if self.nms_free:
+            return best_candidates(scores, logits, MOST_BOXES, self._decode, self.input_size)
+        return dense_candidates(
+            scores, logits, self.level_counts, self.pre_nms, self._decode, self.input_size
+        )
+
+    def _decode(self, box_logits: Tensor, locations: Tensor) -> Tensor:
+        distances = distances_of(box_logits, self.bins)
+        return distances_to_boxes(distances, self.centres[locations], self.steps[locations])

@@ -15,10 +15,11 @@ from torch import distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 from compress.batch import Batch
-from compress.detector import Outputs
+from compress.detector import Outputs, TowerChannels
 from tests.compress.losses.scene import (
     LARGE_PX,
     ROIS_PER_PICTURE,
+    leaves,
     make_batch,
     make_outputs,
     make_spec,
@@ -26,7 +27,8 @@ from tests.compress.losses.scene import (
 )
 from tests.contracts.together import LOSS
 
-STUDENT, TEACHER = make_spec(channels=(3, 5, 6)), make_spec(channels=(4, 8, 6))
+STUDENT = make_spec(channels=(3, 5, 6), tower_channels=TowerChannels((3, 4, 5), (2, 3, 4)))
+TEACHER = make_spec(channels=(4, 8, 6), tower_channels=TowerChannels((4, 6, 5), (2, 4, 6)))
 WITHOUT_ROIS = frozenset[Any]({"features", "dense"})
 SHARES = ((0, 1), (1, 3))  # pictures of each process: from, to
 SIZES = [[[0.0, 0.0, side, side] for side in (60.0, 150.0, 240.0, 460.0)]]
@@ -36,6 +38,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "gid image": {"type": "gid", "nms_iou": 1, "relation_scope": "image"},
     "icd": {"type": "icd", "delay_steps": 0},
     "drkd": {"type": "drkd"},
+    "crosskd": {"type": "crosskd"},
     "gdetkd": {"type": "gdetkd"},
     "gdetkd maps": {"type": "gdetkd"},
 }
@@ -44,7 +47,7 @@ CASES = [(loss, boxes) for loss in LOSSES for boxes in BOXES]
 
 @dataclass(frozen=True)
 class Found:
-    """Terms by name, gradients of the loss's parameters and of the student's maps."""
+    """Terms by name, gradients of the loss's parameters and of the student's maps in use."""
 
     terms: dict[str, Tensor]
     learned: dict[str, Tensor]
@@ -53,9 +56,10 @@ class Found:
 
 def share_of(outputs: Outputs, first: int, last: int) -> Outputs:
     """Return the outputs of some pictures; leaves stay those of all."""
-    dense, rois = outputs.dense, outputs.rois
+    dense, rois, towers = outputs.dense, outputs.rois, outputs.towers
     assert dense is not None
     assert rois is not None
+    assert towers is not None
     rows = slice(first * ROIS_PER_PICTURE, last * ROIS_PER_PICTURE)
     assert rois.embeddings is not None
     return Outputs(
@@ -65,6 +69,7 @@ def share_of(outputs: Outputs, first: int, last: int) -> Outputs:
             class_logits=dense.class_logits[first:last],
             deltas=dense.deltas[first:last],
             boxes=dense.boxes[first:last],
+            dfl_logits=None if dense.dfl_logits is None else dense.dfl_logits[first:last],
         ),
         rois=replace(
             rois,
@@ -75,6 +80,11 @@ def share_of(outputs: Outputs, first: int, last: int) -> Outputs:
             target_deltas=None,
             embeddings=rois.embeddings[rows],
             predicted=None,
+        ),
+        towers=replace(
+            towers,
+            class_maps=tuple(tuple(m[first:last] for m in layer) for layer in towers.class_maps),
+            box_maps=tuple(tuple(m[first:last] for m in layer) for layer in towers.box_maps),
         ),
     )
 
@@ -103,11 +113,12 @@ def found_on(loss_name: str, boxes: str, first: int, last: int) -> Found:
     batch = batch_share(make_batch(BOXES[boxes], LARGE_PX), first, last)
     terms = loss(share_of(own, first, last), share_of(other, first, last), batch)
     torch.stack(list(terms.values())).sum().backward()
-    assert all(level.grad is not None for level in whole.features)
+    maps = [leaf.grad for leaf in leaves(whole) if leaf.ndim == 4 and leaf.grad is not None]
+    assert len(maps) >= len(student.channels)
     return Found(
         {name: term.detach() for name, term in terms.items()},
         {name: torch.zeros(0) if p.grad is None else p.grad for name, p in loss.named_parameters()},
-        [level.grad for level in whole.features if level.grad is not None],
+        maps,
     )
 
 

@@ -12,6 +12,9 @@ alike. If the teacher's levels differ, the relation term compares distances with
 relative to that level's mean: each level has a head of its own, so maps of two levels share no
 space in which a distance would mean anything, and a projection that made one would have no
 target. The relative distances of all levels have mean 1, so their pairs are averaged together.
+
+An instance is pooled from the level of its size: from stride 16 on from 224 pixels, from 32 on from
+448. Smaller inputs have no instance on the coarser levels, and no feature term reaches these.
 """
 
 from collections.abc import Sequence

@@ -29,6 +29,7 @@ COMMANDS = {
     "bundle": Command(f"{MODEL}:bundle", "pack models with everything a device needs"),
     "lint": Command(f"{MODEL}:lint", "find what TensorRT would refuse in a quantised ONNX file"),
     "bench": Command(f"{MODEL}:bench", "measure accuracy and latency of exported models"),
+    "export-pt": Command("slimdet.export_pt:main", "write a .pt for Ultralytics' package"),
     "compare": Command("benchmarks.compare:main", "compare two reports, with limits if given"),
     "completion": Command("slimdet.completion:main", "print a script for shell completion"),
 }

@@ -28,6 +28,7 @@ from compress.detectors.ultralytics_parts.trunk import build_ultralytics
 from compress.detectors.yolo import known_model
 from compress.parts.processes import mean_of_batch
 
+CLASS_ROWS = ("head.enc_score_head.", "head.dec_score_head.", "head.denoising_class_embed.")
 LARGE = {"l": 33_000_000, "x": 67_000_000}  # weights
 
 
@@ -93,6 +94,10 @@ class Rtdetr(Detector):
     def renamed(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Translate the package's names; see `Detector.renamed`."""
         return self.names.renamed(found)
+
+    def class_rows(self) -> frozenset[str]:
+        """See `Detector.class_rows`: the scores of encoder and decoder, and the noisy labels."""
+        return frozenset(name for name in self.state_dict() if name.startswith(CLASS_ROWS))
 
     def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:  # noqa: ARG002 - for two-stage families
         """Pass a batch; see `Detector.forward`.

@@ -1,6 +1,7 @@
 """YOLOv8, YOLO11 and YOLO26 of the package `ultralytics` (extra `yolo`, AGPL-3.0)."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -44,6 +45,7 @@ from export.errors import RecipeError
 MANY, ONE = (10, 10), (7, 1)  # locations that an object is offered, and that it keeps
 MANY_FIRST, MANY_LAST = 0.8, 0.1  # weight of the one-to-many loss at the first and last step
 MOST_BOXES = 300  # of a head without NMS
+CLASS_ROWS = re.compile(r"head\.(one2one_)?cv3\.\d+\.2\.(weight|bias)")
 LARGE = {"l": 30_000_000, "x": 65_000_000}  # weights, about
 
 
@@ -155,6 +157,10 @@ class Yolo(Detector):
     def renamed(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Translate the package's names; see `Detector.renamed`."""
         return self.names.renamed(found)
+
+    def class_rows(self) -> frozenset[str]:
+        """See `Detector.class_rows`: the last class layer of every level, of both branches."""
+        return frozenset(name for name in self.state_dict() if CLASS_ROWS.fullmatch(name))
 
     def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:  # noqa: ARG002 - for two-stage families
         """Pass a batch; see `Detector.forward`."""

@@ -75,7 +75,7 @@ FLOORS = [
     ["slimdet/model"],
     ["slimdet/loading"],
     ["slimdet/checkpoint"],
-    ["slimdet/building", "slimdet/running"],
+    ["slimdet/building", "slimdet/running", "slimdet/export_pt"],
     ["slimdet/model_commands"],
     ["slimdet/commands"],
     ["slimdet/__main__", "slimdet/completion"],

@@ -126,6 +126,16 @@ def test_a_checkpoint_of_ultralytics_states_family_network_and_classes(tmp_path:
     assert described(saved) == ({"type": "yolo"}, ("red", "white"))
 
 
+def test_a_checkpoint_alone_gives_the_settings_of_teacher_and_student(tmp_path: Path) -> None:
+    model, classes = network()
+    file = save(tmp_path / "best.pt", checkpoint(model), classes)
+    recipe, _ = read_recipe(
+        settings(teacher={"detector": {"weights": file}}, student={"weights": file})
+    )
+    for detector in (recipe.teachers[0].detector, recipe.student):
+        assert (detector.type, getattr(detector, "model", None)) == ("yolo", "yolo11n")
+
+
 def test_a_checkpoint_contradicts_the_recipe_by_key(tmp_path: Path) -> None:
     model, classes = network()
     file = save(tmp_path / "best.pt", checkpoint(model), classes)

@@ -169,7 +169,7 @@ def outcome(words: Sequence[str], shown: Callable[[], str]) -> int:
         pytest.fail(f"no rule for {program}: add one here")
     if command in {"run", "check", "compress.run"}:
         return checked_recipe(main, arguments, *([] if command == "check" else ["--check"]))
-    if command.startswith("benchmarks.studies") or "--write" in arguments:
+    if command.startswith("benchmarks.studies") or command == "export-pt" or "--write" in arguments:
         return helps(main, arguments, shown)
     if command in {"build", "export.build"} and "tensorrt" in arguments:
         code = exit_code(main, arguments)

@@ -55,6 +55,8 @@ class Package:
         version: its version.
         folder: where it is installed.
         parse_model: settings of a network to its layers.
+        yolo: class of a whole YOLO.
+        rtdetr: class of a whole RT-DETR.
         assigner: class of the task-aligned assigner.
         box_loss: class of the losses of boxes.
         query_loss: class of RT-DETR's losses.
@@ -65,6 +67,8 @@ class Package:
     version: str
     folder: Path
     parse_model: Any
+    yolo: Any
+    rtdetr: Any
     assigner: Any
     box_loss: Any
     query_loss: Any
@@ -128,6 +132,8 @@ def load_package() -> Package:
             version=version,
             folder=Path(str(root.__file__)).parent,
             parse_model=_member(tasks, "parse_model", version),
+            yolo=_member(tasks, "DetectionModel", version),
+            rtdetr=_member(tasks, "RTDETRDetectionModel", version),
             assigner=_member(_part("ultralytics.utils.tal"), "TaskAlignedAssigner", version),
             box_loss=_member(losses, "BboxLoss", version),
             query_loss=_member(
@@ -169,6 +175,23 @@ def build_network(model: str, num_classes: int) -> Network:
         origins = [origin] if isinstance(origin, int) else origin
         sources.append(tuple(one if one >= 0 else number + one for one in origins))
     return Network(layers, sources, len(settings["backbone"]), package.licence)
+
+
+def whole_network(model: str, num_classes: int) -> nn.Module:
+    """Build the package's own model, such as its checkpoints hold, with random weights.
+
+    Raises:
+        MissingDependencyError: see `build_network`.
+    """
+    package = load_package()
+    settings = {**_settings_of(package, model), "nc": num_classes, "yaml_file": f"{model}.yaml"}
+    build = package.rtdetr if model in RTDETR_MODELS else package.yolo
+    legacy = package.detect.legacy
+    try:
+        whole: nn.Module = build(settings, ch=3, nc=num_classes, verbose=False)
+    finally:
+        package.detect.legacy = legacy
+    return whole
 
 
 def _settings_of(package: Package, model: str) -> dict[str, Any]:

@@ -82,3 +82,12 @@ def checkpoint(model: Any, **entries: Any) -> dict[str, Any]:
         "date": "2026-11-01T10:00:00+00:00",
         **entries,
     }
+
+
+# environment of a process that uses the package: no network, no prints, no installation by pip
+PACKAGE_SWITCHES = {
+    "YOLO_OFFLINE": "true",
+    "YOLO_VERBOSE": "false",
+    "YOLO_AUTOINSTALL": "false",
+    "OMP_NUM_THREADS": "1",
+}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,17 @@ def test_a_family_with_several_rows_a_class_takes_them_for_equal_classes_alone(
     assert (report.random == ()) is same
     assert (weights_hash(detector) == weights_hash(other)) is same
     assert all("cls_logits" in name for name in report.random)
+
+
+@pytest.mark.parametrize("family", ["gfl", "yolo", "rtdetr"])
+def test_rows_of_classes_are_all_that_depends_on_their_number(family: str) -> None:
+    if family != "gfl" and find_spec("ultralytics") is None:
+        pytest.skip("needs the package ultralytics")
+    detector, more = (small_detector(family, classes=classes) for classes in (3, 4))
+    own, other = detector.state_dict(), more.state_dict()
+    rows = detector.class_rows()
+    assert rows == {name for name in own if own[name].shape != other[name].shape}
+    assert all((own[name].shape[0], other[name].shape[0]) == (3, 4) for name in rows)
 
 
 def test_a_check_changes_nothing_and_finds_the_same(tmp_path: Path) -> None:

@@ -202,7 +202,10 @@ def listing(rows: Sequence[Method]) -> str:
         lines += textwrap.wrap(
             f"{row.name:<{name}}  {row.purpose}{some}", WIDTH, subsequent_indent=" " * (name + 2)
         )
-    lines += ["", f"all detectors where none is named: {', '.join(families())}"]
+    lines += [
+        "",
+        *textwrap.wrap(f"all detectors where none is named: {', '.join(families())}", WIDTH),
+    ]
     lines += ["`slimdet methods NAME`: paper, needs, measurements and settings of a method"]
     return "\n".join(lines)
 

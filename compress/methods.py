@@ -29,6 +29,7 @@ HEAD = re.compile(
     r"[^:]+: (?P<purpose>.+?)(?: \((?P<paper>[^()]+)\))?(?P<rest>[^()]*)\.", re.DOTALL
 )
 MARKED = re.compile(r"(<!-- methods -->\n).*?(<!-- /methods -->)", re.DOTALL)
+MARKED_PAIRS = re.compile(r"(<!-- pairs -->\n).*?(<!-- /pairs -->)", re.DOTALL)
 
 OF_STUDENT = "roi_source: student"  # a second row of a method in what kd_step measured
 
@@ -189,7 +190,31 @@ def _gains(results: Path) -> dict[str, dict[str, str]]:
 def filled(document: str) -> str:
     """Return the text of docs/methods.md with the table between its markers made anew."""
     table = markdown(support(), ROOT / "benchmarks" / "results")
-    return MARKED.sub(lambda match: f"{match[1]}{table}\n{match[2]}", document)
+    document = MARKED.sub(lambda match: f"{match[1]}{table}\n{match[2]}", document)
+    of_pairs = pairs_markdown()
+    return MARKED_PAIRS.sub(lambda match: f"{match[1]}{of_pairs}\n{match[2]}", document)
+
+
+def pairs_markdown() -> str:
+    """Write the table of pairs of unlike detectors: teacher to student, then what does not work."""
+    from compress.detectors.small_pairs import unlike_pairs
+
+    names = sorted(loss_settings())
+    lines = ["| teacher to student | methods | not |", "| --- | --- | --- |"]
+    for pair, settings in unlike_pairs().items():
+        works = working_methods(*settings)
+        refused = ", ".join(f"`{name}`" for name in names if name not in works) or "-"
+        lines.append(f"| {pair} | {len(works)} | {refused} |")
+    return "\n".join(lines)
+
+
+def working_methods(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[str]:
+    """Return the methods that work on a small student and teacher of these settings."""
+    from compress.detectors.small_pairs import planned
+    from compress.distillation.pairing import check_pair
+
+    specs = planned(student).spec, planned(teacher).spec
+    return [name for name in sorted(loss_settings()) if not check_pair(*specs, [example(name)])]
 
 
 def listing(rows: Sequence[Method]) -> str:

@@ -1,5 +1,6 @@
 """Small real detectors of every family, in pairs: what methods are matched with and tried on."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -102,6 +103,12 @@ def unlike_pairs() -> dict[str, tuple[Settings, Settings]]:
 def build_pair(student: Settings, teacher: Settings) -> SmallPair:
     """Build a pair of small settings."""
     return SmallPair(build_small(student), build_small(teacher))
+
+
+def planned(settings: Mapping[str, Any]) -> Detector:
+    """Build a detector of small settings without weights, for its spec alone."""
+    with torch.device("meta"):
+        return build_small(dict(settings))
 
 
 def planned_pair(family: str) -> SmallPair:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compress.batch import Batch, Targets
 from compress.detector import (
@@ -19,6 +20,8 @@ from compress.detector import (
     DetectorSpec,
     Outputs,
     Rois,
+    TowerChannels,
+    Towers,
     Wanted,
 )
 from compress.detectors.parts.dense import Raw, dense_outputs
@@ -39,6 +42,7 @@ from compress.detectors.ultralytics_parts.task_aligned import (
     matched,
     task_aligned_losses,
 )
+from compress.detectors.ultralytics_parts.towers import depth, finish_tower, run_tower, widths
 from compress.detectors.ultralytics_parts.trunk import build_ultralytics
 from export.errors import RecipeError
 
@@ -136,12 +140,14 @@ class Yolo(Detector):
                 f"input {input_size[0]}x{input_size[1]}, distances to the edges in strides"
             ),
             dfl_bins=self.bins if self.bins > 1 else 0,
+            tower_depth=depth(self.head.cv3),
+            tower_channels=TowerChannels(widths(self.head.cv3), widths(self.head.cv2)),
             nms_free=self.nms_free,
             licence=trunk.licence,
         )
 
     def _provides(self) -> Wanted:
-        every: Wanted = frozenset({"features", "backbone", "anchors", "dense", "task"})
+        every: Wanted = frozenset({"features", "backbone", "anchors", "dense", "towers", "task"})
         return every | {"dfl"} if self.bins > 1 else every
 
     def _begin(self, strides: Sequence[int]) -> None:
@@ -165,21 +171,42 @@ class Yolo(Detector):
     def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:  # noqa: ARG002 - for two-stage families
         """Pass a batch; see `Detector.forward`."""
         both = self.two_branches and (self.training or "task" in wanted)
-        return dense_outputs(self, batch, wanted, partial(self._predict, both=both))
+        predict = partial(self._predict, both=both, traced="towers" in wanted)
+        return dense_outputs(self, batch, wanted, predict)
 
-    def _predict(self, features: Sequence[Tensor], *, both: bool) -> tuple[Raw, None]:
-        raw = self._branch(features, "")
+    def _predict(
+        self, features: Sequence[Tensor], *, both: bool, traced: bool
+    ) -> tuple[Raw, Towers | None]:
+        towers = None
+        if traced:
+            raw, towers = self._trace(features)
+        else:
+            raw = self._branch(features, "")
         if both:
             # as in the package, the one-to-one branch trains its own layers alone
             apart = self._branch([feature.detach() for feature in features], "one2one_")
             raw |= {f"one2one_{name}": value for name, value in apart.items()}
-        return raw, None
+        return raw, towers
+
+    def _trace(self, features: Sequence[Tensor]) -> tuple[Raw, Towers]:
+        in_class, in_box = self.head.cv3, self.head.cv2
+
+        def resume(index: int, class_maps: Sequence[Tensor], box_maps: Sequence[Tensor]) -> Dense:
+            scores = finish_tower(in_class, index, class_maps)
+            return self.dense(self._flat(scores, finish_tower(in_box, index, box_maps)))
+
+        scores, boxes = run_tower(in_class, features), run_tower(in_box, features)
+        raw = self._flat(scores.predictions, boxes.predictions)
+        return raw, Towers(scores.maps, boxes.maps, resume, functional.silu)
 
     def _branch(self, features: Sequence[Tensor], branch: str) -> Raw:
         """Return `cls_logits` (B, P, K) and `box_logits` (B, P, 4 * bins), float32."""
         in_box, in_class = (getattr(self.head, f"{branch}{name}") for name in ("cv2", "cv3"))
         boxes = [layer(feature) for layer, feature in zip(in_box, features, strict=True)]
         scores = [layer(feature) for layer, feature in zip(in_class, features, strict=True)]
+        return self._flat(scores, boxes)
+
+    def _flat(self, scores: Sequence[Tensor], boxes: Sequence[Tensor]) -> Raw:
         return {
             "cls_logits": flatten_cells(scores, self.num_classes).float(),
             "box_logits": flatten_cells(boxes, 4 * self.bins).float(),

@@ -10,7 +10,13 @@ import pytest
 import torch
 import yaml
 
-from compress.detectors.small_pairs import SmallPair, families, small_pair
+from compress.detectors.small_pairs import (
+    SmallPair,
+    build_small,
+    families,
+    small_pair,
+    unlike_pairs,
+)
 from compress.distillation.distiller import Distiller
 from compress.distillation.pairing import check_pair
 from compress.losses.defeat import DeFeatConfig
@@ -23,6 +29,7 @@ from compress.methods import (
     markdown,
     page,
     support,
+    working_methods,
 )
 from tests.compress.detectors.small import CLASSES, small_batch, spread
 
@@ -68,6 +75,26 @@ def test_every_yes_cell_takes_a_training_step(name: str, family: str) -> None:
     assert all(term.isfinite() for term in terms.values())
     assert any(term > 0 for term in taught)
     assert all(parameter.isfinite().all() for parameter in distiller.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", unlike_pairs())
+def test_all_methods_of_an_unlike_pair_take_a_training_step_together(name: str) -> None:
+    settings = unlike_pairs()[name]
+    torch.manual_seed(0)
+    student, teacher = (spread(build_small(one)) for one in settings)
+    configs = [example(method) for method in working_methods(*settings)]
+    classifier = classifier_for(example("dicod"))
+    distiller = Distiller(student, teacher, configs, **classifier).train()
+    distiller.at(400, 1000)
+    terms = distiller(small_batch((2, 1, 1)))
+    torch.stack(list(terms.values())).sum().backward()
+    for config in configs:
+        own = [term for key, term in terms.items() if key.startswith(f"{config.type}/")]
+        assert own, config.type
+        assert all(term.isfinite() for term in own), config.type
+        assert any(term > 0 for term in own), config.type
+    assert all(p.grad is None or p.grad.isfinite().all() for p in distiller.parameters())
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -118,9 +118,14 @@ def _check_weights(run: Run, student: Detector, teachers: list[Detector]) -> Non
         for key, error in check_starting_weights(settings, model, strict=strict):
             raise type(error)(f"{run.source.at(*keys, key)}: {error}") from error
         try:
-            run.transfer(model, settings, copy=False)
+            copied = run.transfer(model, settings, copy=False)
         except ToolkitError as error:
             raise type(error)(f"{run.source.at(*keys, 'transfer')}: {error}") from error
+        if copied is not None and not copied.complete:
+            run.session.console.warn(
+                f"{run.source.at(*keys, 'transfer')}: {copied.source}: {copied.summary()}; "
+                "expected a file of the same network"
+            )
     wanted = wanted_classifier(run.recipe, run.source)
     file = None if wanted is None else wanted[0].backbone_weights
     if wanted is not None and file is not None and file not in FETCHED:

@@ -26,6 +26,7 @@ class Transfer:
         by_class: names of those whose rows are copied by the names of classes.
         rows: own row and row in the file of each class that both know.
         random: names that keep their random values.
+        share: copied values of all values, 0 to 1.
     """
 
     source: str
@@ -33,11 +34,18 @@ class Transfer:
     by_class: tuple[str, ...]
     rows: tuple[tuple[int, int], ...]
     random: tuple[str, ...]
+    share: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether most of the detector is copied, as from a file of the same network."""
+        return self.share > 0.5
 
     def summary(self) -> str:
         """Return the counts and the first names that start from random weights."""
         total = len(self.copied) + len(self.by_class) + len(self.random)
         text = f"{len(self.copied)} of {counted(total, 'tensor')} copied"
+        text += f" ({self.share:.1%} of the values)"
         if self.by_class:
             text += (
                 f", and in {counted(len(self.by_class), 'layer tensor')} the rows of "
@@ -79,8 +87,14 @@ def transfer(
         of_classes = _changing(detector, rebuild)
     copied = tuple(name for name in fits if name not in of_classes)
     chosen = {*copied, *by_class}
+    values = sum(own[name].numel() for name in copied)
     report = Transfer(
-        str(path), copied, by_class, rows, tuple(name for name in own if name not in chosen)
+        str(path),
+        copied,
+        by_class,
+        rows,
+        random=tuple(name for name in own if name not in chosen),
+        share=values / sum(tensor.numel() for tensor in own.values()),
     )
     if not any(own[name].numel() > 1 for name in copied):  # a count of batches says nothing
         raise RecipeError(

@@ -206,8 +206,14 @@ def _check_student_classes(recipe: Recipe, source: Source, classes: tuple[str, .
     said = None if recipe.student.weights is None else described(recipe.student.weights)
     if said is not None and tuple(map(composed, said[1])) != classes:
         raise RecipeError(
-            f"{source.at('student', 'weights')}: found the classes {', '.join(said[1])} in "
-            f"{recipe.student.weights}, expected those of the data, {', '.join(classes)}; set "
+            f"{source.at('student', 'weights')}: found the classes {_first(said[1])} in "
+            f"{recipe.student.weights}, expected those of the data, {_first(classes)}; set "
             "data.classes to those of the file, or set transfer instead of weights, which copies "
             "all but the layers of classes"
         )
+
+
+def _first(names: Sequence[str], count: int = 8) -> str:
+    """List names, of many the first ones and how many there are."""
+    rest = f", ... ({len(names)} in all)" if len(names) > count else ""
+    return ", ".join(names[:count]) + rest

@@ -158,7 +158,8 @@ class StudentTraining:
         load_starting_weights(console, recipe.student, detector)
         copied = self.run.transfer(detector, recipe.student)
         if copied is not None:
-            console.print(f"transferred from {copied.source}: {copied.summary()}")
+            write = console.print if copied.complete else console.warn
+            write(f"transferred from {copied.source}: {copied.summary()}")
         if recipe.inherit != "none":
             teacher, weights = self.teachers[0]
             by_class = teacher.classes != self.run.data.classes

@@ -29,7 +29,8 @@ def teacher_folder(run: Run, teacher: Teacher) -> Path:
         reports.extend(loaded)
         copied = run.transfer(detector, config.detector)
         if copied is not None:
-            run.print(f"{teacher.name}: transferred from {copied.source}: {copied.summary()}")
+            write = run.print if copied.complete else session.console.warn
+            write(f"{teacher.name}: transferred from {copied.source}: {copied.summary()}")
         return Distiller(detector)
 
     if config.train is not None:

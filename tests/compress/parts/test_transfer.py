@@ -56,9 +56,10 @@ def test_rows_of_classes_follow_their_names_and_all_else_is_copied(tmp_path: Pat
         assert torch.equal(own[name][2], theirs[name][0])
     assert all(torch.equal(own[name], theirs[name]) for name in own if name not in CLASS_LAYER)
     total = len(own)
+    assert report.complete
     assert report.summary() == (
-        f"{total - 2} of {total} tensors copied, and in 2 layer tensors the rows of 2 classes that "
-        "both know"
+        f"{total - 2} of {total} tensors copied ({report.share:.1%} of the values), and in 2 layer "
+        "tensors the rows of 2 classes that both know"
     )
 
 
@@ -112,6 +113,16 @@ def test_a_file_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.ones(2)}, tmp_path / "w.pt")
     with pytest.raises(RecipeError, match=r"no tensor of it.*it holds 1 tensor \(conv\.weight"):
         start(named("gfl", ["cat"]), tmp_path / "w.pt", None)
+
+
+def test_a_file_of_another_network_is_told_by_the_share_that_fits(tmp_path: Path) -> None:
+    detector = named("gfl", ["cat"])
+    some = {"head.box_logits.bias": torch.ones_like(detector.state_dict()["head.box_logits.bias"])}
+    torch.save(some, tmp_path / "w.pt")
+    report = start(detector, tmp_path / "w.pt", None)
+    assert not report.complete
+    values = sum(tensor.numel() for tensor in detector.state_dict().values())
+    assert report.share == pytest.approx(some["head.box_logits.bias"].numel() / values)
 
 
 def test_values_that_are_not_finite_are_refused_and_nothing_is_copied(tmp_path: Path) -> None:

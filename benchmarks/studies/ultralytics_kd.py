@@ -1,0 +1,343 @@
+"""Distillation of YOLO beside Ultralytics' own: `python -m benchmarks.studies.ultralytics_kd`.
+
+The same teacher file, the same initial student weights of each seed, the same pictures and the same
+number of steps of AdamW with the same learning rate, decay and cosine; flips alone as augmentation.
+Ultralytics trains by its own trainer (`distill_model`, its moving average of the weights, its
+BatchNorm momentum of 0.03), slimdet by `python -m compress.run`. All final weights are judged by
+one evaluator: COCO AP of the network in torch on all validation pictures, by pycocotools' rules.
+Finished trainings are kept, so that the same command resumes after an interruption.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.accuracy.coco_map import coco_map
+from benchmarks.accuracy.evaluate import predict
+from benchmarks.data.coco import read_coco_split
+from benchmarks.data.image_set import ImageSet, coco_ground_truth
+from benchmarks.studies.gain_table import gain
+from benchmarks.timing.environment import environment
+from compress.detector import Detector
+from compress.detectors.yolo import YoloConfig
+from compress.parts.weights import count_parameters, load_weights
+from compress.stages.model_file import describe_model, load_detector, save_model
+from compress.stages.torch_engine import TorchEngine
+from export.artifact.manifest import InputSpec, Manifest, NmsSpec
+from export.atomic import write_json
+
+OURS: dict[str, list[dict[str, Any]]] = {
+    "plain": [],
+    "pkd + bckd": [{"type": "pkd", "weight": "auto"}, {"type": "bckd", "weight": "auto"}],
+    "bckd + ld": [{"type": "bckd", "weight": "auto"}, {"type": "ld", "weight": "auto"}],
+}
+THEIRS = ("ultralytics plain", "ultralytics kd")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all trainings share.
+
+    Attributes:
+        home: folder of all files.
+        data: folder with train.json, val.json and images/.
+        teacher: safetensors of a trained YOLO of slimdet.
+        student: name of the student's network.
+        labels: how many training pictures are used.
+        size: side of the input in pixels.
+        steps: of every training.
+        batch: pictures per step.
+        lr: learning rate of AdamW.
+    """
+
+    home: Path
+    data: Path
+    teacher: Path
+    student: str
+    labels: int
+    size: int
+    steps: int
+    batch: int
+    lr: float
+
+    @property
+    def set(self) -> Path:
+        """Folder of the pictures that are trained on, in both formats."""
+        return self.home / f"data{self.labels}"
+
+    def prepare(self) -> None:
+        """Write the data in both formats and the teacher as a .pt."""
+        if not (self.set / "data.yaml").exists():
+            _write_data(self.data, self.set, self.labels)
+        if not self.teacher_pt.exists():
+            _export_pt(self.teacher, self.teacher_pt)
+
+    @property
+    def teacher_pt(self) -> Path:
+        """The teacher for Ultralytics."""
+        return self.home / "teacher.pt"
+
+    def initial(self, seed: int) -> tuple[Path, Path]:
+        """Return a seed's random student as .safetensors and as .pt."""
+        ours, theirs = (self.home / f"initial{seed}{end}" for end in (".safetensors", ".pt"))
+        if not theirs.exists():
+            metadata = load_detector(self.teacher).metadata
+            config = YoloConfig(type="yolo", model=self.student)
+            torch.manual_seed(seed)
+            size = (self.size, self.size)
+            detector = config.build(len(metadata.classes), size)
+            manifest = metadata.manifest.model_copy(
+                update={"model": self.student, "parameters": count_parameters(detector)}
+            )
+            save_model(detector.state_dict(), describe_model(config, manifest, {}), ours)
+            _export_pt(ours, theirs)
+        return ours, theirs
+
+    def train_ours(self, name: str, seed: int) -> Path:
+        """Train with slimdet; return the weights."""
+        folder = f"{_plain(name)}-{self.labels}-{seed}"
+        recipe: dict[str, Any] = {
+            "schema": 1,
+            "name": folder,
+            "seed": seed,
+            "data": {
+                "type": "folder",
+                "root": str(self.set),
+                "image_size": [self.size, self.size],
+                "augment": {"flip": 0.5},
+            },
+            "student": {"weights": str(self.initial(seed)[0])},
+            "train": {
+                "steps": self.steps,
+                "batch": self.batch,
+                "lr": self.lr,
+                "weight_decay": 5e-4,
+                "schedule": "cosine",
+                "evaluations": 1,
+                "workers": 0,
+            },
+            "export": {"precisions": ["fp32"], "parity_images": 1},
+            "benchmark": {"blocks": 2, "calls_per_block": 2, "images": 2},
+            "track": [],
+        }
+        if OURS[name]:
+            recipe["teacher"] = {"detector": {"weights": str(self.teacher)}}
+            recipe |= {"distill": OURS[name], "baseline": {"enabled": False}}
+        file = self.home / f"{folder}.yaml"
+        file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        _started("compress.run", str(file), "--runs", str(self.home / "runs"))
+        return self.home / "runs" / folder / "models" / "seed0-student" / "model.safetensors"
+
+    def train_theirs(self, name: str, seed: int) -> Path:
+        """Train with Ultralytics' trainer; return its checkpoint."""
+        folder = f"{_plain(name)}-{self.labels}-{seed}"
+        weights = self.home / "ultralytics" / folder / "weights" / "last.pt"
+        done = self.home / f"{folder}.json"
+        if done.exists():
+            return weights
+        per_epoch = self.labels // self.batch
+        settings: dict[str, Any] = {
+            "model": str(self.initial(seed)[1]),
+            "data": str(self.set / "data.yaml"),
+            "imgsz": self.size,
+            "batch": self.batch,
+            "nbs": self.batch,  # a step of the optimiser after every batch
+            "epochs": self.steps // per_epoch,
+            "optimizer": "AdamW",
+            "lr0": self.lr,
+            "lrf": 0.01,
+            "cos_lr": True,
+            "weight_decay": 5e-4,
+            "warmup_epochs": 0.15 * self.steps / per_epoch,
+            "warmup_bias_lr": 0.0,
+            "seed": seed,
+            "device": "cpu",
+            "workers": 0,
+            "amp": False,
+            "plots": False,
+            "val": False,
+            "verbose": False,
+            "exist_ok": True,
+            "project": str(self.home / "ultralytics"),
+            "name": folder,
+            **dict.fromkeys(
+                ("mosaic", "scale", "translate", "hsv_h", "hsv_s", "hsv_v", "erasing"), 0.0
+            ),
+        }
+        if name == "ultralytics kd":
+            settings["distill_model"] = str(self.teacher_pt)
+        file = self.home / f"{folder}.settings.json"
+        file.write_text(json.dumps(settings), encoding="utf-8")
+        said = _started("benchmarks.studies.ultralytics_train", str(file))
+        done.write_text(said.strip().splitlines()[-1], encoding="utf-8")
+        return weights
+
+    def ap(self, weights: Path, images: ImageSet) -> float:
+        """Return the AP of weights on the validation pictures."""
+        known = load_detector(self.teacher).metadata
+        detector: Detector = YoloConfig(type="yolo", model=self.student).build(
+            len(known.classes), (self.size, self.size)
+        )
+        load_weights(detector, weights, strict=True, what="student")
+        manifest = Manifest(
+            model=self.student,
+            family="yolo",
+            backend="torch",
+            precision="fp32",
+            parameters=count_parameters(detector),
+            input=InputSpec(height=self.size, width=self.size, dynamic_batch=True),
+            classes=known.classes,
+            category_ids=known.manifest.category_ids,
+            nms=NmsSpec(iou=0.6, max_detections=100),
+            evaluation_score_threshold=0.001,
+        )
+        with TorchEngine(detector.eval(), manifest, torch.device("cpu")) as engine:
+            found = coco_map(predict(engine, images, batch=16), coco_ground_truth(images))
+        ap = found.values["AP"]
+        return 0.0 if ap is None else 100 * ap
+
+
+def _plain(name: str) -> str:
+    return name.replace(" + ", "-").replace(" ", "-")
+
+
+def _started(module: str, *arguments: str) -> str:
+    """Run a module in a process of one thread; return its output."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=environment,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if found.returncode:
+        raise RuntimeError(f"{module} {' '.join(arguments)}:\n{found.stdout[-4000:]}")
+    return found.stdout
+
+
+def _export_pt(source: Path, out: Path) -> None:
+    _started("slimdet", "export-pt", str(source), "--out", str(out))
+
+
+def _write_data(source: Path, out: Path, labels: int) -> None:
+    """Write every k-th training picture, and all validation pictures, as COCO and as YOLO."""
+    names: list[str] = []
+    for split in ("train", "val"):
+        content = json.loads((source / f"{split}.json").read_text(encoding="utf-8"))
+        if split == "train":
+            every = len(content["images"]) / labels
+            content["images"] = [content["images"][int(k * every)] for k in range(labels)]
+        kept = {image["id"]: image for image in content["images"]}
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+        (out / "images" / split).mkdir(parents=True, exist_ok=True)
+        (out / "labels" / split).mkdir(parents=True, exist_ok=True)
+        places = {category["id"]: k for k, category in enumerate(content["categories"])}
+        names = [category["name"] for category in content["categories"]]
+        lines: dict[int, list[str]] = {key: [] for key in kept}
+        for one in content["annotations"]:
+            image, (x, y, w, h) = kept[one["image_id"]], one["bbox"]
+            across, down = image["width"], image["height"]
+            lines[one["image_id"]].append(
+                f"{places[one['category_id']]} {(x + w / 2) / across} {(y + h / 2) / down} "
+                f"{w / across} {h / down}"
+            )
+        for key, image in kept.items():
+            name = Path(image["file_name"]).name
+            shutil.copy(source / "images" / image["file_name"], out / "images" / split / name)
+            label = out / "labels" / split / Path(name).with_suffix(".txt")
+            label.write_text("\n".join(lines[key]), encoding="utf-8")
+            image["file_name"] = f"{split}/{name}"
+        (out / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
+    described = {"path": str(out.resolve()), "train": "images/train", "val": "images/val"}
+    (out / "data.yaml").write_text(
+        yaml.safe_dump({**described, "names": dict(enumerate(names))}), encoding="utf-8"
+    )
+
+
+def table(found: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Return AP of every method and its gain over the plain training of the same trainer."""
+    rows: dict[str, Any] = {}
+    for name, aps in found.items():
+        plain = found["plain" if name in OURS else THEIRS[0]]
+        paired = gain([one / 100 for one in aps], [one / 100 for one in plain[: len(aps)]])
+        rows[name] = {"ap": list(aps), "gain": paired}
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train all of one number of labels and write the figures after every training."""
+    options = _parser().parse_args(arguments)
+    options.home.mkdir(parents=True, exist_ok=True)
+    study = Study(
+        home=options.home.resolve(),
+        data=options.data.resolve(),
+        teacher=options.teacher.resolve(),
+        student=options.student,
+        labels=options.labels,
+        size=options.size,
+        steps=options.steps,
+        batch=options.batch,
+        lr=options.lr,
+    )
+    study.prepare()
+    val = read_coco_split(study.set, "val")
+    found: dict[str, list[float]] = {}
+    seconds: dict[str, Any] = {}
+    for seed in range(options.seeds):
+        for name in (*OURS, *THEIRS):
+            ours = name in OURS
+            train = study.train_ours if ours else study.train_theirs
+            found.setdefault(name, []).append(study.ap(train(name, seed), val))
+            if not ours:
+                file = study.home / f"{_plain(name)}-{study.labels}-{seed}.json"
+                seconds[name] = json.loads(file.read_text(encoding="utf-8"))
+            sys.stdout.write(f"{name}, seed {seed}: AP {found[name][-1]:.2f}\n")
+            sys.stdout.flush()
+            settings = {
+                key: value
+                for key, value in vars(study).items()
+                if key not in ("home", "data", "teacher")
+            }
+            write_json(
+                {
+                    "settings": settings,
+                    "methods": OURS,
+                    "results": table(found),
+                    "ultralytics_step": seconds,
+                    "environment": environment(),
+                },
+                options.out,
+            )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.ultralytics_kd")
+    parser.add_argument("--data", type=Path, required=True, help="train.json, val.json, images/")
+    parser.add_argument("--teacher", type=Path, required=True, help="model.safetensors of a YOLO")
+    parser.add_argument("--home", type=Path, required=True, help="folder of all trainings")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--student", default="yolo11n")
+    parser.add_argument("--labels", type=int, default=40, help="training pictures")
+    parser.add_argument("--size", type=int, default=128, help="side of the input, pixels")
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seeds", type=int, default=3)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from compress.foreign.ultralytics_checkpoint import read_checkpoint
+from compress.foreign.ultralytics_checkpoint import PICKLED, read_checkpoint
 from compress.parts.licence import stated_in
 from compress.parts.weights import read_metadata
 from compress.recipe_source import Source, Tree
@@ -23,7 +23,6 @@ from export.reading.plain_yaml import Key
 
 # Settings of use: a trained model runs with others as well.
 FREE = frozenset({"weights", "transfer", "backbone_weights", "pre_nms"})
-PICKLED = (".pt", ".pth")
 
 
 def fill_from_weights(source: Source) -> None:

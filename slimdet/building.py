@@ -11,7 +11,7 @@ from export.backends import BACKENDS
 from export.build import backend_of, build, command_line, require_free_folder
 from export.errors import ExportError
 from slimdet.arguments import a_path, a_whole_number, a_word, texts
-from slimdet.loading import EXPECTED, artifact_in
+from slimdet.loading import EXPECTED, TRAINED, artifact_in
 
 
 def export(
@@ -84,7 +84,7 @@ def build_model(options: argparse.Namespace) -> Path:
     require_free_folder(options.out)
     with ExitStack() as stack:
         options.model = artifact_in(options.model, None, stack)
-        if options.model.suffix != ".safetensors":
+        if options.model.suffix not in TRAINED:
             return build(options)
         from slimdet.checkpoint import checkpoint_to_onnx
 

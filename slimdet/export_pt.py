@@ -83,12 +83,12 @@ def _require_free(out: Path) -> None:
 def _trained(given: Path, stack: ExitStack) -> Path:
     """Return the weights file of a run's first student, or of a folder or file as it is."""
     from compress.stages.model_name import ModelName
-    from slimdet.loading import artifact_in
+    from slimdet.loading import TRAINED, artifact_in
 
     record = given / "recipe.lock.json"
     if not record.is_file():
         found = artifact_in(given, None, stack)
-        if found.suffix != ".safetensors":
+        if found.suffix not in TRAINED:
             raise ExportError(
                 f"{found}: is an exported model; give the model.safetensors that it was exported "
                 "from, or its run"

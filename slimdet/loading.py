@@ -19,10 +19,11 @@ from export.errors import ExportError
 from slimdet.arguments import a_path, a_whole_number, a_word
 from slimdet.model import Model
 
+TRAINED = (".safetensors", ".pt", ".pth")  # run in torch; .pt: of Ultralytics' trainers
 ARTIFACTS = ("model.onnx", "model.engine", "model.safetensors")
 EXPECTED = (
     "expected a run's folder, a bundle (folder or .tar.gz), a model.onnx or model.engine with its "
-    "model.json, or a model.safetensors"
+    "model.json, a model.safetensors, or a best.pt of Ultralytics' trainers"
 )
 
 
@@ -38,7 +39,8 @@ def load(
     Args:
         path: the folder of a run, which gives its student's FP32 ONNX file; a bundle, as a folder
             or .tar.gz, which gives its first artifact; a model.onnx or model.engine with its
-            model.json beside it, or a model.safetensors, which needs torch; or the folder of one.
+            model.json beside it, a model.safetensors or a best.pt of Ultralytics' trainers, which
+            need torch; or the folder of one.
         artifact: another artifact of a run or bundle, such as `seed0-student-int8`.
         device: cpu, cuda or tensorrt of ONNX Runtime; cpu or cuda for model.safetensors. An engine
             runs on its GPU.
@@ -56,7 +58,7 @@ def load(
     a_word(device, "device", ExportError, expected=f"one of {', '.join(device_choices())}")
     with ExitStack() as stack:
         found = artifact_in(given, artifact, stack)
-        if found.suffix == ".safetensors":
+        if found.suffix in TRAINED:
             engine = _torch_engine(found, device, threads)
         else:
             engine = open_engine(found, threads, _device(device))
@@ -99,7 +101,7 @@ def artifact_in(given: Path, name: str | None, stack: ExitStack) -> Path:
         if not files:
             raise ExportError(f"{place}: holds no model; {EXPECTED}")
         return files[0]
-    if place.suffix not in {".onnx", ".engine", ".safetensors"}:
+    if place.suffix not in {".onnx", ".engine", *TRAINED}:
         what = "is not a model" if place.exists() else "there is no such file or folder"
         raise ExportError(f"{place}: {what}; {EXPECTED}")
     return place

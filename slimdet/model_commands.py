@@ -124,12 +124,12 @@ def _exported(options: argparse.Namespace, work: Callable[[argparse.Namespace], 
     Raises:
         ExportError: one is a checkpoint, or holds no model.
     """
-    from slimdet.loading import artifact_in
+    from slimdet.loading import TRAINED, artifact_in
 
     with ExitStack() as stack:
         options.models = [artifact_in(path, None, stack) for path in options.models]
         for path in options.models:
-            if path.suffix == ".safetensors":
+            if path.suffix in TRAINED:
                 raise ExportError(
                     f"{path}: is a checkpoint, and an exported model was expected; make one with "
                     f"`slimdet build {path} --precision fp32 --out DIR`"

@@ -31,6 +31,9 @@ LONGEST_NAME = 200
 DEEPEST = 100
 
 
+PICKLED = (".pt", ".pth")  # how the names of such files end
+
+
 @dataclass(frozen=True)
 class UltralyticsCheckpoint:
     """A detector that Ultralytics saved.

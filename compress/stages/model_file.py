@@ -1,17 +1,21 @@
 """`model.safetensors`: a trained detector's weights and the metadata to rebuild it."""
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import ConfigDict, Field, JsonValue, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
+from compress.foreign.ultralytics_checkpoint import PICKLED, read_checkpoint
+from compress.parts.licence import made_with
 from compress.parts.weights import (
     METADATA_KEY,
+    count_parameters,
     load_weights,
     read_metadata,
     read_tensors,
@@ -20,11 +24,14 @@ from compress.parts.weights import (
 from compress.recipe import ExportConfig, Recipe
 from compress.stages.model_name import ModelName
 from export.artifact.manifest import InputSpec, Manifest, NmsSpec, read_manifest
+from export.artifact.preprocessing import Preprocessing
 from export.config import Section
-from export.errors import ExportError, RecipeError
+from export.errors import DataError, ExportError, RecipeError
 from export.reading.mistakes import all_described
 
 SCHEMA = 1
+PACKAGE_NMS_IOU, PACKAGE_BOXES = 0.7, 300  # with which Ultralytics' package predicts
+_DETECTOR: TypeAdapter[DetectorConfig] = TypeAdapter(DetectorConfig)
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -116,13 +123,16 @@ def save_model(state: dict[str, torch.Tensor], metadata: ModelMetadata, path: Pa
 def read_model_metadata(path: Path) -> ModelMetadata:
     """Read the metadata of a trained detector's file, without its tensors.
 
-    A file from before metadata is described by the records of its run folder, if it is in one.
+    A file from before metadata is described by the records of its run folder, if it is in one; a
+    .pt of Ultralytics' trainers by what is pickled in it.
 
     Raises:
         ExportError: the file is missing, not safetensors, damaged, without metadata, or of another
             schema.
         MissingDependencyError: safetensors is not installed.
     """
+    if path.suffix in PICKLED:
+        return _of_checkpoint(path)
     text = read_metadata(path)
     if text is None:
         found_in_run = _of_run_folder(path)
@@ -155,6 +165,62 @@ def read_model_metadata(path: Path) -> ModelMetadata:
             f"{all_described(error)}; use the version that wrote it, or copy the file again from "
             "its run folder"
         ) from None
+
+
+def _of_checkpoint(path: Path) -> ModelMetadata:
+    """Describe a detector that Ultralytics' trainers saved.
+
+    The input is the square of its training, NMS and the most boxes are the package's own.
+
+    Raises:
+        ExportError: it is none, or of a network that is not known here.
+    """
+    try:
+        saved = read_checkpoint(path, shapes=True) if path.is_file() else None
+    except (RecipeError, DataError) as error:
+        raise ExportError(str(error)) from None
+    if saved is None:
+        what = "is not a checkpoint of Ultralytics' trainers" if path.exists() else "no such file"
+        raise ExportError(
+            f"{path}: {what}; expected one, or a model.safetensors of a run. A state_dict does not "
+            "state its model: give it as weights of a recipe with the detector's settings"
+        )
+    if not saved.model:
+        raise ExportError(
+            f"{path}: was built from {saved.description!r}, a network that is not known here; "
+            "expected one of YOLOv8, YOLO11, YOLO26 or RT-DETR"
+        )
+    side = input_side(saved.train_args.get("imgsz"))
+    settings = {"type": saved.family, "model": saved.model}
+    detector: DetectorConfig = _DETECTOR.validate_python(settings)
+    with torch.device("meta"):
+        model = detector.build(len(saved.classes), (side, side))
+    nms_free = model.spec.nms_free
+    manifest = Manifest(
+        model=path.stem,
+        family=detector.type,
+        backend="torch",
+        precision="fp32",
+        parameters=count_parameters(model),
+        input=InputSpec(height=side, width=side, dynamic_batch=True, preprocessing=Preprocessing()),
+        classes=saved.classes,
+        category_ids=tuple(range(1, len(saved.classes) + 1)),
+        nms=NmsSpec(
+            mode="none" if nms_free else "host",
+            iou=1.0 if nms_free else PACKAGE_NMS_IOU,
+            max_detections=PACKAGE_BOXES,
+        ),
+        made_by=made_with([model.spec.licence]),
+    )
+    export: dict[str, JsonValue] = {"nms_iou": PACKAGE_NMS_IOU, "max_detections": PACKAGE_BOXES}
+    return describe_model(detector, manifest, {"export": export})
+
+
+def input_side(trained: object) -> int:
+    """Return the side of a square input for the `imgsz` that a training states, or 640."""
+    sides = trained if isinstance(trained, list | tuple) else [trained]
+    known = [side for side in sides if isinstance(side, int) and 32 <= side <= 4096]
+    return 32 * math.ceil(max(known, default=640) / 32)
 
 
 def _of_run_folder(path: Path) -> ModelMetadata | None:

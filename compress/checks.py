@@ -1,5 +1,7 @@
 """Find what would stop a run before its first step; loads nothing that trains or measures."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -32,14 +34,16 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
     Raises:
         RecipeError: a loss cannot work on one of the pairs, a line for each, with its place; a
             model is too large for the machine; or its weights file is of another model.
+        MissingDependencyError: a package that a model is made of is not installed.
     """
     refuse_oversized(run)
     with torch.random.fork_rng(devices=[]):
-        with _device_for(run, run.recipe.student):
+        with _device_for(run, run.recipe.student), _named(run, "student"):
             student = run.build_student(run.recipe.seed)
         built = []
         for teacher in run.teachers:
-            with _device_for(run, teacher.config.detector):
+            keys = (*teacher.keys, "detector")
+            with _device_for(run, teacher.config.detector), _named(run, *keys):
                 built.append(teacher.build(run.recipe.seed))
     lines = []
     for teacher, detector in zip(run.teachers, built, strict=True):
@@ -53,6 +57,16 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
     check_export(run, student, built)
     _check_weights(run, student, built)
     return student, built
+
+
+@contextlib.contextmanager
+def _named(run: Run, *keys: str | int) -> Iterator[None]:
+    """Put the place of a detector's settings before an error of building it."""
+    try:
+        yield
+    except ToolkitError as error:
+        where = run.source.at(*keys)
+        raise type(error)(*(f"{where}: {line}" for line in error.args)) from error
 
 
 def _device_for(run: Run, config: DetectorConfig) -> torch.device:

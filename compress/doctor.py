@@ -62,6 +62,7 @@ def _doctor(options: argparse.Namespace) -> int:
         report(look())
     report(tensorrt())
     report(model_optimizer())
+    report(ultralytics())
     report(disk(options.runs))
     for path in options.paths:
         for finding in named(path, options.runs):
@@ -187,6 +188,20 @@ def model_optimizer() -> Finding:
     return Finding(
         "model optimizer", "ok", f"{version}, makes fp8 graphs; their engines need SM 8.9 or later"
     )
+
+
+def ultralytics() -> Finding:
+    """Check the package that detectors of type yolo and rtdetr are made of; does not import it."""
+    if importlib.util.find_spec("torch") is None:
+        return Finding("ultralytics", "absent", "needs torch: pip install 'slimdet[yolo]'")
+    from compress.detectors.ultralytics_parts.installed import find_installed
+
+    try:
+        here = find_installed()
+    except MissingDependencyError as error:
+        return Finding("ultralytics", "absent", str(error))
+    said = f"{here.licence}, for detectors of type yolo and rtdetr: see docs/licence.md"
+    return Finding("ultralytics", "ok", said)
 
 
 def disk(runs: Path) -> Finding:

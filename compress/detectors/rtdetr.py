@@ -19,11 +19,8 @@ from compress.detector import (
 )
 from compress.detectors.parts.selection import best_candidates
 from compress.detectors.parts.settings import DetectorSection, check_maps
-from compress.detectors.ultralytics_parts.package import (
-    RTDETR_MODELS,
-    is_installed,
-    load_package,
-)
+from compress.detectors.ultralytics_parts.installed import is_installed
+from compress.detectors.ultralytics_parts.package import RTDETR_MODELS, load_package
 from compress.detectors.ultralytics_parts.trunk import build_ultralytics
 from compress.detectors.yolo import known_model
 from compress.parts.processes import mean_of_batch

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,7 +34,8 @@ from compress.detectors.parts.settings import (
     choose_anchor_scale,
 )
 from compress.detectors.parts.towers import flatten_cells
-from compress.detectors.ultralytics_parts.package import YOLO_MODELS, is_installed
+from compress.detectors.ultralytics_parts.installed import is_installed
+from compress.detectors.ultralytics_parts.package import YOLO_MODELS
 from compress.detectors.ultralytics_parts.task_aligned import (
     Cells,
     assign,
@@ -44,8 +45,8 @@ from compress.detectors.ultralytics_parts.task_aligned import (
 )
 from compress.detectors.ultralytics_parts.towers import depth, finish_tower, run_tower, widths
 from compress.detectors.ultralytics_parts.trunk import build_ultralytics
-from export.errors import RecipeError
 
+TWO_BRANCHES = "yolo26"
 MANY, ONE = (10, 10), (7, 1)  # locations that an object is offered, and that it keeps
 MANY_FIRST, MANY_LAST = 0.8, 0.1  # weight of the one-to-many loss at the first and last step
 MOST_BOXES = 300  # of a head without NMS
@@ -82,6 +83,17 @@ class YoloConfig(DetectorSection):
     def _known(cls, model: str) -> str:
         return known_model(model, YOLO_MODELS)
 
+    @field_validator("head")
+    @classmethod
+    def _has_the_branch(cls, head: str | None, info: ValidationInfo) -> str | None:
+        model = info.data.get("model")  # absent where it is itself wrong
+        if head is not None and model is not None and not model.startswith(TWO_BRANCHES):
+            raise ValueError(
+                f"{model} has one branch, and {head} chooses one of the two of a {TWO_BRANCHES}; "
+                "leave head out"
+            )
+        return head
+
 
 def known_model(model: str, models: Sequence[str]) -> str:
     """Return the name of a model that exists.
@@ -117,8 +129,6 @@ class Yolo(Detector):
         self.head.dfl = nn.Identity()  # a constant; boxes are decoded here
         self.two_branches = getattr(self.head, "one2one_cv2", None) is not None
         self.nms_free = self.two_branches and config.head != "one2many"
-        if config.head == "one2one" and not self.two_branches:
-            raise RecipeError(f"head: one2one: {config.model} has no such branch; leave head out")
         self._begin(trunk.strides)
         centres, steps = cell_centres(trunk.map_sizes, trunk.strides)
         half = steps * choose_anchor_scale(input_size) / 2

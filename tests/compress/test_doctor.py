@@ -50,6 +50,7 @@ def test_every_part_gets_a_line_and_what_is_optional_may_be_absent(capsys):
         "onnxruntime tensorrt",
         "tensorrt",
         "model optimizer",
+        "ultralytics",
         "disk",
     ]
     assert found["onnxruntime cpu"][0] == "ok"

@@ -1,15 +1,19 @@
 """Networks, losses and assigners of the package `ultralytics`; the only file that imports it.
 
 The package is AGPL-3.0 and an extra of its own; it is imported when a recipe first builds one of
-its models. Its import has effects on the whole process and on the disk; all are undone here. What
-is used of it is private: its layers, its task-aligned assigner and its losses. Every name is looked
-up when it is loaded, so that a version that moved one is refused with that name.
+its models. Its import has effects on the whole process and on the disk, which are undone here:
+files, sockets, prints, environment, warning filters, print options, `torch.save`, OpenCV's threads.
+What remains: the modules that it loads, OpenCV among them, and its own logger, which writes to no
+stream of its own. Building a model takes numbers from torch's global generator, as all models do.
+
+What is used of it is private: its layers, its task-aligned assigner and its losses. Every name is
+looked up when it is loaded, so that a version that moved one is refused with that name.
 """
 
 import contextlib
 import copy
-import importlib.metadata
-import importlib.util
+import importlib
+import logging
 import os
 import re
 import sys
@@ -19,19 +23,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from compress.detectors.ultralytics_parts.installed import Installed, find_installed, wanted
 from export.errors import MissingDependencyError
-from export.optional import require
 
-EXTRA = "yolo"
-TESTED = (8, 4)  # the minor version that this file was written against
-LEAST = (8, 4, 190)
-DISTRIBUTIONS = ("ultralytics", "ultralytics-opencv-headless")
 BN_EPS = 1e-3  # which its trained weights were made with
 
 SIZES = ("n", "s", "m", "l", "x")
@@ -54,6 +55,7 @@ class Package:
     Attributes:
         version: its version.
         folder: where it is installed.
+        licence: package, version and licence.
         parse_model: settings of a network to its layers.
         yolo: class of a whole YOLO.
         rtdetr: class of a whole RT-DETR.
@@ -66,6 +68,7 @@ class Package:
 
     version: str
     folder: Path
+    licence: str
     parse_model: Any
     yolo: Any
     rtdetr: Any
@@ -74,11 +77,6 @@ class Package:
     query_loss: Any
     detect: Any
     gains: Mapping[str, float]
-
-    @property
-    def licence(self) -> str:
-        """Package, version and licence."""
-        return f"ultralytics {self.version} (AGPL-3.0)"
 
 
 @dataclass(frozen=True)
@@ -98,56 +96,63 @@ class Network:
     licence: str
 
 
-def is_installed() -> bool:
-    """Whether the package is installed; does not import it."""
-    return importlib.util.find_spec("ultralytics") is not None
-
-
 @cache
 def load_package() -> Package:
     """Import the package, once, and undo what its import changes.
 
     Raises:
         MissingDependencyError: it is not installed, installed twice, of another version than this
-            project was written against, or has moved a part that is used.
+            project was written against, cannot be imported, or has moved a part that is used.
     """
-    if not is_installed():
-        require("ultralytics", extra=EXTRA, purpose="A detector of type yolo or rtdetr")
-    _refuse_two_distributions()
+    here = find_installed()
     if "ultralytics" in sys.modules:
         warnings.warn(
-            "ultralytics was imported before slimdet, which therefore could not keep that import "
-            "from writing its settings file, printing and changing this process; import slimdet "
-            "first",
+            "ultralytics was imported before slimdet built its first model, so that slimdet could "
+            "not keep that import from writing its settings file, printing and changing this "
+            "process; import it later",
             UserWarning,
             stacklevel=2,
         )
-    with _undone():
-        root = require("ultralytics", extra=EXTRA, purpose="A detector of type yolo or rtdetr")
-        version = str(root.__version__)
-        _refuse_version(version)
-        tasks = _part("ultralytics.nn.tasks")
-        losses = _part("ultralytics.utils.loss")
-        return Package(
-            version=version,
-            folder=Path(str(root.__file__)).parent,
-            parse_model=_member(tasks, "parse_model", version),
-            yolo=_member(tasks, "DetectionModel", version),
-            rtdetr=_member(tasks, "RTDETRDetectionModel", version),
-            assigner=_member(_part("ultralytics.utils.tal"), "TaskAlignedAssigner", version),
-            box_loss=_member(losses, "BboxLoss", version),
-            query_loss=_member(
-                _part("ultralytics.models.utils.loss"), "RTDETRDetectionLoss", version
-            ),
-            detect=_member(_part("ultralytics.nn.modules.head"), "Detect", version),
-            gains={
-                name: float(value)
-                for name, value in _member(
-                    _part("ultralytics.utils"), "DEFAULT_CFG_DICT", version
-                ).items()
-                if name in ("box", "cls", "dfl")
-            },
+    before = set(sys.modules)
+    try:
+        with _undone():
+            return _parts(here)
+    except Exception as error:
+        for name in set(sys.modules) - before:  # else the next attempt finds half of it
+            if name.partition(".")[0] == "ultralytics":
+                del sys.modules[name]
+        if isinstance(error, MissingDependencyError):
+            raise
+        # the import of a foreign package can fail in any way, as by a library that OpenCV lacks
+        raise MissingDependencyError(
+            f"ultralytics {here.version} in {here.folder} cannot be imported "
+            f"({type(error).__name__}: {error}); repair it, or install {wanted()}"
+        ) from error
+
+
+def _parts(here: Installed) -> Package:
+    """Look up all that is used."""
+    tasks = _part("ultralytics.nn.tasks")
+    losses = _part("ultralytics.utils.loss")
+    gains = _member(_part("ultralytics.utils"), "DEFAULT_CFG_DICT", here)
+    if not {"box", "cls", "dfl"} <= set(gains):
+        raise MissingDependencyError(
+            f"ultralytics {here.version} has no default of box, cls and dfl in "
+            f"ultralytics.utils.DEFAULT_CFG_DICT; install {wanted()}"
         )
+    return Package(
+        version=here.version,
+        folder=here.folder,
+        licence=here.licence,
+        parse_model=_member(tasks, "parse_model", here),
+        yolo=_member(tasks, "DetectionModel", here),
+        rtdetr=_member(tasks, "RTDETRDetectionModel", here),
+        assigner=_member(_part("ultralytics.utils.tal"), "TaskAlignedAssigner", here),
+        box_loss=_member(losses, "BboxLoss", here),
+        query_loss=_member(_part("ultralytics.models.utils.loss"), "RTDETRDetectionLoss", here),
+        detect=_member(_part("ultralytics.nn.modules.head"), "Detect", here),
+        gains={name: float(gains[name]) for name in ("box", "cls", "dfl")},
+    )
 
 
 def build_network(model: str, num_classes: int) -> Network:
@@ -208,43 +213,15 @@ def _settings_of(package: Package, model: str) -> dict[str, Any]:
     if not found:
         raise MissingDependencyError(
             f"ultralytics {package.version} at {package.folder} has no description of {model} "
-            f"(cfg/models/*/{names[0]} or {names[1]}); install {_wanted()}"
+            f"(cfg/models/*/{names[0]} or {names[1]}); install {wanted()}"
         )
     settings: dict[str, Any] = yaml.safe_load(found[0].read_text(encoding="utf-8"))
     if size not in settings.get("scales", {}):
         raise MissingDependencyError(
             f"{found[0]}: has the sizes {', '.join(settings.get('scales', {}))}, and {model} was "
-            f"asked for; install {_wanted()}"
+            f"asked for; install {wanted()}"
         )
     return {**settings, "scale": size}
-
-
-def _wanted() -> str:
-    return (
-        f"ultralytics {'.'.join(map(str, LEAST))} or a later {TESTED[0]}.{TESTED[1]}, for example "
-        f"with: pip install 'slimdet[{EXTRA}]'"
-    )
-
-
-def _refuse_two_distributions() -> None:
-    found = []
-    for name in DISTRIBUTIONS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{name} {importlib.metadata.version(name)}")
-    if len(found) > 1:
-        raise MissingDependencyError(
-            f"{' and '.join(found)} are both installed and own the same files; remove both with "
-            f"pip uninstall {' '.join(DISTRIBUTIONS)}, then install one of them again"
-        )
-
-
-def _refuse_version(version: str) -> None:
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-    if numbers[:2] != TESTED or numbers < LEAST:
-        raise MissingDependencyError(
-            f"ultralytics {version} is installed; this version of slimdet uses parts of "
-            f"ultralytics that change between versions, and needs {_wanted()}"
-        )
 
 
 def _part(name: str) -> Any:
@@ -254,16 +231,16 @@ def _part(name: str) -> Any:
         if not (error.name or "").startswith("ultralytics"):
             raise
         raise MissingDependencyError(
-            f"the installed ultralytics has no {error.name}; install {_wanted()}"
+            f"the installed ultralytics has no {error.name}; install {wanted()}"
         ) from None
 
 
-def _member(module: Any, name: str, version: str) -> Any:
+def _member(module: ModuleType, name: str, here: Installed) -> Any:
     try:
         return getattr(module, name)
     except AttributeError:
         raise MissingDependencyError(
-            f"ultralytics {version} has no {module.__name__}.{name}; install {_wanted()}"
+            f"ultralytics {here.version} has no {module.__name__}.{name}; install {wanted()}"
         ) from None
 
 
@@ -273,13 +250,35 @@ def _undone() -> Iterator[None]:
     environment = dict(os.environ)
     save, print_options = torch.save, np.get_printoptions()
     tensors = copy.copy(torch._tensor_str.PRINT_OPTS)
+    is_first = "ultralytics" not in sys.modules
+    threads = _opencv_threads()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         os.environ.update(_SWITCHES, YOLO_CONFIG_DIR=folder)
         try:
             yield
         finally:
-            os.environ.clear()
-            os.environ.update(environment)
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            for name, value in environment.items():
+                if os.environ.get(name) != value:
+                    os.environ[name] = value
             torch.save = save
             np.set_printoptions(**print_options)
             torch._tensor_str.PRINT_OPTS = tensors
+            if "cv2" in sys.modules:
+                sys.modules["cv2"].setNumThreads(-1 if threads is None else threads)
+            if is_first:
+                _silence(logging.getLogger("ultralytics"))
+
+
+def _opencv_threads() -> int | None:
+    """Return OpenCV's number of threads; None while it is not imported, which means its default."""
+    loaded = sys.modules.get("cv2")
+    return None if loaded is None else int(loaded.getNumThreads())
+
+
+def _silence(logger: logging.Logger) -> None:
+    """Take a logger from standard output, which belongs to results; the root logger has it all."""
+    for handler in [*logger.handlers]:
+        logger.removeHandler(handler)
+    logger.propagate = True

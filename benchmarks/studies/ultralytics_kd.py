@@ -113,6 +113,7 @@ class Study:
             "data": {
                 "type": "folder",
                 "root": str(self.set),
+                "format": "coco",
                 "image_size": [self.size, self.size],
                 "augment": {"flip": 0.5},
             },

@@ -1,4 +1,6 @@
-"""Batch normalisation by the statistics of the whole batch, whatever the number of processes."""
+"""Batch normalisation: statistics of the whole batch over processes, and of folded weights."""
+
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -98,3 +100,74 @@ def _as_over_processes(norm: nn.BatchNorm2d) -> BatchNormOverProcesses:
     for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
         setattr(made, name, getattr(norm, name))
     return made
+
+
+def folded_layers(module: nn.Module) -> list[nn.BatchNorm2d]:
+    """Return the layers of loaded weights that add a bias and normalise nothing.
+
+    Weights of an exported file have their normalisation folded into the convolutions. Such a layer
+    states a mean of 0, one variance for all channels and a scale of 1. In train mode it would
+    normalise after all, and the network would lose what it knows.
+    """
+    return [
+        one
+        for one in module.modules()
+        if isinstance(one, nn.BatchNorm2d)
+        and one.running_mean is not None
+        and one.running_var is not None
+        and bool((one.running_mean == 0).all())
+        and float(one.running_var.amax() - one.running_var.amin()) < 1e-6
+        and bool((one.weight == 1).all())
+        and bool((one.bias != 0).any())
+    ]
+
+
+@torch.no_grad()
+def state_statistics(
+    module: nn.Module, layers: Sequence[nn.BatchNorm2d], passes: Iterable[Callable[[], object]]
+) -> None:
+    """Give layers the statistics of their inputs, and scales and biases that undo them.
+
+    What the module computes in eval mode stays the same but for rounding; in train mode it is then
+    close to that, as its batches have about these statistics.
+
+    Args:
+        module: on any device; its mode is left as it was.
+        layers: of `module`.
+        passes: each passes pictures through `module`.
+    """
+    sums = {one: torch.zeros(2, one.num_features, dtype=torch.float64) for one in layers}
+    counts = dict.fromkeys(layers, 0)
+
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, nn.BatchNorm2d)
+        maps = inputs[0].double()
+        over = (0, 2, 3)
+        sums[layer] += torch.stack((maps.sum(dim=over), maps.square().sum(dim=over))).cpu()
+        counts[layer] += maps[:, 0].numel()
+
+    modes = {one: one.training for one in module.modules()}
+    handles = [one.register_forward_pre_hook(look) for one in layers]
+    module.eval()
+    try:
+        for run in passes:
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+        for one, training in modes.items():
+            one.training = training
+    for layer in (one for one in layers if counts[one]):
+        mean, square = (sums[layer] / counts[layer]).to(layer.weight.device)
+        _state(layer, mean, (square - mean.square()).clamp(min=0))
+
+
+def _state(layer: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    before = (layer.running_var.double() + layer.eps).sqrt()
+    slope = layer.weight.double() / before  # of the layer, which stays as it is
+    layer.bias.add_((slope * (mean - layer.running_mean)).to(layer.bias))
+    layer.weight.copy_(slope * (variance + layer.eps).sqrt())
+    layer.running_mean.copy_(mean)
+    layer.running_var.copy_(variance)

@@ -14,7 +14,13 @@ from compress.distillation.distiller import Distiller
 from compress.losses.parts.classifier import Classifier
 from compress.parts.pretrained import load_starting_weights
 from compress.parts.weights import inherit, load_weights
-from compress.stages.fit import batches_of, choose_precision, fit, unlabeled_batch
+from compress.stages.fit import (
+    batches_of,
+    choose_precision,
+    fit,
+    unfold,
+    unlabeled_batch,
+)
 from compress.stages.model_name import ModelName, Role
 from compress.stages.opened import Run, Teacher
 from compress.stages.rundir import EQUAL_TIME, read_record, read_step_ratio
@@ -160,6 +166,8 @@ class StudentTraining:
         if copied is not None:
             write = console.print if copied.complete else console.warn
             write(f"transferred from {copied.source}: {copied.summary()}")
+        what = str(self.run.stages_of(seed, "student")[0])
+        unfold(self.run.session, detector, self.run.data, recipe.train.batch, what)
         if recipe.inherit != "none":
             teacher, weights = self.teachers[0]
             by_class = teacher.classes != self.run.data.classes

@@ -8,7 +8,7 @@ from compress.detector import Detector
 from compress.distillation.distiller import Distiller
 from compress.parts.pretrained import load_starting_weights
 from compress.parts.weights import WeightsReport, load_weights
-from compress.stages.fit import evaluate_torch, fit, torch_manifest
+from compress.stages.fit import evaluate_torch, fit, torch_manifest, unfold
 from compress.stages.model_file import describe_model, save_model
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run, Teacher
@@ -31,6 +31,8 @@ def teacher_folder(run: Run, teacher: Teacher) -> Path:
         if copied is not None:
             write = run.print if copied.complete else session.console.warn
             write(f"{teacher.name}: transferred from {copied.source}: {copied.summary()}")
+        if config.train is not None:
+            unfold(session, detector, teacher.data, config.train.batch, name)
         return Distiller(detector)
 
     if config.train is not None:

@@ -16,7 +16,10 @@ from compress.batch import Batch, Targets
 #   dense     class logits, deltas and boxes per location  dfl     box distributions per location
 #   anchors   anchor boxes per level                       towers  the dense head's layers
 #   rois      class logits and deltas on shared proposals  task    task losses, also in eval mode
-Knowledge = Literal["features", "backbone", "anchors", "dense", "dfl", "towers", "rois", "task"]
+#   queries   a decoder's queries, and its answers to those of others
+Knowledge = Literal[
+    "features", "backbone", "anchors", "dense", "dfl", "towers", "rois", "queries", "task"
+]
 Wanted = frozenset[Knowledge]
 FEATURES: Wanted = frozenset({"features"})
 
@@ -47,6 +50,7 @@ class DetectorSpec:
         tower_channels: channels of every layer of both towers, or where levels or towers differ,
             those of each; 0 without "towers".
         embedding_channels: D of `Rois.embeddings`; 0 without "rois".
+        query_channels: D of `Queries.content`; 0 without "queries".
         classes: the K names in order, where a run knows them; empty elsewhere.
         nms_free: whether the head gives one box per object, so that no NMS follows.
         licence: package, version and licence of code that the detector is made of and that differs
@@ -65,6 +69,7 @@ class DetectorSpec:
     tower_depth: int = 0
     tower_channels: "int | TowerChannels" = 0
     embedding_channels: int = 0
+    query_channels: int = 0
     classes: tuple[str, ...] = ()
     nms_free: bool = False
     licence: str = ""
@@ -135,6 +140,29 @@ class Towers:
 
 
 @dataclass(frozen=True)
+class Queries:
+    """Queries of a transformer's decoder and its predictions for them; Q per picture.
+
+    Attributes:
+        content: (B, Q, D) what enters the first layer, detached.
+        references: (B, Q, 4) the boxes that the first layer starts from, detached: x and y of the
+            centre, width and height in shares of the input, before a sigmoid; infinite for 1.
+        class_logits: (N, B, Q, K) before the sigmoid, of N layers, the last one last; in eval mode
+            of the last one alone.
+        boxes: (N, B, Q, 4) xyxy, input pixels, not clipped.
+        probe: `probe(content, references)` passes R queries per picture, (B, R, D) and (B, R, 4),
+            through this detector's own decoder on the same pictures. They see one another and none
+            of the detector's own queries. Weights of a frozen detector take no gradient.
+    """
+
+    content: Tensor
+    references: Tensor
+    class_logits: Tensor
+    boxes: Tensor
+    probe: "Callable[[Tensor, Tensor], Queries]"
+
+
+@dataclass(frozen=True)
 class Rois:
     """Proposals of a two-stage head and its predictions on them; R over the whole batch.
 
@@ -194,6 +222,7 @@ class Outputs:
             also when zero.
         anchors: L tensors (H_l * W_l * A, 4) xyxy, row-major, then anchor; only when wanted.
         towers: the dense head's layers; only when wanted.
+        queries: of a transformer's decoder; only when wanted.
     """
 
     features: tuple[Tensor, ...]
@@ -203,6 +232,7 @@ class Outputs:
     task_losses: dict[str, Tensor] = field(default_factory=dict)
     anchors: tuple[Tensor, ...] = ()
     towers: Towers | None = None
+    queries: Queries | None = None
 
 
 class Candidates(NamedTuple):

@@ -1,11 +1,13 @@
 """RT-DETR (Zhao et al. 2024) of the package `ultralytics` (extra `yolo`, AGPL-3.0)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress.batch import Batch, Targets
 from compress.detector import (
@@ -14,6 +16,7 @@ from compress.detector import (
     Detector,
     DetectorSpec,
     Outputs,
+    Queries,
     Rois,
     Wanted,
 )
@@ -56,6 +59,58 @@ class RtdetrConfig(DetectorSection):
         return known_model(model, RTDETR_MODELS)
 
 
+class Decoded(NamedTuple):
+    """What the head gives for B pictures and Q queries, those of denoising first.
+
+    Attributes:
+        boxes: (N, B, Q, 4) of N layers: centre, width and height in shares of the input.
+        logits: (N, B, Q, K).
+        first_boxes: (B, 300 at most, 4) of the encoder, which the own queries start from.
+        first_logits: (B, 300 at most, K).
+        denoising: the package's description of the denoising queries, if there are any.
+    """
+
+    boxes: Tensor
+    logits: Tensor
+    first_boxes: Tensor
+    first_logits: Tensor
+    denoising: "dict[str, Any] | None"
+
+    def first(self, count: int) -> "Decoded":
+        """Return what belongs to the first `count` pictures, in float32."""
+        denoising = self.denoising
+        if denoising is not None:
+            by_picture = ("dn_pos_idx", "dn_gt_idx")
+            denoising = denoising | {name: denoising[name][:count] for name in by_picture}
+        return Decoded(
+            self.boxes[:, :count].float(),
+            self.logits[:, :count].float(),
+            self.first_boxes[:count].float(),
+            self.first_logits[:count].float(),
+            denoising,
+        )
+
+
+class Seen:
+    """What the decoder was called with beside its queries, and how it computed.
+
+    Attributes:
+        arguments: those after content and references, such as the maps of the pictures.
+        named: further ones.
+        precision: of the queries' content.
+    """
+
+    def __init__(self, arguments: Sequence[Any], named: Mapping[str, Any], content: Tensor) -> None:
+        self.arguments, self.named, self.precision = arguments, named, content.dtype
+        self._device = content.device.type
+        self._fast = torch.get_autocast_dtype(self._device)
+        self._enabled = torch.is_autocast_enabled(self._device)
+
+    def autocast(self) -> torch.autocast:
+        """Return the arithmetic of that call: the losses, which probe, are computed without."""
+        return torch.autocast(self._device, self._fast, enabled=self._enabled)
+
+
 class Rtdetr(Detector):
     """A model of the package: backbone, encoder as the neck, decoder with 300 queries as head."""
 
@@ -75,7 +130,7 @@ class Rtdetr(Detector):
         anchors, valid = self.head._generate_anchors([list(s) for s in trunk.map_sizes], blank)
         self.register_buffer("anchors", anchors, persistent=False)
         self.register_buffer("valid", valid, persistent=False)
-        provides: Wanted = frozenset({"features", "backbone", "task"})
+        provides: Wanted = frozenset({"features", "backbone", "queries", "task"})
         self.spec = DetectorSpec(
             family=config.type,
             num_classes=num_classes,
@@ -84,6 +139,7 @@ class Rtdetr(Detector):
             backbone_channels=trunk.backbone_channels,
             backbone_strides=trunk.backbone_strides,
             provides=provides,
+            query_channels=int(self.head.hidden_dim),
             nms_free=True,
             licence=trunk.licence,
         )
@@ -100,20 +156,31 @@ class Rtdetr(Detector):
         """Pass a batch; see `Detector.forward`.
 
         Denoising queries are drawn for the pictures of one process, from the global random state.
+        The head runs on the labelled images only, if nothing but the task losses needs it.
         """
         stages = self.backbone(batch.images)
         features = self.neck(stages)
         check_maps(features, self.map_sizes)
-        losses: dict[str, Tensor] = {}
-        if self.training or "task" in wanted:
-            count = batch.labeled or len(batch.images)
-            losses = self._losses(
-                [feature[:count] for feature in features], batch.targets[: batch.labeled]
-            )
-        return Outputs(features, stages, task_losses=losses)
+        learns, asked = self.training or "task" in wanted, "queries" in wanted
+        if not learns and not asked:
+            return Outputs(features, stages)
+        labeled = batch.labeled
+        count = len(batch.images) if asked or not labeled else labeled
+        known = None
+        if learns and labeled:
+            device = batch.images.device
+            known = _as_package(batch.targets[:labeled], count, self.input_size, device)
+        with _arguments_of(self.head.decoder) as entered:
+            decoded = self._decoded([feature[:count] for feature in features], known)
+        return Outputs(
+            features,
+            stages,
+            task_losses=self._losses(decoded, known, labeled) if learns else {},
+            queries=self._queries(decoded, *entered[0]) if asked else None,
+        )
 
-    def _decoded(self, features: Sequence[Tensor], targets: "dict[str, Any] | None") -> Any:
-        """Run the head: boxes and logits of all layers, of the encoder, and of the denoising.
+    def _decoded(self, features: Sequence[Tensor], targets: "dict[str, Any] | None") -> Decoded:
+        """Run the head.
 
         Its cache of anchors is filled beforehand, since a traced pass would leave its own there.
         """
@@ -121,37 +188,56 @@ class Rtdetr(Detector):
         head.anchors, head.valid_mask = self.anchors, self.valid
         head.shapes = [list(size) for size in self.map_sizes]
         outputs = head(list(features), targets)
-        return outputs if head.training else outputs[1]
+        return Decoded(*(outputs if head.training else outputs[1]))
 
-    def _losses(self, features: Sequence[Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """Return the twelve terms of the package, by shorter names."""
-        known = _as_package(targets, self.input_size, features[0].device) if targets else None
-        boxes, logits, first_boxes, first_logits, denoising = self._decoded(features, known)
-        if known is None:
-            nothing = 0 * (boxes.sum() + logits.sum() + first_boxes.sum() + first_logits.sum())
-            return {"class": nothing.float()}
-        with torch.autocast(features[0].device.type, enabled=False):
-            return self._compared(boxes, logits, first_boxes, first_logits, denoising, known)
+    def _queries(
+        self, decoded: Decoded, arguments: Sequence[Any], named: Mapping[str, Any]
+    ) -> Queries:
+        """Return the queries that the decoder was called with, without those of denoising.
 
-    def _compared(
-        self,
-        boxes: Tensor,
-        logits: Tensor,
-        first_boxes: Tensor,
-        first_logits: Tensor,
-        denoising: "dict[str, Any] | None",
-        targets: dict[str, Any],
+        Args:
+            decoded: of that call.
+            arguments: of that call: content and references (before a sigmoid) first.
+            named: further arguments.
+        """
+        content, references, *pictures = arguments
+        own = decoded.first_boxes.shape[1]
+        seen = Seen(pictures, {**named, "attn_mask": None}, content)
+        return Queries(
+            content[:, -own:].detach(),
+            references[:, -own:].detach(),
+            decoded.logits[:, :, -own:],
+            self._as_pixels(decoded.boxes[:, :, -own:].float()),
+            partial(self._probe, seen),
+        )
+
+    def _probe(self, seen: "Seen", content: Tensor, references: Tensor) -> Queries:
+        with seen.autocast():
+            boxes, logits = self.head.decoder(
+                content.to(seen.precision), references, *seen.arguments, **seen.named
+            )
+        probe = partial(self._probe, seen)
+        return Queries(content, references, logits, self._as_pixels(boxes.float()), probe)
+
+    def _losses(
+        self, decoded: Decoded, targets: "dict[str, Any] | None", labeled: int
     ) -> dict[str, Tensor]:
+        """Return the twelve terms of the package by shorter names, of the `labeled` pictures."""
+        if targets is None:
+            nothing = 0 * torch.stack([one.float().sum() for one in decoded[:4]]).sum()
+            return {"class": nothing}
+        with torch.autocast(decoded.boxes.device.type, enabled=False):
+            return self._compared(decoded.first(labeled), targets)
+
+    def _compared(self, decoded: Decoded, targets: dict[str, Any]) -> dict[str, Tensor]:
+        boxes, logits, first_boxes, first_logits, denoising = decoded
         noisy_boxes = noisy_logits = None
         if denoising is not None:
-            noisy_boxes, boxes = torch.split(boxes.float(), denoising["dn_num_split"], dim=2)
-            noisy_logits, logits = torch.split(logits.float(), denoising["dn_num_split"], dim=2)
+            noisy_boxes, boxes = torch.split(boxes, denoising["dn_num_split"], dim=2)
+            noisy_logits, logits = torch.split(logits, denoising["dn_num_split"], dim=2)
         found: dict[str, Tensor] = load_package().query_loss(nc=self.num_classes, use_vfl=True)(
-            (
-                torch.cat([first_boxes[None].float(), boxes.float()]),
-                torch.cat([first_logits[None].float(), logits.float()]),
-            ),
-            targets,
+            (torch.cat([first_boxes[None], boxes]), torch.cat([first_logits[None], logits])),
+            {**targets, "gt_groups": targets["gt_groups"][: len(first_boxes)]},
             dn_bboxes=noisy_boxes,
             dn_scores=noisy_logits,
             dn_meta=denoising,
@@ -166,28 +252,53 @@ class Rtdetr(Detector):
         """Return the best (query, class) pairs; see `Detector.candidates`."""
         features = self.maps(images)
         check_maps(features, self.map_sizes)
-        boxes, logits, *_ = self._decoded(features, None)
+        decoded = self._decoded(features, None)
         return best_candidates(
-            logits[-1].float().sigmoid(),
-            boxes[-1].float(),
+            decoded.logits[-1].float().sigmoid(),
+            decoded.boxes[-1].float(),
             self.queries,
             self._decode,
             self.input_size,
         )
 
     def _decode(self, boxes: Tensor, queries: Tensor) -> Tensor:
-        """Return xyxy pixels of centres and sizes in shares of the input."""
         del queries
+        return self._as_pixels(boxes)
+
+    def _as_pixels(self, boxes: Tensor) -> Tensor:
+        """Return xyxy pixels of centres and sizes in shares of the input."""
         height, width = self.input_size
         centres, half = boxes[..., :2], boxes[..., 2:] / 2
         shares = torch.cat((centres - half, centres + half), dim=-1)
         return shares * shares.new_tensor([width, height, width, height])
 
 
+@contextmanager
+def _arguments_of(module: nn.Module) -> Iterator[list[tuple[Sequence[Any], Mapping[str, Any]]]]:
+    """Record the arguments, positional and named, of the calls of a module."""
+    calls: list[tuple[Sequence[Any], Mapping[str, Any]]] = []
+
+    def record(_: nn.Module, arguments: Sequence[Any], named: Mapping[str, Any]) -> None:
+        calls.append((arguments, named))
+
+    handle = module.register_forward_pre_hook(record, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
 def _as_package(
-    targets: Sequence[Targets], input_size: tuple[int, int], device: torch.device
+    targets: Sequence[Targets], count: int, input_size: tuple[int, int], device: torch.device
 ) -> dict[str, Any]:
-    """Return targets as the package's losses take them: boxes cxcywh in shares of the input."""
+    """Return targets as the package takes them: boxes cxcywh in shares of the input.
+
+    Args:
+        targets: of the first pictures.
+        count: of all pictures; the others get no object.
+        input_size: height and width, pixels.
+        device: of the result.
+    """
     height, width = input_size
     boxes = torch.cat([target.boxes for target in targets]).to(device, torch.float32)
     boxes = boxes / boxes.new_tensor([width, height, width, height])
@@ -198,5 +309,5 @@ def _as_package(
         "cls": torch.cat([target.labels for target in targets]).to(device),
         "bboxes": torch.cat((boxes[:, :2] + sizes / 2, sizes), dim=1),
         "batch_idx": pictures.repeat_interleave(torch.tensor(counts, device=device)),
-        "gt_groups": counts,
+        "gt_groups": counts + [0] * (count - len(counts)),
     }

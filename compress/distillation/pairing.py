@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compress.batch import Batch, Targets
-from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Rois
+from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Queries, Rois
 from compress.losses.parts.loss import LossSection
 
 
@@ -83,11 +83,23 @@ def choose_classes(outputs: Outputs, columns: Sequence[int]) -> Outputs:
             deltas=rois.deltas[:, list(columns)],
             labels=_relabel(rois.labels, columns, classes),
         )
-    return replace(outputs, dense=dense, rois=rois, towers=towers)
+    queries = outputs.queries
+    if queries is not None:
+        queries = _choose_queries(queries, columns)
+    return replace(outputs, dense=dense, rois=rois, towers=towers, queries=queries)
 
 
 def _choose_dense(dense: Dense, columns: Sequence[int]) -> Dense:
     return replace(dense, class_logits=dense.class_logits[..., list(columns)])
+
+
+def _choose_queries(queries: Queries, columns: Sequence[int]) -> Queries:
+    probe = queries.probe
+    return replace(
+        queries,
+        class_logits=queries.class_logits[..., list(columns)],
+        probe=lambda *probes: _choose_queries(probe(*probes), columns),
+    )
 
 
 def in_teachers_classes(batch: Batch, columns: Sequence[int]) -> Batch:

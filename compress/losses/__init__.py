@@ -20,6 +20,7 @@ from compress.losses.gdetkd import GDetKdConfig
 from compress.losses.gid import GidConfig
 from compress.losses.icd import IcdConfig
 from compress.losses.ikd import IkdConfig
+from compress.losses.kddetr import KdDetrConfig
 from compress.losses.kl import KlConfig
 from compress.losses.ld import LdConfig
 from compress.losses.mgd import MgdConfig
@@ -45,6 +46,7 @@ Plain = (
     | GDetKdConfig
     | GidConfig
     | IcdConfig
+    | KdDetrConfig
     | KlConfig
     | LdConfig
     | MgdConfig

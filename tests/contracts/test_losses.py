@@ -11,6 +11,7 @@ from compress.losses.parts.classifier import ClassifierConfig
 from compress.methods import example, loss_settings
 from tests.compress.losses.scene import (
     LARGE_PX,
+    change_queries,
     leaves,
     make_batch,
     make_outputs,
@@ -26,6 +27,7 @@ PAIRS = {  # what follows a method's name in a test's -> student and teacher
             channels=(3, 5, 6),
             backbone_channels=STAGES,
             tower_channels=TowerChannels((3, 4, 5), (2, 3, 4)),
+            query_channels=5,
         ),
         make_spec(channels=(4, 8, 6), tower_channels=TowerChannels((4, 6, 5), (2, 4, 6))),
     ),
@@ -173,6 +175,7 @@ def _only(outputs, needs):
         dense=outputs.dense if needs & {"dense", "dfl"} else None,
         towers=outputs.towers if "towers" in needs else None,
         rois=outputs.rois if "rois" in needs else None,
+        queries=outputs.queries if "queries" in needs else None,
     )
 
 
@@ -198,6 +201,7 @@ def _changed(outputs, pictures, rows):
             rows,
             *("labels", "class_logits", "deltas", "target_deltas", "embeddings", "predicted"),
         ),
+        queries=change_queries(outputs, pictures),
     )
 
 

@@ -14,10 +14,19 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import start_processes
 
-from compress.detectors.small_pairs import families, small_pair
+from compress.detectors.small_pairs import families
 from compress.distillation.pairing import check_pair
 from compress.methods import EXAMPLES, loss_settings
-from tests.contracts.together import LOSS, Cell, Made, alone, batch_of, objective_of, one_of
+from tests.contracts.together import (
+    LOSS,
+    Cell,
+    Made,
+    alone,
+    batch_of,
+    objective_of,
+    one_of,
+    pair_of,
+)
 
 COUNTS = (2, 1, 0, 3, 1)  # boxes by picture; two processes have the first two and the last three
 EMPTY = (0, 0, 0, 3, 1)  # the first process has no object at all
@@ -26,6 +35,7 @@ FIRST_CHOICE = {  # family by method, where it is not the first one below
     **dict.fromkeys(("defeat", "dkd", "gdetkd", "kl", "tadf"), "faster_rcnn"),
     **dict.fromkeys(("crosskd", "dicod", "ld"), "gfl"),
 }
+TEACHERS = {"kddetr": "rtdetr"}  # family of the teacher by method, where it is another
 VARIANTS: dict[str, Cell] = {
     cell.name: cell
     for cell in (
@@ -73,18 +83,17 @@ def method_cell(method: str) -> Cell:
     """Train a method on the first family that it fits, as heavy as the task's losses."""
     loss: dict[str, Any] = {"type": method, **EXAMPLES.get(method, {})}
     config = LOSS.validate_python(loss)
+    taught_by = TEACHERS.get(method, "")
     for family in (FIRST_CHOICE.get(method, "retinanet"), *families()):
-        student, teacher = small_pair(family)
+        student, teacher = pair_of(family, taught_by)
         if not check_pair(student.spec, teacher.spec, [config]):
             break
-    cell = Cell(method, family, loss, COUNTS, len(COUNTS), {})
+    cell = Cell(method, family, loss, COUNTS, len(COUNTS), {}, teacher=taught_by)
     terms = objective_of(cell).train()(batch_of(cell, 0, 0, 1))
     sizes = {name: abs(float(term.detach())) for name, term in terms.items()}
     task = sum(size for name, size in sizes.items() if name.startswith("task/"))
     ratio = task / max(sum(sizes.values()) - task, 1e-6)
-    return Cell(
-        method, family, {**loss, "weight": ratio * config.fixed_weight}, COUNTS, len(COUNTS), {}
-    )
+    return replace(cell, loss={**loss, "weight": ratio * config.fixed_weight})
 
 
 def cell_of(name: str) -> Cell:
@@ -95,7 +104,8 @@ def cell_of(name: str) -> Cell:
     return method_cell(name)
 
 
-NAMES = [*sorted(loss_settings()), *(f"none_{family}" for family in families()), *VARIANTS]
+METHODS = [name for name in loss_settings() if TEACHERS.get(name, "retinanet") in families()]
+NAMES = [*sorted(METHODS), *(f"none_{family}" for family in families()), *VARIANTS]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from compress.batch import Batch, Targets, full_size
 from compress.console import Console
 from compress.data.schedule import own_share
-from compress.detectors.small_pairs import CLASSES, SIZE, small_pair
+from compress.detectors.small_pairs import (
+    CLASSES,
+    SIZE,
+    SmallPair,
+    build_pair,
+    small_pair,
+    small_settings,
+)
 from compress.distillation.distiller import Distiller
 from compress.losses import LossConfig
 from compress.losses.parts.classifier import ClassifierConfig
@@ -38,12 +45,13 @@ class Cell:
 
     Attributes:
         name: for messages and file names.
-        family: of both detectors.
+        family: of both detectors, or of the student.
         loss: entry of `distill`; None for none.
         counts: boxes of each picture of a batch.
         labeled: how many of the pictures have labels.
         schedule: changes to `SCHEDULE`.
         norm: of both detectors.
+        teacher: family of the teacher, where it is another.
     """
 
     name: str
@@ -53,6 +61,7 @@ class Cell:
     labeled: int
     schedule: dict[str, Any]
     norm: Norm = "group"
+    teacher: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ def batch_of(cell: Cell, step: int, rank: int, world: int) -> Batch:
 def objective_of(cell: Cell) -> Distiller:
     """Build the pair, seeded, with heads that see something."""
     torch.manual_seed(0)
-    student, teacher = small_pair(cell.family, norm=cell.norm)
+    student, teacher = pair_of(cell.family, cell.teacher, cell.norm)
     for model in (student, teacher):
         _smooth(model)
     losses = [] if cell.loss is None else [LOSS.validate_python(cell.loss)]
@@ -96,6 +105,13 @@ def objective_of(cell: Cell) -> Distiller:
     if any(loss.wanted_classifier() is not None for loss in losses):
         classifier = CLASSIFIER.build(CLASSES)
     return Distiller(student, teacher, losses, classifier=classifier)
+
+
+def pair_of(family: str, teacher: str = "", norm: Norm = "group") -> SmallPair:
+    """Build a pair of one family, or of a student of it and a teacher of another."""
+    if not teacher:
+        return small_pair(family, norm=norm)
+    return build_pair(small_settings(family, norm=norm), small_settings(teacher))
 
 
 def _smooth(module: nn.Module) -> None:

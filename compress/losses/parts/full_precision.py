@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from compress.detector import Dense, Knowledge, Outputs, Rois, Towers
+from compress.detector import Dense, Knowledge, Outputs, Queries, Rois, Towers
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 
@@ -20,6 +20,7 @@ def in_full_precision(outputs: Outputs, needs: frozenset[Knowledge], *, detach: 
 
     asks_dense = not needs.isdisjoint({"dense", "dfl"})
     towers = outputs.towers if "towers" in needs else None
+    queries = outputs.queries if "queries" in needs else None
     return Outputs(
         features=tuple(raised(level) for level in outputs.features),
         backbone=tuple(raised(stage) for stage in outputs.backbone) if "backbone" in needs else (),
@@ -27,6 +28,7 @@ def in_full_precision(outputs: Outputs, needs: frozenset[Knowledge], *, detach: 
         dense=_raise_dense(outputs.dense, raised) if asks_dense and outputs.dense else None,
         towers=_raise_towers(towers, raised) if towers is not None else None,
         rois=_raise_rois(outputs.rois, raised) if "rois" in needs and outputs.rois else None,
+        queries=None if queries is None else _raise_queries(queries, raised, detach=detach),
     )
 
 
@@ -45,6 +47,22 @@ def _raise_towers(towers: Towers, raised: Callable[[Tensor], Tensor]) -> Towers:
         return tuple(tuple(raised(level) for level in layer) for layer in layers)
 
     return replace(towers, class_maps=all_of(towers.class_maps), box_maps=all_of(towers.box_maps))
+
+
+def _raise_queries(
+    queries: Queries, raised: Callable[[Tensor], Tensor], *, detach: bool
+) -> Queries:
+    def probe(content: Tensor, references: Tensor) -> Queries:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
+            return _raise_queries(queries.probe(content, references), raised, detach=detach)
+
+    return Queries(
+        raised(queries.content),
+        raised(queries.references),
+        raised(queries.class_logits),
+        raised(queries.boxes),
+        probe,
+    )
 
 
 def _raise_rois(rois: Rois, raised: Callable[[Tensor], Tensor]) -> Rois:

@@ -83,7 +83,7 @@ class LossSection(Section, ABC):
         """Return the loss for this pair."""
 
     def teacher_needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
-        """Return what to ask of the teacher, where that is less than what the student is asked."""
+        """Return what to ask of the teacher, where that differs from what the student is asked."""
         return self.needs(student, teacher)
 
     def proposals_from(self) -> RoiSource:
@@ -174,7 +174,7 @@ class DistillationLoss(nn.Module, ABC, Generic[ConfigT_co]):
         with torch.autocast(device_type, enabled=False):
             found = terms(
                 in_full_precision(student, self.needs, detach=False),
-                in_full_precision(teacher, self.needs, detach=True),
+                in_full_precision(teacher, self.needs | self.teacher_needs, detach=True),
                 batch,
             )
         return {

@@ -1,7 +1,7 @@
 """Small made-up detectors, pictures and outputs for the tests of losses."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -14,6 +14,7 @@ from compress.detector import (
     DetectorSpec,
     Knowledge,
     Outputs,
+    Queries,
     Rois,
     TowerChannels,
     Towers,
@@ -21,7 +22,7 @@ from compress.detector import (
 from compress.losses.parts.loss import LossSection
 
 EVERYTHING: frozenset[Knowledge] = frozenset(
-    {"features", "backbone", "anchors", "dense", "dfl", "towers", "rois", "task"}
+    {"features", "backbone", "anchors", "dense", "dfl", "towers", "rois", "queries", "task"}
 )
 NUM_CLASSES = 3
 SIZE_PX = 64
@@ -30,6 +31,7 @@ ROIS_PER_PICTURE = 5
 BINS = 5
 EMBEDDING = 6
 TOWER_CHANNELS, TOWER_DEPTH = 4, 2
+QUERY_CHANNELS, QUERIES_PER_PICTURE, DECODER_LAYERS = 4, 6, 2
 
 
 def make_spec(
@@ -42,6 +44,7 @@ def make_spec(
     family: str = "made_up",
     locations: str = "one square per cell",
     tower_channels: int | TowerChannels = TOWER_CHANNELS,
+    query_channels: int = QUERY_CHANNELS,
 ) -> DetectorSpec:
     return DetectorSpec(
         family=family,
@@ -56,6 +59,7 @@ def make_spec(
         tower_depth=TOWER_DEPTH,
         tower_channels=tower_channels,
         embedding_channels=EMBEDDING,
+        query_channels=query_channels,
     )
 
 
@@ -198,6 +202,48 @@ class SmallTowers(torch.nn.Module):
         )
 
 
+@dataclass(frozen=True)
+class SmallDecoder:
+    """A decoder on the pictures' memory (B, D): a query answers what it and its picture hold.
+
+    Its layers differ in how much they move the class logits; `into` is (D, K + 4).
+    """
+
+    memory: Tensor
+    into: Tensor
+    size_px: int
+
+    def probe(self, content: Tensor, references: Tensor) -> Queries:
+        answers = torch.tanh(content.to(self.into) + self.memory[:, None]) @ self.into
+        layers = torch.arange(1.0, DECODER_LAYERS + 1)[:, None, None, None] * answers
+        shares = references.sigmoid()
+        half = shares[..., 2:] * (1 + 0.3 * torch.tanh(layers[..., -2:])) / 2
+        centres = shares[..., :2] + 0.1 * torch.tanh(layers[..., -4:-2])
+        boxes = self.size_px * torch.cat((centres - half, centres + half), dim=-1)
+        return Queries(content, references, layers[..., :-4], boxes, self.probe)
+
+    def own(self, count: int, generator: torch.Generator) -> Queries:
+        """Answer random queries, as many for each picture."""
+        shape = len(self.memory), count
+        content = torch.randn(*shape, len(self.into), generator=generator)
+        return self.probe(content, torch.randn(*shape, 4, generator=generator))
+
+
+def decoder_of(outputs: Outputs) -> SmallDecoder:
+    """Return the decoder behind the queries that `make_outputs` made."""
+    assert outputs.queries is not None
+    decoder: SmallDecoder = outputs.queries.probe.__self__  # type: ignore[attr-defined]
+    return decoder
+
+
+def change_queries(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Queries:
+    """Return the queries of changed pictures; `change` is of tensors by picture."""
+    decoder, queries = decoder_of(outputs), outputs.queries
+    assert queries is not None
+    changed = replace(decoder, memory=change(decoder.memory))
+    return changed.probe(change(queries.content), change(queries.references))
+
+
 def make_outputs(spec: DetectorSpec, pictures: int, seed: int, size_px: int = SIZE_PX) -> Outputs:
     """Random outputs of everything that a detector can provide; leaves ask for gradients."""
     generator = torch.Generator().manual_seed(seed)
@@ -248,6 +294,11 @@ def make_outputs(spec: DetectorSpec, pictures: int, seed: int, size_px: int = SI
             tuple(maps(one.in_box, spec.strides) for one in widths),
             SmallTowers(spec, around).resume,
         ),
+        queries=SmallDecoder(
+            draw(pictures, spec.query_channels),
+            torch.randn(spec.query_channels, spec.num_classes + 4, generator=generator),
+            size_px,
+        ).own(QUERIES_PER_PICTURE, generator),
     )
 
 
@@ -290,6 +341,7 @@ def leaves(outputs: Outputs) -> list[Tensor]:
     """Every tensor of `outputs` that can carry a gradient."""
     dense, rois = outputs.dense, outputs.rois
     found = [*outputs.features, *outputs.backbone]
+    found += [decoder_of(outputs).memory] if outputs.queries is not None else []
     if dense is not None:
         found += [dense.class_logits, dense.deltas]
         found += [dense.dfl_logits] if dense.dfl_logits is not None else []

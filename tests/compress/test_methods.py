@@ -160,7 +160,7 @@ def test_the_list_fits_a_terminal_and_names_the_detectors_of_what_is_not_for_all
         METHODS
     )
     assert max(map(len, lines)) <= 80
-    assert "through the teacher's last layers (only retinanet, fcos, gfl)" in " ".join(
+    assert "through the teacher's last layers (only retinanet, fcos, gfl" in " ".join(
         listed.split()
     )
     assert "ld on ssd: ld needs dfl" in why

@@ -42,6 +42,7 @@ OURS: dict[str, list[dict[str, Any]]] = {
     "bckd + ld": [{"type": "bckd", "weight": "auto"}, {"type": "ld", "weight": "auto"}],
 }
 THEIRS = ("ultralytics plain", "ultralytics kd")
+ORDER = ("plain", *THEIRS, *(name for name in OURS if name != "plain"))
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,11 @@ class Study:
     def train_ours(self, name: str, seed: int) -> Path:
         """Train with slimdet; return the weights."""
         folder = f"{_plain(name)}-{self.labels}-{seed}"
+        weights = (
+            self.home / "runs" / folder / "models" / f"seed{seed}-student" / "model.safetensors"
+        )
+        if weights.exists():
+            return weights
         recipe: dict[str, Any] = {
             "schema": 1,
             "name": folder,
@@ -128,7 +134,14 @@ class Study:
                 "workers": 0,
             },
             "export": {"precisions": ["fp32"], "parity_images": 1},
-            "benchmark": {"blocks": 2, "calls_per_block": 2, "images": 2},
+            "benchmark": {
+                "blocks": 2,
+                "calls_per_block": 2,
+                "warmup": 1,
+                "images": 2,
+                "throughput_batches": [],
+                "repeats": 1,
+            },
             "track": [],
         }
         if OURS[name]:
@@ -137,7 +150,7 @@ class Study:
         file = self.home / f"{folder}.yaml"
         file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         _started("compress.run", str(file), "--runs", str(self.home / "runs"))
-        return self.home / "runs" / folder / "models" / "seed0-student" / "model.safetensors"
+        return weights
 
     def train_theirs(self, name: str, seed: int) -> Path:
         """Train with Ultralytics' trainer; return its checkpoint."""
@@ -297,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: dict[str, list[float]] = {}
     seconds: dict[str, Any] = {}
     for seed in range(options.seeds):
-        for name in (*OURS, *THEIRS):
+        for name in ORDER:
             ours = name in OURS
             train = study.train_ours if ours else study.train_theirs
             found.setdefault(name, []).append(study.ap(train(name, seed), val))

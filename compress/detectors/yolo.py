@@ -270,12 +270,15 @@ class Yolo(Detector):
         features = self.maps(images)
         check_maps(features, self.map_sizes)
         raw = self._branch(features, "one2one_" if self.nms_free else "")
-        scores, logits = raw["cls_logits"].sigmoid(), raw["box_logits"]
+        logits, boxes = raw["cls_logits"], raw["box_logits"]
         if self.nms_free:
-            return best_candidates(scores, logits, MOST_BOXES, self._decode, self.input_size)
-        return dense_candidates(
-            scores, logits, self.level_counts, self.pre_nms, self._decode, self.input_size
-        )
+            found = best_candidates(logits, boxes, MOST_BOXES, self._decode, self.input_size)
+        else:
+            found = dense_candidates(
+                logits, boxes, self.level_counts, self.pre_nms, self._decode, self.input_size
+            )
+        # the order of logits is that of scores, which only those that are kept need
+        return found._replace(scores=found.scores.sigmoid())
 
     def _decode(self, box_logits: Tensor, locations: Tensor) -> Tensor:
         distances = distances_of(box_logits, self.bins)

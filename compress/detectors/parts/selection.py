@@ -34,7 +34,7 @@ def dense_candidates(
     """Keep the best (location, class) pairs of each level, then the best of all.
 
     Args:
-        scores: (B, P, K) in 0..1, level-major.
+        scores: (B, P, K), level-major; or logits, and then those that are returned are logits.
         deltas: (B, P, 4) in the family's encoding.
         level_counts: how many of the P locations each level has.
         pre_nms: pairs kept per level.
@@ -70,7 +70,7 @@ def best_candidates(
     The locations with the best scores hold all of them, so that only their rows are sorted.
 
     Args:
-        scores: (B, P, K) in 0..1.
+        scores: (B, P, K); or logits, and then those that are returned are logits.
         deltas: (B, P, 4 * n) in the family's encoding.
         most: pairs kept.
         decode: (B, k, 4 * n) deltas and (B, k) locations to xyxy boxes.

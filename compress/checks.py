@@ -15,7 +15,7 @@ from compress.distillation.pairing import check_pair
 from compress.losses.parts.classifier import ClassifierConfig
 from compress.memory import is_large, refuse_oversized
 from compress.parts.pretrained import FETCHED, check_starting_weights
-from compress.parts.weights import read_tensors
+from compress.parts.weights import inheritable, read_tensors
 from compress.recipe import Recipe
 from compress.recipe_source import Source
 from compress.stages.opened import Run
@@ -24,6 +24,9 @@ from compress.training.optim import TrainConfig
 from export.errors import DataError, RecipeError, ToolkitError, counted
 from export.precision.model_optimizer import require_model_optimizer
 from export.reading.plain_yaml import Key
+
+# Share of the weights of neck and head below which `inherit` would copy little but biases.
+LEAST_INHERITED = 0.5
 
 
 def check_models(run: Run) -> tuple[Detector, list[Detector]]:
@@ -54,9 +57,28 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
         ]
     if lines:
         raise RecipeError(*lines)
+    if run.recipe.inherit != "none":
+        _check_inheritance(run, student, built[0])
     check_export(run, student, built)
     _check_weights(run, student, built)
     return student, built
+
+
+def _check_inheritance(run: Run, student: Detector, teacher: Detector) -> None:
+    """Refuse to start from a teacher whose neck and head are others.
+
+    Raises:
+        RecipeError: few of the student's weights have the name and shape of one of the teacher's.
+    """
+    share = inheritable(student, teacher)
+    if share < LEAST_INHERITED:
+        raise RecipeError(
+            f"{run.source.at('inherit')}: {run.recipe.inherit}, and {share:.1%} of the weights of "
+            f"the student's neck and head ({student.spec.family}, channels "
+            f"{list(student.spec.channels)}) have the name and shape of the teacher's "
+            f"({teacher.spec.family}, channels {list(teacher.spec.channels)}); choose models of "
+            "one family and width, or remove this key"
+        )
 
 
 @contextlib.contextmanager

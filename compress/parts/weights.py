@@ -216,6 +216,9 @@ def _filled(
     return report, matched
 
 
+BACKBONE = "backbone."  # names that `inherit` leaves alone
+
+
 def inherit(
     student: nn.Module, teacher: nn.Module, skip: Collection[str] = frozenset()
 ) -> InheritReport:
@@ -224,12 +227,25 @@ def inherit(
     Those in `skip` are left alone, whatever their shape: rows of classes in another order.
     """
     own, theirs = student.state_dict(), teacher.state_dict()
-    names = [name for name in own if not name.startswith("backbone.")]
+    names = [name for name in own if not name.startswith(BACKBONE)]
     copied = [n for n in names if n not in skip and n in theirs and theirs[n].shape == own[n].shape]
     with torch.no_grad():
         for name in copied:
             own[name].copy_(theirs[name])
     return InheritReport(tuple(copied), tuple(n for n in names if n not in set(copied)))
+
+
+def inheritable(student: nn.Module, teacher: nn.Module) -> float:
+    """Return the share of the student's weights outside the backbone that `inherit` would copy.
+
+    Both may be without weights, on torch's meta device.
+    """
+    theirs = {name: value.shape for name, value in teacher.named_parameters()}
+    own = {
+        name: value for name, value in student.named_parameters() if not name.startswith(BACKBONE)
+    }
+    equal = sum(one.numel() for name, one in own.items() if theirs.get(name) == one.shape)
+    return equal / max(1, sum(one.numel() for one in own.values()))
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -242,6 +242,18 @@ def test_inheriting_leaves_rows_of_other_classes_alone(tmp_path: Path) -> None:
     assert "head.box_logits.weight" in report.copied
 
 
+def test_inheriting_from_a_neck_and_head_that_are_others_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, runs, key = str(write_smoke(tmp_path)), str(tmp_path / "r"), "inherit=neck+head"
+    assert main([path, "teacher.detector.width=32", key, "--check", "--runs", runs]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: command line: {key}: inherit: neck+head, and ")
+    assert "(gfl, channels [16, 16]) have the name and shape of the teacher's" in said
+    assert said.count("\n") == 1
+    assert main([path, key, "--check", "--runs", runs]) == 0
+
+
 # -- weights that match in part ------------------------------------------------------------------
 
 

@@ -182,6 +182,7 @@ def check_training(run: Run) -> None:
         MissingDependencyError: a tracker or the package that makes FP8 graphs is not installed.
     """
     session, recipe, data, source = run.session, run.recipe, run.data, run.source
+    _advise(run)
     trainings: list[tuple[TrainConfig, Data, Key]] = [(recipe.train, data, ("train",))]
     trainings += [
         (teacher.config.train, teacher.data, (*teacher.keys, "train"))
@@ -238,6 +239,22 @@ def check_training(run: Run) -> None:
                 "and a step "
                 f"takes {asked}; set train.unlabeled_batch to no more than there are"
             )
+
+
+def _advise(run: Run) -> None:
+    """Warn of settings of a training that its family is unlikely to learn with."""
+    recipe = run.recipe
+    trainings: list[tuple[DetectorConfig, TrainConfig, Key]]
+    trainings = [(recipe.student, recipe.train, ("train",))]
+    trainings += [
+        (teacher.config.detector, teacher.config.train, (*teacher.keys, "train"))
+        for teacher in run.teachers
+        if teacher.config.train is not None
+    ]
+    for settings, train, keys in trainings:
+        advice = settings.advise(train.lr, train.clip)
+        if advice is not None:
+            run.session.console.warn(f"{run.source.at(*keys)}: {advice}")
 
 
 def wanted_classifier(

@@ -29,6 +29,7 @@ from compress.detectors.yolo import known_model
 from compress.parts.processes import mean_of_batch
 
 CLASS_ROWS = ("head.enc_score_head.", "head.dec_score_head.", "head.denoising_class_embed.")
+MOST_LR, MOST_CLIP = 3e-4, 1.0  # its paper: 1e-4 and 0.1
 LARGE = {"l": 33_000_000, "x": 67_000_000}  # weights
 
 
@@ -48,6 +49,15 @@ class RtdetrConfig(DetectorSection):
     def missing_package(cls) -> str | None:
         """See `DetectorSection.missing_package`."""
         return None if is_installed() else "ultralytics"
+
+    def advise(self, lr: float, clip: float | None) -> str | None:
+        """See `DetectorSection.advise`."""
+        if lr <= MOST_LR and clip is not None and clip <= MOST_CLIP:
+            return None
+        return (
+            f"an RT-DETR is trained with lr 1e-4 and clip 0.1 (found lr {lr:g}, clip "
+            f"{'null' if clip is None else f'{clip:g}'}); with more its queries tend to collapse"
+        )
 
     def largest(self) -> tuple[int, int]:
         """See `DetectorSection.largest`."""
@@ -130,6 +140,8 @@ class Rtdetr(Detector):
         anchors, valid = self.head._generate_anchors([list(s) for s in trunk.map_sizes], blank)
         self.register_buffer("anchors", anchors, persistent=False)
         self.register_buffer("valid", valid, persistent=False)
+        self.head.anchors, self.head.valid_mask = anchors, valid
+        self.head.shapes = [list(size) for size in self.map_sizes]
         provides: Wanted = frozenset({"features", "backbone", "queries", "task"})
         self.spec = DetectorSpec(
             family=config.type,
@@ -182,11 +194,13 @@ class Rtdetr(Detector):
     def _decoded(self, features: Sequence[Tensor], targets: "dict[str, Any] | None") -> Decoded:
         """Run the head.
 
-        Its cache of anchors is filled beforehand, since a traced pass would leave its own there.
+        Its cache of anchors is filled beforehand, since a traced pass would leave its own there;
+        once per device, since a traced pass may assign nothing.
         """
         head = self.head
-        head.anchors, head.valid_mask = self.anchors, self.valid
-        head.shapes = [list(size) for size in self.map_sizes]
+        if not head.shapes or head.anchors.device != self.anchors.device:
+            head.anchors, head.valid_mask = self.anchors, self.valid
+            head.shapes = [list(size) for size in self.map_sizes]
         outputs = head(list(features), targets)
         return Decoded(*(outputs if head.training else outputs[1]))
 

@@ -56,6 +56,15 @@ class DetectorSection(Section, ABC):
         """Return the backbone and the source of its weights; None: random weights."""
         return None
 
+    def advise(self, lr: float, clip: float | None) -> str | None:  # noqa: ARG002 - of few families
+        """Return why a learning rate or limit of the gradients is unlikely to train this family.
+
+        Args:
+            lr: the largest learning rate.
+            clip: the largest L2 norm of all gradients; None: no limit.
+        """
+        return None
+
     def largest(self) -> tuple[int, int]:
         """Return about how many channels and weights the model has, at most, without building it.
 

@@ -63,7 +63,8 @@ class KdDetrConfig(LossSection):
     scores: Literal["sigmoid", "softmax"] = "sigmoid"
     temperature: PositiveFloat = 1.0  # the class term is multiplied by its square
     layers: Literal["all", "last"] = "all"  # of the student's decoder, against the teacher's last
-    random: int = Field(default=300, ge=0, le=3000)  # further queries; 0: the teacher's alone
+    # further queries; 0: the teacher's alone, for about half the extra time
+    random: int = Field(default=300, ge=0, le=3000)
     # of answers that teach a dense head; lower for a weak teacher
     min_score: float = Field(default=0.3, ge=0, lt=1)
 

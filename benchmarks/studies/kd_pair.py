@@ -6,7 +6,7 @@ import torch
 
 from compress.batch import Batch, Targets, full_size
 from compress.detector import Detector
-from compress.detectors.small_pairs import detector_settings
+from compress.detectors.small_pairs import NAMED, detector_settings
 
 NUM_CLASSES = 20
 BOXES_PER_PICTURE = 6
@@ -32,8 +32,12 @@ class Pair(NamedTuple):
 
 
 def build(backbone: str, setting: Setting) -> Detector:
-    """Build a detector with random weights."""
+    """Build a detector with random weights; of a family of named models, one of the two smallest."""
     settings = {"type": setting.pair, "backbone": backbone}
+    if setting.pair in NAMED:
+        student, teacher = NAMED[setting.pair]
+        named = student if backbone == STUDENT else teacher
+        settings = {"type": setting.pair, "model": named}
     config = detector_settings()[setting.pair].model_validate(settings)
     return config.build(NUM_CLASSES, (setting.size, setting.size)).to(setting.device)
 

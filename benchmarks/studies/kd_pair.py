@@ -32,7 +32,7 @@ class Pair(NamedTuple):
 
 
 def build(backbone: str, setting: Setting) -> Detector:
-    """Build a detector with random weights; of a family of named models, one of the two smallest."""
+    """Build a detector with random weights; of named models, one of the two smallest."""
     settings = {"type": setting.pair, "backbone": backbone}
     if setting.pair in NAMED:
         student, teacher = NAMED[setting.pair]

@@ -22,6 +22,7 @@ NOT_LOSSES = frozenset({*COCO_NAMES, "step", "epoch", "seconds", "images", "lear
 MOST_CLASSES = 16  # the classes with the lowest AP are drawn; the table has all
 MOST_BARS = 5  # per class
 LONGEST_NAME, LONGEST_LABEL = 32, 24
+LEAST_AP = 1.0  # least height of the plot of AP against latency
 MOST_LABELS = 10  # beyond this number only the student and the Pareto front are labelled
 
 
@@ -134,11 +135,18 @@ def latency_scatter(drawn: Sequence[Spot], path: Path) -> Path:
         axes.set_xscale("log")
     axes.step(*zip(*front, strict=True), where="post", color=SOFT, linewidth=1, zorder=0)
     axes.margins(x=0.14, y=0.16)
+    axes.set_ylim(spread(*axes.get_ylim(), LEAST_AP))  # files of one model differ by rounding alone
     axes.set_xlabel("end-to-end latency, median, ms")
     axes.set_ylabel("AP")
     plain_ticks(axes.xaxis)
     place_labels(axes, labels, color=INK, line=SOFT)
     return save(figure, path)
+
+
+def spread(low: float, high: float, least: float) -> tuple[float, float]:
+    """Return the limits of an axis, moved apart to `least` around their middle."""
+    apart = max(0.0, least - (high - low)) / 2
+    return low - apart, high + apart
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -11,7 +11,7 @@ from benchmarks.accuracy.coco_map import COCO_NAMES
 from benchmarks.report.content import complete, render_report, write_report
 from benchmarks.report.html import html_page
 from benchmarks.report.markdown import markdown_page
-from benchmarks.report.plots import pareto_front
+from benchmarks.report.plots import pareto_front, spread
 from benchmarks.report.samples import sample_grid, sample_pictures
 from benchmarks.report.schema import Gain, Picture, ReportData, ReportRow, Speed, TrainingRun
 from benchmarks.report.text import milliseconds, parameter_count, points, signed_points
@@ -272,6 +272,14 @@ def test_figures_read_as_the_field_writes_them():
     assert (signed_points(0.0), signed_points(-0.0001)) == ("0.0", "0.0")
     assert [milliseconds(value) for value in (1.234, 12.34, 123.4)] == ["1.23", "12.3", "123"]
     assert (parameter_count(203_456), parameter_count(2_270_000)) == ("203 k", "2.27 M")
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [((8.6, 8.6), (8.1, 9.1)), ((8.4, 8.8), (8.1, 9.1)), ((5.0, 9.0), (5.0, 9.0))],
+)
+def test_an_axis_is_not_enlarged_to_show_rounding(given, shown):
+    assert spread(*given, 1.0) == pytest.approx(shown)
 
 
 def test_the_pareto_front_keeps_what_nothing_beats():

@@ -279,7 +279,7 @@ def test_figures_read_as_the_field_writes_them():
     [((8.6, 8.6), (8.1, 9.1)), ((8.4, 8.8), (8.1, 9.1)), ((5.0, 9.0), (5.0, 9.0))],
 )
 def test_an_axis_is_not_enlarged_to_show_rounding(given, shown):
-    assert spread(*given, 1.0) == pytest.approx(shown)
+    assert spread(given[0], given[1], 1.0) == pytest.approx(shown)
 
 
 def test_the_pareto_front_keeps_what_nothing_beats():

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compress.detectors import DetectorConfig
+from compress.detectors.small_pairs import NAMED, detector_settings
 from compress.parts.weights import load_weights, read_metadata, save_weights
 from compress.recipe import TeacherConfig, load_recipe
 from compress.run import main
@@ -29,17 +30,16 @@ from tests.compress.smoke import opened_smoke, write_smoke
 
 
 def settings_of(family: str) -> DetectorConfig:
-    return CONFIG.validate_json(
-        json.dumps(
-            {
-                "type": family,
-                "backbone": {"type": "slim_resnet", "widths": [16, 16, 16, 16]},
-                "width": 16,
-                "strides": [8, 16],
-                "backbone_weights": "elsewhere.pth",
-            }
-        )
-    )
+    settings = {
+        "type": family,
+        "model": NAMED.get(family, ("",))[0],
+        "backbone": {"type": "slim_resnet", "widths": [16, 16, 16, 16]},
+        "width": 16,
+        "strides": [8, 16],
+        "backbone_weights": "elsewhere.pth",
+    }
+    known = detector_settings()[family].model_fields
+    return CONFIG.validate_json(json.dumps({k: v for k, v in settings.items() if k in known}))
 
 
 def reopened(folder: Path, **sections: object) -> Run:

@@ -75,6 +75,7 @@ class VideoWriter:
             DataError: the file cannot be written.
         """
         if self._writer is None:
+            self._partial.parent.mkdir(parents=True, exist_ok=True)
             kind = self._cv2.VideoWriter_fourcc(*"mp4v")
             size = (frame.shape[1], frame.shape[0])
             self._writer = self._cv2.VideoWriter(str(self._partial), kind, self._rate, size)

@@ -22,6 +22,7 @@ ARGUMENTS = {
     "bench": ["model.onnx", "--data", "val.json"],
     "compare": ["before", "after"],
     "completion": ["bash"],
+    "export-pt": ["model.safetensors", "--out", "best.pt"],
 }
 SAID = "error: the current folder cannot be used (No such file or directory)"
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from compress.detectors.ultralytics_parts.installed import Installed, find_installed, wanted
@@ -250,6 +251,7 @@ def _undone() -> Iterator[None]:
     environment = dict(os.environ)
     save, print_options = torch.save, np.get_printoptions()
     tensors = copy.copy(torch._tensor_str.PRINT_OPTS)
+    open_picture = Image.open  # theirs wants a further package for what is no picture
     is_first = "ultralytics" not in sys.modules
     threads = _opencv_threads()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -263,6 +265,7 @@ def _undone() -> Iterator[None]:
                 if os.environ.get(name) != value:
                     os.environ[name] = value
             torch.save = save
+            Image.open = open_picture
             np.set_printoptions(**print_options)
             torch._tensor_str.PRINT_OPTS = tensors
             if "cv2" in sys.modules:

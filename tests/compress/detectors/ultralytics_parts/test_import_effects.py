@@ -22,6 +22,7 @@ WATCHED = """
 import json, logging, os, signal, sys, tempfile, threading, warnings
 import numpy as np
 import torch
+from PIL import Image
 from compress.detectors.ultralytics_parts import package
 
 done, watching = [], False
@@ -44,6 +45,7 @@ def state():
         "environment": dict(os.environ),
         "warnings": [str(one) for one in warnings.filters],
         "torch.save": f"{torch.save.__module__} {id(torch.save)}",
+        "Image.open": f"{Image.open.__module__} {id(Image.open)}",
         "torch.load": id(torch.load),
         "torch's printing": {name: str(value) for name, value in print_options.items()},
         "numpy's printing": {name: str(value) for name, value in np.get_printoptions().items()},

@@ -84,7 +84,7 @@ def transfer(
     rows, by_class = _class_rows(detector, found, known)
     of_classes = detector.class_rows()
     if not of_classes and tuple(known or ()) != detector.spec.classes:
-        of_classes = _changing(detector, rebuild)
+        of_classes = sized_by_classes(detector, rebuild)
     copied = tuple(name for name in fits if name not in of_classes)
     chosen = {*copied, *by_class}
     values = sum(own[name].numel() for name in copied)
@@ -131,8 +131,13 @@ def _class_rows(
     return rows, by_class if rows else ()
 
 
-def _changing(detector: Detector, rebuild: Callable[[int], Detector]) -> frozenset[str]:
-    """Return the names of tensors whose shape depends on the number of classes."""
+def sized_by_classes(detector: Detector, rebuild: Callable[[int], Detector]) -> frozenset[str]:
+    """Return the names of tensors whose shape depends on the number of classes.
+
+    Args:
+        detector: built for `spec.num_classes`.
+        rebuild: builds such a detector for another number of classes.
+    """
     own = detector.state_dict()
     with torch.random.fork_rng(devices=[]):
         more = rebuild(detector.spec.num_classes + 1).state_dict()

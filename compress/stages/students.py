@@ -13,6 +13,7 @@ from compress.detector import Detector
 from compress.distillation.distiller import Distiller
 from compress.losses.parts.classifier import Classifier
 from compress.parts.pretrained import load_starting_weights
+from compress.parts.transfer import sized_by_classes
 from compress.parts.weights import inherit, load_weights
 from compress.stages.fit import (
     batches_of,
@@ -171,18 +172,14 @@ class StudentTraining:
         if recipe.inherit != "none":
             teacher, weights = self.teachers[0]
             by_class = teacher.classes != self.run.data.classes
-            skip = self._per_class(seed) if by_class else frozenset()
+            skip = sized_by_classes(detector, self._rebuilt) if by_class else frozenset()
             report = inherit(detector, weights, skip)
             console.print(f"inherited from the {teacher.name}: {report.summary()}")
         return detector
 
-    def _per_class(self, seed: int) -> frozenset[str]:
-        """Return the names of tensors with a row per class, found by building one class more."""
+    def _rebuilt(self, classes: int) -> Detector:
         data = self.run.data
-        size = (data.input_height, data.input_width)
-        one = self.run.build_student(seed).state_dict()
-        more = self.run.recipe.student.build(len(data.classes) + 1, size).state_dict()
-        return frozenset(name for name in one if one[name].shape != more[name].shape)
+        return self.run.recipe.student.build(classes, (data.input_height, data.input_width))
 
     def _next(self, seed: int, before: Path) -> Detector:
         detector = self.run.build_student(seed)

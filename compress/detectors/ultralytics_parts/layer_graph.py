@@ -27,15 +27,10 @@ class LayerGraph(nn.Module):
         self.layers = nn.ModuleDict({str(number): layer for number, layer in layers.items()})
         self.sources = {number: tuple(sources[number]) for number in layers}
         self.given, self.kept = tuple(given), tuple(kept)
-        users = {number: max(self._users(number), default=number) for number in layers}
         # what no later layer takes is dropped at once
-        self.last_use = {
-            **users,
-            **{number: max(self._users(number), default=-1) for number in given},
+        self.last_use = {number: number for number in layers} | {
+            source: user for user, taken in self.sources.items() for source in taken
         }
-
-    def _users(self, number: int) -> list[int]:
-        return [user for user, taken in self.sources.items() if number in taken]
 
     def forward(self, inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the kept outputs, as many tensors as `kept` has numbers."""

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from compress.batch import Batch, Targets
@@ -21,34 +20,27 @@ from compress.detector import (
     Wanted,
 )
 from compress.detectors.parts.selection import best_candidates
-from compress.detectors.parts.settings import DetectorSection, check_maps
-from compress.detectors.ultralytics_parts.installed import is_installed
+from compress.detectors.parts.settings import check_maps
 from compress.detectors.ultralytics_parts.package import RTDETR_MODELS, load_package
+from compress.detectors.ultralytics_parts.settings import NamedModel
 from compress.detectors.ultralytics_parts.trunk import build_ultralytics
-from compress.detectors.yolo import known_model
 from compress.parts.processes import mean_of_batch
 
 CLASS_ROWS = ("head.enc_score_head.", "head.dec_score_head.", "head.denoising_class_embed.")
 MOST_LR, MOST_CLIP = 3e-4, 1.0  # its paper: 1e-4 and 0.1
-LARGE = {"l": 33_000_000, "x": 67_000_000}  # weights
 
 
-class RtdetrConfig(DetectorSection):
+class RtdetrConfig(NamedModel):
     """Settings of an RT-DETR; it learns with a low rate and clipped gradients (1e-4, 0.1)."""
 
+    known: ClassVar[tuple[str, ...]] = RTDETR_MODELS
+    large: ClassVar[dict[str, int]] = {"l": 33_000_000, "x": 67_000_000}
+
     type: Literal["rtdetr"]
-    model: str  # rtdetr-l or rtdetr-x
-    # of BatchNorm's running statistics; the package's 0.03 needs some thousand steps
-    bn_momentum: float = Field(default=0.1, gt=0, le=1)
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "Rtdetr":
         """Build a detector with random weights for inputs of (height, width) pixels."""
         return Rtdetr(self, num_classes, input_size)
-
-    @classmethod
-    def missing_package(cls) -> str | None:
-        """See `DetectorSection.missing_package`."""
-        return None if is_installed() else "ultralytics"
 
     def advise(self, lr: float, clip: float | None) -> str | None:
         """See `DetectorSection.advise`."""
@@ -58,15 +50,6 @@ class RtdetrConfig(DetectorSection):
             f"an RT-DETR is trained with lr 1e-4 and clip 0.1 (found lr {lr:g}, clip "
             f"{'null' if clip is None else f'{clip:g}'}); with more its queries tend to collapse"
         )
-
-    def largest(self) -> tuple[int, int]:
-        """See `DetectorSection.largest`."""
-        return 0, LARGE[self.model[-1]]
-
-    @field_validator("model")
-    @classmethod
-    def _known(cls, model: str) -> str:
-        return known_model(model, RTDETR_MODELS)
 
 
 class Decoded(NamedTuple):

@@ -1,10 +1,9 @@
 """YOLOv8, YOLO11 and YOLO26 of the package `ultralytics` (extra `yolo`, AGPL-3.0)."""
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -28,14 +27,13 @@ from compress.detectors.parts.dense import Raw, dense_outputs
 from compress.detectors.parts.gfl_losses import distances_to_boxes
 from compress.detectors.parts.selection import best_candidates, dense_candidates
 from compress.detectors.parts.settings import (
-    DetectorSection,
     cell_centres,
     check_maps,
     choose_anchor_scale,
 )
 from compress.detectors.parts.towers import flatten_cells
-from compress.detectors.ultralytics_parts.installed import is_installed
 from compress.detectors.ultralytics_parts.package import YOLO_MODELS
+from compress.detectors.ultralytics_parts.settings import NamedModel
 from compress.detectors.ultralytics_parts.task_aligned import (
     Cells,
     assign,
@@ -51,37 +49,22 @@ MANY, ONE = (10, 10), (7, 1)  # locations that an object is offered, and that it
 MANY_FIRST, MANY_LAST = 0.8, 0.1  # weight of the one-to-many loss at the first and last step
 MOST_BOXES = 300  # of a head without NMS
 CLASS_ROWS = re.compile(r"head\.(one2one_)?cv3\.\d+\.2\.(weight|bias)")
-LARGE = {"l": 30_000_000, "x": 65_000_000}  # weights, about
 
 
-class YoloConfig(DetectorSection):
+class YoloConfig(NamedModel):
     """Settings of a YOLO; its strides are 8, 16 and 32."""
 
+    known: ClassVar[tuple[str, ...]] = YOLO_MODELS
+    large: ClassVar[dict[str, int]] = {"l": 30_000_000, "x": 65_000_000}
+
     type: Literal["yolo"]
-    model: str  # yolov8n to x, yolo11n to x, yolo26n to x
     pre_nms: int = Field(default=1000, ge=1, le=3840)  # candidates kept per level
     # branch of a YOLO26 that is evaluated and exported: one2one needs no NMS; null: one2one
     head: Literal["one2many", "one2one"] | None = None
-    # of BatchNorm's running statistics; the package's 0.03 needs some thousand steps
-    bn_momentum: float = Field(default=0.1, gt=0, le=1)
 
     def build(self, num_classes: int, input_size: tuple[int, int]) -> "Yolo":
         """Build a detector with random weights for inputs of (height, width) pixels."""
         return Yolo(self, num_classes, input_size)
-
-    @classmethod
-    def missing_package(cls) -> str | None:
-        """See `DetectorSection.missing_package`."""
-        return None if is_installed() else "ultralytics"
-
-    def largest(self) -> tuple[int, int]:
-        """See `DetectorSection.largest`."""
-        return 0, LARGE.get(self.model[-1], 0)
-
-    @field_validator("model")
-    @classmethod
-    def _known(cls, model: str) -> str:
-        return known_model(model, YOLO_MODELS)
 
     @field_validator("head")
     @classmethod
@@ -93,20 +76,6 @@ class YoloConfig(DetectorSection):
                 "leave head out"
             )
         return head
-
-
-def known_model(model: str, models: Sequence[str]) -> str:
-    """Return the name of a model that exists.
-
-    Raises:
-        ValueError: there is none of this name; the nearest names are suggested.
-    """
-    if model in models:
-        return model
-    spelt = model.lower().removesuffix(".pt").removesuffix(".yaml")
-    near = difflib.get_close_matches(spelt, models, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(f"there is no model {model[:80]!r}; {hint}there are {', '.join(models)}")
 
 
 class Yolo(Detector):

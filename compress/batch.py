@@ -25,6 +25,24 @@ class Targets(NamedTuple):
         )
 
 
+class ScoredBoxes(NamedTuple):
+    """What a teacher found on one picture.
+
+    Attributes:
+        boxes: (n, 4) float32 xyxy, pixels; of which frame is for the holder to say.
+        labels: (n,) int64, the student's classes 0..K-1.
+        scores: (n,) float32 in 0..1.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+
+    def to(self, device: torch.device) -> "ScoredBoxes":
+        """Return the same boxes on `device`."""
+        return ScoredBoxes(*(one.to(device, non_blocking=True) for one in self))
+
+
 class Batch(NamedTuple):
     """Images as a detector takes them: letterboxed RGB in 0..1, padded right and below.
 

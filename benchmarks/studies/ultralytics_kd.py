@@ -11,9 +11,7 @@ Finished trainings are kept, so that the same command resumes after an interrupt
 import argparse
 import itertools
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,13 +26,18 @@ from benchmarks.accuracy.evaluate import predict
 from benchmarks.data.coco import read_coco_split
 from benchmarks.data.image_set import ImageSet, coco_ground_truth
 from benchmarks.studies.gain_table import gain
+from benchmarks.studies.ultralytics_files import (
+    describe,
+    export_pt,
+    random_yolo,
+    started,
+    write_both,
+)
 from benchmarks.timing.environment import environment
-from compress.detector import Detector
-from compress.detectors.yolo import YoloConfig
 from compress.parts.weights import count_parameters, load_weights
-from compress.stages.model_file import describe_model, load_detector, save_model
+from compress.stages.model_file import load_detector
 from compress.stages.torch_engine import TorchEngine
-from export.artifact.manifest import InputSpec, Manifest, NmsSpec
+from export.artifact.manifest import NmsSpec
 from export.atomic import write_json
 
 OURS: dict[str, list[dict[str, Any]]] = {
@@ -82,7 +85,7 @@ class Study:
         if not (self.set / "data.yaml").exists():
             _write_data(self.data, self.set, self.labels)
         if not self.teacher_pt.exists():
-            _export_pt(self.teacher, self.teacher_pt)
+            export_pt(self.teacher, self.teacher_pt)
 
     @property
     def teacher_pt(self) -> Path:
@@ -94,15 +97,11 @@ class Study:
         ours, theirs = (self.home / f"initial{seed}{end}" for end in (".safetensors", ".pt"))
         if not theirs.exists():
             metadata = load_detector(self.teacher).metadata
-            config = YoloConfig(type="yolo", model=self.student)
-            torch.manual_seed(seed)
-            size = (self.size, self.size)
-            detector = config.build(len(metadata.classes), size)
+            detector = random_yolo(self.student, len(metadata.classes), self.size, seed)
             manifest = metadata.manifest.model_copy(
                 update={"model": self.student, "parameters": count_parameters(detector)}
             )
-            save_model(detector.state_dict(), describe_model(config, manifest, {}), ours)
-            _export_pt(ours, theirs)
+            write_both(detector, manifest, ours)
         return ours, theirs
 
     def train_ours(self, name: str, seed: int) -> Path:
@@ -150,7 +149,7 @@ class Study:
             recipe |= {"distill": OURS[name], "baseline": {"enabled": False}}
         file = self.home / f"{folder}.yaml"
         file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-        _started("compress.run", str(file), "--runs", str(self.home / "runs"))
+        started("-m", "compress.run", str(file), "--runs", str(self.home / "runs"))
         return weights
 
     def train_theirs(self, name: str, seed: int) -> Path:
@@ -193,29 +192,18 @@ class Study:
             settings["distill_model"] = str(self.teacher_pt)
         file = self.home / f"{folder}.settings.json"
         file.write_text(json.dumps(settings), encoding="utf-8")
-        said = _started("benchmarks.studies.ultralytics_train", str(file))
+        said = started("-m", "benchmarks.studies.ultralytics_train", str(file))
         done.write_text(said.strip().splitlines()[-1], encoding="utf-8")
         return weights
 
     def ap(self, weights: Path, images: ImageSet) -> float:
         """Return the AP of weights on the validation pictures."""
         known = load_detector(self.teacher).metadata
-        detector: Detector = YoloConfig(type="yolo", model=self.student).build(
-            len(known.classes), (self.size, self.size)
-        )
+        classes = dict(zip(known.manifest.category_ids, known.classes, strict=True))
+        detector = random_yolo(self.student, len(classes), self.size, seed=0)
         load_weights(detector, weights, strict=True, what="student")
-        manifest = Manifest(
-            model=self.student,
-            family="yolo",
-            backend="torch",
-            precision="fp32",
-            parameters=count_parameters(detector),
-            input=InputSpec(height=self.size, width=self.size, dynamic_batch=True),
-            classes=known.classes,
-            category_ids=known.manifest.category_ids,
-            nms=NmsSpec(iou=0.6, max_detections=100),
-            evaluation_score_threshold=0.001,
-        )
+        nms = NmsSpec(iou=0.6, max_detections=100)
+        manifest = describe(detector, self.student, classes, nms, dynamic=True)
         with TorchEngine(detector.eval(), manifest, torch.device("cpu")) as engine:
             found = coco_map(predict(engine, images, batch=16), coco_ground_truth(images))
         ap = found.values["AP"]
@@ -224,26 +212,6 @@ class Study:
 
 def _plain(name: str) -> str:
     return name.replace(" + ", "-").replace(" ", "-")
-
-
-def _started(module: str, *arguments: str) -> str:
-    """Run a module in a process of one thread; return its output."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        env=environment,
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if found.returncode:
-        raise RuntimeError(f"{module} {' '.join(arguments)}:\n{found.stdout[-4000:]}")
-    return found.stdout
-
-
-def _export_pt(source: Path, out: Path) -> None:
-    _started("slimdet", "export-pt", str(source), "--out", str(out))
 
 
 def _write_data(source: Path, out: Path, labels: int) -> None:

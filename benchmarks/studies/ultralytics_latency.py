@@ -9,8 +9,6 @@ its interval from resampling the turns.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,13 +18,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import torch
 
+from benchmarks.studies.ultralytics_files import describe, random_yolo, started, write_both
 from benchmarks.timing.environment import environment
-from compress.detectors.yolo import YoloConfig
-from compress.parts.weights import count_parameters
-from compress.stages.model_file import describe_model, save_model
-from export.artifact.manifest import InputSpec, Manifest, NmsSpec
+from export.artifact.manifest import NmsSpec
 from export.atomic import write_json
 
 THEIRS = """
@@ -40,25 +35,11 @@ YOLO(sys.argv[1]).export(format="onnx", opset=18, simplify=False, **settings)
 
 def ours(model: str, size: int, folder: Path) -> Path:
     """Write a random model's weights; return its ONNX file."""
-    torch.manual_seed(0)
-    config = YoloConfig(type="yolo", model=model)
-    detector = config.build(80, (size, size))
-    classes = tuple(f"class {number}" for number in range(80))
-    nms = NmsSpec(mode="none", iou=1.0) if detector.spec.nms_free else NmsSpec(iou=0.7)
-    manifest = Manifest(
-        model=model,
-        family="yolo",
-        backend="torch",
-        precision="fp32",
-        parameters=count_parameters(detector),
-        input=InputSpec(height=size, width=size),
-        classes=classes,
-        category_ids=tuple(range(1, 81)),
-        nms=nms.model_copy(update={"max_detections": 300}),
-    )
+    classes = {number: f"class {number}" for number in range(1, 81)}
+    detector = random_yolo(model, len(classes), size, seed=0)
+    nms = NmsSpec(iou=0.7, max_detections=300)
     weights = folder / f"{model}.safetensors"
-    save_model(detector.state_dict(), describe_model(config, manifest, {}), weights)
-    started("-m", "slimdet", "export-pt", str(weights), "--out", str(folder / f"{model}.pt"))
+    write_both(detector, describe(detector, model, classes, nms, dynamic=False), weights)
     out = folder / f"{model}-ours"
     started("-m", "slimdet", "build", str(weights), "--precision", "fp32", "--out", str(out))
     return out / "model.onnx"
@@ -70,25 +51,6 @@ def theirs(model: str, size: int, folder: Path, **settings: object) -> Path:
     started("-c", THEIRS, str(folder / f"{model}.pt"), given, str(folder))
     made = folder / f"{model}.onnx"
     return made.rename(folder / f"{model}-{'-'.join(settings) or 'default'}.onnx")
-
-
-def started(*arguments: str) -> None:
-    """Run Python in another process.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    found = subprocess.run(
-        [sys.executable, *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    if found.returncode:
-        raise RuntimeError(
-            f"{' '.join(arguments[:4])}:\n{found.stdout[-2000:]}{found.stderr[-2000:]}"
-        )
 
 
 def in_turns(files: dict[str, Path], size: int, turns: int) -> dict[str, list[float]]:

@@ -7,7 +7,7 @@ number of worker processes, on earlier steps, or on the rank, which only takes i
 import mmap
 import multiprocessing
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -215,7 +215,7 @@ def training_batches(
     device: torch.device | None = None,
     cycle: int | None = None,
     mosaic_until: int | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield the batches of `steps` steps from `start_step` on.
 
     Args:
@@ -277,7 +277,9 @@ def training_batches(
     return _finished(produce or _by_thread(assembler, keys, pinned), device)
 
 
-def _finished(raws: Iterator[RawBatch], device: torch.device | None) -> Iterator[Batch]:
+def _finished(
+    raws: Iterator[RawBatch], device: torch.device | None
+) -> Generator[Batch, None, None]:
     with closing(raws):  # type: ignore[type-var]
         for raw in raws:
             yield to_batch(raw, device)

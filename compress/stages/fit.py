@@ -1,12 +1,9 @@
 """Train one detector of a run (teacher, baseline or student) and write its folder."""
 
-import contextlib
 import copy
 import itertools
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +18,7 @@ from compress.data.config import Data
 from compress.data.loading import steps_per_epoch, training_batches
 from compress.detector import Detector
 from compress.distillation.distiller import Distiller, advice
-from compress.parts.batch_norm import folded_layers, over_processes, state_statistics
+from compress.parts.batch_norm import over_processes
 from compress.parts.licence import made_with
 from compress.parts.weights import count_parameters, save_weights, weights_hash
 from compress.recipe import ExportConfig
@@ -32,7 +29,7 @@ from compress.stages.rundir import finished, once
 from compress.stages.session import Session, peak_memory_mb
 from compress.stages.torch_engine import TorchEngine
 from compress.training.job import Batches, Evaluate, Trained, TrainJob
-from compress.training.loop import closable, train
+from compress.training.loop import train
 from compress.training.objective import Term
 from compress.training.optim import TrainConfig
 from compress.training.precision import Precision, resolve_precision
@@ -40,8 +37,6 @@ from export.artifact.manifest import InputSpec, Manifest, NmsSpec
 from export.artifact.preprocessing import Preprocessing
 from export.atomic import write_json
 from export.errors import counted
-
-UNFOLD_PICTURES = 64
 
 
 def fit(
@@ -318,27 +313,6 @@ def batches_of(
         )
 
     return batches
-
-
-def unfold(session: Session, detector: Detector, data: Data, batch: int, what: str) -> None:
-    """Give BatchNorm layers that loaded weights have folded away the statistics of training data.
-
-    All processes pass the same pictures. Nothing changes in eval mode, and a detector without such
-    layers is left alone; see `folded_layers`.
-    """
-    layers = folded_layers(detector)
-    if not layers:
-        return
-    device, steps = session.torch_device(), math.ceil(UNFOLD_PICTURES / batch)
-    detector.to(device)
-    stream = training_batches(data, batch=batch, seed=0, start_step=0, steps=steps, device=device)
-    with contextlib.closing(closable(stream)) as feed:
-        passes = (partial(detector.candidates, one.to(device).images) for one in feed)
-        state_statistics(detector, layers, passes)
-    session.console.print(
-        f"{what}: {counted(len(layers), 'BatchNorm layer')} of the weights normalised nothing, as "
-        f"in an exported model; their statistics were taken from {steps * batch} training pictures"
-    )
 
 
 def furnish(

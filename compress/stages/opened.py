@@ -1,23 +1,32 @@
 """An opened run: the recipe, its data and its teachers, the input of every stage."""
 
+import contextlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.data.parts.class_names import composed
 from compress.data.config import Data, DataConfig
+from compress.data.loading import training_batches
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
+from compress.parts.batch_norm import folded_layers, state_statistics
+from compress.parts.pretrained import load_starting_weights
 from compress.parts.transfer import Transfer, transfer
+from compress.parts.weights import WeightsReport
 from compress.recipe import Recipe, TeacherConfig
 from compress.recipe_source import Source
 from compress.recipe_weights import described, stated_licences
 from compress.stages.model_name import ModelName, Role, stages_of
 from compress.stages.session import Session
-from export.errors import RecipeError
+from export.errors import RecipeError, counted
 from export.reading.plain_yaml import Key, dotted
+
+UNFOLD_PICTURES = 64
 
 
 @dataclass(frozen=True)
@@ -150,6 +159,42 @@ class Run:
         known = None if said is None else tuple(map(composed, said[1]))
         return transfer(detector, path, known, lambda n: settings.build(n, size), copy=copy)
 
+    def begin(
+        self,
+        detector: Detector,
+        settings: DetectorConfig,
+        data: Data,
+        name: ModelName,
+        *,
+        batch: int | None,
+        strict: bool = True,
+    ) -> list[WeightsReport]:
+        """Give a detector the weights that its settings name, and print what they are.
+
+        Args:
+            detector: as built from `settings`, with random weights; changed in place.
+            settings: its section in the recipe.
+            data: the pictures that it is trained on.
+            name: of the model.
+            batch: pictures per step of its training; None: it is not trained.
+            strict: whether `settings.weights` must fill the whole detector.
+
+        Returns:
+            What was loaded from each file, without what was transferred.
+
+        Raises:
+            ToolkitError: a file cannot be read or does not fit.
+        """
+        console = self.session.console
+        reports = load_starting_weights(console, settings, detector, strict=strict)
+        copied = self.transfer(detector, settings)
+        if copied is not None:
+            write = console.print if copied.complete else console.warn
+            write(f"{name}: transferred from {copied.source}: {copied.summary()}")
+        if batch is not None:
+            _unfold(self.session, detector, data, batch, name)
+        return reports
+
     def print(self, line: str) -> None:
         """Print one line for the user."""
         self.session.console.print(line)
@@ -195,6 +240,27 @@ def _stated_classes(config: TeacherConfig) -> tuple[str, ...] | None:
         return None
     said = described(config.detector.weights)
     return None if said is None else tuple(map(composed, said[1]))
+
+
+def _unfold(session: Session, detector: Detector, data: Data, batch: int, name: ModelName) -> None:
+    """Give BatchNorm layers that loaded weights have folded away the statistics of training data.
+
+    All processes pass the same pictures. Nothing changes in eval mode, and a detector without such
+    layers is left alone; see `folded_layers`.
+    """
+    layers = folded_layers(detector)
+    if not layers:
+        return
+    device, steps = session.torch_device(), math.ceil(UNFOLD_PICTURES / batch)
+    detector.to(device)
+    stream = training_batches(data, batch=batch, seed=0, start_step=0, steps=steps, device=device)
+    with contextlib.closing(stream) as feed:
+        passes = (partial(detector.candidates, one.to(device).images) for one in feed)
+        state_statistics(detector, layers, passes)
+    session.console.print(
+        f"{name}: {counted(len(layers), 'BatchNorm layer')} of the weights normalised nothing, as "
+        f"in an exported model; their statistics were taken from {steps * batch} training pictures"
+    )
 
 
 def _check_student_classes(recipe: Recipe, source: Source, classes: tuple[str, ...]) -> None:

@@ -12,14 +12,12 @@ from compress.data.loading import steps_per_epoch
 from compress.detector import Detector
 from compress.distillation.distiller import Distiller
 from compress.losses.parts.classifier import Classifier
-from compress.parts.pretrained import load_starting_weights
 from compress.parts.transfer import sized_by_classes
 from compress.parts.weights import inherit, load_weights
 from compress.stages.fit import (
     batches_of,
     choose_precision,
     fit,
-    unfold,
     unlabeled_batch,
 )
 from compress.stages.model_name import ModelName, Role
@@ -160,21 +158,15 @@ class StudentTraining:
         )
 
     def _first(self, seed: int) -> Detector:
-        recipe, console = self.run.recipe, self.run.session.console
-        detector = self.run.build_student(seed)
-        load_starting_weights(console, recipe.student, detector)
-        copied = self.run.transfer(detector, recipe.student)
-        if copied is not None:
-            write = console.print if copied.complete else console.warn
-            write(f"transferred from {copied.source}: {copied.summary()}")
-        what = str(self.run.stages_of(seed, "student")[0])
-        unfold(self.run.session, detector, self.run.data, recipe.train.batch, what)
+        run, recipe = self.run, self.run.recipe
+        detector, name = run.build_student(seed), run.stages_of(seed, "student")[0]
+        run.begin(detector, recipe.student, run.data, name, batch=recipe.train.batch)
         if recipe.inherit != "none":
             teacher, weights = self.teachers[0]
-            by_class = teacher.classes != self.run.data.classes
+            by_class = teacher.classes != run.data.classes
             skip = sized_by_classes(detector, self._rebuilt) if by_class else frozenset()
             report = inherit(detector, weights, skip)
-            console.print(f"inherited from the {teacher.name}: {report.summary()}")
+            run.print(f"inherited from the {teacher.name}: {report.summary()}")
         return detector
 
     def _rebuilt(self, classes: int) -> Detector:

@@ -6,9 +6,8 @@ from benchmarks.data.image_set import coco_ground_truth
 from compress.console import Console
 from compress.detector import Detector
 from compress.distillation.distiller import Distiller
-from compress.parts.pretrained import load_starting_weights
 from compress.parts.weights import WeightsReport, load_weights
-from compress.stages.fit import evaluate_torch, fit, torch_manifest, unfold
+from compress.stages.fit import evaluate_torch, fit, torch_manifest
 from compress.stages.model_file import describe_model, save_model
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run, Teacher
@@ -23,16 +22,16 @@ def teacher_folder(run: Run, teacher: Teacher) -> Path:
 
     def fresh() -> Distiller:
         detector = teacher.build(run.recipe.seed)
-        loaded = load_starting_weights(
-            session.console, config.detector, detector, strict=config.strict
+        batch = None if config.train is None else config.train.batch
+        loaded = run.begin(
+            detector,
+            config.detector,
+            teacher.data,
+            teacher.name,
+            batch=batch,
+            strict=config.strict,
         )
         reports.extend(loaded)
-        copied = run.transfer(detector, config.detector)
-        if copied is not None:
-            write = run.print if copied.complete else session.console.warn
-            write(f"{teacher.name}: transferred from {copied.source}: {copied.summary()}")
-        if config.train is not None:
-            unfold(session, detector, teacher.data, config.train.batch, name)
         return Distiller(detector)
 
     if config.train is not None:

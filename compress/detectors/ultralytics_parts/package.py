@@ -156,8 +156,13 @@ def _parts(here: Installed) -> Package:
     )
 
 
-def build_network(model: str, num_classes: int) -> Network:
-    """Build the layers of a model, such as yolo11n, with random weights.
+def build_network(model: str, num_classes: int, momentum: float) -> Network:
+    """Build the layers of a model with random weights.
+
+    Args:
+        model: its name, such as yolo11n.
+        num_classes: K.
+        momentum: of the running statistics of BatchNorm.
 
     Raises:
         MissingDependencyError: see `load_package`, or its files lack the model.
@@ -173,7 +178,7 @@ def build_network(model: str, num_classes: int) -> Network:
     layers = list(sequence)
     for module in list(sequence.modules()):
         if type(module) is nn.BatchNorm2d:
-            module.eps = BN_EPS
+            module.eps, module.momentum = BN_EPS, momentum
         if isinstance(getattr(module, "act", None), nn.Module):
             module.act = copy.deepcopy(module.act)  # all models of a process share one
     sources = []

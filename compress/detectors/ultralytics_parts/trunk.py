@@ -93,12 +93,8 @@ def build_ultralytics(
         MissingDependencyError: the package is missing or of another version.
     """
     check_input_size(input_size)
-    network = build_network(model, num_classes)
+    network = build_network(model, num_classes, momentum)
     *body, head = network.layers
-    for layer in network.layers:
-        for module in layer.modules():
-            if type(module) is nn.BatchNorm2d:
-                module.momentum = momentum
     layers, sources = dict(enumerate(body)), dict(enumerate(network.sources))
     first, last = network.backbone, len(body)
     stages = sorted({one for n in range(first, last) for one in sources[n] if one < first})

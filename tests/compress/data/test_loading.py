@@ -285,7 +285,7 @@ def test_stopping_early_leaves_no_thread_behind() -> None:
 
     stream = training_batches(_drawn(), batch=4, seed=0, start_step=0, steps=10**6)
     next(iter(stream))
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     for thread in threading.enumerate():
         if thread.name.startswith("batches"):
             thread.join(timeout=60)

@@ -76,7 +76,7 @@ package.load_package()
 states["imported"] = state()
 same_numbers = torch.equal(random, torch.get_rng_state())
 for model in ("yolov8n", "yolo11n", "yolo26n", "rtdetr-l"):
-    package.build_network(model, 3)
+    package.build_network(model, 3, 0.1)
 watching = False
 states["built"] = state()
 log = logging.getLogger("ultralytics")

@@ -82,9 +82,9 @@ class TaughtBoxes:
         try:
             found = read_tensors(path, what)
             said = json.loads(read_metadata(path) or "{}")["taught"]
-            taught = cls(
-                *(found[name] for name in _NAMES), tuple(said["classes"]), str(said["source"])
-            )
+            boxes, labels, scores, starts = (found[name] for name in _NAMES)
+            classes, source = tuple(said["classes"]), str(said["source"])
+            taught = cls(boxes, labels, scores, starts, classes, source)
         except ToolkitError as error:
             raise DataError(str(error)) from None
         except (ValueError, LookupError, TypeError) as error:

@@ -58,6 +58,8 @@ class Batch(NamedTuple):
         sizes: (B, 2) int64, height and width of the picture inside the letterbox.
         image_ids: B dataset ids, for messages.
         labeled: how many of the B pictures are labelled.
+        taught: B entries, what a teacher found on the pictures beforehand, pixels of these images;
+            empty where no teacher was asked.
     """
 
     images: Tensor
@@ -65,6 +67,7 @@ class Batch(NamedTuple):
     sizes: Tensor
     image_ids: tuple[int, ...]
     labeled: int
+    taught: tuple[ScoredBoxes, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch on `device`."""
@@ -74,6 +77,7 @@ class Batch(NamedTuple):
             self.sizes.to(device, non_blocking=True),
             self.image_ids,
             self.labeled,
+            tuple(found.to(device) for found in self.taught),
         )
 
 

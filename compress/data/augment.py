@@ -14,6 +14,7 @@ from export.config import NonNegativeFloat, Section
 Zoom = Annotated[float, Field(ge=0.01, le=100)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
+OF_LABELS = -1.0  # in place of a score
 _MOSAIC_CENTRE = (0.3, 0.7)  # centre of a mosaic, as shares of the side
 
 
@@ -70,10 +71,12 @@ class Sample:
 
     Attributes:
         pixels: (H, W, 3) uint8 canvas; the picture at the top left, `fill` elsewhere.
-        boxes: (n, 4) float32 xyxy, input pixels.
+        boxes: (n, 4) float32 xyxy, input pixels: the set's own and those of a teacher alike.
         labels: (n,) int64.
         height: height of the picture inside the canvas, pixels.
         width: width of the picture inside the canvas, pixels.
+        scores: (n,) float32, 0..1 of a teacher's box, `OF_LABELS` of the set's own; None where all
+            are the set's own.
     """
 
     pixels: NDArray[np.uint8]
@@ -81,6 +84,18 @@ class Sample:
     labels: NDArray[np.int64]
     height: int
     width: int
+    scores: NDArray[np.float32] | None = None
+
+    def scored(self) -> NDArray[np.float32]:
+        """Return `scores`, also where it is None."""
+        if self.scores is None:
+            return np.full(len(self.labels), OF_LABELS, np.float32)
+        return self.scores
+
+    def only(self, kept: NDArray[np.bool_]) -> "Sample":
+        """Return the sample with the boxes that `kept` (n,) marks."""
+        scores = None if self.scores is None else self.scores[kept]
+        return replace(self, boxes=self.boxes[kept], labels=self.labels[kept], scores=scores)
 
 
 def augment(
@@ -135,7 +150,7 @@ def _mirror(sample: Sample, across: bool, down: bool, swap: bool, fill: int) -> 
         height, width = width, height
     pixels = np.full_like(sample.pixels, fill)
     pixels[:height, :width] = inner
-    return Sample(pixels, boxes, sample.labels, height, width)
+    return replace(sample, pixels=pixels, boxes=boxes, height=height, width=width)
 
 
 _ACROSS = np.array([-1, 1, -1, 1], dtype=np.float32)
@@ -168,7 +183,7 @@ def _zoom(sample: Sample, config: AugmentConfig, rng: np.random.Generator, fill:
         scales = small / np.array([width, height])
     boxes = sample.boxes * np.tile(scales, 2) + np.tile(offset, 2)
     boxes, keep = _cropped(boxes, (0, 0, width, height), config.min_visible)
-    return Sample(canvas, boxes[keep], sample.labels[keep], height, width)
+    return replace(sample, pixels=canvas, boxes=boxes).only(keep)
 
 
 def _mosaic(samples: list[Sample], config: AugmentConfig, rng: np.random.Generator) -> Sample:
@@ -180,6 +195,7 @@ def _mosaic(samples: list[Sample], config: AugmentConfig, rng: np.random.Generat
     canvas = np.empty_like(samples[0].pixels)
     boxes: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []
+    scores: list[NDArray[np.float32]] = []
     for sample, (left, top, right, bottom) in zip(samples, quarters, strict=True):
         size = np.array([right - left, bottom - top])
         whole = np.array([sample.width, sample.height])
@@ -198,7 +214,9 @@ def _mosaic(samples: list[Sample], config: AugmentConfig, rng: np.random.Generat
         clipped, keep = _cropped(moved, (left, top, right, bottom), config.min_visible)
         boxes.append(clipped[keep])
         labels.append(sample.labels[keep])
-    return Sample(canvas, np.concatenate(boxes), np.concatenate(labels), height, width)
+        scores.append(sample.scored()[keep])
+    rows = np.concatenate(boxes), np.concatenate(labels)
+    return Sample(canvas, *rows, height, width, np.concatenate(scores))
 
 
 def _cropped(
@@ -230,8 +248,6 @@ def _recolour(sample: Sample, strength: float, rng: np.random.Generator) -> Samp
 
 
 def _without_slivers(sample: Sample, least: float) -> Sample:
-    sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
-    keep = (sides >= least).all(axis=1) & (sides > 0).all(axis=1)
-    if keep.all():
-        return sample
-    return replace(sample, boxes=sample.boxes[keep], labels=sample.labels[keep])
+    shorter = (sample.boxes[:, 2:] - sample.boxes[:, :2]).min(axis=1)
+    keep = (shorter >= least) & (shorter > 0)
+    return sample if keep.all() else sample.only(keep)

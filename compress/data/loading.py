@@ -21,10 +21,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.data.image_set import ImageSet, read_canvas
-from compress.batch import Batch, Targets
-from compress.data.augment import AugmentConfig, Sample, augment
+from compress.batch import Batch, ScoredBoxes, Targets
+from compress.data.augment import OF_LABELS, AugmentConfig, Sample, augment
 from compress.data.config import Data
 from compress.data.schedule import Key, Schedule
+from compress.data.taught import Taught, TaughtPictures, check_taught
 from compress.data.workers import end_with_parent
 from export.arguments import signals_for_this_process_alone
 from export.errors import DataError, ToolkitError, counted
@@ -53,8 +54,9 @@ class CanvasCache:
         fill: int = _FILL,
         *,
         fast_decode: bool = False,
+        taught: TaughtPictures | None = None,
     ) -> None:
-        self.image_set = image_set
+        self.image_set, self.taught = image_set, taught
         self.height, self.width, self.fill = height, width, fill
         self.fast_decode = fast_decode
         each = height * width * 3
@@ -84,14 +86,23 @@ class CanvasCache:
         return kept
 
     def sample(self, index: int) -> Sample:
-        """Return picture `index` with its boxes in input pixels; crowd boxes are left out."""
+        """Return picture `index` with its boxes in input pixels; crowd boxes are left out.
+
+        What a teacher found on it follows the set's own boxes.
+        """
         image, place = self.image_set.images[index], self.place(index)
         alone = ~image.crowd
-        boxes = place.to_input(image.boxes[alone])
+        boxes, labels, scores = image.boxes[alone], image.labels[alone], None
+        if self.taught is not None:
+            found = self.taught.of(index)
+            scores = np.concatenate(
+                [np.full(len(labels), OF_LABELS, np.float32), found.scores.numpy()]
+            )
+            boxes = np.concatenate([boxes, found.boxes.numpy()])
+            labels = np.concatenate([labels, found.labels.numpy()])
         limits = np.array([place.width, place.height] * 2, dtype=np.float32)
-        boxes = np.clip(boxes, 0, limits)
-        labels = image.labels[alone]
-        return Sample(self.canvas(index), boxes, labels, place.height, place.width)
+        inside = np.clip(place.to_input(boxes), 0, limits)
+        return Sample(self.canvas(index), inside, labels, place.height, place.width, scores)
 
     def _read(self, index: int) -> NDArray[np.uint8]:
         return read_canvas(
@@ -117,11 +128,13 @@ class RawBatch(NamedTuple):
 
     pixels: Tensor  # (B, H, W, 3) uint8
     sizes: Tensor  # (B, 2)
-    boxes: Tensor  # all boxes of the batch, (N, 4)
-    labels: Tensor  # (N,)
-    counts: list[int]  # boxes per picture
+    boxes: Tensor  # all boxes of the batch, (N + M, 4): the sets' own, then a teacher's
+    labels: Tensor  # (N + M,)
+    counts: list[int]  # the sets' own boxes per picture
     image_ids: tuple[int, ...]
     labeled: int
+    scores: Tensor  # (M,) of a teacher's boxes
+    taught_counts: list[int]  # a teacher's boxes per picture; empty without a teacher
 
 
 @dataclass(frozen=True)
@@ -145,17 +158,22 @@ class Assembler(Dataset[RawBatch]):
         for row, sample in enumerate(samples):
             pixels[row] = sample.pixels
         caches = [self._cache(key) for key in keys]
+        own = [sample.only(sample.scored() < 0) for sample in samples]
+        taught = [sample.only(sample.scored() >= 0) for sample in samples]
+        rows = [*own, *taught]
         return RawBatch(
             pixels=torch.from_numpy(pixels),
             sizes=torch.tensor([(sample.height, sample.width) for sample in samples]),
-            boxes=torch.from_numpy(np.concatenate([sample.boxes for sample in samples])),
-            labels=torch.from_numpy(np.concatenate([sample.labels for sample in samples])),
-            counts=[len(sample.labels) for sample in samples],
+            boxes=torch.from_numpy(np.concatenate([sample.boxes for sample in rows])),
+            labels=torch.from_numpy(np.concatenate([sample.labels for sample in rows])),
+            counts=[len(sample.labels) for sample in own],
             image_ids=tuple(
                 cache.image_set.images[key.picture].id
                 for cache, key in zip(caches, keys, strict=True)
             ),
             labeled=sum(key.labeled for key in keys),
+            scores=torch.from_numpy(np.concatenate([sample.scored() for sample in taught])),
+            taught_counts=[len(sample.labels) for sample in taught if cache.taught is not None],
         )
 
     def __getitems__(self, keys: list[Key]) -> RawBatch | ToolkitError:
@@ -215,6 +233,7 @@ def training_batches(
     device: torch.device | None = None,
     cycle: int | None = None,
     mosaic_until: int | None = None,
+    taught: Taught | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield the batches of `steps` steps from `start_step` on.
 
@@ -233,10 +252,11 @@ def training_batches(
         cycle: go through the batches of the first `cycle` steps over and over, to time steps with
             pictures that are decoded already where the cache holds them.
         mosaic_until: first step without mosaics; None for none.
+        taught: what a teacher found on the pictures, for `Batch.taught`; it is changed with them.
 
     Raises:
         DataError: a set is smaller than its batch, the batch has fewer pictures than there are
-            processes, or a picture cannot be read.
+            processes, the teacher's boxes are not those of the sets, or a picture cannot be read.
     """
     steps_per_epoch(data, batch)
     unlabeled = data.unlabeled if unlabeled_batch else None
@@ -252,14 +272,7 @@ def training_batches(
             f"processes train: some would have none; choose a batch of at least {world}, or start "
             "fewer processes"
         )
-    size = (data.input_height, data.input_width)
-    fast = data.fast_decode
-    labeled_cache = CanvasCache(data.train, *size, data.cache_bytes, fast_decode=fast)
-    unlabeled_cache = None
-    if unlabeled is not None:
-        rest = data.cache_bytes - labeled_cache.bytes
-        unlabeled_cache = CanvasCache(unlabeled, *size, rest, fast_decode=fast)
-    assembler = Assembler(labeled_cache, unlabeled_cache, data.augment, seed)
+    assembler = Assembler(*_caches(data, unlabeled, taught), data.augment, seed)
     schedule = Schedule(
         len(data.train),
         batch,
@@ -275,6 +288,23 @@ def training_batches(
     pinned = pin and torch.cuda.is_available()
     produce = _by_processes(assembler, keys, workers, pinned) if workers else None
     return _finished(produce or _by_thread(assembler, keys, pinned), device)
+
+
+def _caches(
+    data: Data, unlabeled: ImageSet | None, taught: Taught | None
+) -> tuple[CanvasCache, CanvasCache | None]:
+    """Return the pictures with labels and those without; the former are kept first."""
+    if taught is not None:
+        check_taught(taught.train, len(data.train), "data.train")
+        if unlabeled is not None:
+            check_taught(taught.unlabeled, len(unlabeled), "data.unlabeled")
+    of_labeled, of_unlabeled = (None, None) if taught is None else taught
+    size, fast = (data.input_height, data.input_width), data.fast_decode
+    labeled = CanvasCache(data.train, *size, data.cache_bytes, fast_decode=fast, taught=of_labeled)
+    if unlabeled is None:
+        return labeled, None
+    rest = data.cache_bytes - labeled.bytes
+    return labeled, CanvasCache(unlabeled, *size, rest, fast_decode=fast, taught=of_unlabeled)
 
 
 def _finished(
@@ -333,17 +363,21 @@ def _pinned(raw: RawBatch) -> RawBatch:
         pixels=raw.pixels.pin_memory(),
         boxes=raw.boxes.pin_memory(),
         labels=raw.labels.pin_memory(),
+        scores=raw.scores.pin_memory(),
     )
 
 
 def to_batch(raw: RawBatch, device: torch.device | None = None) -> Batch:
     """Convert to float32 in 0..1, (B, 3, H, W) with channels last in memory."""
-    pixels, sizes, boxes, labels = (
+    pixels, sizes, boxes, labels, scores = (
         tensor if device is None else tensor.to(device, non_blocking=True)
-        for tensor in (raw.pixels, raw.sizes, raw.boxes, raw.labels)
+        for tensor in (raw.pixels, raw.sizes, raw.boxes, raw.labels, raw.scores)
     )
     # The same division as in export.pictures.images.to_tensor, so that training and device agree.
     images = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
-    parts = zip(torch.split(boxes, raw.counts), torch.split(labels, raw.counts), strict=True)
-    targets = tuple(Targets(own_boxes, own_labels) for own_boxes, own_labels in parts)
-    return Batch(images, targets, sizes, raw.image_ids, raw.labeled)
+    counts = raw.counts + raw.taught_counts
+    rows = [*zip(torch.split(boxes, counts), torch.split(labels, counts), strict=True)]
+    targets = tuple(Targets(*own) for own in rows[: len(raw.counts)])
+    of_teacher = zip(rows[len(raw.counts) :], torch.split(scores, raw.taught_counts), strict=True)
+    taught = tuple(ScoredBoxes(*found, score) for found, score in of_teacher)
+    return Batch(images, targets, sizes, raw.image_ids, raw.labeled, taught)

@@ -256,4 +256,4 @@ def diverse_input(batch: Batch, config: IkdConfig, draw: Sequence[float]) -> Bat
 
 def with_images(batch: Batch, images: Tensor, targets: tuple[Targets, ...]) -> Batch:
     """Return the batch with other pictures, and boxes that fit them."""
-    return Batch(images, targets, batch.sizes, batch.image_ids, batch.labeled)
+    return batch._replace(images=images, targets=targets)

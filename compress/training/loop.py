@@ -343,8 +343,7 @@ def _cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _channels_last(batch: Batch) -> Batch:
-    images = batch.images.contiguous(memory_format=torch.channels_last)
-    return Batch(images, batch.targets, batch.sizes, batch.image_ids, batch.labeled)
+    return batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
 
 
 def closable(stream: Iterator[Batch]) -> Generator[Batch, None, None]:

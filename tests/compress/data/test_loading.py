@@ -10,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.data.image_set import read_canvas, read_coco
-from compress.batch import Batch
+from benchmarks.data.image_set import ImageSet, read_canvas, read_coco
+from compress.batch import Batch, ScoredBoxes
 from compress.data.augment import AugmentConfig
 from compress.data.config import Data, FolderConfig, ShapesConfig, SplitConfig
 from compress.data.loading import CanvasCache, steps_per_epoch, training_batches
 from compress.data.schedule import Schedule
+from compress.data.taught import Taught
+from compress.teaching.boxes import TaughtBoxes
 from export.errors import DataError
 from export.pictures.images import to_tensor
 from tests.benchmarks.data.tiny import coco, write_coco, write_coco_root
@@ -51,7 +53,40 @@ def _same(first: Batch, second: Batch) -> bool:
             torch.equal(a.labels, b.labels)
             for a, b in zip(first.targets, second.targets, strict=True)
         )
+        and _same_taught(first.taught, second.taught)
     )
+
+
+def _same_taught(first: Sequence[ScoredBoxes], second: Sequence[ScoredBoxes]) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(one, other)
+        for pair in zip(first, second, strict=True)
+        for one, other in zip(*pair, strict=True)
+    )
+
+
+def _known(images: ImageSet) -> TaughtBoxes:
+    """A teacher that finds exactly the boxes of the labels; scores fall from picture to picture."""
+    found = [
+        ScoredBoxes(
+            torch.from_numpy(image.boxes),
+            torch.from_numpy(image.labels),
+            torch.full((len(image.labels),), 1 / (1 + index)),
+        )
+        for index, image in enumerate(images.images)
+    ]
+    return TaughtBoxes.of_pictures(found, ("a", "b", "c"), "a test")
+
+
+def _taught(data: Data) -> Taught:
+    assert data.unlabeled is not None
+    return Taught(_known(data.train), _known(data.unlabeled))
+
+
+def _twice() -> Data:
+    """The labelled pictures also in place of those without labels, with their boxes."""
+    data = _drawn()
+    return replace(data, unlabeled=data.train)
 
 
 def test_a_batch_holds_labelled_pictures_first_and_no_box_on_the_others() -> None:
@@ -76,12 +111,62 @@ def test_an_epoch_shows_every_picture_once_and_the_next_one_in_another_order() -
     assert ids[0] + ids[1] != ids[2] + ids[3]
 
 
+def test_boxes_of_a_teacher_are_changed_as_the_labels_are() -> None:
+    data = _twice()
+    batches = _batches(data, steps=8, taught=_taught(data))
+    for batch in batches:
+        assert len(batch.taught) == len(batch.targets) == 6
+        for target, found in zip(batch.targets, batch.taught, strict=True):
+            assert torch.equal(found.boxes, target.boxes)
+            assert torch.equal(found.labels, target.labels)
+            assert found.scores.shape == found.labels.shape
+    scores = [set(found.scores.tolist()) for batch in batches for found in batch.taught]
+    assert max(map(len, scores)) > 1, "a mosaic holds the boxes of several pictures"
+    assert min(map(len, scores)) == 1
+
+
+def test_boxes_of_a_teacher_change_nothing_else() -> None:
+    data = _drawn()
+    assert data.unlabeled is not None
+    nothing = Taught(
+        *(
+            TaughtBoxes.of_pictures([_NOTHING] * len(one), ("a",), "a test")
+            for one in (data.train, data.unlabeled)
+        )
+    )
+    plain, empty = _batches(data), _batches(data, taught=nothing)
+    full = _batches(data, taught=_taught(data))
+    for batch, with_none, with_boxes in zip(plain, empty, full, strict=True):
+        assert batch.taught == ()
+        assert [len(found.scores) for found in with_none.taught] == [0] * 6
+        assert sum(len(found.scores) for found in with_boxes.taught) > 0
+        assert _same(batch, with_none._replace(taught=()))
+        assert _same(batch, with_boxes._replace(taught=()))
+
+
+_NOTHING = ScoredBoxes(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0))
+
+
+@pytest.mark.parametrize("missing", ["train", "unlabeled"])
+def test_boxes_of_a_teacher_for_other_pictures_are_refused(missing: str) -> None:
+    data = _drawn()
+    whole, count, have = _taught(data), 0, 5
+    taught = Taught(whole.train)
+    if missing == "train":
+        taught, count, have = Taught(_known(_drawn(4).train), whole.unlabeled), 4, 10
+    with pytest.raises(
+        DataError, match=f"those of {count} pictures, but data.{missing} has {have}"
+    ):
+        _batches(data, taught=taught)
+
+
 @pytest.mark.slow
 def test_a_resumed_run_sees_the_same_batches() -> None:
-    data = _drawn()
-    whole = _batches(data, steps=7)
+    data = _twice()
+    taught = _taught(data)
+    whole = _batches(data, steps=7, taught=taught)
     for start in (1, 3, 6):
-        resumed = _batches(data, start, 7 - start)
+        resumed = _batches(data, start, 7 - start, taught=taught)
         assert all(_same(a, b) for a, b in zip(whole[start:], resumed, strict=True))
 
 
@@ -125,15 +210,18 @@ def test_another_seed_changes_order_and_augmentation() -> None:
     ids=["two, evenly", "three, unevenly"],
 )
 def test_processes_share_each_batch_of_one(order: Sequence[list[int]]) -> None:
-    data = _drawn()
-    whole = _batches(data)
-    ranks = [_batches(data, rank=rank, world=len(order)) for rank in range(len(order))]
+    data = _twice()
+    taught = _taught(data)
+    whole = _batches(data, taught=taught)
+    count = len(order)
+    ranks = [_batches(data, rank=rank, world=count, taught=taught) for rank in range(count)]
     for step, batch in enumerate(whole):
         for steps, rows in zip(ranks, order, strict=True):
             part = steps[step]
             assert part.labeled == sum(row < batch.labeled for row in rows)
             assert torch.equal(part.images, batch.images[rows])
             assert part.image_ids == tuple(batch.image_ids[row] for row in rows)
+            assert _same_taught(part.taught, [batch.taught[row] for row in rows])
 
 
 @pytest.mark.slow
@@ -142,6 +230,7 @@ def test_processes_share_each_batch_of_one(order: Sequence[list[int]]) -> None:
 def test_worker_processes_change_nothing(tmp_path: Path, mosaic_until: int | None) -> None:
     data = FolderConfig(root=write_coco_root(tmp_path, 6), image_size=32, augment=VARIED).open()
     more: dict[str, Any] = {"unlabeled_batch": 0, "mosaic_until": mosaic_until}
+    more["taught"] = Taught(_known(data.train))
     alone = _batches(data, steps=4, **more)
     spread = _batches(data, steps=4, workers=2, **more)
     assert all(_same(a, b) for a, b in zip(alone, spread, strict=True))

@@ -55,6 +55,7 @@ FLOORS = [
     ["compress/foreign"],
     ["compress/parts", "compress/tracking"],
     ["compress/data", "compress/training"],
+    ["compress/teaching/formats"],
     ["compress/teaching"],
     ["compress/losses/parts", "compress/detectors/parts"],
     ["compress/detectors/ultralytics_parts"],

@@ -1,7 +1,7 @@
 """Notice boxes that were written in another form than their format has."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,29 +31,47 @@ _FROM_CORNERS: dict[Form, Callable[[Array], Array]] = {
 }
 
 
+class Misfit(NamedTuple):
+    """What is wrong with boxes all together.
+
+    Attributes:
+        sentence: what was found, and which form they look like.
+        is_another_form: whether they fit some other form than the stated one.
+    """
+
+    sentence: str
+    is_another_form: bool
+
+
 def format_warning(
     stated: Form, boxes: Sequence[Box], sizes: Sequence[tuple[int, int]]
 ) -> str | None:
+    """Return the sentence of `misfit`, or None."""
+    found = misfit(stated, np.array(boxes), np.array(sizes)) if boxes else None
+    return None if found is None else found.sentence
+
+
+def misfit(stated: Form, boxes: Array, sizes: NDArray[np.number]) -> Misfit | None:
     """Say that boxes do not fit their pictures, and which other form they all fit.
 
     Args:
         stated: the form that the data set's format has.
-        boxes: xyxy in pixels, as read by that form, neither clipped nor left out.
-        sizes: (width, height) of the picture of each box.
+        boxes: (n, 4) xyxy in pixels, as read by that form, neither clipped nor left out.
+        sizes: (n, 2) width and height of the picture of each box.
 
     Returns:
-        One sentence; None where fewer than a fifth of the boxes do not fit.
+        None where fewer than a fifth of the boxes do not fit.
     """
     if len(boxes) < _FEWEST:
         return None
-    read = np.array(boxes, dtype=np.float64)
-    size = np.array(sizes, dtype=np.float64)
+    read, size = boxes.astype(np.float64), sizes.astype(np.float64)
     numbers = _FROM_CORNERS[stated](read)
     wrong = ~_fits(read, size)
     if stated != "cxcywh" and (np.abs(read) <= 1).all():
-        return (
+        return Misfit(
             f"all {len(read)} boxes lie within the first pixel; they look like fractions of the "
-            "picture's sides, where pixels are expected"
+            "picture's sides, where pixels are expected",
+            True,
         )
     if wrong.sum() < max(_FEWEST, _SHARE * len(read)):
         return None
@@ -63,9 +81,10 @@ def format_warning(
         if form != stated and _fits(_TO_CORNERS[form](numbers), size).mean() >= _ALL
     ]
     look = f"; they look like {' or '.join(others)}" if others else ""
-    return (
+    return Misfit(
         f"{int(wrong.sum())} of {len(read)} boxes end outside their picture or have no area{look}, "
-        f"where {_IN_WORDS[stated]} is expected"
+        f"where {_IN_WORDS[stated]} is expected",
+        bool(others),
     )
 
 

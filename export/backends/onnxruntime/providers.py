@@ -115,11 +115,13 @@ def open_session(
     runtime: ModuleType,
     path: Path,
     device: Device,
-    model: bytes,
+    model: bytes | str,
     options: "onnxruntime.SessionOptions",
     providers: Providers,
 ) -> "onnxruntime.InferenceSession":
     """Return a session that has the device's provider.
+
+    `model` is the file's content, or its path where weights may lie in a file beside it.
 
     Raises:
         ExportError: the provider did not load, with the reason; or the model is refused.

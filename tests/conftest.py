@@ -2,11 +2,13 @@
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # One thread per process: a worker per core runs beside this one, and the tensors are small. Read
@@ -73,6 +75,25 @@ def _why_no_tensorrt() -> str | None:
 @pytest.fixture
 def photographs() -> Path:
     return PHOTOGRAPHS
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Carry out the smoke recipe with `WHOLE` once for all test processes, which only read it.
+
+    The folder has `recipe.yaml`, the run in `runs/smoke` and what the command printed in
+    `said.json`.
+    """
+    from tests.compress.smoke import make_finished
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "said.json").exists():  # written last
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make_finished(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,7 @@
 """A recipe that passes through every stage in seconds."""
 
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from textwrap import indent
 
@@ -47,6 +49,16 @@ benchmark: {repeats: 1, blocks: 2, calls_per_block: 2, warmup: 1, images: 2, thr
 )
 
 
+# What `finished_run` adds: a second seed, every precision, NMS in the graph, fresh processes.
+WHOLE = (
+    "train.epochs=1",
+    "seeds=2",
+    "export.precisions=[fp32, fp16, int8, int8-trt]",
+    "export.nms=graph",
+    "benchmark.repeats=2",
+)
+
+
 def write_smoke(folder: Path, name: str = "recipe.yaml") -> Path:
     """Write the recipe into `folder`."""
     path = folder / name
@@ -70,3 +82,12 @@ def opened_smoke(folder: Path, *overrides: str, quiet: bool = True) -> Run:
     recipe, source = load_recipe(path, overrides)
     session = Session(folder / "run", "cpu", Console(quiet=quiet))
     return Run.open(session, recipe, source)
+
+
+def make_finished(folder: Path) -> None:
+    """Carry out the recipe with `WHOLE` in `folder/runs`; write the line that `--json` prints."""
+    said = StringIO()
+    with redirect_stdout(said):
+        given = [str(write_smoke(folder)), "--runs", str(folder / "runs"), "--json", *WHOLE]
+        assert main(given) == 0
+    (folder / "said.json").write_text(said.getvalue().splitlines()[-1], encoding="utf-8")

@@ -21,7 +21,6 @@ import slimdet
 from compress.parts.weights import read_metadata
 from compress.run import main
 from export.verify import main as verify
-from tests.compress.test_run import run
 
 MADE = Path(__file__).with_name("made_before")
 
@@ -40,13 +39,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_is_finished_and_its_finished_models_are_kept(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_finished_and_its_finished_models_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     extract("interrupted_run.tar.xz", tmp_path)
     models = tmp_path / "smoke" / "models"
     before = contents(models)
-    done = run(tmp_path / "recipe.yaml", "train.steps=12", "--runs", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "from step 1 of 12" in done.stderr
+    assert main([str(tmp_path / "recipe.yaml"), "train.steps=12", "--runs", str(tmp_path)]) == 0
+    assert "from step 1 of 12" in capsys.readouterr().err
     after = contents(models)
     assert {name: after[name] for name in before} == before
     record = json.loads(after["seed0-student/training.json"])

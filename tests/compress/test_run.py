@@ -3,7 +3,7 @@
 import gc
 import json
 import os
-import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,17 +16,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from safetensors.torch import load_file
 
+from compress.pipeline import train_models
 from compress.run import main
-from tests.compress.smoke import assert_refused, write_smoke
+from tests.compress.smoke import WHOLE, assert_refused, opened_smoke, write_smoke
 
 ROOT = Path(__file__).resolve().parents[2]
-OVERRIDES = (
-    "baseline.equal_time=true",
-    "seeds=2",
-    "export.precisions=[fp32, fp16, int8, int8-trt]",
-    "export.nms=graph",
-    "benchmark.repeats=2",
-)
 
 
 @pytest.mark.parametrize("recipe", ["missing.yaml", str(ROOT / "recipes" / "quickstart.yaml")])
@@ -38,31 +32,11 @@ def test_objects_are_collected_again_when_the_command_has_ended(
     assert gc.isenabled()
 
 
-def run(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m"]
-    if processes > 1:
-        program += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    return subprocess.run(
-        [*program, "compress.run", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("smoke")
-    done = run(
-        write_smoke(folder),
-        "--runs",
-        folder / "runs",
-        "--json",
-        *OVERRIDES,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "runs" / "smoke", json.loads(done.stdout.splitlines()[-1])
+@pytest.fixture
+def finished(finished_run: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of the finished run, and what its command said."""
+    said: dict[str, Any] = json.loads((finished_run / "said.json").read_text())
+    return finished_run / "runs" / "smoke", said
 
 
 @pytest.mark.slow
@@ -82,7 +56,6 @@ def test_one_recipe_goes_from_data_to_report(finished: tuple[Path, dict[str, Any
         ("student", "onnxruntime", "fp16"),
         ("student", "onnxruntime", "int8"),
         ("student", "onnxruntime", "int8-trt"),
-        ("baseline_equal_time", "onnxruntime", "fp32"),
     ]
     assert report["schema"] == 1
     assert report["gain"]["seeds"] == 2
@@ -151,22 +124,19 @@ def test_student_and_baseline_begin_alike_and_the_teacher_is_in_no_file(
 @pytest.mark.slow
 def test_a_finished_run_is_kept_and_a_changed_recipe_refused(
     finished: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    home, _ = finished
-    recipe, runs = home.parent.parent / "recipe.yaml", home.parent
+    home, recipe = tmp_path / "smoke", str(write_smoke(tmp_path))
+    shutil.copytree(finished[0], home)
     written = (home / "report" / "report.json").stat().st_mtime_ns
-    same = run(
-        recipe,
-        "--runs",
-        runs,
-        *OVERRIDES,
-    )
-    assert same.returncode == 0, same.stderr
+    assert main([recipe, "--runs", str(tmp_path), *WHOLE]) == 0
     assert (home / "report" / "report.json").stat().st_mtime_ns == written
-    changed = run(recipe, "--runs", runs, "train.steps=9")
-    assert changed.returncode == 2
-    assert "was made with" in changed.stderr
-    assert "Traceback" not in changed.stderr
+    capsys.readouterr()
+    assert main([recipe, "--runs", str(tmp_path), "train.steps=9"]) == 2
+    said = capsys.readouterr().err
+    assert "was made with" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow
@@ -188,52 +158,27 @@ def test_the_exported_student_runs_without_torch(
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path: Path) -> None:
-    recipe = write_smoke(tmp_path)
     overrides = ("distill=[]", "baseline.enabled=false", "train.optimizer=sgd", "train.lr=0.05")
-    homes = []
-    for processes in (1, 2):
-        done = run(recipe, "--runs", tmp_path / str(processes), *overrides, processes=processes)
-        assert done.returncode == 0, done.stderr
-        homes.append(tmp_path / str(processes) / "smoke")
-    one, two = (load_file(h / "models" / "seed0-student" / "model.safetensors") for h in homes)
-    for name, value in one.items():
-        assert (value - two[name]).abs().max() < 2e-5, name
-
-
-def fingerprint(home: Path) -> tuple[dict[str, bytes], list[Any]]:
-    weights = {p.parent.name: p.read_bytes() for p in home.glob("models/*/model.safetensors")}
-    rows = json.loads((home / "report" / "report.json").read_text())["rows"]
-    return weights, [(row["key"], row["sha256"], row["ap"]) for row in rows]
-
-
-@pytest.mark.slow
-def test_a_run_killed_again_and_again_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path) -> None:
-    """SLIMDET_KILLS says how often; a run that survives its kills is compared, then begun anew."""
-    recipe = write_smoke(tmp_path)
-    start = time.monotonic()
-    done = run(recipe, "--runs", tmp_path / "whole")
-    assert done.returncode == 0, done.stderr
-    took = time.monotonic() - start
-    whole = fingerprint(tmp_path / "whole" / "smoke")
+    run = opened_smoke(tmp_path, *overrides)
+    run.home.mkdir()
+    train_models(run)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [
+        "-m",
+        "compress.run",
+        str(tmp_path / "recipe.yaml"),
+        "--runs",
+        str(tmp_path),
+        *overrides,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    moments = random.Random(0)
-    kills, runs = 0, 0
-    while kills < int(os.environ.get("SLIMDET_KILLS", "2")):
-        folder = tmp_path / f"cut{runs}"
-        command = [sys.executable, "-m", "compress.run", str(recipe), "--runs", str(folder)]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-        try:
-            # the first fifth is imports, where there is nothing to lose
-            assert process.wait(timeout=took * moments.uniform(0.2, 1)) == 0
-            assert fingerprint(folder / "smoke") == whole
-            runs += 1
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-    done = run(recipe, "--runs", tmp_path / f"cut{runs}")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert fingerprint(tmp_path / f"cut{runs}" / "smoke") == whole
+    for model in ("teacher", "seed0-student"):
+        files = [h / "models" / model / "model.safetensors" for h in (run.home, tmp_path / "smoke")]
+        one, two = (load_file(file) for file in files)
+        for name, value in one.items():
+            assert (value - two[name]).abs().max() < 2e-5, name
 
 
 @pytest.mark.slow

@@ -26,7 +26,6 @@ from compress.data.config import FolderConfig
 from compress.recipe import load_recipe
 from slimdet.__main__ import main as slimdet
 from tests.benchmarks.data.tiny import coco, picture, write_coco, write_coco_root
-from tests.compress.smoke import write_smoke
 from tests.documents.blocks import Command, blocks, documented
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,15 +77,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (here / name).mkdir(parents=True)
         (here / name / "report.json").write_text(json.dumps(report))
     return here
-
-
-@pytest.fixture(scope="module")
-def finished(prepared: Path) -> Path:
-    """A finished run of the smoke recipe, which also stands for the documents' `recipe.yaml`."""
-    write_smoke(prepared)
-    run = prepared / "smoke"
-    assert slimdet(["run", str(prepared / "recipe.yaml"), "--runs", str(prepared)]) == 0
-    return run
 
 
 def write_divided(root: Path, record: Path, document: dict[str, Any]) -> None:
@@ -211,10 +201,14 @@ PYTHON = [
 
 @pytest.mark.parametrize("text", PYTHON)
 def test_a_documented_piece_of_python_works(
-    text: str, prepared: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, prepared: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The finished run is `runs/quickstart`, and that of the documents' `recipe.yaml`."""
     monkeypatch.chdir(prepared)
-    shutil.copytree(finished, prepared / "runs" / "quickstart", dirs_exist_ok=True)
+    run = finished_run / "runs" / "smoke"
+    for name in ("quickstart", "smoke"):
+        shutil.copytree(run, prepared / "runs" / name, dirs_exist_ok=True)
+    shutil.copy(run / "recipe.yaml", prepared)
     exec(compile(text, "document", "exec"), {"__name__": "__main__"})
 
 

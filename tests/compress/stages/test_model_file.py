@@ -13,7 +13,6 @@ from compress.detectors import DetectorConfig
 from compress.detectors.small_pairs import NAMED, detector_settings
 from compress.parts.weights import load_weights, read_metadata, save_weights
 from compress.recipe import TeacherConfig, load_recipe
-from compress.run import main
 from compress.stages.fit import torch_manifest
 from compress.stages.model_file import (
     describe_model,
@@ -169,12 +168,11 @@ def test_a_damaged_description_does_not_hide_why_weights_do_not_fit(
 
 
 @pytest.mark.slow
-def test_every_model_of_a_run_describes_itself(tmp_path: Path) -> None:
-    recipe = str(write_smoke(tmp_path))
-    assert main([recipe, "--runs", str(tmp_path)]) == 0
-    home = tmp_path / "smoke"
+def test_every_model_of_a_run_describes_itself(finished_run: Path) -> None:
+    home = finished_run / "runs" / "smoke"
     folders = sorted(path for path in (home / "models").iterdir() if path.is_dir())
-    assert [folder.name for folder in folders] == ["seed0-baseline", "seed0-student", "teacher"]
+    students = [f"seed{seed}-{role}" for seed in (0, 1) for role in ("baseline", "student")]
+    assert [folder.name for folder in folders] == [*students, "teacher"]
     lock = json.loads((home / "recipe.lock.json").read_text(encoding="utf-8"))
     for folder in folders:
         metadata = read_model_metadata(folder / "model.safetensors")

@@ -1,10 +1,9 @@
 """Several teachers, teachers of other classes, and a classifier: stage by stage, to the report."""
 
 import json
-import os
-import subprocess
-import sys
 import time
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from compress.stages.students import StudentTraining
 from compress.stages.teachers import load_teacher, teacher_folder
 from export.errors import RecipeError
 from tests.compress.smoke import assert_refused, opened_smoke, write_smoke
+from tests.processes import start_run
 
-ROOT = Path(__file__).resolve().parents[3]
 SECOND = (
     "teacher=[{detector: {type: gfl, backbone: {type: slim_resnet, widths: [16, 16, 16, 16]}, "
     "width: 16, head_depth: 1, reg_max: 4, strides: [8, 16], norm: group}, train: &t {epochs: 1, "
@@ -45,14 +44,12 @@ DICOD = (
 )
 
 
-def carry_out(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "compress.run", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def carry_out(folder: Path, *overrides: str) -> str:
+    """Run the recipe in `folder`; return what it says."""
+    said = StringIO()
+    with redirect_stderr(said):
+        assert main([str(write_smoke(folder)), "--runs", str(folder), *overrides]) == 0
+    return said.getvalue()
 
 
 def report_of(home: Path) -> dict[str, Any]:
@@ -66,9 +63,8 @@ TEACHING = (SECOND, HARD, "inherit=neck+head")
 @pytest.fixture(scope="module")
 def two_teachers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    done = carry_out(write_smoke(folder), "--runs", folder, *TEACHING, "baseline.equal_time=true")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("inherited from the teacher:") == 3  # first stages and equal time
+    said = carry_out(folder, *TEACHING, "baseline.equal_time=true")
+    assert said.count("inherited from the teacher:") == 3  # first stages and equal time
     return folder / "smoke"
 
 
@@ -135,9 +131,7 @@ def test_a_run_of_two_teachers_that_is_cut_ends_as_one_that_was_not(
     two_teachers: Path, tmp_path: Path
 ) -> None:
     whole = two_teachers
-    command = [sys.executable, "-m", "compress.run", str(write_smoke(tmp_path)), *TEACHING]
-    command += ["--runs", str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [write_smoke(tmp_path), *TEACHING, "--runs", tmp_path]
     home = tmp_path / "smoke"
     for reached in (
         home / "training" / "teacher2" / "last.pt",
@@ -145,10 +139,12 @@ def test_a_run_of_two_teachers_that_is_cut_ends_as_one_that_was_not(
         home / "training" / "seed0-student" / "last.pt",
         home / "models" / "seed0-student",
     ):
-        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as one:
-            while not reached.exists() and one.poll() is None:
-                time.sleep(0.01)
-            one.kill()
+        process = start_run(command, tmp_path / "said.txt")
+        while not reached.exists() and process.is_alive():
+            time.sleep(0.01)
+        process.kill()
+        process.join()
+        assert reached.exists()
     for name in ("teacher2", "seed0-baseline", "seed0-student-stage1", "seed0-student"):
         files = [one / "models" / name / "model.safetensors" for one in (whole, home)]
         # the tensors alone: the metadata holds the recipe, and it the folder of its data
@@ -293,17 +289,14 @@ def test_unless_the_recipe_allows_it_and_then_it_is_said(
 
 @pytest.mark.slow
 def test_a_classifier_teaches_beside_a_teacher_that_lacks_classes(tmp_path: Path) -> None:
-    done = carry_out(
-        write_smoke(tmp_path),
-        "--runs",
+    said = carry_out(
         tmp_path,
         DICOD,
         "data.difficulty=hard",
         "teacher.data={type: shapes, image_size: 64, train: {count: 8}, val: {count: 4}}",
         "baseline.enabled=false",
     )
-    assert done.returncode == 0, done.stderr
-    assert "WARNING: teacher does not know " in done.stderr
+    assert "WARNING: teacher does not know " in said
     home = tmp_path / "smoke"
     report = report_of(home)
     notes = "\n".join(report["notes"])

@@ -89,7 +89,10 @@ def test_a_model_is_measured_and_reported(tmp_path, data, capsys):
 
 
 @pytest.mark.slow
-def test_a_metric_is_one_file_and_one_entry_and_is_reported(tmp_path, data, capsys, monkeypatch):
+def test_a_metric_is_one_file_and_one_entry_and_is_reported(
+    tmp_path, data, capsys, monkeypatch, clock
+):
+    clock.step_ns = 20_000_000
     monkeypatch.setitem(METRICS, "boxes", boxes_metric)
     model = write_model(tmp_path / "student.onnx")
     out = tmp_path / "report"
@@ -110,7 +113,10 @@ def test_a_metric_is_one_file_and_one_entry_and_is_reported(tmp_path, data, caps
 
 
 @pytest.mark.slow
-def test_two_models_are_compared_with_the_first_on_a_split_of_a_folder(tmp_path, data, capsys):
+def test_two_models_are_compared_with_the_first_on_a_split_of_a_folder(
+    tmp_path, data, capsys, clock
+):
+    clock.step_ns = 20_000_000
     models = [write_model(tmp_path / name / "student.onnx") for name in ("a", "b")]
     arguments = ["--data", str(data.parent), "--threads", "1", "--repeats", "1", "--json"]
     assert main([*map(str, models), *arguments]) == 0

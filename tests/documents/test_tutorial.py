@@ -18,7 +18,7 @@ TUTORIAL = blocks((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
 TINY = [
     "data.image_size=64",
     "train={steps: 2, batch: 2}",
-    "benchmark={repeats: 1, blocks: 2, calls_per_block: 2, warmup: 1, images: 2}",
+    "benchmark={repeats: 1, blocks: 2, calls_per_block: 2, images: 2, throughput_s: 0.01}",
     "export.parity_images=2",
     "export.calibration.count=4",
 ]

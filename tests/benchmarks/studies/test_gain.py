@@ -90,7 +90,8 @@ def test_a_table_compares_students_of_the_same_labels_seed_by_seed(tmp_path: Pat
     nothing = "nothing=[{type: gid, feature_weight: 0, relation_weight: 0, response_weight: 0}]"
     command = [str(recipe), "--methods", "defeat", nothing, "--regimes", "few", "--equal-time"]
     command += ["--set", "data.train={count: 24}", "--set", "train.steps=2", "--data", "drawn"]
-    command += ["--set", "benchmark={repeats: 1, blocks: 2, calls_per_block: 2, images: 2}"]
+    short = "repeats: 1, blocks: 2, calls_per_block: 2, images: 2, throughput_s: 0.01"
+    command += ["--set", f"benchmark={{{short}}}"]
     command += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     assert main(command) == 1  # one method was refused
     path = tmp_path / "out" / "gain_drawn.json"

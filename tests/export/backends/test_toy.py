@@ -19,10 +19,10 @@ from export.engine import open_engine
 from export.errors import ExportError
 from export.predict import main as predict
 from tests.benchmarks.bright_boxes import CATEGORY_IDS, bright_manifest, bright_set
-from tests.benchmarks.conftest import data
+from tests.benchmarks.conftest import clock, data
 from tests.export.backends.toy import ToyBackend, ToyEngine
 
-__all__ = ["data"]  # the fixture
+__all__ = ["clock", "data"]  # fixtures
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,8 @@ def test_without_the_entry_it_is_refused_by_name(artifact, monkeypatch):
 
 
 @pytest.mark.slow  # as many calls as a device is measured by
-def test_it_is_benchmarked_on_its_device_by_its_clock(artifact, data, capsys):
+def test_it_is_benchmarked_on_its_device_by_its_clock(artifact, data, capsys, clock):
+    clock.step_ns = 20_000_000
     arguments = [str(artifact), "--data", str(data), "--repeats", "1", "--device", "toybox"]
     assert benchmark([*arguments, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]

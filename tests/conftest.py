@@ -4,7 +4,7 @@ import gc
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -94,6 +94,15 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder.mkdir()
             make_finished(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_rtdetr() -> Iterator[None]:
+    """Build every RT-DETR of a module's tests with fewer weights."""
+    from tests.compress.detectors.small_rtdetr import small_description
+
+    with small_description():
+        yield
 
 
 @pytest.fixture(autouse=True)

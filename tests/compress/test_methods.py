@@ -35,6 +35,7 @@ from compress.methods import (
 )
 from tests.compress.detectors.small import CLASSES, small_batch, spread
 
+pytestmark = pytest.mark.usefixtures("small_rtdetr")
 METHODS = loss_settings()
 
 

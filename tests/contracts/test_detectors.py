@@ -15,6 +15,8 @@ from tests.compress.detectors.small import (
     spread,
 )
 
+pytestmark = pytest.mark.usefixtures("small_rtdetr")
+
 
 @pytest.fixture(params=EACH_FAMILY)
 def family(request):

@@ -28,6 +28,7 @@ from tests.contracts.together import (
     pair_of,
 )
 
+pytestmark = pytest.mark.usefixtures("small_rtdetr")
 COUNTS = (2, 1, 0, 3, 1)  # boxes by picture; two processes have the first two and the last three
 EMPTY = (0, 0, 0, 3, 1)  # the first process has no object at all
 TOLERANCE = 1e-5

@@ -30,6 +30,7 @@ from compress.stages.session import Session
 from compress.training.job import TrainJob
 from compress.training.loop import train
 from compress.training.optim import TrainConfig
+from tests.compress.detectors.small_rtdetr import small_description
 
 LOSS: TypeAdapter[Any] = TypeAdapter(LossConfig)
 CLASSIFIER = ClassifierConfig.model_validate(
@@ -194,7 +195,8 @@ def one_of(rank: int, world: int, cells: Sequence[Cell], home: Path) -> None:
     }
     session = Session(home, "cpu", Console(quiet=True))
     for cell in cells:
-        objective = trained(cell, session, home / cell.name)
+        with small_description():
+            objective = trained(cell, session, home / cell.name)
         if rank == 0:
             found = made(objective, home / cell.name)
             partial = home / f"{cell.name}.partial"

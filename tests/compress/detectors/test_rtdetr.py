@@ -7,6 +7,7 @@ import torch
 
 from compress.detectors.rtdetr import RtdetrConfig
 
+pytestmark = pytest.mark.usefixtures("small_rtdetr")
 CONFIG = RtdetrConfig(type="rtdetr", model="rtdetr-l")
 
 

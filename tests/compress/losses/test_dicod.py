@@ -19,6 +19,7 @@ from compress.losses.parts.classifier import ClassifierConfig
 from tests.compress.detectors.small import CLASSES, EACH_FAMILY, small_batch, small_detector
 from tests.compress.losses.scene import EVERYTHING, make_batch, make_outputs, make_spec
 
+pytestmark = pytest.mark.usefixtures("small_rtdetr")
 TINY = ClassifierConfig.model_validate(
     {"backbone": {"type": "slim_resnet", "widths": (16, 16, 16, 16)}, "crop": 32}
 )

@@ -20,6 +20,7 @@ from compress.methods import loss_settings
 from tests.compress.detectors.small import CLASSES, EACH_FAMILY, small_batch, small_detector, spread
 from tests.compress.losses.scene import make_batch, make_outputs, make_spec
 
+pytestmark = pytest.mark.usefixtures("small_rtdetr")
 CONFIG: TypeAdapter[LossConfig] = TypeAdapter(LossConfig)
 TINY = ClassifierConfig.model_validate(
     {"backbone": {"type": "slim_resnet", "widths": (16, 16, 16, 16)}, "crop": 32}

@@ -31,6 +31,7 @@ from tests.compress.losses.scene import (
 DENSE: frozenset[Knowledge] = frozenset({"features", "dense"})
 TWO_STAGE: frozenset[Knowledge] = DENSE | {"rois"}
 SPEC = make_spec()
+pytestmark = pytest.mark.usefixtures("small_rtdetr")
 NEEDS_PACKAGE = pytest.mark.skipif("rtdetr" not in families(), reason="ultralytics is missing")
 BATCH = make_batch([[], []])
 

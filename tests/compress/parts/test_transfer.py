@@ -88,6 +88,7 @@ def test_a_family_with_several_rows_a_class_takes_them_for_equal_classes_alone(
     assert all("cls_logits" in name for name in report.random)
 
 
+@pytest.mark.usefixtures("small_rtdetr")
 @pytest.mark.parametrize("family", ["gfl", "yolo", "rtdetr"])
 def test_rows_of_classes_are_all_that_depends_on_their_number(family: str) -> None:
     if family != "gfl" and find_spec("ultralytics") is None:

@@ -27,6 +27,8 @@ from export.errors import ExportError, RecipeError
 from tests.compress.detectors.small import CONFIG, EACH_FAMILY, small_detector
 from tests.compress.smoke import opened_smoke, write_smoke
 
+pytestmark = pytest.mark.usefixtures("small_rtdetr")
+
 
 def settings_of(family: str) -> DetectorConfig:
     settings = {

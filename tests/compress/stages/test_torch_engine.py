@@ -9,6 +9,8 @@ from compress.stages.torch_engine import TorchEngine
 from export.artifact.manifest import InputSpec, Manifest
 from tests.compress.detectors.small import EACH_FAMILY, SIZE, small_detector
 
+pytestmark = pytest.mark.usefixtures("small_rtdetr")
+
 
 def engine(family: str) -> TorchEngine:
     manifest = Manifest(

@@ -20,7 +20,10 @@ from tests.compress.detectors.small import small_batch, small_detector
 from tests.compress.training.test_loop import fit, same
 from tests.contracts.together import LOSS
 
-pytestmark = pytest.mark.skipif(not is_installed(), reason="ultralytics is not installed")
+pytestmark = [
+    pytest.mark.usefixtures("small_rtdetr"),
+    pytest.mark.skipif(not is_installed(), reason="ultralytics is not installed"),
+]
 STEPS = 4
 
 

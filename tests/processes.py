@@ -17,9 +17,9 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["compress.pipeline", "torch.onnx", "onnxscript", "onnxruntime"])
 
 
-def start_run(arguments: Sequence[str | Path], said: Path) -> ForkServerProcess:
+def start_run(arguments: Sequence[str], said: Path) -> ForkServerProcess:
     """Start `python -m compress.run` with `arguments`; its standard error goes to `said`."""
-    process = _CONTEXT.Process(target=_run, args=([*map(str, arguments)], said))
+    process = _CONTEXT.Process(target=_run, args=(arguments, said))
     process.start()
     return process
 

@@ -131,7 +131,7 @@ def test_a_run_of_two_teachers_that_is_cut_ends_as_one_that_was_not(
     two_teachers: Path, tmp_path: Path
 ) -> None:
     whole = two_teachers
-    command = [write_smoke(tmp_path), *TEACHING, "--runs", tmp_path]
+    command = [str(write_smoke(tmp_path)), *TEACHING, "--runs", str(tmp_path)]
     home = tmp_path / "smoke"
     for reached in (
         home / "training" / "teacher2" / "last.pt",

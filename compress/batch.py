@@ -60,6 +60,7 @@ class Batch(NamedTuple):
         labeled: how many of the B pictures are labelled.
         taught: B entries, what a teacher found on the pictures beforehand, pixels of these images;
             empty where no teacher was asked.
+        rows: of fixed views, the B rows in the store of a teacher's outputs; else empty.
     """
 
     images: Tensor
@@ -68,16 +69,15 @@ class Batch(NamedTuple):
     image_ids: tuple[int, ...]
     labeled: int
     taught: tuple[ScoredBoxes, ...] = ()
+    rows: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch on `device`."""
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            tuple(target.to(device) for target in self.targets),
-            self.sizes.to(device, non_blocking=True),
-            self.image_ids,
-            self.labeled,
-            tuple(found.to(device) for found in self.taught),
+        return self._replace(
+            images=self.images.to(device, non_blocking=True),
+            targets=tuple(target.to(device) for target in self.targets),
+            sizes=self.sizes.to(device, non_blocking=True),
+            taught=tuple(found.to(device) for found in self.taught),
         )
 
 

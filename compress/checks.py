@@ -19,6 +19,7 @@ from compress.parts.weights import inheritable, read_tensors
 from compress.recipe import Recipe
 from compress.recipe_source import Source
 from compress.stages.opened import Run
+from compress.teaching.stored import check_stored
 from compress.tracking.open import check_trackers
 from compress.training.optim import TrainConfig
 from export.errors import DataError, RecipeError, ToolkitError, counted
@@ -55,6 +56,11 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
             f"{run.source.at('distill', index)}: {who}{text}"
             for index, text in check_pair(student.spec, detector.spec, run.recipe.distill)
         ]
+        if run.recipe.stores_outputs and not lines:
+            lines += [
+                f"{run.source.at('distill', index)}: {who}{text}"
+                for index, text in check_stored(student.spec, detector.spec, run.recipe.distill)
+            ]
     if lines:
         raise RecipeError(*lines)
     if run.recipe.inherit != "none":
@@ -211,6 +217,11 @@ def check_training(run: Run) -> None:
                 f"{source.at(*keys, 'batch')}: {config.batch} pictures cannot be shared evenly by "
                 f"{session.world} processes; choose a multiple of {session.world}"
             )
+    if recipe.teach is not None and not recipe.stores_outputs:
+        raise RecipeError(
+            f"{source.at('teach')}: is for the teachers of a recipe with distill, and there is no "
+            f"{'teacher' if not recipe.teachers else 'loss'}; remove this key"
+        )
     if data.unlabeled is not None and not recipe.teachers:
         raise RecipeError(
             f"{source.at('data', 'unlabeled')}: pictures without labels are for distillation, and "

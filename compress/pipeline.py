@@ -1,6 +1,7 @@
 """Run one recipe from data to report: check, train, export, measure, report."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from benchmarks.data.division import keep_division
@@ -9,7 +10,7 @@ from benchmarks.gates import GateError, broken_gates, load_report
 from benchmarks.timing.step_ratio import StepRatio
 from compress.checks import check_models, check_training, wanted_classifier
 from compress.console import Console
-from compress.data.health import data_health, data_lines
+from compress.data.health import Health, data_health, data_lines
 from compress.data.pictures import look_at_pictures
 from compress.losses.parts.classifier import Classifier
 from compress.parts.licence import notice
@@ -32,9 +33,10 @@ from compress.stages.ship import (
 )
 from compress.stages.students import Folders, StudentTraining
 from compress.stages.summary import summarize
-from compress.stages.teachers import load_teacher, measure_teacher, teacher_folder
+from compress.stages.teachers import load_teacher, measure_teacher, store_outputs, teacher_folder
 from compress.stages.track import run_trackers, track_report
 from export.atomic import write_json
+from export.errors import RecipeError
 
 
 def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Console) -> Path:
@@ -42,6 +44,41 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
 
     Finished stages are kept and an interrupted one resumes. Processes other than the first train
     and return early.
+    """
+    opened, health = prepare(recipe, source, runs, device, console)
+    session = opened.session
+    if session.rank != 0:
+        train_models(opened)
+        return session.home / "report"
+    with owned(session.home), run_trackers(session, recipe) as session.trackers:
+        if opened.data.division is not None:
+            keep_division(opened.data.division, session.home / "split.json")
+        write_json(health.to_dict(), session.home / "data.json")
+        folders = train_models(opened)
+        rows = export_all(opened, load_models(opened, folders))
+        accuracy = evaluate_rows(opened, rows)
+        first = [row for row in rows if in_table(row.name, recipe)]
+        latency = time_rows(opened, first)
+        archive = bundle_student(opened, first)
+        console.print(f"bundle for the device: {archive}")
+
+        def report(out: Path) -> None:
+            table = report_rows(opened, first, accuracy, latency, out)
+            summarize(opened, folders, table, accuracy, latency, out)
+
+        folder = once(session.home / "report", report)
+        track_report(session.trackers, folder)
+        check_gates(recipe, folder)
+        return folder
+
+
+def prepare(
+    recipe: Recipe, source: Source, runs: Path, device: str, console: Console
+) -> tuple[Run, Health]:
+    """Check the recipe against its data and this machine, and make the run's folder.
+
+    Raises:
+        ToolkitError: a mistake that would stop the run before its first training step.
     """
     session = Session(runs / recipe.name, device, console)
     deterministic(session.torch_device())
@@ -67,29 +104,26 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
         cache.save()
     if session.world > 1:
         session.fabric("32-true").barrier()
-    if session.rank != 0:
-        train_models(opened)
-        return session.home / "report"
-    with owned(session.home), run_trackers(session, recipe) as session.trackers:
-        if opened.data.division is not None:
-            keep_division(opened.data.division, session.home / "split.json")
-        write_json(health.to_dict(), session.home / "data.json")
-        folders = train_models(opened)
-        rows = export_all(opened, load_models(opened, folders))
-        accuracy = evaluate_rows(opened, rows)
-        first = [row for row in rows if in_table(row.name, recipe)]
-        latency = time_rows(opened, first)
-        archive = bundle_student(opened, first)
-        console.print(f"bundle for the device: {archive}")
+    return opened, health
 
-        def report(out: Path) -> None:
-            table = report_rows(opened, first, accuracy, latency, out)
-            summarize(opened, folders, table, accuracy, latency, out)
 
-        folder = once(session.home / "report", report)
-        track_report(session.trackers, folder)
-        check_gates(recipe, folder)
-        return folder
+def teach(recipe: Recipe, source: Source, runs: Path, device: str, console: Console) -> Path:
+    """Train or load the teachers and store their outputs; return the run's folder.
+
+    A later run of the same recipe goes on from there.
+
+    Raises:
+        RecipeError: the recipe stores nothing.
+    """
+    if not recipe.stores_outputs:
+        raise RecipeError(
+            f"{source.at('teach')}: found no teach, teacher and distill, all of which are needed "
+            "to store a teacher's outputs; write teach: {views: 8}"
+        )
+    opened, _ = prepare(recipe, source, runs, device, console)
+    with owned(opened.home) if opened.session.rank == 0 else nullcontext():
+        train_teachers(opened)
+    return opened.home
 
 
 def check_gates(recipe: Recipe, report: Path) -> None:
@@ -130,7 +164,8 @@ def train_teachers(run: Run) -> tuple[Folders, StudentTraining]:
     wanted = wanted_classifier(run.recipe)
     if wanted is not None:
         classifier = load_classifier(run, wanted[0], classifier_folder(run, wanted[0]))
-    return folders, StudentTraining(run, ready, classifier)
+    stored = [store_outputs(run, *one) for one in ready] if run.recipe.stores_outputs else []
+    return folders, StudentTraining(run, ready, classifier, stored)
 
 
 def record_step_ratio(home: Path, device: str = "auto") -> StepRatio:

@@ -28,9 +28,11 @@ from compress.parts.weights import count_parameters
 from compress.recipe import Recipe
 from compress.recipe_source import Source
 from compress.stages.model_name import ModelName
-from compress.stages.opened import Run, own_data
-from compress.stages.rundir import check_home, read_step_ratio
+from compress.stages.opened import Run, Teacher, own_data
+from compress.stages.rundir import check_home, read_step_ratio, read_teaching_costs
 from compress.stages.session import Session, torch_device
+from compress.stages.teachers import lesson_of
+from compress.teaching.store import in_words
 from compress.training.precision import planned_in_words
 from export.errors import counted
 
@@ -159,6 +161,11 @@ def plan(
         schedule = wanted[0].schedule()
         steps = schedule.total_steps(steps_per_epoch(data, schedule.batch))
         notes.append(f"classifier: {counted(steps, 'step')} on object crops before the students")
+    if recipe.stores_outputs:
+        notes += [
+            _store_in_words(opened, teacher, detector, student)
+            for teacher, detector in zip(opened.teachers, teachers, strict=True)
+        ]
     notes += _precisions(opened)
     licence = notice(opened.licences(models))
     notes += [licence] if licence else []
@@ -177,6 +184,19 @@ def plan(
         tuple(stages),
         _time_in_words(stages, busy),
         (*notes, f"would {'resume in' if begun else 'be written to'} {runs / recipe.name}"),
+    )
+
+
+def _store_in_words(run: Run, teacher: Teacher, detector: Detector, student: Detector) -> str:
+    """Return the size of the store of a teacher's outputs, from a pass of one picture."""
+    lesson = lesson_of(run, teacher, detector, student.spec)
+    views = counted(lesson.views.rows, "view")
+    if _is_meta(detector) or any(weights.is_meta for weights in student.parameters()):
+        return f"teach: outputs of the {teacher.name} on {views} would be stored"
+    size = lesson.row_bytes()
+    return (
+        f"teach: outputs of the {teacher.name} on {views} take "
+        f"{in_words(size * lesson.views.rows)} on disk, {in_words(size)} each"
     )
 
 
@@ -269,7 +289,8 @@ def _student_stages(run: Run, seed: int, student: Detector, costs: Sequence[Cost
         longer = None if plain is None or taught is None else round(steps * taught / plain)
         measured = read_step_ratio(run.home)
         if measured is not None:  # what the run will take; else the estimate of its own measurement
-            longer = measured.plain_steps(steps * len(teachers))
+            once = sum(cost.ms for cost in read_teaching_costs(run.home).values())
+            longer = measured.plain_steps(steps * len(teachers), once)
             taught = None if plain is None else plain * longer / steps
         longest = ModelName(seed, "baseline_equal_time")
         stages.append(_stage(str(longest), longer, student, taught, own.memory, config.batch))

@@ -106,6 +106,20 @@ class BaselineConfig(Section):
     equal_time: bool = False  # also train for as many steps as cost what the student's do
 
 
+class TeachConfig(Section):
+    """Pass the pictures through the teachers once, before the students train.
+
+    The outputs that the losses compare are stored beside the runs, and training reads them from
+    there. The distilled students then see the same few views of each picture again and again.
+
+    Attributes:
+        views: of each picture, at most; there are no more than epochs. Where mosaics end before the
+            training does, as many again without.
+    """
+
+    views: int = Field(default=8, ge=1, le=10_000)
+
+
 class CalibrationConfig(Section):
     """Choice of the training pictures on which INT8 and FP8 ranges are measured."""
 
@@ -173,6 +187,7 @@ class Recipe(Section):
     teacher: TeachersConfig | None = None  # one, or several that teach one after the other
     student: DetectorConfig  # the detector to train and ship
     distill: Annotated[tuple[LossConfig, ...], Field(max_length=32)] = ()
+    teach: TeachConfig | None = None  # null: the teachers run in every step
     inherit: Literal["none", "neck+head"] = "none"  # from the teacher; baseline too
     baseline: BaselineConfig = BaselineConfig()  # of a recipe with a teacher
     train: TrainConfig  # of student and baseline
@@ -187,6 +202,11 @@ class Recipe(Section):
         if self.teacher is None:
             return ()
         return self.teacher if isinstance(self.teacher, tuple) else (self.teacher,)
+
+    @property
+    def stores_outputs(self) -> bool:
+        """Whether the teachers' outputs are stored before the students train."""
+        return bool(self.teach and self.teachers and self.distill)
 
     @property
     def has_baseline(self) -> bool:

@@ -43,20 +43,27 @@ Validate a recipe, read the headers of its pictures, build and match the models,
 Changes nothing."""
 
 
-def command_line(prog: str, *, check: bool = False) -> argparse.ArgumentParser:
+TEACHES = """\
+Train or load the teachers of a recipe with `teach`, pass the views of the pictures through them,
+and store their outputs beside the runs. `slimdet run` does so before it trains the students.
+Run the same command again to resume after an interruption; finished parts are kept."""
+
+
+def command_line(prog: str, *, check: bool = False, teach: bool = False) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments.
 
     Args:
         prog: the command as the user typed it.
         check: whether the command only checks, and so needs no `--check`.
+        teach: whether the command ends before the students train.
     """
     parser = Parser(
         prog=prog,
-        description=CHECKS if check else DESCRIPTION,
+        description=CHECKS if check else TEACHES if teach else DESCRIPTION,
         epilog=EPILOG.format(module=_for_torchrun(prog)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(check=check)
+    parser.set_defaults(check=check, teach=teach)
     parser.add_argument("recipe", type=some_path, help="the recipe, a YAML file")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings that override the recipe's"
@@ -108,6 +115,16 @@ def check_command_line(prog: str) -> argparse.ArgumentParser:
 def check(arguments: Sequence[str] | None = None, prog: str = "slimdet check") -> int:
     """Do what `main` does with `--check`."""
     return _run(check_command_line(prog).parse_intermixed_args(arguments))
+
+
+def teach_command_line(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command that stores the teachers' outputs."""
+    return command_line(prog, teach=True)
+
+
+def teach(arguments: Sequence[str] | None = None, prog: str = "slimdet teach") -> int:
+    """Store the teachers' outputs and return the exit code."""
+    return _run(teach_command_line(prog).parse_intermixed_args(arguments))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -177,7 +194,14 @@ def execute(options: argparse.Namespace, console: Console) -> dict[str, object]:
             console.print(line)
         return {"check": found.to_dict()}
     with _collector_paused():
-        from compress.pipeline import run
+        from compress.pipeline import run, teach
+    if options.teach:
+        home = teach(recipe, source, options.runs, options.device, console)
+        return {
+            "name": recipe.name,
+            "run": str(home),
+            "teach": json.loads((home / "teach.json").read_text("utf-8")),
+        }
     report = run(recipe, source, options.runs, options.device, console)
     if console.quiet:
         return {}

@@ -21,6 +21,7 @@ MODEL = "slimdet.model_commands"  # commands of the other packages, on anything 
 COMMANDS = {
     "run": Command("compress.run:main", "run a recipe: train, export, measure, report"),
     "check": Command("compress.run:check", "validate a recipe and print the plan; change nothing"),
+    "teach": Command("compress.run:teach", "pass the pictures through the teachers, once"),
     "doctor": Command("compress.doctor:main", "check what works on this machine"),
     "methods": Command("compress.methods:main", "list the distillation methods and what they need"),
     "build": Command(f"{MODEL}:build", "build an ONNX file or an engine in a precision"),

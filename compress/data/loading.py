@@ -4,10 +4,8 @@ Which pictures a step sees, and how each is changed, depends on (seed, step) alo
 number of worker processes, on earlier steps, or on the rank, which only takes its slice.
 """
 
-import mmap
-import multiprocessing
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,111 +14,22 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.data.image_set import ImageSet, read_canvas
+from benchmarks.data.image_set import ImageSet
 from compress.batch import Batch, ScoredBoxes, Targets
-from compress.data.augment import OF_LABELS, AugmentConfig, Sample, augment
+from compress.data.augment import AugmentConfig, Sample, augment
+from compress.data.canvases import CanvasCache
 from compress.data.config import Data
 from compress.data.schedule import Key, Schedule
-from compress.data.taught import Taught, TaughtPictures, check_taught
+from compress.data.taught import Taught, check_taught
+from compress.data.views import Views
 from compress.data.workers import end_with_parent
 from export.arguments import signals_for_this_process_alone
 from export.errors import DataError, ToolkitError, counted
-from export.pictures.images import Letterbox, fit
 
 _AHEAD = 3  # batches prepared before they are asked for
-_FILL = 114
-
-
-class CanvasCache:
-    """Letterboxed pictures of one set; the first of them, as many as fit, are decoded once.
-
-    Processes that are forked from this one fill and read the same memory. An anonymous map is
-    used rather than `/dev/shm`, which containers keep small.
-
-    Attributes:
-        bytes: memory of the kept pictures.
-    """
-
-    def __init__(
-        self,
-        image_set: ImageSet,
-        height: int,
-        width: int,
-        budget_bytes: int,
-        fill: int = _FILL,
-        *,
-        fast_decode: bool = False,
-        taught: TaughtPictures | None = None,
-    ) -> None:
-        self.image_set, self.taught = image_set, taught
-        self.height, self.width, self.fill = height, width, fill
-        self.fast_decode = fast_decode
-        each = height * width * 3
-        self._kept = min(len(image_set), budget_bytes // each)
-        self.bytes = self._kept * each
-        memory = _shared_bytes(self.bytes + self._kept + 1)  # mapping 0 bytes is an error
-        self._canvases = memory[: self.bytes].view(self._kept, height, width, 3)
-        self._filled = memory[self.bytes :]
-
-    def place(self, index: int) -> Letterbox:
-        """Return where picture `index` lies in its canvas."""
-        image = self.image_set.images[index]
-        return fit(image.width, image.height, self.height, self.width)
-
-    def canvas(self, index: int) -> NDArray[np.uint8]:
-        """Return the (H, W, 3) uint8 canvas of picture `index`; not to be written to.
-
-        Raises:
-            DataError: the picture cannot be read.
-        """
-        if index >= self._kept:
-            return self._read(index)
-        kept: NDArray[np.uint8] = self._canvases[index].numpy()
-        if not self._filled[index]:
-            kept[:] = self._read(index)
-            self._filled[index] = 1  # last, so that no process sees half a picture
-        return kept
-
-    def sample(self, index: int) -> Sample:
-        """Return picture `index` with its boxes in input pixels; crowd boxes are left out.
-
-        What a teacher found on it follows the set's own boxes.
-        """
-        image, place = self.image_set.images[index], self.place(index)
-        alone = ~image.crowd
-        boxes, labels, scores = image.boxes[alone], image.labels[alone], None
-        if self.taught is not None:
-            found = self.taught.of(index)
-            scores = np.concatenate(
-                [np.full(len(labels), OF_LABELS, np.float32), found.scores.numpy()]
-            )
-            boxes = np.concatenate([boxes, found.boxes.numpy()])
-            labels = np.concatenate([labels, found.labels.numpy()])
-        limits = np.array([place.width, place.height] * 2, dtype=np.float32)
-        inside = np.clip(place.to_input(boxes), 0, limits)
-        return Sample(self.canvas(index), inside, labels, place.height, place.width, scores)
-
-    def _read(self, index: int) -> NDArray[np.uint8]:
-        return read_canvas(
-            self.image_set,
-            index,
-            self.height,
-            self.width,
-            self.fill,
-            fast_decode=self.fast_decode,
-        )[0]
-
-
-def _shared_bytes(count: int) -> Tensor:
-    """Return zeroed bytes that child processes share."""
-    if multiprocessing.get_start_method() == "fork":
-        return torch.frombuffer(mmap.mmap(-1, count), dtype=torch.uint8)
-    shared: Tensor = torch.zeros(count, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
-    return shared
 
 
 class RawBatch(NamedTuple):
@@ -135,6 +44,7 @@ class RawBatch(NamedTuple):
     labeled: int
     scores: Tensor  # (M,) of a teacher's boxes
     taught_counts: list[int]  # a teacher's boxes per picture; empty without a teacher
+    rows: tuple[int, ...] = ()  # with fixed views, see `Batch.rows`
 
 
 @dataclass(frozen=True)
@@ -145,6 +55,7 @@ class Assembler(Dataset[RawBatch]):
     unlabeled: CanvasCache | None
     config: AugmentConfig
     seed: int
+    views: Views | None = None
 
     def assemble(self, keys: list[Key]) -> RawBatch:
         """Read, change and stack the pictures.
@@ -174,6 +85,7 @@ class Assembler(Dataset[RawBatch]):
             labeled=sum(key.labeled for key in keys),
             scores=torch.from_numpy(np.concatenate([sample.scored() for sample in taught])),
             taught_counts=[len(sample.labels) for sample in taught if cache.taught is not None],
+            rows=() if self.views is None else tuple(map(self.views.row, keys)),
         )
 
     def __getitems__(self, keys: list[Key]) -> RawBatch | ToolkitError:
@@ -192,7 +104,8 @@ class Assembler(Dataset[RawBatch]):
 
     def _sample(self, key: Key) -> Sample:
         cache = self._cache(key)
-        rng = np.random.default_rng([self.seed, key.epoch, key.picture, 1 + key.labeled])
+        fresh = [self.seed, key.epoch, key.picture, 1 + key.labeled]
+        rng = np.random.default_rng(fresh if self.views is None else self.views.draw(key))
         count = len(cache.image_set)
         return augment(
             cache.sample(key.picture),
@@ -234,6 +147,7 @@ def training_batches(
     cycle: int | None = None,
     mosaic_until: int | None = None,
     taught: Taught | None = None,
+    views: Views | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield the batches of `steps` steps from `start_step` on.
 
@@ -253,6 +167,7 @@ def training_batches(
             pictures that are decoded already where the cache holds them.
         mosaic_until: first step without mosaics; None for none.
         taught: what a teacher found on the pictures, for `Batch.taught`; it is changed with them.
+        views: take these views of the pictures; None draws new ones in every epoch.
 
     Raises:
         DataError: a set is smaller than its batch, the batch has fewer pictures than there are
@@ -272,7 +187,7 @@ def training_batches(
             f"processes train: some would have none; choose a batch of at least {world}, or start "
             "fewer processes"
         )
-    assembler = Assembler(*_caches(data, unlabeled, taught), data.augment, seed)
+    assembler = Assembler(*_caches(data, unlabeled, taught), data.augment, seed, views)
     schedule = Schedule(
         len(data.train),
         batch,
@@ -305,6 +220,20 @@ def _caches(
         return labeled, None
     rest = data.cache_bytes - labeled.bytes
     return labeled, CanvasCache(unlabeled, *size, rest, fast_decode=fast, taught=of_unlabeled)
+
+
+def view_batches(
+    data: Data, views: Views, rows: Sequence[range], *, device: torch.device | None = None
+) -> Generator[Batch, None, None]:
+    """Yield a batch of each range of rows of `views`; their targets are empty for unlabelled ones.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    unlabeled = data.unlabeled if views.unlabeled.pictures else None
+    keys = (list(views.keys(own)) for own in rows)
+    assembler = Assembler(*_caches(data, unlabeled, None), data.augment, views.seed, views)
+    return _finished(_by_thread(assembler, keys, pin=False), device)
 
 
 def _finished(
@@ -380,4 +309,4 @@ def to_batch(raw: RawBatch, device: torch.device | None = None) -> Batch:
     targets = tuple(Targets(*own) for own in rows[: len(raw.counts)])
     of_teacher = zip(rows[len(raw.counts) :], torch.split(scores, raw.taught_counts), strict=True)
     taught = tuple(ScoredBoxes(*found, score) for found, score in of_teacher)
-    return Batch(images, targets, sizes, raw.image_ids, raw.labeled, taught)
+    return Batch(images, targets, sizes, raw.image_ids, raw.labeled, taught, raw.rows)

@@ -1,34 +1,24 @@
 """The training objective: a student's task losses and the distillation losses of a teacher."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from compress.batch import Batch
+from compress.data.views import Views
 from compress.detector import FEATURES, Detector, Knowledge, Outputs, Rois
 from compress.distillation.balance import Balance
-from compress.distillation.pairing import (
-    as_seen_by,
-    choose_classes,
-    in_teachers_classes,
-    rois_in_teachers_classes,
-    teacher_columns,
-)
+from compress.distillation.teacher import LiveTeacher, TeacherPrecision, Teaching
 from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource
 from compress.parts.processes import mean_over_processes, process_count, sum_over_processes
 from compress.training.objective import Objective, SeparateTraining, Term
 
 if TYPE_CHECKING:
     from compress.losses.parts.classifier import Classifier
-
-TASK: frozenset[Knowledge] = frozenset({"task"})
-
-# Precision of the teacher's forward pass; `train` is the precision that the student trains in.
-TeacherPrecision = Literal["train", "fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -52,11 +42,14 @@ class Distiller(Objective):
     """The training objective: a student's task losses and the distillation losses.
 
     The teacher is held outside the module tree, so it is in no `state_dict`, gets no gradient and
-    no optimiser; it always runs in eval mode. A loss whose schedule is at 0 is not
-    computed, nor are outputs that only it needs.
+    no optimiser. A loss whose schedule is at 0 is not computed, nor are outputs that only it needs.
 
-    The teacher runs under `no_grad`, not `inference_mode`: its tensors could not be saved for
-    backward without copies, and the time is the same.
+    Args:
+        student: the detector to train.
+        teacher: what it learns from; a detector runs in every step.
+        losses: the entries of `distill`.
+        precision: of the forward pass of a teacher that is a detector.
+        classifier: of object crops, for the losses that ask for one.
     """
 
     student: Detector
@@ -64,7 +57,7 @@ class Distiller(Objective):
     def __init__(
         self,
         student: Detector,
-        teacher: Detector | None = None,
+        teacher: Detector | Teaching | None = None,
         losses: Sequence[LossSection] = (),
         *,
         precision: TeacherPrecision = "train",
@@ -72,22 +65,19 @@ class Distiller(Objective):
     ) -> None:
         super().__init__()
         self.student = student
-        self._teacher = (teacher,)  # a tuple hides it from nn.Module
+        if isinstance(teacher, Detector):
+            teacher = LiveTeacher(teacher, student.spec, precision)
+        self._teacher = teacher
         self.methods: list[Method] = []
         self.losses = nn.ModuleList()  # the methods' modules, for parameters and state
         self.balances = nn.ModuleDict()
         self.roi_source: RoiSource = "teacher"
-        self.precision = precision
         self._step, self._total = 0, 1
         self._measure = False
         self._measured: list[Term] = []
-        self._columns: list[int] | None = None
         if teacher is not None:
-            teacher.eval().requires_grad_(False)
-            self._columns = teacher_columns(student.spec, teacher.spec)
-            seen = as_seen_by(student.spec, teacher.spec)
             for config in losses:
-                loss = config.build(student.spec, seen)
+                loss = config.build(student.spec, teacher.spec)
                 name = _unique(config.type, [method.name for method in self.methods])
                 auto = Balance(config.ratio, config.window) if config.weight == "auto" else None
                 self.methods.append(Method(name, config, loss, auto))
@@ -101,8 +91,18 @@ class Distiller(Objective):
 
     @property
     def teacher(self) -> Detector | None:
-        """The teacher, if this run has one."""
-        return self._teacher[0]
+        """The teacher's network, if one is passed in every step."""
+        return None if self._teacher is None else self._teacher.network
+
+    @property
+    def views(self) -> Views | None:
+        """The views of the pictures that a stored teacher knows; None for any pictures."""
+        return None if self._teacher is None else self._teacher.views
+
+    @property
+    def _taught(self) -> Teaching:
+        assert self._teacher is not None
+        return self._teacher
 
     @property
     def wanted(self) -> frozenset[Knowledge]:
@@ -171,10 +171,12 @@ class Distiller(Objective):
         for method, factor in active:
             loss = method.loss
             own: dict[str, Tensor] = loss(student, teacher, batch)
-            view = loss.view(batch, self._task_losses)
+            view = loss.view(batch, self._taught.task_losses)
             if view is not None:
                 maps = self.student.maps(view.images)
-                own |= loss.forward_view(Outputs(maps), self._teach_maps(view), view)
+                own |= loss.forward_view(
+                    Outputs(maps), Outputs(self._taught.maps(view.images)), view
+                )
                 shared += maps
             weighted = {term: own[term] for term in own if term not in loss.unweighted}
             if method.balance is not None:
@@ -206,8 +208,8 @@ class Distiller(Objective):
         if "rois" in of_teacher and self.roi_source == "student":
             student = self.student(batch, wanted)
             student = replace(student, rois=self.compared(student.rois))
-            return student, self._teach(batch, of_teacher, student.rois)
-        taught = self._teach(batch, of_teacher)
+            return student, self._taught.outputs(batch, of_teacher, student.rois)
+        taught = self._taught.outputs(batch, of_teacher)
         taught = replace(taught, rois=self.compared(taught.rois))
         return self.student(batch, wanted, rois=taught.rois), taught
 
@@ -224,45 +226,6 @@ class Distiller(Objective):
         if not asked or len(chosen) < len(asked):
             return rois
         return rois.only(torch.stack(chosen).any(dim=0))
-
-    def _teach(
-        self, batch: Batch, wanted: frozenset[Knowledge], rois: Rois | None = None
-    ) -> Outputs:
-        """Return the teacher's outputs on a batch, in the student's classes, without gradient."""
-        teacher, columns = self._ready_teacher(), self._columns
-        with torch.no_grad(), self._arithmetic(batch):
-            outputs: Outputs
-            if columns is None:
-                outputs = teacher(batch, wanted, rois=rois)
-                return outputs
-            if rois is not None:
-                rois = rois_in_teachers_classes(rois, columns, teacher.spec.num_classes)
-            outputs = teacher(in_teachers_classes(batch, columns), wanted, rois=rois)
-            return choose_classes(outputs, columns)
-
-    def _ready_teacher(self) -> Detector:
-        teacher = self.teacher
-        assert teacher is not None
-        return teacher.eval()  # the caller may have changed the mode
-
-    def _arithmetic(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
-        if self.precision == "train":
-            return contextlib.nullcontext()
-        device = batch.images.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
-
-    def _task_losses(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Return the teacher's task losses on a batch with the student's labels."""
-        teacher, columns = self._ready_teacher(), self._columns
-        with self._arithmetic(batch):
-            known = batch if columns is None else in_teachers_classes(batch, columns)
-            losses: dict[str, Tensor] = teacher(known, TASK).task_losses
-            return losses
-
-    def _teach_maps(self, view: Batch) -> Outputs:
-        """Return the teacher's pyramid on the further images of a loss."""
-        with torch.no_grad(), self._arithmetic(view):
-            return Outputs(self._ready_teacher().maps(view.images))
 
     def measure(self, batch: Batch) -> list[Term]:
         """Compare each distillation term with the task loss, without side effects.

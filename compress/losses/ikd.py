@@ -11,7 +11,7 @@ the files, so each such step costs `iterations` more forward and backward passes
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -40,6 +40,8 @@ SHARED = ("ratio", "window", "start", "end", "warmup", "decay")  # of the wrappe
 
 class IkdConfig(LossSection):
     """The base method, and the perturbation and noise of its images."""
+
+    own_images: ClassVar[bool] = True
 
     type: Literal["ikd"]
     base: "PlainLossConfig"  # any other method; its terms keep their names

@@ -16,6 +16,7 @@ from benchmarks.data.image_set import GroundTruth, coco_ground_truth
 from compress.batch import Batch
 from compress.data.config import Data
 from compress.data.loading import steps_per_epoch, training_batches
+from compress.data.views import Views
 from compress.detector import Detector
 from compress.distillation.distiller import Distiller, advice
 from compress.parts.batch_norm import over_processes
@@ -77,7 +78,7 @@ def fit(
     precision, why = choose_precision(session, objective, config, size)
     also = unlabeled_batch(data, config, objective)
     total = steps or config.total_steps(steps_per_epoch(data, config.batch))
-    batches = batches_of(session, data, config, seed, total, unlabeled=also)
+    batches = batches_of(session, data, config, seed, total, unlabeled=also, views=objective.views)
     session.console.print(
         f"{name}: {counted(total, 'step')} of {config.batch} of "
         f"{_pictures_in_words(data, total, unlabeled=bool(also))}, "
@@ -173,7 +174,12 @@ def _summary(trained: Trained) -> dict[str, object]:
 
 def unlabeled_batch(data: Data, config: TrainConfig, objective: Distiller) -> int:
     """Return the number of pictures without labels per step; 0 without distillation terms."""
-    if data.unlabeled is None or not objective.losses:
+    return unlabeled_in_step(data, config) if objective.losses else 0
+
+
+def unlabeled_in_step(data: Data, config: TrainConfig) -> int:
+    """Return the number of pictures without labels per step of a training that distils."""
+    if data.unlabeled is None:
         return 0
     return config.batch if config.unlabeled_batch is None else config.unlabeled_batch
 
@@ -285,12 +291,14 @@ def batches_of(
     *,
     unlabeled: int = 0,
     cycle: int | None = None,
+    views: Views | None = None,
 ) -> Batches:
     """Return the source of this process's batches, with `unlabeled` pictures in each.
 
     `total` is the length of the training in optimiser steps, which decides where mosaics end.
     With `cycle` only that many different batches are used; on a CPU they are prepared in this
-    process, because the processor time of other processes is not measured.
+    process, because the processor time of other processes is not measured. With `views` the
+    pictures are taken in these views alone.
     """
     device = session.torch_device()
     workers = 0 if cycle is not None and device.type == "cpu" else config.workers
@@ -310,6 +318,7 @@ def batches_of(
             device=device,
             cycle=cycle,
             mosaic_until=data.augment.mosaic_steps(total) * config.accumulate,
+            views=views,
         )
 
     return batches

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import Field, JsonValue
 
 from benchmarks.record import Record
-from benchmarks.timing.step_ratio import StepRatio
+from benchmarks.timing.step_ratio import StepRatio, TeachingCost
 from compress.recipe_source import Tree
 from compress.training.conditions import Conditions
 from compress.training.objective import Term
@@ -25,6 +25,7 @@ except ImportError:  # Windows has no flock; two processes in one folder are not
 
 LOCK = ".lock"  # in the run's folder
 EQUAL_TIME = "equal_time.json"  # in the run's folder
+TEACHING = "teach.json"  # in the run's folder
 Difference = tuple[str, str, str]  # dotted key, before, after
 
 
@@ -117,6 +118,21 @@ def read_step_ratio(home: Path) -> StepRatio | None:
     check_seal(path, cure)
     with reading(path, path, cure):
         return StepRatio.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def read_teaching_costs(home: Path) -> dict[str, TeachingCost]:
+    """Return what storing the outputs of each teacher cost; empty for a run without stores.
+
+    Raises:
+        ToolkitError: the record is damaged.
+    """
+    path, cure = home / TEACHING, "write it again"
+    if not path.exists():
+        return {}
+    check_seal(path, cure)
+    with reading(path, path, cure):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: TeachingCost.model_validate(cost) for name, cost in found.items()}
 
 
 def finished(folder: Path) -> bool:

@@ -22,8 +22,14 @@ from compress.stages.fit import (
 )
 from compress.stages.model_name import ModelName, Role
 from compress.stages.opened import Run, Teacher
-from compress.stages.rundir import EQUAL_TIME, read_record, read_step_ratio
+from compress.stages.rundir import (
+    EQUAL_TIME,
+    read_record,
+    read_step_ratio,
+    read_teaching_costs,
+)
 from compress.stages.teachers import warn_of_a_weak_teacher
+from compress.teaching.stored import StoredTeacher
 from compress.tracking.tracker import Trackers
 from compress.training.job import TrainJob
 from compress.training.paired_steps import (
@@ -46,7 +52,8 @@ class StudentTraining:
     Each teacher has one stage with the full `train` schedule. The first stage starts from the
     recipe's weights and may inherit from the teacher; each later one continues the stage before.
     The baseline has as many stages without a teacher, so that both restart the schedule equally
-    often. Without teachers there is one student with one stage.
+    often. Without teachers there is one student with one stage. With `stored`, one for each
+    teacher, the networks of the teachers do not run.
     """
 
     def __init__(
@@ -54,8 +61,10 @@ class StudentTraining:
         run: Run,
         teachers: Sequence[tuple[Teacher, Detector]],
         classifier: Classifier | None,
+        stored: Sequence[StoredTeacher] = (),
     ) -> None:
         self.run, self.teachers, self.classifier = run, teachers, classifier
+        self.stored = stored
 
     def train(self, seed: int, teacher_aps: Mapping[ModelName, float | None]) -> Folders:
         """Train all students of one seed; return their folders, stages included."""
@@ -72,7 +81,8 @@ class StudentTraining:
         folders |= taught
         if recipe.has_equal_time:
             taken = sum(read_record(folder).steps for folder in taught.values())
-            steps = None if ratio is None else ratio.plain_steps(taken)
+            once = sum(cost.ms for cost in read_teaching_costs(self.run.home).values())
+            steps = None if ratio is None else ratio.plain_steps(taken, once)
             folders[longer] = self._fit(longer, seed, lambda: Distiller(self._first(seed)), steps)
         return folders
 
@@ -92,7 +102,9 @@ class StudentTraining:
             return found
         session.console.print("equal time: timing distilled and plain steps alternately")
         quiet = replace(session, console=Console(quiet=True), trackers=Trackers())
-        apart = StudentTraining(replace(self.run, session=quiet), self.teachers, self.classifier)
+        apart = StudentTraining(
+            replace(self.run, session=quiet), self.teachers, self.classifier, self.stored
+        )
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=devices):
             timed = [apart._time_stage(stage, most) for stage in range(len(self.teachers))]
@@ -122,7 +134,16 @@ class StudentTraining:
             return TrainJob(
                 name=name,
                 objective=objective,
-                batches=batches_of(session, data, config, seed, total, unlabeled=also, cycle=cycle),
+                batches=batches_of(
+                    session,
+                    data,
+                    config,
+                    seed,
+                    total,
+                    unlabeled=also,
+                    cycle=cycle,
+                    views=objective.views,
+                ),
                 config=config,
                 total=total,
                 live=session.home / "training" / f"{name}-timed",  # never written
@@ -181,6 +202,9 @@ class StudentTraining:
     def _distilled(self, student: Detector, stage: int) -> Distiller:
         if not self.teachers:
             return Distiller(student)
+        if self.stored:
+            losses = self.run.recipe.distill
+            return Distiller(student, self.stored[stage], losses, classifier=self.classifier)
         for number, (_, detector) in enumerate(self.teachers):
             detector.to(self.run.session.torch_device() if number == stage else "cpu")
         teacher, weights = self.teachers[stage]

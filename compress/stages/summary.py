@@ -25,7 +25,7 @@ from compress.stages.classifier import NAME as CLASSIFIER
 from compress.stages.classifier import describe_accuracy
 from compress.stages.model_name import ModelName, Role
 from compress.stages.opened import Run
-from compress.stages.rundir import read_record, read_step_ratio
+from compress.stages.rundir import read_record, read_step_ratio, read_teaching_costs
 from compress.stages.ship import Evaluated
 from compress.stages.students import Folders
 from compress.training.conditions import changes
@@ -233,6 +233,10 @@ def _notes(run: Run, folders: Folders) -> list[str]:
                 f"Distillation terms of {name} relative to the task loss (and their gradients "
                 f"relative to its gradient at the shared features) after {step} steps: {sizes}."
             )
+    notes += [
+        f"Outputs of the {name}: {cost.sentence()}."
+        for name, cost in read_teaching_costs(run.home).items()
+    ]
     notes += _equal_time_notes(run, folders)
     notes += _precision_notes(folders)
     if "fp16" in recipe.export.precisions:
@@ -277,8 +281,12 @@ def _equal_time_notes(run: Run, folders: Folders) -> list[str]:
         taken = sum(read_record(folders[name]).steps for name in names)
         found.append(f"{counted(longer, 'plain step')} for {taken} distilled")
     counts = "; ".join(dict.fromkeys(found))
+    once = sum(cost.ms for cost in read_teaching_costs(run.home).values())
+    stored = ""
+    if once:
+        stored = f", and storing the outputs of the teacher as much as {once / ratio.plain_ms:.0f}"
     return [
-        f"Equal time is equal cost of the steps: {counts}, as {ratio.sentence()}. Training of the "
+        f"Equal time is equal cost: {counts}, as {ratio.sentence()}{stored}. Training of the "
         "teacher and of a classifier is not counted."
     ]
 

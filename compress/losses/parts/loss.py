@@ -40,8 +40,9 @@ class LossSection(Section, ABC):
 
     A subclass narrows `type` to a literal, adds its own fields and defines `check` and `build`. It
     states in `asks` what it compares, if not the pyramids' maps alone, or defines `needs` where
-    that depends on the settings or the pair. A method that compares proposals derives from
-    `RoiSection` (`compress/losses/parts/rows.py`), which has the setting `roi_source`.
+    that depends on the settings or the pair. One that overrides `disturb` or `view` of the loss
+    sets `own_images`. A method that compares proposals derives from `RoiSection`
+    (`compress/losses/parts/rows.py`), which has the setting `roi_source`.
 
     A fixed `weight` multiplies all terms. `weight: auto` chooses the factor that holds the sum of
     the terms at `ratio` times the task loss; it is measured over the first `window` active steps,
@@ -50,6 +51,7 @@ class LossSection(Section, ABC):
 
     written_from: ClassVar[Source] = "released code"
     asks: ClassVar[frozenset[Knowledge]] = frozenset({"features"})
+    own_images: ClassVar[bool] = False  # whether it passes other images than the batch's
 
     type: str
     weight: PositiveFloat | Literal["auto"] = 1.0

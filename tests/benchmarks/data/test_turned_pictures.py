@@ -22,7 +22,7 @@ from benchmarks.data.image_set import (
     read_coco,
     read_photograph,
 )
-from compress.data.loading import CanvasCache
+from compress.data.canvases import CanvasCache
 from export.predictions import predict
 from tests.benchmarks.bright_boxes import BrightEngine, bright_manifest
 

@@ -15,6 +15,7 @@ from compress.detectors.faster_rcnn import FasterRcnnConfig
 from compress.detectors.gfl import GflConfig
 from compress.distillation.distiller import Distiller, advice
 from compress.distillation.pairing import check_pair
+from compress.distillation.teacher import LiveTeacher
 from compress.losses import LossConfig
 from compress.losses.defeat import DeFeatConfig
 from compress.losses.gid import GidConfig
@@ -324,7 +325,7 @@ def test_comparing_during_training_changes_no_gradient() -> None:
     for objective, measure in ((plain, False), (compared, True)):
         teacher = gfl()
         teacher.load_state_dict(plain.teacher.state_dict())
-        objective._teacher = (teacher.eval().requires_grad_(False),)
+        objective._teacher = LiveTeacher(teacher, objective.student.spec)
         objective.train().at(0, 10, measure=measure)
         sum(objective(batch()).values()).backward()
         gradients.append([p.grad for p in objective.parameters() if p.grad is not None])

@@ -13,6 +13,7 @@ from compress.detector import Outputs
 from compress.detectors.small_pairs import families, small_pair
 from compress.distillation.distiller import Distiller
 from compress.distillation.pairing import check_pair
+from compress.distillation.teacher import LiveTeacher
 from compress.losses import LossConfig
 from compress.losses.ikd import diverse_input, shifted_pictures
 from compress.losses.parts.classifier import ClassifierConfig
@@ -188,18 +189,15 @@ def test_every_other_method_takes_a_training_step_as_its_base(base):
 
 @pytest.mark.slow
 def test_shifted_pictures_are_worse_for_the_teacher_than_noise_of_the_same_size():
-    teacher = small_detector("gfl")
-    objective = Distiller(small_detector("gfl"), teacher, [ikd()]).train()
+    teacher = LiveTeacher(small_detector("gfl"), small_detector("gfl").spec)
     batch = small_batch()
     config = ikd(diversity=0)
-    moved = shifted_pictures(batch, objective._task_losses, config)
+    moved = shifted_pictures(batch, teacher.task_losses, config)
     noise = torch.randn_like(moved).sign() * config.epsilon
 
     def loss(images):
         with torch.no_grad():
-            return torch.stack(
-                [*objective._task_losses(batch._replace(images=images)).values()]
-            ).sum()
+            return torch.stack([*teacher.task_losses(batch._replace(images=images)).values()]).sum()
 
     assert (moved - batch.images).abs().max() <= config.epsilon + 1e-6
     assert loss(moved) > loss((batch.images + noise).clamp(0, 1))

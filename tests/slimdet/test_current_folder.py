@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS = {
     "run": ["recipe.yaml"],
     "check": ["recipe.yaml"],
+    "teach": ["recipe.yaml"],
     "build": ["model.onnx", "--precision", "int8", "--out", "out"],
     "predict": ["model.onnx", "photos"],
     "verify": ["bundle"],

@@ -19,7 +19,7 @@ from compress.parts.weights import inheritable, read_tensors
 from compress.recipe import Recipe
 from compress.recipe_source import Source
 from compress.stages.opened import Run
-from compress.teaching.stored import check_stored
+from compress.teaching.maps.stored import check_stored
 from compress.tracking.open import check_trackers
 from compress.training.optim import TrainConfig
 from export.errors import DataError, RecipeError, ToolkitError, counted

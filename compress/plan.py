@@ -32,7 +32,7 @@ from compress.stages.opened import Run, Teacher, own_data
 from compress.stages.rundir import check_home, read_step_ratio, read_teaching_costs
 from compress.stages.session import Session, torch_device
 from compress.stages.teachers import lesson_of
-from compress.teaching.store import in_words
+from compress.teaching.maps.store import in_words
 from compress.training.precision import planned_in_words
 from export.errors import counted
 

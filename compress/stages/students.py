@@ -29,7 +29,7 @@ from compress.stages.rundir import (
     read_teaching_costs,
 )
 from compress.stages.teachers import warn_of_a_weak_teacher
-from compress.teaching.stored import StoredTeacher
+from compress.teaching.maps.stored import StoredTeacher
 from compress.tracking.tracker import Trackers
 from compress.training.job import TrainJob
 from compress.training.paired_steps import (

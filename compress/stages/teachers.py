@@ -21,8 +21,8 @@ from compress.stages.model_file import describe_model, save_model
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run, Teacher
 from compress.stages.rundir import TEACHING, once, read_record, read_teaching_costs
-from compress.teaching.rows import LARGEST
-from compress.teaching.stored import (
+from compress.teaching.maps.rows import LARGEST
+from compress.teaching.maps.stored import (
     Lesson,
     StoredTeacher,
     clamped_values,

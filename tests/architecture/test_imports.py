@@ -60,6 +60,7 @@ FLOORS = [
     ["compress/detectors/ultralytics_parts"],
     ["compress/losses", "compress/detectors"],
     ["compress/distillation"],
+    ["compress/teaching/maps"],
     ["compress/teaching"],
     ["compress/reading"],
     ["compress/recipe_source"],

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compress.detector import Outputs
-from compress.teaching.rows import (
+from compress.teaching.maps.rows import (
     ABSOLUTE,
     LARGEST,
     RELATIVE,

@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from benchmarks.record import Record
-from compress.teaching.rows import Rows
+from compress.teaching.maps.rows import Rows
 from export.artifact.manifest import file_sha256
 from export.atomic import read_checked_json, write_bytes, write_checked_json, write_json
 from export.errors import ToolkitError

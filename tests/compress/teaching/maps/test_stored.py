@@ -16,9 +16,9 @@ from compress.distillation.distiller import Distiller
 from compress.distillation.teacher import LiveTeacher
 from compress.losses import LossConfig
 from compress.stages.opened import Run
-from compress.teaching.rows import STORABLE
-from compress.teaching.store import Store
-from compress.teaching.stored import (
+from compress.teaching.maps.rows import STORABLE
+from compress.teaching.maps.store import Store
+from compress.teaching.maps.stored import (
     Lesson,
     StoredTeacher,
     check_stored,

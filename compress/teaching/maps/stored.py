@@ -21,8 +21,8 @@ from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.distillation.teacher import LiveTeacher, Teaching
 from compress.losses.parts.loss import LossSection
 from compress.parts.weights import weights_hash
-from compress.teaching.rows import STORABLE, Rows, as_outputs, as_rows, constants, out_of_range
-from compress.teaching.store import Store, in_words, source_hash
+from compress.teaching.maps.rows import STORABLE, Rows, as_outputs, as_rows, constants, out_of_range
+from compress.teaching.maps.store import Store, in_words, source_hash
 from export.errors import ToolkitError, counted
 
 SCHEMA = 1

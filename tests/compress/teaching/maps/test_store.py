@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.teaching import store as module
-from compress.teaching.store import Store, source_hash
+from compress.teaching.maps import store as module
+from compress.teaching.maps.store import Store, source_hash
 from export.errors import ToolkitError
 
 ROWS, SIZE = 10, 4  # three parts, the last one of two rows

@@ -17,11 +17,13 @@ from compress.batch import Batch, Targets
 #   anchors   anchor boxes per level                       towers  the dense head's layers
 #   rois      class logits and deltas on shared proposals  task    task losses, also in eval mode
 #   queries   a decoder's queries, and its answers to those of others
+#   boxes     of a teacher: what it found on the pictures before the training (`Batch.taught`)
 Knowledge = Literal[
-    "features", "backbone", "anchors", "dense", "dfl", "towers", "rois", "queries", "task"
+    "features", "backbone", "anchors", "dense", "dfl", "towers", "rois", "queries", "task", "boxes"
 ]
 Wanted = frozenset[Knowledge]
 FEATURES: Wanted = frozenset({"features"})
+BEFOREHAND: Wanted = frozenset({"boxes"})  # any teacher has it, and need not run in a step for it
 
 
 class TowerChannels(NamedTuple):
@@ -104,6 +106,8 @@ class Dense:
             the index of a location's box in the boxes of all pictures laid end to end, -1 for a
             negative, -2 for one that the task loss ignores.
         level_counts: how many of the P locations each level has, finest first.
+        background_logits: (B, P) log-odds of background, where the classes are a softmax with it
+            and `class_logits` are log-odds too; None where each class has a score of its own.
     """
 
     class_logits: Tensor
@@ -113,6 +117,7 @@ class Dense:
     dfl_logits: Tensor | None = None
     match: Callable[[Sequence[Targets]], Tensor] = unmatched
     level_counts: tuple[int, ...] = ()
+    background_logits: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,9 @@ class Queries:
         probe: `probe(content, references)` passes R queries per picture, (B, R, D) and (B, R, 4),
             through this detector's own decoder on the same pictures. They see one another and none
             of the detector's own queries. Weights of a frozen detector take no gradient.
+        match: the one-to-one assignment of the task loss, layer by layer: given the targets of
+            every picture, (N, B, Q) int64, the index of a query's box in the boxes of all pictures
+            laid end to end, -1 for none.
     """
 
     content: Tensor
@@ -160,6 +168,7 @@ class Queries:
     class_logits: Tensor
     boxes: Tensor
     probe: "Callable[[Tensor, Tensor], Queries]"
+    match: Callable[[Sequence[Targets]], Tensor] = unmatched
 
 
 @dataclass(frozen=True)
@@ -175,6 +184,7 @@ class Rois:
         embeddings: (R, D) the last hidden layer of the box head.
         predicted: (R, 4) xyxy, input pixels, not clipped: the box moved by `deltas` of the row's
             label; undefined for background.
+        move: `move(deltas, boxes)` moves xyxy boxes (n, 4) by the deltas (n, 4) of one class each.
     """
 
     boxes: tuple[Tensor, ...]
@@ -184,6 +194,7 @@ class Rois:
     target_deltas: Tensor | None = None
     embeddings: Tensor | None = None
     predicted: Tensor | None = None
+    move: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def only(self, kept: Tensor) -> "Rois":
         """Return the rows that `kept` (R,) bool marks, in their order."""
@@ -200,6 +211,7 @@ class Rois:
             chosen(self.target_deltas),
             chosen(self.embeddings),
             chosen(self.predicted),
+            self.move,
         )
 
 
@@ -288,7 +300,9 @@ class Detector(nn.Module, ABC):
         eval mode nothing is computed beyond what `wanted` needs: features alone run no head. With
         "rois" wanted, a two-stage head proposes, samples against the targets (its training
         sampler, also in eval mode) and scores the sample; given `rois` it scores those boxes
-        instead and keeps their labels, while its task losses still come from its own sampling.
+        instead and keeps their labels, while its task losses still come from its own sampling. On
+        pictures without labels, for which all proposals are background, it samples against
+        `Batch.taught` where a teacher found something.
         """
 
     @abstractmethod

@@ -89,6 +89,7 @@ def example(name: str) -> "LossSection":
 
 def support(*names: str) -> list[Method]:
     """Match methods, by default all, with every family; ordered by name."""
+    from compress.detector import BEFOREHAND
     from compress.detectors.small_pairs import planned_pair
     from compress.distillation.pairing import check_pair
 
@@ -104,7 +105,9 @@ def support(*names: str) -> list[Method]:
                 text for _, text in check_pair(student.spec, teacher.spec, [config])
             )
             if not problems[family]:
-                needs[family] = tuple(sorted(config.needs(student.spec, teacher.spec)))
+                asked = config.needs(student.spec, teacher.spec)
+                asked |= config.teacher_needs(student.spec, teacher.spec) & BEFOREHAND
+                needs[family] = tuple(sorted(asked))
         source = _source(name, settings)
         rows.append(Method(name, source, needs, problems, *_described(settings)))
     return rows

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from compress.batch import Batch, Targets, full_size
+from compress.batch import Batch, ScoredBoxes, Targets, full_size
 from compress.detector import Detector
 from compress.detectors.small_pairs import NAMED, detector_settings
 
@@ -51,7 +51,10 @@ def make_pair(setting: Setting) -> Pair:
 
 
 def make_batch(setting: Setting) -> Batch:
-    """Draw noise with boxes on it; a tenth to half of the picture wide and high."""
+    """Draw noise with boxes on it; a tenth to half of the picture wide and high.
+
+    A teacher has found them all before.
+    """
     images = torch.rand(setting.batch, 3, setting.size, setting.size)
     targets = []
     for _ in range(setting.batch):
@@ -65,4 +68,5 @@ def make_batch(setting: Setting) -> Batch:
         sizes=full_size(images),
         image_ids=tuple(range(setting.batch)),
         labeled=setting.batch,
+        taught=tuple(ScoredBoxes(*own, torch.full((BOXES_PER_PICTURE,), 0.8)) for own in targets),
     ).to(torch.device(setting.device))

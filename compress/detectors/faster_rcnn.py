@@ -11,7 +11,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from compress.batch import Batch
+from compress.batch import Batch, Targets
 from compress.detector import (
     FEATURES,
     Candidates,
@@ -212,17 +212,23 @@ class FasterRcnn(Detector):
     def _sample(
         self, objectness: Tensor, deltas: Tensor, batch: Batch, seen: int
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Return of `seen` pictures the sampled boxes, torchvision's labels and wanted deltas."""
-        config = self.config
+        """Return of `seen` pictures the sampled boxes, torchvision's labels and wanted deltas.
+
+        Without labels a picture's proposals are all background, whatever they are sampled against.
+        """
+        config, labeled = self.config, batch.labeled
         boxes, scores = self._propose(
             objectness, deltas, config.rpn_pre_nms_train, config.rpn_post_nms_train
         )
         found = [image[kept >= 0] for image, kept in zip(boxes, scores, strict=True)]
         self.head.roi_sampler.of(batch.image_ids[:seen])
+        taught = [Targets(one.boxes, one.labels) for one in batch.taught[labeled:seen]]
+        objects = [*batch.targets[:labeled], *(taught or batch.targets[labeled:])]
         sampled, _, labels, wanted = self.head.roi.select_training_samples(
-            found, as_torchvision(batch.targets[:seen], offset=1)
+            found, as_torchvision(objects[:seen], offset=1)
         )
-        return sampled, labels, list(wanted)
+        known = [*labels[:labeled], *(torch.zeros_like(one) for one in labels[labeled:])]
+        return sampled, known, list(wanted)
 
     def _second_stage(
         self,
@@ -313,7 +319,16 @@ class FasterRcnn(Detector):
         predicted: Tensor = self.head.roi.box_coder.decode_single(
             deltas_of(labels, deltas), torch.cat(list(boxes))
         )
-        return Rois(tuple(boxes), labels, logits, deltas, target_deltas, embeddings, predicted)
+        return Rois(
+            tuple(boxes),
+            labels,
+            logits,
+            deltas,
+            target_deltas,
+            embeddings,
+            predicted,
+            self.head.roi.box_coder.decode_single,
+        )
 
     def _no_rois(self, like: Tensor) -> Rois:
         classes, width = self.spec.num_classes, self.spec.embedding_channels
@@ -325,6 +340,7 @@ class FasterRcnn(Detector):
             like.new_zeros(0, 4),
             like.new_zeros(0, width),
             like.new_zeros(0, 4),
+            self.head.roi.box_coder.decode_single,
         )
 
     def candidates(self, images: Tensor) -> Candidates:

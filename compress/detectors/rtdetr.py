@@ -206,6 +206,7 @@ class Rtdetr(Detector):
             decoded.logits[:, :, -own:],
             self._as_pixels(decoded.boxes[:, :, -own:].float()),
             partial(self._probe, seen),
+            partial(self._match, decoded.boxes[:, :, -own:], decoded.logits[:, :, -own:]),
         )
 
     def _probe(self, seen: "Seen", content: Tensor, references: Tensor) -> Queries:
@@ -215,6 +216,34 @@ class Rtdetr(Detector):
             )
         probe = partial(self._probe, seen)
         return Queries(content, references, logits, self._as_pixels(boxes.float()), probe)
+
+    @torch.no_grad()
+    def _match(self, boxes: Tensor, logits: Tensor, targets: Sequence[Targets]) -> Tensor:
+        """Match queries with objects as the package does; see `Queries.match`.
+
+        Args:
+            boxes: (N, B, Q, 4) centre, width and height in shares of the input.
+            logits: (N, B, Q, K).
+            targets: B entries.
+        """
+        layers, pictures = boxes.shape[:2]
+        known = _as_package(targets, pictures, self.input_size, boxes.device)
+        objects = len(known["cls"])
+        found = (
+            load_package()
+            .query_loss(nc=self.num_classes, use_vfl=True)
+            .matcher(
+                boxes.flatten(0, 1).float(),
+                logits.flatten(0, 1).float(),
+                known["bboxes"].repeat(layers, 1),
+                known["cls"].repeat(layers),
+                known["gt_groups"] * layers,
+            )
+        )
+        matched = torch.full((layers * pictures, boxes.shape[2]), -1)
+        for row, (queries, owner) in zip(matched, found, strict=True):
+            row[queries] = owner % max(1, objects)
+        return matched.view(boxes.shape[:3]).to(boxes.device)
 
     def _losses(
         self, decoded: Decoded, targets: "dict[str, Any] | None", labeled: int

@@ -7,6 +7,7 @@ expect.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -179,8 +180,9 @@ class Ssd(Detector):
 
     def dense(self, raw: Raw) -> Dense:
         """Return log-odds, deltas and boxes at every default box."""
-        return anchor_dense(
-            log_odds(raw["cls_logits"])[..., 1:],
+        odds = log_odds(raw["cls_logits"])
+        found = anchor_dense(
+            odds[..., 1:],
             raw["bbox_regression"],
             anchors=self.anchors,
             coder=self.box_coder,
@@ -188,6 +190,7 @@ class Ssd(Detector):
             positive_iou=MATCH_IOU,
             level_counts=self.level_counts,
         )
+        return replace(found, background_logits=odds[..., 0])
 
     def losses(self, raw: Raw, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """Return torchvision's losses; see `OneStage`."""

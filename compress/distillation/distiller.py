@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compress.batch import Batch
 from compress.data.views import Views
-from compress.detector import FEATURES, Detector, Knowledge, Outputs, Rois
+from compress.detector import BEFOREHAND, FEATURES, Detector, Knowledge, Outputs, Rois
 from compress.distillation.balance import Balance
 from compress.distillation.teacher import LiveTeacher, TeacherPrecision, Teaching
 from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource
@@ -113,7 +113,8 @@ class Distiller(Objective):
     def wanted_of_teacher(self) -> frozenset[Knowledge]:
         """The outputs that the teacher computes at this step; it does not run for an empty set."""
         nothing: frozenset[Knowledge] = frozenset()
-        return nothing.union(*(method.loss.teacher_needs for method, _ in self._active()))
+        asked = nothing.union(*(method.loss.teacher_needs for method, _ in self._active()))
+        return asked - BEFOREHAND
 
     def auto_weights(self) -> dict[str, float]:
         """Return the factor that `weight: auto` has measured, by loss."""

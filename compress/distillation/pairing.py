@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compress.batch import Batch, Targets
-from compress.detector import Dense, DetectorSpec, Knowledge, Outputs, Queries, Rois
+from compress.detector import BEFOREHAND, Dense, DetectorSpec, Knowledge, Outputs, Queries, Rois
 from compress.losses.parts.loss import LossSection
 
 
@@ -23,7 +23,7 @@ def check_pair(
             ("teacher", teacher, loss.teacher_needs(student, teacher)),
         )
         for role, spec, needs in asked:
-            missing = needs - spec.provides
+            missing = needs - spec.provides - BEFOREHAND
             if missing:
                 problems.append(
                     (

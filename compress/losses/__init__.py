@@ -26,6 +26,7 @@ from compress.losses.ld import LdConfig
 from compress.losses.mgd import MgdConfig
 from compress.losses.mse import MseConfig
 from compress.losses.pkd import PkdConfig
+from compress.losses.pseudo_labels import PseudoLabelsConfig
 from compress.losses.reviewkd import ReviewKdConfig
 from compress.losses.rkd import RkdConfig
 from compress.losses.tadf import TadfConfig
@@ -52,6 +53,7 @@ Plain = (
     | MgdConfig
     | MseConfig
     | PkdConfig
+    | PseudoLabelsConfig
     | ReviewKdConfig
     | RkdConfig
     | TadfConfig

@@ -7,7 +7,7 @@ from benchmarks.timing.step_ratio import TeachingCost
 from compress.console import Console
 from compress.data.loading import steps_per_epoch
 from compress.data.views import views_of
-from compress.detector import Detector, DetectorSpec, Knowledge
+from compress.detector import BEFOREHAND, Detector, DetectorSpec, Knowledge
 from compress.distillation.distiller import Distiller
 from compress.distillation.teacher import LiveTeacher, TeacherPrecision
 from compress.parts.weights import WeightsReport, load_weights
@@ -145,7 +145,7 @@ def lesson_of(run: Run, teacher: Teacher, network: Detector, student: DetectorSp
     nothing: frozenset[Knowledge] = frozenset()
     wanted = nothing.union(*(loss.teacher_needs(student, live.spec) for loss in recipe.distill))
     settings = teacher.config.detector.model_dump(mode="json", exclude=FILES)
-    return Lesson(live, settings, data, views, wanted, run.session.torch_device())
+    return Lesson(live, settings, data, views, wanted - BEFOREHAND, run.session.torch_device())
 
 
 def training_steps(run: Run) -> int:

@@ -121,6 +121,7 @@ def test_the_order_of_the_pictures_does_not_matter(loss, student, teacher):
     terms = pass_through(loss, student, teacher, batch)
     moved = batch._replace(
         targets=tuple(batch.targets[i] for i in order),
+        taught=tuple(batch.taught[i] for i in order),
         image_ids=tuple(batch.image_ids[i] for i in order),
     )
     again = pass_through(loss, _reordered(student, order), _reordered(teacher, order), moved)

@@ -49,6 +49,8 @@ VARIANTS: dict[str, Cell] = {
         Cell("unlabelled", "faster_rcnn", {"type": "gdetkd", "queue": 24}, COUNTS, 3, {}),
         Cell("unlabelled_icd", "fcos", {"type": "icd", "delay_steps": 0}, COUNTS, 3, {}),
         Cell("unlabelled_gid", "gfl", {"type": "gid", "min_size_px": 2}, COUNTS, 3, {}),
+        Cell("pseudo_rois", "faster_rcnn", {"type": "pseudo_labels"}, COUNTS, 3, {}),
+        Cell("pseudo_softmax", "ssd", {"type": "pseudo_labels"}, EMPTY, 3, {}),
         Cell("automatic", "retinanet", {"type": "fgd", "weight": "auto"}, COUNTS, 5, {}),
         Cell("no_objects_defeat", "faster_rcnn", {"type": "defeat"}, EMPTY, 5, {}),
         Cell("no_objects_dist", "gfl", {"type": "dist"}, EMPTY, 5, {}),

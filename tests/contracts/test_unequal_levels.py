@@ -32,7 +32,10 @@ STUDENT = make_spec(
     channels=(3, 5, 6), tower_channels=TowerChannels((3, 4, 5), (2, 3, 4)), query_channels=5
 )
 TEACHER = make_spec(channels=(4, 8, 6), tower_channels=TowerChannels((4, 6, 5), (2, 4, 6)))
-WITHOUT_ROIS = frozenset[Any]({"features", "dense"})
+PROVIDED = {
+    **dict.fromkeys(("gdetkd maps", "kddetr dense", "pseudo_labels dense"), ("features", "dense")),
+    "pseudo_labels rois": ("features", "dense", "rois"),
+}
 SHARES = ((0, 1), (1, 3))  # pictures of each process: from, to
 SIZES = [[[0.0, 0.0, side, side] for side in (60.0, 150.0, 240.0, 460.0)]]
 BOXES = {"objects": [*SIZES, SIZES[0][2:], []], "none in one": [[], *SIZES, SIZES[0][:3]]}
@@ -46,6 +49,9 @@ LOSSES: dict[str, dict[str, Any]] = {
     "gdetkd maps": {"type": "gdetkd"},
     "kddetr": {"type": "kddetr", "random": 3},
     "kddetr dense": {"type": "kddetr"},
+    "pseudo_labels": {"type": "pseudo_labels"},
+    "pseudo_labels dense": {"type": "pseudo_labels"},
+    "pseudo_labels rois": {"type": "pseudo_labels"},
 }
 CASES = [(loss, boxes) for loss in LOSSES for boxes in BOXES]
 
@@ -54,7 +60,7 @@ CASES = [(loss, boxes) for loss in LOSSES for boxes in BOXES]
 class Found:
     """Terms by name, gradients of the loss's parameters and of the student's maps in use.
 
-    Of KD-DETR, which compares answers, they are those of the decoder's memory or the dense logits.
+    Of losses on answers they are those of the decoder's memory, the logits and the deltas.
     """
 
     terms: dict[str, Tensor]
@@ -105,16 +111,17 @@ def batch_share(batch: Batch, first: int, last: int) -> Batch:
         batch.sizes[first:last],
         batch.image_ids[first:last],
         last - first,
+        batch.taught[first:last],
     )
 
 
 def found_on(loss_name: str, boxes: str, first: int, last: int) -> Found:
     """Compute one step of a loss on some of the pictures."""
     student, teacher = STUDENT, TEACHER
-    if loss_name in ("gdetkd maps", "kddetr dense"):
-        student = replace(student, provides=WITHOUT_ROIS)
+    if loss_name in PROVIDED:
+        student = replace(student, provides=frozenset[Any](PROVIDED[loss_name]))
     if loss_name == "gdetkd maps":
-        teacher = replace(teacher, provides=WITHOUT_ROIS)
+        teacher = replace(teacher, provides=frozenset[Any](PROVIDED[loss_name]))
     config = LOSS.validate_python(LOSSES[loss_name])
     assert config.check(student, teacher) == []
     torch.manual_seed(0)
@@ -124,7 +131,7 @@ def found_on(loss_name: str, boxes: str, first: int, last: int) -> Found:
     batch = batch_share(make_batch(BOXES[boxes], LARGE_PX), first, last)
     terms = loss(share_of(own, first, last), share_of(other, first, last), batch)
     torch.stack(list(terms.values())).sum().backward()
-    of_answers = loss_name.startswith("kddetr")
+    of_answers = loss_name.startswith(("kddetr", "pseudo_labels"))
     maps = [
         leaf.grad
         for leaf in leaves(whole)

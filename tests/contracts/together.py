@@ -31,6 +31,7 @@ from compress.training.job import TrainJob
 from compress.training.loop import train
 from compress.training.optim import TrainConfig
 from tests.compress.detectors.small_rtdetr import small_description
+from tests.compress.losses.scene import found_by_a_teacher
 
 LOSS: TypeAdapter[Any] = TypeAdapter(LossConfig)
 CLASSIFIER = ClassifierConfig.model_validate(
@@ -89,9 +90,15 @@ def batch_of(cell: Cell, step: int, rank: int, world: int) -> Batch:
     own = [*own_share(labeled, rank, world)]
     known = len(own)
     own += [labeled + index for index in own_share(unlabeled, rank, world)]
+    taught = [found_by_a_teacher(target) for target in targets]
     ids = tuple(100 * step + index for index in own)
     return Batch(
-        images[own], tuple(targets[index] for index in own), full_size(images[own]), ids, known
+        images[own],
+        tuple(targets[index] for index in own),
+        full_size(images[own]),
+        ids,
+        known,
+        tuple(taught[index] for index in own),
     )
 
 

@@ -39,6 +39,9 @@ def _raise_dense(dense: Dense, raised: Callable[[Tensor], Tensor]) -> Dense:
         deltas=raised(dense.deltas),
         boxes=raised(dense.boxes),
         dfl_logits=None if dense.dfl_logits is None else raised(dense.dfl_logits),
+        background_logits=(
+            None if dense.background_logits is None else raised(dense.background_logits)
+        ),
     )
 
 
@@ -62,6 +65,7 @@ def _raise_queries(
         raised(queries.class_logits),
         raised(queries.boxes),
         probe,
+        queries.match,
     )
 
 

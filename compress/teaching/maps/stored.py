@@ -17,7 +17,7 @@ from compress.console import Console
 from compress.data.config import Data
 from compress.data.loading import view_batches
 from compress.data.views import Views
-from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
+from compress.detector import BEFOREHAND, DetectorSpec, Knowledge, Outputs, Rois
 from compress.distillation.teacher import LiveTeacher, Teaching
 from compress.losses.parts.loss import LossSection
 from compress.parts.weights import weights_hash
@@ -132,7 +132,7 @@ def check_stored(
     """Return why these losses cannot learn from a store: (index of the loss, message)."""
     problems = []
     for index, loss in enumerate(losses):
-        missing = loss.teacher_needs(student, teacher) - STORABLE
+        missing = loss.teacher_needs(student, teacher) - STORABLE - BEFOREHAND
         if missing:
             problems.append(
                 (

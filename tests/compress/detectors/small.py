@@ -11,6 +11,7 @@ from compress.batch import Batch, Targets, full_size
 from compress.detector import Detector
 from compress.detectors import DetectorConfig
 from compress.detectors.small_pairs import NAMED, build_small, families, small_settings
+from tests.compress.losses.scene import found_by_a_teacher
 
 FAMILIES = families()
 # One of them has 33 million weights.
@@ -44,7 +45,8 @@ def small_batch(
         targets.append(Targets(torch.cat((corner, corner + side), dim=1), labels))
     known = len(counts) if labeled is None else labeled
     ids = tuple(range(len(counts)))
-    return Batch(images, tuple(targets), full_size(images), ids, known)
+    taught = tuple(found_by_a_teacher(target) for target in targets)
+    return Batch(images, tuple(targets), full_size(images), ids, known, taught)
 
 
 def spread(detector: Detector) -> Detector:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compress.batch import Batch, Targets
+from compress.batch import Batch, ScoredBoxes, Targets
 from compress.detector import (
     Dense,
     DetectorSpec,
@@ -77,20 +78,35 @@ def make_batch(
     size_px: int = SIZE_PX,
     labels: Sequence[Sequence[int]] | None = None,
 ) -> Batch:
-    """One list of xyxy boxes per picture, which fills its square; labels are 0 by default."""
+    """One list of xyxy boxes per picture, which fills its square; labels are 0 by default.
+
+    A teacher found them all a pixel to the right, and one box that is not there.
+    """
     labels = [[0] * len(own) for own in boxes] if labels is None else labels
+    targets = tuple(
+        Targets(
+            torch.tensor(own, dtype=torch.float32).reshape(-1, 4),
+            torch.tensor(classes, dtype=torch.int64),
+        )
+        for own, classes in zip(boxes, labels, strict=True)
+    )
     return Batch(
         images=torch.zeros(len(boxes), 3, size_px, size_px),
-        targets=tuple(
-            Targets(
-                torch.tensor(own, dtype=torch.float32).reshape(-1, 4),
-                torch.tensor(classes, dtype=torch.int64),
-            )
-            for own, classes in zip(boxes, labels, strict=True)
-        ),
+        targets=targets,
+        taught=tuple(found_by_a_teacher(own) for own in targets),
         sizes=torch.tensor([[size_px, size_px]] * len(boxes)),
         image_ids=tuple(range(len(boxes))),
         labeled=len(boxes),
+    )
+
+
+def found_by_a_teacher(targets: Targets) -> ScoredBoxes:
+    """Return the boxes of a picture moved by a pixel, with scores from 0.9 down, and one more."""
+    moved = targets.boxes + torch.tensor([1.0, 0.0, 1.0, 0.0])
+    false = torch.tensor([[4.0, 4.0, 20.0, 20.0]])
+    scores = 0.9 - 0.1 * torch.arange(len(targets.labels) + 1) / (len(targets.labels) + 1)
+    return ScoredBoxes(
+        torch.cat((moved, false)), torch.cat((targets.labels, torch.tensor([0]))), scores
     )
 
 
@@ -202,6 +218,16 @@ class SmallTowers(torch.nn.Module):
         )
 
 
+def in_order(shape: Sequence[int], targets: Sequence[Targets]) -> Tensor:
+    """An assigner: a picture's first box belongs to its first query, in every layer, and so on."""
+    matched, before = torch.full(tuple(shape), -1), 0
+    for picture, target in enumerate(targets):
+        count = min(len(target.labels), shape[2])
+        matched[:, picture, :count] = before + torch.arange(count)
+        before += len(target.labels)
+    return matched
+
+
 @dataclass(frozen=True)
 class SmallDecoder:
     """A decoder on the pictures' memory (B, D): a query answers what it and its picture hold.
@@ -220,7 +246,8 @@ class SmallDecoder:
         half = shares[..., 2:] * (1 + 0.3 * torch.tanh(layers[..., -2:])) / 2
         centres = shares[..., :2] + 0.1 * torch.tanh(layers[..., -4:-2])
         boxes = self.size_px * torch.cat((centres - half, centres + half), dim=-1)
-        return Queries(content, references, layers[..., :-4], boxes, self.probe)
+        match = partial(in_order, layers.shape[:3])
+        return Queries(content, references, layers[..., :-4], boxes, self.probe, match)
 
     def own(self, count: int, generator: torch.Generator) -> Queries:
         """Answer random queries, as many for each picture."""
@@ -287,6 +314,7 @@ def make_outputs(spec: DetectorSpec, pictures: int, seed: int, size_px: int = SI
             * (labels < spec.num_classes)[:, None],
             embeddings=draw(rows, EMBEDDING),
             predicted=around[:rows] + roi_deltas[:, 0],
+            move=lambda deltas, boxes: boxes + deltas,
         ),
         anchors=tuple(torch.split(around, [(size_px // stride) ** 2 for stride in spec.strides])),
         towers=Towers(

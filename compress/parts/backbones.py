@@ -4,6 +4,7 @@ import difflib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from types import ModuleType
 from typing import Annotated, Literal
 
 import torch
@@ -183,12 +184,23 @@ def _out_channels(block: nn.Module) -> int:
     return [m for m in block.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
 
 
-def _timm(name: str, strides: Sequence[int], norm: Norm) -> Backbone:
+def require_timm_model(name: str) -> ModuleType:
+    """Return timm, which has a model of this name.
+
+    Raises:
+        RecipeError: it has none; the message names similar ones.
+        MissingDependencyError: timm is not installed.
+    """
     timm = require("timm", extra="timm", purpose=f"backbone timm/{name}")
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join('timm/' + other for other in near)}?" if near else ""
         raise RecipeError(f"backbone: timm has no model {name!r}{hint}")
+    return timm
+
+
+def _timm(name: str, strides: Sequence[int], norm: Norm) -> Backbone:
+    timm = require_timm_model(name)
     with torch.device("meta"):  # only to read its strides
         offered = timm.create_model(name, features_only=True).feature_info.reduction()
     missing = [s for s in strides if s not in offered]

@@ -114,7 +114,9 @@ def _names(body: nn.Module, found: Mapping[str, Tensor]) -> dict[str, str]:
     for name in body.state_dict():
         # timm joins the name of a list and the index when it cuts a model at its stages
         dotted = re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", name)
-        options = [prefix + form for prefix in PREFIXES for form in (name, dotted)]
+        # and puts one that gives maps without being cut inside another module
+        forms = (name, dotted, name.removeprefix("model."))
+        options = [prefix + form for prefix in PREFIXES for form in forms]
         names[name] = next((option for option in options if option in found), name)
     return names
 
@@ -140,12 +142,11 @@ def _fetch_torchvision(name: str) -> Mapping[str, Tensor]:
 
 def _fetch_timm(name: str, module: Backbone) -> Mapping[str, Tensor]:
     timm = require("timm", extra="timm", purpose=f"backbone timm/{name}")
-    info: Any = module.body.feature_info
-    indices = tuple(info.out_indices)
+    info: Any = getattr(module.body, "feature_info", None)
+    # a ViT that gives its last map is not cut
+    cut = {} if info is None else {"features_only": True, "out_indices": tuple(info.out_indices)}
     try:
-        state: Mapping[str, Tensor] = timm.create_model(
-            name, pretrained=True, features_only=True, out_indices=indices
-        ).state_dict()
+        state: Mapping[str, Tensor] = timm.create_model(name, pretrained=True, **cut).state_dict()
     except Exception as error:  # each of timm's sources has its own kinds
         raise MissingDependencyError(
             f"backbone_weights: timm's weights of {name} could not be fetched "

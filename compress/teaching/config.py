@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from compress.parts.backbones import BackboneConfig
+from compress.parts.backbones import BackboneConfig, SlimResNetConfig
 from compress.teaching.coco_names import NAMED
 from compress.teaching.formats import FORMATS
 from compress.teaching.formats.graph import Pixels
@@ -126,6 +126,15 @@ class BackboneTeacher(Section):
     type: Literal["backbone"]
     backbone: BackboneConfig
     backbone_weights: LocalFile
+
+    @property
+    def weights(self) -> None:
+        """No file of a whole detector: see `compress.parts.pretrained.StartingWeights`."""
+        return None
+
+    def backbone_source(self) -> tuple[str | SlimResNetConfig, str]:
+        """Return the backbone and the source of its weights."""
+        return self.backbone, self.backbone_weights
 
     @field_validator("backbone")
     @classmethod

@@ -62,6 +62,7 @@ FLOORS = [
     ["compress/distillation"],
     ["compress/teaching/maps"],
     ["compress/teaching"],
+    ["compress/teaching/onnx", "compress/teaching/predictions"],
     ["compress/reading"],
     ["compress/recipe_source"],
     ["compress/recipe_file", "compress/recipe_weights"],

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from compress.teaching.formats import FORMATS
 from compress.teaching.formats.graph import Fit, Graph, Pixels
-from compress.teaching.onnx_detector import choose_format
+from compress.teaching.onnx.detector import choose_format
 from export.artifact.manifest import NmsSpec
 from export.detections import Candidates, select_detections
 from export.errors import ExportError, RecipeError

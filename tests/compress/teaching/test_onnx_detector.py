@@ -14,9 +14,9 @@ from benchmarks.data.image_set import ImageSet
 from compress.teaching.classes import match_classes
 from compress.teaching.config import OnnxTeacher
 from compress.teaching.formats.graph import Pixels
-from compress.teaching.graph_file import OpenGraph, open_graph
-from compress.teaching.onnx_detector import OnnxDetector, open_detector
-from compress.teaching.running import taught_by
+from compress.teaching.onnx.detector import OnnxDetector, open_detector
+from compress.teaching.onnx.graph_file import OpenGraph, open_graph
+from compress.teaching.onnx.running import taught_by
 from export.artifact.manifest import InputSpec, Manifest, file_sha256, write_manifest
 from export.errors import ExportError, RecipeError
 from tests.compress.teaching.sets import labeled_set

@@ -6,7 +6,7 @@ import pytest
 
 from compress.teaching.accuracy import accuracy_of
 from compress.teaching.config import PredictionsTeacher
-from compress.teaching.predictions import Predicted, read_predictions
+from compress.teaching.predictions.reading import Predicted, read_predictions
 from export.errors import DataError, RecipeError
 from tests.compress.teaching.sets import labeled_set
 

@@ -12,8 +12,8 @@ from compress.batch import ScoredBoxes
 from compress.teaching.boxes import TaughtBoxes
 from compress.teaching.classes import ClassMatch, match_classes
 from compress.teaching.config import PredictionsTeacher
-from compress.teaching.picture_keys import Found, Place, find_pictures
-from compress.teaching.results import Results, read_results
+from compress.teaching.predictions.picture_keys import Found, Place, find_pictures
+from compress.teaching.predictions.results import Results, read_results
 from export.errors import DataError, counted, shown
 
 

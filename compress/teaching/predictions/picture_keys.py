@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from benchmarks.data.image_set import ImageSet
 from benchmarks.data.parts.lookup import FilesByName, examples
-from compress.teaching.results import PictureKey, Results
+from compress.teaching.predictions.results import PictureKey, Results
 from export.errors import DataError, counted
 
 

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from compress.teaching.config import OnnxTeacher
 from compress.teaching.formats import FORMATS
 from compress.teaching.formats.graph import Fit, Graph, Pixels
-from compress.teaching.graph_file import OpenGraph, open_graph, own_graph
+from compress.teaching.onnx.graph_file import OpenGraph, open_graph, own_graph
 from export.artifact.manifest import InputSpec, Manifest, NmsSpec, file_sha256
 from export.backends.onnxruntime.devices import Device
 from export.detections import Candidates

@@ -10,7 +10,7 @@ from benchmarks.data.image_set import ImageSet, read_photograph
 from compress.batch import ScoredBoxes
 from compress.teaching.boxes import TaughtBoxes
 from compress.teaching.classes import ClassMatch
-from compress.teaching.onnx_detector import OnnxDetector
+from compress.teaching.onnx.detector import OnnxDetector
 from export.detections import Detections
 from export.engine import Placed, detect_placed
 

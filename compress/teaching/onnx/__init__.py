@@ -1,0 +1,1 @@
+"""Teachers that are ONNX files of any package: opened, recognised and run over pictures."""

@@ -15,6 +15,7 @@ from compress.foreign.ultralytics_checkpoint import PICKLED, read_checkpoint
 from compress.parts.licence import made_with
 from compress.parts.weights import (
     METADATA_KEY,
+    check_weights,
     count_parameters,
     load_weights,
     read_metadata,
@@ -288,12 +289,18 @@ def _classes_of_run(home: Path, recipe: Recipe, name: ModelName) -> tuple[str, .
 def load_detector(path: Path) -> LoadedDetector:
     """Rebuild a detector from its file: settings from its metadata, then its weights.
 
+    Names and shapes are compared before anything is allocated: the settings of a damaged file may
+    be those of a model that does not fit the machine.
+
     Raises:
         ExportError: as `read_model_metadata`, or the tensors do not fit the settings.
         MissingDependencyError: a package that the detector needs is not installed.
     """
     metadata = read_model_metadata(path)
     try:
+        with torch.device("meta"):
+            planned = metadata.build()
+        check_weights(planned, path, strict=True, what="detector")
         detector = metadata.build()
         load_weights(detector, path, strict=True, what="detector")
     except RecipeError as error:

@@ -150,6 +150,15 @@ def test_tensors_of_another_model_are_refused(tmp_path: Path) -> None:
         load_detector(path)
 
 
+def test_a_model_that_no_machine_holds_is_compared_before_it_is_built(tmp_path: Path) -> None:
+    path = write_model(tmp_path)
+    found = json.loads(read_metadata(path) or "")
+    found["detector"]["backbone"] |= {"widths": [4096] * 4, "blocks": [10] * 4}  # 48 GB
+    rewrite(path, json.dumps(found))
+    with pytest.raises(ExportError, match=r"contradict each other.*mismatched"):
+        load_detector(path)
+
+
 def test_weights_that_do_not_fit_say_what_their_file_holds(tmp_path: Path) -> None:
     path = write_model(tmp_path, "fcos")
     with pytest.raises(RecipeError, match=r'says that it holds .*"type": "fcos".*64 x 64'):

@@ -95,6 +95,11 @@ class Distiller(Objective):
         return None if self._teacher is None else self._teacher.network
 
     @property
+    def frozen(self) -> tuple[Detector, ...]:
+        """The networks that the training may not change, the teacher first."""
+        return () if self._teacher is None else self._teacher.frozen
+
+    @property
     def views(self) -> Views | None:
         """The views of the pictures that a stored teacher knows; None for any pictures."""
         return None if self._teacher is None else self._teacher.views

@@ -11,6 +11,7 @@ from torch import Tensor
 from compress.batch import Batch
 from compress.data.views import Views
 from compress.detector import Detector, DetectorSpec, Knowledge, Outputs, Rois
+from compress.distillation.folding import folded
 from compress.distillation.pairing import (
     as_seen_by,
     choose_classes,
@@ -32,11 +33,13 @@ class Teaching(ABC):
         spec: what it provides, with the student's classes where it knows them all.
         network: the network that is passed in every step; None where outputs were computed before.
         views: the views of the pictures that it knows; None for any pictures.
+        frozen: networks that no training may change, `network` first.
     """
 
     spec: DetectorSpec
     network: Detector | None = None
     views: Views | None = None
+    frozen: tuple[Detector, ...] = ()
 
     @abstractmethod
     def outputs(
@@ -66,14 +69,28 @@ class LiveTeacher(Teaching):
 
     It runs under `no_grad`, not `inference_mode`: its tensors could not be saved for backward
     without copies, and the time is the same.
+
+    Args:
+        network: the teacher; left as it is but for its mode.
+        student: of the student.
+        precision: of a pass.
+        size: height and width of the input, pixels; with it, a faster copy runs in place of
+            `network`, equal but for rounding (see `folded`).
     """
 
     network: Detector
 
     def __init__(
-        self, network: Detector, student: DetectorSpec, precision: TeacherPrecision = "train"
+        self,
+        network: Detector,
+        student: DetectorSpec,
+        precision: TeacherPrecision = "train",
+        *,
+        size: tuple[int, int] | None = None,
     ) -> None:
         self.network, self.precision = network.eval().requires_grad_(False), precision
+        self._runs = network if size is None else folded(network, size)
+        self.frozen = (network,) if size is None else (network, self._runs)
         self._columns = teacher_columns(student, network.spec)
         self.spec = as_seen_by(student, network.spec)
 
@@ -106,7 +123,7 @@ class LiveTeacher(Teaching):
             return losses
 
     def _ready(self) -> Detector:
-        return self.network.eval()  # the caller may have changed the mode
+        return self._runs.eval()  # the caller may have changed the mode
 
     def _arithmetic(self, images: Tensor) -> contextlib.AbstractContextManager[object]:
         if self.precision == "train":

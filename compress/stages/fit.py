@@ -85,7 +85,7 @@ def fit(
         f"{count_parameters(detector) / 1e6:.3f}M parameters, {why}"
     )
     terms = _first_look(session, objective, batches, device, precision) if objective.losses else []
-    before = weights_hash(objective.teacher) if objective.teacher is not None else None
+    before = [weights_hash(network) for network in objective.frozen]
     trained = train(
         TrainJob(
             name=what,
@@ -101,8 +101,7 @@ def fit(
             trackers=session.trackers,
         )
     )
-    after = weights_hash(objective.teacher) if objective.teacher is not None else None
-    if before != after:
+    if before != [weights_hash(network) for network in objective.frozen]:
         raise RuntimeError("the teacher's weights changed during training: a bug, please report it")
     record: dict[str, object] = {
         "name": what,
@@ -112,7 +111,7 @@ def fit(
         "parameters": count_parameters(detector),
         "batch": config.batch,
         "terms_at_first_step": [asdict(term) for term in terms],
-        "teacher_sha256": before,
+        "teacher_sha256": before[0] if before else None,
         "peak_memory_mb": round(peak_memory_mb(device), 1),
         "auto_weights": objective.auto_weights(),
         **_summary(trained),
@@ -194,8 +193,8 @@ def _first_look(
     """Compare every distillation term with the task loss on the first batch, and print it."""
     objective.to(device).train()
     over_processes(objective, device)
-    if objective.teacher is not None:
-        objective.teacher.to(device)
+    for network in objective.frozen:
+        network.to(device)
     batch = next(batches(0, 1)).to(device)
     half = torch.float16 if precision == "16-mixed" else torch.bfloat16
     with torch.autocast(device.type, half, enabled=precision != "32-true"):

@@ -11,6 +11,7 @@ from compress.console import Console
 from compress.data.loading import steps_per_epoch
 from compress.detector import Detector
 from compress.distillation.distiller import Distiller
+from compress.distillation.teacher import LiveTeacher
 from compress.losses.parts.classifier import Classifier
 from compress.parts.transfer import sized_by_classes
 from compress.parts.weights import inherit, load_weights
@@ -208,10 +209,6 @@ class StudentTraining:
         for number, (_, detector) in enumerate(self.teachers):
             detector.to(self.run.session.torch_device() if number == stage else "cpu")
         teacher, weights = self.teachers[stage]
-        return Distiller(
-            student,
-            weights,
-            self.run.recipe.distill,
-            precision=teacher.config.precision,
-            classifier=self.classifier,
-        )
+        size = (self.run.data.input_height, self.run.data.input_width)
+        live = LiveTeacher(weights, student.spec, teacher.config.precision, size=size)
+        return Distiller(student, live, self.run.recipe.distill, classifier=self.classifier)

@@ -60,6 +60,25 @@ def test_without_losses_only_the_task_is_left() -> None:
     assert plain(batch()).keys() == taught(batch()).keys()
 
 
+def test_a_faster_copy_teaches_the_same_and_the_teacher_stays_as_it_was() -> None:
+    student, teacher = faster_rcnn(), faster_rcnn()
+    losses = [DeFeatConfig(type="defeat"), KL()]
+    before, state = weights_hash(teacher), torch.get_rng_state()
+    live = LiveTeacher(teacher, student.spec, size=(64, 64))
+    assert torch.equal(torch.get_rng_state(), state)
+    found = []
+    for teaching in (live, LiveTeacher(teacher, student.spec)):
+        torch.manual_seed(2)  # the sample of proposals
+        found.append(Distiller(copy.deepcopy(student), teaching, losses).train()(batch()))
+    for name, value in found[1].items():
+        torch.testing.assert_close(found[0][name], value, rtol=1e-3, atol=1e-5)
+    assert live.network is teacher
+    assert live.frozen[0] is teacher
+    copied = sum(isinstance(one, torch.nn.BatchNorm2d) for one in live.frozen[1].modules())
+    assert copied < sum(isinstance(one, torch.nn.BatchNorm2d) for one in teacher.modules())
+    assert weights_hash(teacher) == before
+
+
 def test_the_teacher_is_in_no_state_and_stays_in_eval_unchanged() -> None:
     teacher = gfl()
     objective = Distiller(gfl(), teacher, [DeFeatConfig(type="defeat")]).train()

@@ -108,6 +108,8 @@ class Dense:
         level_counts: how many of the P locations each level has, finest first.
         background_logits: (B, P) log-odds of background, where the classes are a softmax with it
             and `class_logits` are log-odds too; None where each class has a score of its own.
+        one_to_one: predictions of a further branch with one box per object, at the same locations;
+            None without one, and where nothing is trained.
     """
 
     class_logits: Tensor
@@ -118,6 +120,7 @@ class Dense:
     match: Callable[[Sequence[Targets]], Tensor] = unmatched
     level_counts: tuple[int, ...] = ()
     background_logits: Tensor | None = None
+    one_to_one: "Dense | None" = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -196,24 +197,31 @@ class Yolo(Detector):
 
     def dense(self, raw: Raw) -> Dense:
         """Return the one-to-many branch's predictions as a loss takes them."""
-        logits, distances = raw["cls_logits"], distances_of(raw["box_logits"], self.bins)
+        found = self._dense(raw["cls_logits"], raw["box_logits"], MANY)
+        if "one2one_cls_logits" not in raw:
+            return found
+        one = self._dense(raw["one2one_cls_logits"], raw["one2one_box_logits"], ONE)
+        return replace(found, one_to_one=one)
+
+    def _dense(self, logits: Tensor, box_logits: Tensor, most: tuple[int, int]) -> Dense:
+        distances = distances_of(box_logits, self.bins)
         boxes = distances_to_boxes(distances, self.centres, self.steps)
         scores, cells = logits.detach().sigmoid(), self._cells()
 
         def match(targets: Sequence[Targets]) -> Tensor:
-            return matched(assign(scores, boxes, targets, cells, MANY), targets)
+            return matched(assign(scores, boxes, targets, cells, most), targets)
 
         def positive(instances: Sequence[Tensor]) -> Tensor:
             # boxes without labels: one class, whose score is the best of all
             alike = [Targets(own, own.new_zeros(len(own), dtype=torch.int64)) for own in instances]
-            return assign(scores.amax(2, keepdim=True), boxes, alike, cells, MANY).positive
+            return assign(scores.amax(2, keepdim=True), boxes, alike, cells, most).positive
 
         return Dense(
             logits,
             distances,
             boxes,
             positive,
-            raw["box_logits"] if self.bins > 1 else None,
+            box_logits if self.bins > 1 else None,
             match=match,
             level_counts=tuple(self.level_counts),
         )

@@ -34,8 +34,9 @@ This form is ours.
 A two-stage student has both terms for its proposal network (`proposal_class`, `proposal_box`), with
 objects as the one class, and for its box head on sampled proposals, which belong to the box that
 they overlap by an IoU of 0.5; on pictures without labels they are sampled around the teacher's
-boxes. An RT-DETR has them for each layer of its decoder, summed, with its own one-to-one matching;
-its encoder, FCOS's centreness and the one-to-one branch of a YOLO26 learn from labels alone.
+boxes. A YOLO26 has them for its second branch too (`one_to_one_class`, `one_to_one_box`), an
+RT-DETR for each layer of its decoder, summed, both with their own one-to-one matching. RT-DETR's
+encoder and FCOS's centreness learn from labels alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -170,7 +171,9 @@ class PseudoLabels(DistillationLoss[PseudoLabelsConfig]):
                 "pseudo-labels are learned by `dense`, `rois` or `queries`; ask for one"
             )
         if "rois" not in self.needs:
-            return self._at_locations(dense, lessons)
+            one = {} if dense.one_to_one is None else self._at_locations(dense.one_to_one, lessons)
+            named = {f"one_to_one_{name}": term for name, term in one.items()}
+            return self._at_locations(dense, lessons) | named
         if rois is None or rois.move is None:
             raise ValueError("pseudo-labels for a box head need `rois` that can be moved")
         first = self._at_locations(dense, lessons.as_objects())

@@ -42,6 +42,7 @@ def _raise_dense(dense: Dense, raised: Callable[[Tensor], Tensor]) -> Dense:
         background_logits=(
             None if dense.background_logits is None else raised(dense.background_logits)
         ),
+        one_to_one=None if dense.one_to_one is None else _raise_dense(dense.one_to_one, raised),
     )
 
 

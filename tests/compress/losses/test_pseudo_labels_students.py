@@ -5,7 +5,7 @@ import torch
 from torchvision.ops import box_iou
 
 from compress.batch import ScoredBoxes, Targets
-from compress.detectors.small_pairs import families, small_pair
+from compress.detectors.small_pairs import build_small, families, small_pair, small_settings
 from compress.distillation.distiller import Distiller
 from compress.distillation.pairing import check_pair
 from compress.losses.pseudo_labels import PseudoLabelsConfig
@@ -47,6 +47,25 @@ def test_students_of_every_family_learn_classes_and_boxes_while_the_teacher_rest
     learns = {name for name, p in student.named_parameters() if p.grad is not None and p.grad.any()}
     assert any(name.startswith("backbone") for name in learns)
     assert any(name.startswith("head") for name in learns)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("yolo" not in families(), reason="ultralytics is missing")
+def test_both_branches_of_a_yolo26_learn_one_box_for_each_object_the_second():
+    torch.manual_seed(0)
+    student = spread(build_small(small_settings("yolo", model="yolo26n"))).train()
+    batch = small_pictures()
+    dense = student(batch, frozenset({"dense"})).dense
+    objects = sum(len(target.boxes) for target in batch.targets)
+    assert (dense.one_to_one.match(batch.targets) >= 0).sum() == objects
+    assert (dense.match(batch.targets) >= 0).sum() > objects
+    terms = Distiller(student, small_detector("gfl"), [settings()]).train()(batch)
+    own = [term for name, term in terms.items() if name.startswith("pseudo_labels/one_to_one_")]
+    assert len(own) == 2
+    torch.stack(own).sum().backward()
+    learns = [name for name, p in student.named_parameters() if p.grad is not None and p.grad.any()]
+    assert learns
+    assert all(name.startswith("head.one2one_") for name in learns)
 
 
 @pytest.mark.parametrize("family", EACH_FAMILY)

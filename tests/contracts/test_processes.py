@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.multiprocessing.spawn import start_processes
 
 from compress.detectors.small_pairs import NAMED, families
 from compress.distillation.pairing import check_pair
@@ -27,6 +26,7 @@ from tests.contracts.together import (
     one_of,
     pair_of,
 )
+from tests.processes import start_each
 
 pytestmark = pytest.mark.usefixtures("small_rtdetr")
 COUNTS = (2, 1, 0, 3, 1)  # boxes by picture; two processes have the first two and the last three
@@ -143,7 +143,7 @@ def together(cells: list[Cell], home: Path, world: int = 2) -> dict[str, Made]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         (home / "port").write_text(str(probe.getsockname()[1]))
-    start_processes(one_of, (world, cells, home), nprocs=world, start_method="spawn")
+    start_each(one_of, world, cells, home, processes=world)
     return {cell.name: Made(*torch.load(home / f"{cell.name}.pt")) for cell in cells}
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.multiprocessing.spawn import start_processes
 
 from compress.batch import Batch
 from compress.detector import Outputs, TowerChannels
@@ -27,6 +26,7 @@ from tests.compress.losses.scene import (
     reach_every_level,
 )
 from tests.contracts.together import LOSS
+from tests.processes import start_each
 
 STUDENT = make_spec(
     channels=(3, 5, 6), tower_channels=TowerChannels((3, 4, 5), (2, 3, 4)), query_channels=5
@@ -164,7 +164,7 @@ def one_of(rank: int, home: Path) -> None:
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Found]:
     home = tmp_path_factory.mktemp("levels")
-    start_processes(one_of, (home,), nprocs=2, start_method="spawn")
+    start_each(one_of, home)
     return {case: Found(*parts) for case, parts in torch.load(home / "found.pt").items()}
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.drill.kills import KINDS, WHOLE, cases, drill
 from tests.drill.run_damage import DAMAGES, advised, damage
 from tests.drill.run_results import STAGES
+from tests.processes import METHOD
 
 
 def test_every_kind_and_every_stage_has_its_turn() -> None:
@@ -45,7 +46,7 @@ def test_every_damage_changes_the_file(tmp_path: Path, how: str) -> None:
 @pytest.mark.slow
 def test_a_sample_of_disturbed_runs_keeps_every_promise(tmp_path: Path) -> None:
     # In an interpreter of its own: it forks, which torch refuses once its gradients had threads.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context(METHOD)) as pool:
         counts = pool.submit(drill, tmp_path, seed=2, count=6, small=True).result()
     assert counts.broken == []
     assert counts.kills.total() >= 1

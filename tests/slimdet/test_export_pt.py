@@ -4,9 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,32 +21,35 @@ from tests.compress.stages.test_model_file import write_model
 SIZE = (64, 96)
 CLASSES = ["disk", "ring", "square"]
 
-# Boxes (xyxy, pixels), scores and labels that the package finds on the pictures of a file.
+# Writes the boxes (xyxy, pixels), scores and labels that the package finds with each file.
 LOADED = """
 import sys, torch
 from ultralytics import RTDETR, YOLO
-file, pictures, out = sys.argv[1:]
-model = (RTDETR if "rtdetr" in file else YOLO)(file)
+pictures, *files = sys.argv[1:]
 images = torch.load(pictures)
-with torch.no_grad():
-    found = model.model.eval()(images)
-found = found[0] if isinstance(found, tuple) else found
-if found.shape[-1] == 6:
-    boxes, scores, labels = found[0].split((4, 1, 1), dim=1)
-    boxes, scores, labels = boxes.clone(), scores[:, 0], labels[:, 0].long()
-else:
-    rows = found[0].T
-    count = rows.shape[1] - 4
-    boxes = rows[:, :4].repeat_interleave(count, 0)
-    scores, labels = rows[:, 4:].flatten(), torch.arange(count).repeat(len(rows))
-if "rtdetr" in file:
-    height, width = images.shape[-2:]
-    boxes *= torch.tensor([width, height, width, height])
-if found.shape[-1] != 6 or "rtdetr" in file:  # centre and size
-    boxes = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
-torch.save({"names": model.names, "task": model.task, "boxes": boxes, "scores": scores,
-            "labels": labels}, out)
+for file in files:
+    model = (RTDETR if "rtdetr" in file else YOLO)(file)
+    with torch.no_grad():
+        found = model.model.eval()(images)
+    found = found[0] if isinstance(found, tuple) else found
+    if found.shape[-1] == 6:
+        boxes, scores, labels = found[0].split((4, 1, 1), dim=1)
+        boxes, scores, labels = boxes.clone(), scores[:, 0], labels[:, 0].long()
+    else:
+        rows = found[0].T
+        count = rows.shape[1] - 4
+        boxes = rows[:, :4].repeat_interleave(count, 0)
+        scores, labels = rows[:, 4:].flatten(), torch.arange(count).repeat(len(rows))
+    if "rtdetr" in file:
+        height, width = images.shape[-2:]
+        boxes *= torch.tensor([width, height, width, height])
+    if found.shape[-1] != 6 or "rtdetr" in file:  # centre and size
+        boxes = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
+    torch.save({"names": model.names, "task": model.task, "boxes": boxes, "scores": scores,
+                "labels": labels}, file.replace(".pt", ".out"))
 """
+MODELS = [("yolo", "yolov8n"), ("yolo", "yolo11n"), ("yolo", "yolo26n"), ("rtdetr", "rtdetr-l")]
+IMAGES = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
 
 
 def write_ultralytics(folder: Path, family: str, model: str) -> Path:
@@ -72,38 +76,37 @@ def write_ultralytics(folder: Path, family: str, model: str) -> Path:
     return folder / f"{model}.safetensors"
 
 
-def loaded_by_the_package(file: Path, images: torch.Tensor) -> dict[str, Any]:
-    pictures, out = file.with_suffix(".in"), file.with_suffix(".out")
-    torch.save(images, pictures)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files of ours, those made of them, and what the package finds with each."""
+    here, made = tmp_path_factory.mktemp("package"), []
+    for family, model in MODELS:
+        said, out = StringIO(), here / f"{model}.pt"
+        with redirect_stdout(said):
+            file = write_ultralytics(here, family, model)
+            assert main(["export-pt", str(file), "--out", str(out)]) == 0
+        assert f"{model} for 3 classes, written with ultralytics " in said.getvalue()
+        made.append(str(out))
+    torch.save(IMAGES, here / "pictures")
     subprocess.run(
-        [sys.executable, "-c", LOADED, str(file), str(pictures), str(out)],
+        [sys.executable, "-c", LOADED, str(here / "pictures"), *made],
         check=True,
-        cwd=file.parent,
-        env={**os.environ, **PACKAGE_SWITCHES, "YOLO_CONFIG_DIR": str(file.parent)},
+        cwd=here,
+        env={**os.environ, **PACKAGE_SWITCHES, "YOLO_CONFIG_DIR": str(here)},
     )
-    found: dict[str, Any] = torch.load(out)
-    return found
+    return here
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ultralytics") is None, reason="needs the package ultralytics")
-@pytest.mark.parametrize(
-    ("family", "model"),
-    [("yolo", "yolov8n"), ("yolo", "yolo11n"), ("yolo", "yolo26n"), ("rtdetr", "rtdetr-l")],
-)
-def test_the_package_finds_the_same_boxes_by_the_same_names(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str, model: str
-) -> None:
-    file, out = write_ultralytics(tmp_path, family, model), tmp_path / f"{model}.pt"
-    assert main(["export-pt", str(file), "--out", str(out)]) == 0
-    assert f"{model} for 3 classes, written with ultralytics " in capsys.readouterr().out
-    images = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
-    theirs = loaded_by_the_package(out, images)
+@pytest.mark.parametrize("model", [model for _, model in MODELS])
+def test_the_package_finds_the_same_boxes_by_the_same_names(written: Path, model: str) -> None:
+    theirs = torch.load(written / f"{model}.out")
     assert theirs["names"] == dict(enumerate(CLASSES))
     assert theirs["task"] == "detect"
-    detector = load_detector(file).detector
+    detector = load_detector(written / f"{model}.safetensors").detector
     with torch.no_grad():
-        boxes, scores, labels = (found[0] for found in detector.candidates(images))
+        boxes, scores, labels = (found[0] for found in detector.candidates(IMAGES))
     limits = torch.tensor([SIZE[1], SIZE[0], SIZE[1], SIZE[0]])
     best = theirs["scores"].argsort(descending=True)[:50]
     assert theirs["scores"][best[0]] > theirs["scores"][best[-1]]
@@ -113,7 +116,7 @@ def test_the_package_finds_the_same_boxes_by_the_same_names(
         apart = (boxes - box).abs().amax(1) + (scores - score).abs() + (labels != label) * 1000
         assert apart.min() < 1e-3
     # and back: the file fills the detector that it was made of
-    again = detector.renamed(read_tensors(out, "student"))
+    again = detector.renamed(read_tensors(written / f"{model}.pt", "student"))
     own = detector.state_dict()
     assert again.keys() == own.keys()
     assert all(torch.equal(again[name], own[name]) for name in own)

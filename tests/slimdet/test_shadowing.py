@@ -94,7 +94,7 @@ def test_a_script_of_the_user_s_gets_the_sentence_as_an_import_error(tmp_path: P
 @pytest.mark.slow
 def test_a_run_of_the_gain_study_finds_what_the_study_has_found(tmp_path: Path) -> None:
     folder = own(tmp_path / "own", *PACKAGES)
-    (folder / "recipe.yaml").write_text("schema: 1\nname: x\n")
+    (folder / "recipe.yaml").write_text("schema: [")  # refused before torch is imported
     starts = tmp_path / "starts.py"
     starts.write_text(
         "from pathlib import Path\n"

@@ -14,7 +14,8 @@ import yaml
 
 from compress.detectors.ultralytics_parts import package
 
-# Of the package's rtdetr-l: same layers and same connections; 2 convolutions in a block, not 6.
+# Of the package's rtdetr-l: same layers and same connections; 2 convolutions in a block, not 6,
+# and 3 layers in the decoder, not 6.
 DESCRIPTION = """
 nc: 80
 scales: {l: [1.00, 1.00, 1024]}
@@ -48,7 +49,7 @@ head:
   - [-1, 1, Conv, [64, 3, 2]]
   - [[-1, 12], 1, Concat, [1]]
   - [-1, 1, RepC3, [64]]
-  - [[21, 24, 27], 1, RTDETRDecoder, [nc, 64, 300, 4, 4, 6, 128]]
+  - [[21, 24, 27], 1, RTDETRDecoder, [nc, 64, 300, 4, 4, 3, 128]]
 """
 
 

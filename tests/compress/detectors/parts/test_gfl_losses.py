@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.multiprocessing.spawn import start_processes
 
 from compress.batch import Targets
 from compress.detectors.parts.gfl_losses import (
@@ -13,6 +12,7 @@ from compress.detectors.parts.gfl_losses import (
     expected_distances,
     gfl_losses,
 )
+from tests.processes import start_each
 
 BINS = 5
 
@@ -123,7 +123,7 @@ def one_of_two(rank, store, results):
 def test_two_processes_with_half_the_batch_have_the_gradient_of_one(tmp_path):
     whole = gradients(slice(0, 4))
     store, results = tmp_path / "store", tmp_path / "gradients"
-    start_processes(one_of_two, (store, results), nprocs=2, start_method="spawn")
+    start_each(one_of_two, store, results)
     halves = [torch.load(f"{results}.{rank}") for rank in range(2)]
     for together, parts in zip(whole, zip(*halves, strict=True), strict=True):
         # data-parallel training averages over the processes

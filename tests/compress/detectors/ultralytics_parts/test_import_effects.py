@@ -184,24 +184,3 @@ def test_a_home_that_cannot_be_written_and_an_opencv_in_use_are_no_hindrance(
     assert found.ended.stdout == ""
     states = found.found["states"].values()
     assert [state["OpenCV"] for state in states] == [2, 2, 2]
-
-
-def test_only_a_recipe_with_such_a_model_imports_the_package(tmp_path: Path) -> None:
-    code = """
-import sys
-import compress.detectors, compress.detectors.small_pairs, slimdet
-from compress.detectors.ultralytics_parts import installed
-assert installed.is_installed()
-from compress.run import main
-assert main([sys.argv[1], "--check", "--runs", sys.argv[2]]) == 0
-from compress.doctor import main
-assert main(["--runs", sys.argv[2]]) == 0
-assert not any(name.partition(".")[0] in ("ultralytics", "cv2") for name in sys.modules)
-"""
-    recipe = ROOT / "recipes" / "quickstart.yaml"
-    subprocess.run(
-        [sys.executable, "-c", code, str(recipe), str(tmp_path / "runs")],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )

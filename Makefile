@@ -15,7 +15,7 @@ WORKERS ?= -n auto --maxprocesses 8 --dist worksteal
 # and each would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-base unit install clean
+.PHONY: quickstart test types pytest test-base unit install clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m compress.run recipes/quickstart.yaml
@@ -23,7 +23,13 @@ quickstart: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(MAKE) -j2 types pytest
+
+# Beside each other: the check of types has one process, which leaves the other cores idle.
+types:
 	$(BIN)/mypy
+
+pytest:
 	$(BIN)/python -m pytest $(WORKERS)
 
 # What a device needs, without any extra: no torch, no runtime, no pytest.

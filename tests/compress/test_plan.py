@@ -90,10 +90,11 @@ def test_no_minutes_are_told_while_another_program_takes_half_of_the_processor(
 ) -> None:
     code = """
 import os, subprocess, sys
+from compress.plan import plan
+from compress.run import main
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
     try:
-        from compress.run import main
         code = main(sys.argv[1:])
     finally:
         other.kill()

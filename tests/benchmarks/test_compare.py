@@ -119,13 +119,7 @@ def test_reports_without_a_common_row_keep_no_limit(
         ),
     ],
 )
-def test_a_limit_that_cannot_be_checked_is_exceeded(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    before: list[dict[str, Any]],
-    after: list[dict[str, Any]],
-    said: str,
-) -> None:
+def test_a_limit_that_cannot_be_checked_is_exceeded(tmp_path, capsys, before, after, said):
     a, b = change(write(tmp_path / "a"), *before), change(write(tmp_path / "b"), *after)
     assert main([str(a), str(b), *LIMITS]) == 3
     assert said in capsys.readouterr().err
@@ -245,13 +239,7 @@ def test_rows_without_ap_are_one_message(
         ),
     ],
 )
-def test_ap_on_other_pictures_keeps_no_limit(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    before: dict[str, Any],
-    after: dict[str, Any],
-    said: str,
-) -> None:
+def test_ap_on_other_pictures_keeps_no_limit(tmp_path, capsys, before, after, said):
     a, b = stating(write(tmp_path / "a"), **before), stating(write(tmp_path / "b"), **after)
     assert main([str(a), str(b), "--max-ap-drop", "50"]) == 3
     captured = capsys.readouterr().err

@@ -34,13 +34,7 @@ def timed(**changes: Any) -> dict[str, Any]:
         (timed(p99=0.001), timed(), "0.001 ms is no end-to-end p99"),
     ],
 )
-def test_timings_under_other_conditions_keep_no_limit(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    before: dict[str, Any],
-    after: dict[str, Any],
-    said: str,
-) -> None:
+def test_timings_under_other_conditions_keep_no_limit(tmp_path, capsys, before, after, said):
     a, b = change(write(tmp_path / "a"), before), change(write(tmp_path / "b"), after)
     assert main([str(a), str(b), "--max-p99", "+900%", "--allow-noisy"]) == 3
     assert said in capsys.readouterr().err
@@ -65,13 +59,7 @@ def test_timings_under_other_conditions_keep_no_limit(
         ),
     ],
 )
-def test_timings_of_other_machines_keep_no_limit(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    before: dict[str, Any],
-    after: dict[str, Any],
-    said: str,
-) -> None:
+def test_timings_of_other_machines_keep_no_limit(tmp_path, capsys, before, after, said):
     a = stating(write(tmp_path / "a"), environment=before)
     b = stating(write(tmp_path / "b"), environment=after)
     assert main([str(a), str(b), "--max-p99", "+5%", "--allow-noisy"]) == 3
@@ -98,12 +86,8 @@ def test_a_gpu_that_no_timing_used_is_no_difference(tmp_path: Path, gpus: list[A
     ],
 )
 def test_ap_of_unstated_pictures_or_another_preprocessing_keeps_no_limit(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    before: dict[str, Any],
-    after: dict[str, Any],
-    said: str,
-) -> None:
+    tmp_path, capsys, before, after, said
+):
     a, b = stating(write(tmp_path / "a"), **before), stating(write(tmp_path / "b"), **after)
     assert main([str(a), str(b), "--max-ap-drop", "50"]) == 3
     assert said in capsys.readouterr().err

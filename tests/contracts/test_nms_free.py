@@ -18,7 +18,7 @@ from export.detections import overlapping
 from export.engine import detect, open_engine
 from tests.compress.smoke import SMOKE
 from tests.contracts.checkout import Checkout, copy_to
-from tests.contracts.test_toy_detector import TOY
+from tests.contracts.test_toy_detector import TOY, with_detector
 
 LICENCE = "toyware 1.2 (GPL-3.0)"
 SAID = f"This run used {LICENCE}."
@@ -59,13 +59,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    made = copy_to(tmp_path_factory.mktemp("nms_free"))
-    made.add("compress/detectors/toy.py", FREE)
-    entry = "compress/detectors/__init__.py"
-    made.insert(
-        entry, "from compress.detectors.ssd", "from compress.detectors.toy import ToyConfig"
-    )
-    made.insert(entry, "    | SsdConfig", "    | ToyConfig")
+    made = with_detector(copy_to(tmp_path_factory.mktemp("nms_free")), FREE)
     (made.root / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     return made
 

@@ -150,8 +150,12 @@ print(json.dumps({"terms": sorted(terms), "sums": sums}))
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    made = copy_to(tmp_path_factory.mktemp("toy_detector"))
-    made.add("compress/detectors/toy.py", TOY)
+    return with_detector(copy_to(tmp_path_factory.mktemp("toy_detector")), TOY)
+
+
+def with_detector(made: Checkout, text: str) -> Checkout:
+    """Add a family to a copy of the packages: one file and one entry of the union."""
+    made.add("compress/detectors/toy.py", text)
     entry = "compress/detectors/__init__.py"
     made.insert(
         entry, "from compress.detectors.ssd", "from compress.detectors.toy import ToyConfig"

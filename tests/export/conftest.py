@@ -1,5 +1,6 @@
 """The tiny detector, exported in both batch forms for the tests that only read it."""
 
+import shutil
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from export.bundles.packing import write_bundle
 from export.graph.to_onnx import export_onnx
 from export.pictures.images import to_tensor
 from tests.export.tiny import canvases, tiny_detector, tiny_manifest
@@ -37,6 +39,19 @@ def exported(request: pytest.FixtureRequest) -> Path:
                 manifest = tiny_manifest(dynamic_batch=name == "dynamic")
                 export_onnx(tiny_detector(), manifest, folder / name, to_tensor(canvases(1)))
     return folder
+
+
+@pytest.fixture(scope="session")
+def made(static_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a whole bundle of the tiny detector, for tests to copy."""
+    folder = tmp_path_factory.mktemp("made") / "bundle"
+    return write_bundle(folder, [static_model], canvases(1)[0], name="tiny", threads=1)
+
+
+@pytest.fixture
+def bundle(made: Path, tmp_path: Path) -> Path:
+    """Return a copy of the bundle that a test may change."""
+    return Path(shutil.copytree(made, tmp_path / "bundle"))
 
 
 def _version_of_the_exporter() -> str:

@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,6 @@ import pytest
 
 from export import verify
 from export.artifact.manifest import file_sha256
-from export.bundles.packing import write_bundle
-from tests.export.tiny import canvases
 
 Content = dict[str, Any]
 CHANGES: dict[str, tuple[str, Callable[[Content], object]]] = {
@@ -61,17 +58,6 @@ CHANGES: dict[str, tuple[str, Callable[[Content], object]]] = {
 
 def _first(bundle: Content) -> list[object]:
     return list(bundle["artifacts"][0]["expected"][:1])
-
-
-@pytest.fixture(scope="module")
-def made(static_model, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("agreement") / "bundle"
-    return write_bundle(folder, [static_model], canvases(1)[0], name="tiny", threads=1)
-
-
-@pytest.fixture
-def bundle(made, tmp_path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "bundle"))
 
 
 def rewrite(bundle: Path, change: Callable[[Content], object]) -> None:

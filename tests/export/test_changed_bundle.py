@@ -1,7 +1,6 @@
 """A bundle whose files are not those that it lists is neither verified nor used."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,10 @@ import pytest
 import slimdet
 from export import verify
 from export.artifact.manifest import file_sha256, read_manifest
-from export.bundles.packing import bundle_artifact, bundle_graphs, write_bundle
+from export.bundles.packing import bundle_artifact, bundle_graphs
 from export.errors import ExportError
-from tests.export.tiny import canvases
 
 Content = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def made(static_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("changed") / "bundle"
-    return write_bundle(folder, [static_model], canvases(1)[0], name="tiny", threads=1)
-
-
-@pytest.fixture
-def bundle(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "bundle"))
 
 
 def model_of(bundle: Path) -> Path:

@@ -13,17 +13,6 @@ from export.errors import ExportError
 from tests.export.tiny import canvases
 
 
-@pytest.fixture(scope="module")
-def made(static_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("replacing") / "bundle"
-    return write_bundle(folder, [static_model], canvases(1)[0], name="tiny", threads=1)
-
-
-@pytest.fixture
-def bundle(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "bundle"))
-
-
 @pytest.mark.parametrize(
     "name", ["thesis.txt", "models/mine/model.onnx", "models/static/notes.txt", "__pycache__/x.pyc"]
 )

@@ -31,7 +31,6 @@ from compress.stages.model_name import ModelName
 from compress.stages.opened import Run, Teacher, own_data
 from compress.stages.rundir import check_home, read_step_ratio, read_teaching_costs
 from compress.stages.session import Session, torch_device
-from compress.stages.teachers import lesson_of
 from compress.teaching.maps.store import in_words
 from compress.training.precision import planned_in_words
 from export.errors import counted
@@ -189,6 +188,8 @@ def plan(
 
 def _store_in_words(run: Run, teacher: Teacher, detector: Detector, student: Detector) -> str:
     """Return the size of the store of a teacher's outputs, from a pass of one picture."""
+    from compress.stages.teachers import lesson_of  # loads the training loop, which few checks need
+
     lesson = lesson_of(run, teacher, detector, student.spec)
     views = counted(lesson.views.rows, "view")
     if _is_meta(detector) or any(weights.is_meta for weights in student.parameters()):

@@ -12,8 +12,9 @@ from typing_extensions import Self
 from compress.teaching.config import OnnxTeacher
 from compress.teaching.formats import FORMATS
 from compress.teaching.formats.graph import Fit, Graph, Pixels
+from compress.teaching.onnx.content import content_sha256
 from compress.teaching.onnx.graph_file import OpenGraph, open_graph, own_graph
-from export.artifact.manifest import InputSpec, Manifest, NmsSpec, file_sha256
+from export.artifact.manifest import InputSpec, Manifest, NmsSpec
 from export.backends.onnxruntime.devices import Device
 from export.detections import Candidates
 from export.engine import Engine, Placed, open_engine, place
@@ -292,7 +293,7 @@ def _manifest(
         backend="onnxruntime",
         precision="fp32",
         artifact=graph.path.name,
-        sha256=file_sha256(graph.path),
+        sha256=content_sha256(graph.path),
         parameters=0,
         input=InputSpec(
             name=graph.image,

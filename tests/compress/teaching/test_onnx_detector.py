@@ -230,6 +230,24 @@ def test_a_missing_file_and_one_that_is_no_onnx_are_named(tmp_path: Path) -> Non
         opened(tmp_path / "grey.onnx")
 
 
+def test_weights_in_a_file_beside_it_are_read_and_hashed(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "x.onnx", cells([32, 32, 16, 16, 0.9, 0]))
+    plain = opened(path).engine.manifest.sha256
+    assert plain == file_sha256(path)
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="x.data", size_threshold=0)
+    beside = opened(path)
+    assert len(taught(beside, drawn_set())[0]) == 1
+    first = beside.engine.manifest.sha256
+    data = bytearray((tmp_path / "x.data").read_bytes())
+    data[-4:] = b"\0\0\0\1"
+    (tmp_path / "x.data").write_bytes(data)
+    assert len({plain, first, opened(path).engine.manifest.sha256}) == 3
+    (tmp_path / "x.data").unlink()
+    with pytest.raises(ExportError, match=r"x\.(onnx|data)"):
+        opened(path)
+
+
 def own_artifact(tmp_path: Path) -> Path:
     outputs = {
         "boxes": np.array([[[16, 0, 48, 51]]], dtype=np.float32),

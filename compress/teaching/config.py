@@ -42,13 +42,13 @@ class PredictionsTeacher(_BoxTeacher):
         file: JSON of results, or several; `images` and `categories` in it are used.
         annotations: COCO JSON whose `images` and `categories` the ids in `file` are of; None for
             those in `file` itself, else the data's.
-        categories: category id -> class name, where no file states it.
+        categories: class name -> category id in `file`, where no file states it.
     """
 
     type: Literal["predictions"]
     file: LocalPath | Files = Field(description="a path or a list of paths")
     annotations: LocalPath | None = None
-    categories: dict[Annotated[int, Field(ge=0)], ClassName] | None = None
+    categories: dict[ClassName, Annotated[int, Field(ge=0)]] | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -57,10 +57,12 @@ class PredictionsTeacher(_BoxTeacher):
 
     @field_validator("categories")
     @classmethod
-    def _each_name_once(cls, names: dict[int, str] | None) -> dict[int, str] | None:
-        if names is not None:
-            _check_names(tuple(names.values()))
-        return names
+    def _each_id_once(cls, ids: dict[str, int] | None) -> dict[str, int] | None:
+        found = list((ids or {}).values())
+        twice = next((one for one in found if found.count(one) > 1), None)
+        if twice is not None:
+            raise ValueError(f"id {twice} is given twice; an id is one class")
+        return ids
 
 
 class OnnxTeacher(_BoxTeacher):

@@ -105,7 +105,8 @@ def _teacher_classes(
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Return the teacher's class names, and the label of each box among them."""
     if config.categories is not None:
-        known, said = dict(config.categories), f"{where}.categories"
+        known = {one: name for name, one in config.categories.items()}
+        said = f"{where}.categories"
     elif results.categories:
         known = dict(results.categories)
         said = str(config.annotations or results.source)
@@ -119,7 +120,7 @@ def _teacher_classes(
             f"{results.source}: of other classes: category_id {shown(unknown[:8])[1:-1]} "
             f"{'is' if len(unknown) == 1 else 'are'} not among the ids of {said}, "
             f"{_ids(known)}. Say what the ids mean with {where}.categories, "
-            f"{{{unknown[0]}: name, ...}}, or with annotations, a COCO file that has them"
+            f"{{name: {unknown[0]}, ...}}, or with annotations, a COCO file that has them"
         )
     ids = sorted(known)
     label_of = {category: label for label, category in enumerate(ids)}

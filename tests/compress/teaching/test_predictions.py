@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from compress.recipe_file import load_model
 from compress.teaching.accuracy import accuracy_of
 from compress.teaching.config import PredictionsTeacher
 from compress.teaching.predictions.reading import Predicted, read_predictions
@@ -57,7 +58,7 @@ def test_what_is_left_out_is_counted_by_its_reason(tmp_path: Path) -> None:
         entry(2, (50, 20, 9, 9), 0.7),
         entry(2, (60, 20, 9, 9), 0.6, category_id=5),
     ]
-    names = {"1": "person", "2": "car", "5": "dog"}
+    names = {"person": 1, "car": 2, "dog": 5}
     found = read(tmp_path, rows, categories=names, max_boxes=1)
     assert found.lines[0].endswith(
         "8 boxes, 2 pictures found by ids of the data; left out: 1 of other pictures, 2 outside "
@@ -135,7 +136,7 @@ def test_results_of_other_classes_are_refused_with_the_ids_of_both(tmp_path: Pat
     ):
         read(tmp_path, [entry(category_id=17)])
     with pytest.raises(RecipeError, match="no class of the teacher"):
-        read(tmp_path, [entry()], categories={"1": "dog"})
+        read(tmp_path, [entry()], categories={"dog": 1})
 
 
 def boxes_of(form: str) -> list[Any]:
@@ -193,3 +194,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     config = PredictionsTeacher(type="predictions", file=tmp_path / "none.json")
     with pytest.raises(DataError, match=r"none\.json: no such file"):
         read_predictions(config, {"train": TRAIN}, HERE)
+
+
+def test_settings_are_read_from_a_recipes_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "teacher.yaml"
+    path.write_text(
+        "type: predictions\nfile: results.json\ncategories: {person: 1, no: 3}\n"
+        "class_map: {person: [pedestrian, no]}\n"
+    )
+    config, _ = load_model(PredictionsTeacher, path, ["max_boxes=7"])
+    assert config.files == (Path("results.json"),)
+    assert config.categories == {"person": 1, "no": 3}
+    assert config.class_map == {"person": ("pedestrian", "no")}
+    several, _ = load_model(PredictionsTeacher, path, ["file=[a.json, b.json]"])
+    assert several.files == (Path("a.json"), Path("b.json"))
+    with pytest.raises(RecipeError, match=r"categories: id 1 is given twice"):
+        load_model(PredictionsTeacher, path, ["categories.no=1"])

@@ -169,7 +169,8 @@ def suits(config, student, teacher) -> bool:
 def test_every_other_method_takes_a_training_step_as_its_base(base):
     config = ikd(base={"type": base}, iterations=1)
     # dense heads cost half of what two stages do, and a tenth of a package's models
-    small_first = sorted(reversed(families()), key=lambda family: family in NAMED)
+    small_first = [family for family in reversed(families()) if family not in NAMED]
+    small_first += [family for family in families() if family in NAMED]
     student, teacher = copy.deepcopy(
         next(pair for pair in map(random_pair, small_first) if suits(config, *pair))
     )

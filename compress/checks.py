@@ -1,10 +1,13 @@
 """Find what would stop a run before its first step; loads nothing that trains or measures."""
 
 import contextlib
+import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from benchmarks.gates import load_report
 from compress.data.config import Data
@@ -22,12 +25,15 @@ from compress.stages.opened import Run
 from compress.teaching.maps.stored import check_stored
 from compress.tracking.open import check_trackers
 from compress.training.optim import TrainConfig
-from export.errors import DataError, RecipeError, ToolkitError, counted
+from export.errors import DataError, RecipeError, ToolkitError, counted, shown
 from export.precision.model_optimizer import require_model_optimizer
 from export.reading.plain_yaml import Key
 
 # Share of the weights of neck and head below which `inherit` would copy little but biases.
 LEAST_INHERITED = 0.5
+EIGHT_BITS = ("int8", "int8-trt", "fp8")
+# Names that the exporter gives to nodes and values; whether they are in the graph, it alone tells.
+GIVEN_AT_EXPORT = re.compile(r"(node|val)_.*|_?(Conv|Gemm|MatMul)(_\d*)?|_?\d+")
 
 
 def check_models(run: Run) -> tuple[Detector, list[Detector]]:
@@ -66,6 +72,7 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
     if run.recipe.inherit != "none":
         _check_inheritance(run, student, built[0])
     check_export(run, student, built)
+    check_keep_float(run, student)
     _check_weights(run, student, built)
     return student, built
 
@@ -130,6 +137,41 @@ def check_export(run: Run, student: Detector, teachers: list[Detector]) -> None:
                 f"{at('export', 'max_detections')}: {export.max_detections}, but the head of the "
                 f"student ({family}) gives {most} boxes per picture; set at most {most}"
             )
+
+
+def check_keep_float(run: Run, student: Detector) -> None:
+    """Refuse parts of layer names that no layer of the student has, or that leave none to quantise.
+
+    Raises:
+        RecipeError: naming the part, and some of the names.
+    """
+    export, at = run.recipe.export, partial(run.source.at, "export", "quantization", "keep_float")
+    parts = export.quantization.keep_float
+    if not parts:
+        return
+    if not set(EIGHT_BITS).intersection(export.precisions):
+        run.session.console.warn(
+            f"{at()}: has no effect, as export.precisions names none of {', '.join(EIGHT_BITS)}"
+        )
+    layers = [
+        f"detector.{name}.weight"  # as the graph names it; a folded norm's bias with _bias after it
+        for name, layer in student.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+    known = [f"{name}_bias" for name in layers] + [f"{name[:-6]}bias" for name in layers]
+    for index, part in enumerate(parts):
+        if GIVEN_AT_EXPORT.fullmatch(part) or any(part in name for name in known):
+            continue
+        raise RecipeError(
+            f"{at(index)}: no layer of the student has {shown(part)} in its name (a text, no "
+            f"pattern); its {counted(len(layers), 'layer')} are named like {layers[0]} and "
+            f"{layers[-1]}"
+        )
+    if all(any(part in name for part in parts) for name in layers):
+        raise RecipeError(
+            f"{at()}: every one of the student's {counted(len(layers), 'layer')} would stay float; "
+            "name fewer, or remove the 8-bit precisions"
+        )
 
 
 @torch.inference_mode()

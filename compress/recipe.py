@@ -128,6 +128,13 @@ class CalibrationConfig(Section):
     method: Literal["minmax", "entropy", "percentile"] = "minmax"  # INT8 only; FP8 takes minmax
     seed: Seed = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name(cls, given: object) -> object:
+        if isinstance(given, dict) and {"count", "images"} <= given.keys():
+            raise ValueError("images is the older name of count, and both are given; keep count")
+        return given
+
 
 class QuantizationConfig(Section):
     """Limit of the AP lost to 8 bits; layers are restored to float until it holds."""
@@ -136,7 +143,9 @@ class QuantizationConfig(Section):
     max_drop: Annotated[float, Field(ge=0, le=100)] | None = 0.5
     check_images: PositiveInt = 128  # held back, at most half of the training split
     # parts of layer names; matching layers stay float
-    keep_float: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
+    keep_float: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...], Field(max_length=1000)
+    ] = ()
     remainder: Literal["fp16", "fp32"] = "fp16"  # precision of int8-trt's float features
 
 

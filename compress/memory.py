@@ -15,6 +15,9 @@ from export.reading.plain_yaml import Key
 
 COPIES = 4  # weights, gradients and AdamW's two moments
 GIB = 2**30
+# Peak of a training step above weights and optimiser / outputs of layers: 1.1 to 1.9 in steps of
+# 14 detectors on a CPU, the most for the smallest; gradients and functions between layers do it.
+STEP = 1.3
 HEADS = 1.5  # all outputs of a detector / those of its backbone and pyramid
 # Below both no model of a picture fills a machine, and nothing is estimated.
 LARGE_PIXELS, LARGE_CHANNELS, LARGE_WEIGHTS = 1600 * 1600, 1024, 50_000_000

@@ -19,6 +19,7 @@ from compress.detector import Detector
 from compress.memory import (
     COPIES,
     GIB,
+    STEP,
     machine_bytes,
     output_bytes,
     planned_output_bytes,
@@ -52,8 +53,8 @@ class Stage:
         steps: optimiser steps; None where they depend on the time of other stages, which is not
             known yet.
         parameters: number of the model's parameters.
-        memory_gib: lower bound, in GiB, of the memory of weights, optimiser and activations: the
-            layers' outputs. A step took 1.0 to 2.2 times as much (docs/limits.md).
+        memory_gib: estimate, in GiB, of the memory of weights, optimiser and activations. A step
+            took 0.8 to 1.5 times as much (docs/limits.md).
         minutes: training time, estimated from a timed forward pass; None without one.
     """
 
@@ -72,7 +73,7 @@ class Stage:
         return (
             f"  {self.name}: {steps}, "
             f"{self.parameters / 1e6:.3f}M parameters, "
-            f"at least {self.memory_gib:.1f} GiB{minutes}"
+            f"about {self.memory_gib:.1f} GiB{minutes}"
         )
 
 
@@ -207,7 +208,7 @@ def memory_warnings(stages: Sequence[Stage], most: float | None) -> list[str]:
     if most is None or largest.memory_gib * GIB <= most:
         return []
     return [
-        f"WARNING: {largest.name} takes at least {largest.memory_gib:.0f} GiB, and this machine "
+        f"WARNING: {largest.name} takes about {largest.memory_gib:.0f} GiB, and this machine "
         "has "
         f"{most / GIB:.0f}; lower train.batch and raise train.accumulate by the same factor"
     ]
@@ -307,7 +308,7 @@ def _stage(
     batch: int,
 ) -> Stage:
     weights = COPIES * 4 * count_parameters(model)
-    gib = (weights + per_image * batch) / GIB
+    gib = (weights + STEP * per_image * batch) / GIB
     minutes = None if seconds is None else seconds / 60
     return Stage(name, steps, count_parameters(model), gib, minutes)
 

@@ -147,11 +147,9 @@ def test_the_plan_of_a_begun_run_takes_the_ratio_that_it_has_recorded(tmp_path: 
 
 def test_a_stage_is_told_with_its_minutes_if_they_are_known() -> None:
     stage = Stage("teacher", 950, 562_000, 0.1, None)
-    assert stage.line() == "  teacher: 950 steps, 0.562M parameters, at least 0.1 GiB"
+    assert stage.line() == "  teacher: 950 steps, 0.562M parameters, about 0.1 GiB"
     timed = Stage("teacher", 950, 562_000, 0.1, 2.54)
-    assert (
-        timed.line() == "  teacher: 950 steps, 0.562M parameters, at least 0.1 GiB, about 2.5 min"
-    )
+    assert timed.line() == "  teacher: 950 steps, 0.562M parameters, about 0.1 GiB, about 2.5 min"
     assert "as many steps as cost what the student's do" in Stage("b", None, 1, 0.1, None).line()
 
 
@@ -159,4 +157,4 @@ def test_a_training_larger_than_the_machine_is_told() -> None:
     stages = [Stage("teacher", 1, 1, 2.0, None), Stage("seed0-student", 1, 1, 30.0, None)]
     assert memory_warnings(stages, None) == memory_warnings(stages, 31 * 2**30) == []
     (said,) = memory_warnings(stages, 16 * 2**30)
-    assert said.startswith("WARNING: seed0-student takes at least 30 GiB, and this machine has 16;")
+    assert said.startswith("WARNING: seed0-student takes about 30 GiB, and this machine has 16;")

@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks.gates import load_report
 from compress.data.config import Data
 from compress.data.loading import steps_per_epoch
-from compress.detector import Detector
+from compress.detector import BEFOREHAND, Detector
 from compress.detectors import DetectorConfig
 from compress.distillation.pairing import check_pair
 from compress.losses.parts.classifier import ClassifierConfig
@@ -22,6 +22,9 @@ from compress.parts.weights import inheritable, read_tensors
 from compress.recipe import Recipe
 from compress.recipe_source import Source
 from compress.stages.opened import Run
+from compress.stages.teachers import open_file_teacher, read_file_teacher
+from compress.teaching.beforehand import box_spec
+from compress.teaching.config import PredictionsTeacher
 from compress.teaching.maps.stored import check_stored
 from compress.tracking.open import check_trackers
 from compress.training.optim import TrainConfig
@@ -69,12 +72,38 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
             ]
     if lines:
         raise RecipeError(*lines)
+    _check_file_teacher(run, student)
     if run.recipe.inherit != "none":
         _check_inheritance(run, student, built[0])
     check_export(run, student, built)
     check_keep_float(run, student)
     _check_weights(run, student, built)
     return student, built
+
+
+def _check_file_teacher(run: Run, student: Detector) -> None:
+    """Read the file of a teacher that is no network of this package, and match it with the data.
+
+    Raises:
+        RecipeError: a loss compares more than boxes.
+        ToolkitError: the file cannot be read, or fits neither pictures nor classes.
+    """
+    config = run.recipe.file_teacher
+    if config is None:
+        return
+    spec = box_spec(config.type, student.spec)
+    lines = [
+        f"{run.source.at('distill', index)}: {loss.type} compares more than boxes, and a teacher "
+        f"of type {config.type} gives nothing else; use pseudo_labels"
+        for index, loss in enumerate(run.recipe.distill)
+        if loss.own_images or not loss.teacher_needs(student.spec, spec) <= BEFOREHAND
+    ]
+    if lines:
+        raise RecipeError(*lines)
+    if isinstance(config, PredictionsTeacher):
+        read_file_teacher(run, config)
+    else:
+        open_file_teacher(run, config)
 
 
 def _check_inheritance(run: Run, student: Detector, teacher: Detector) -> None:
@@ -262,9 +291,9 @@ def check_training(run: Run) -> None:
     if recipe.teach is not None and not recipe.stores_outputs:
         raise RecipeError(
             f"{source.at('teach')}: is for the teachers of a recipe with distill, and there is no "
-            f"{'teacher' if not recipe.teachers else 'loss'}; remove this key"
+            f"{'teacher' if recipe.teacher is None else 'loss'}; remove this key"
         )
-    if data.unlabeled is not None and not recipe.teachers:
+    if data.unlabeled is not None and recipe.teacher is None:
         raise RecipeError(
             f"{source.at('data', 'unlabeled')}: pictures without labels are for distillation, and "
             "the recipe has no teacher; remove this key"

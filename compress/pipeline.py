@@ -12,6 +12,7 @@ from compress.checks import check_models, check_training, wanted_classifier
 from compress.console import Console
 from compress.data.health import Health, data_health, data_lines
 from compress.data.pictures import look_at_pictures
+from compress.data.taught import Taught
 from compress.losses.parts.classifier import Classifier
 from compress.parts.licence import notice
 from compress.recipe import Recipe, load_recipe
@@ -33,8 +34,18 @@ from compress.stages.ship import (
 )
 from compress.stages.students import Folders, StudentTraining
 from compress.stages.summary import summarize
-from compress.stages.teachers import load_teacher, measure_teacher, store_outputs, teacher_folder
+from compress.stages.teachers import (
+    FILE_TEACHER,
+    ask_file_teacher,
+    compares_boxes,
+    found_by_network,
+    load_teacher,
+    measure_teacher,
+    store_outputs,
+    teacher_folder,
+)
 from compress.stages.track import run_trackers, track_report
+from compress.teaching.beforehand import BoxTeacher
 from export.atomic import write_json
 from export.errors import RecipeError
 
@@ -151,6 +162,9 @@ def train_models(run: Run) -> Folders:
     """Train all models, teachers first; return their folders by name."""
     folders, students = train_teachers(run)
     aps = {t.name: measure_teacher(run, t, detector) for t, detector in students.teachers}
+    for teacher in students.beforehand:
+        if isinstance(teacher, BoxTeacher):
+            aps[FILE_TEACHER] = teacher.ap
     for seed in run.seeds:
         folders |= students.train(seed, aps)
     return folders
@@ -164,8 +178,15 @@ def train_teachers(run: Run) -> tuple[Folders, StudentTraining]:
     wanted = wanted_classifier(run.recipe)
     if wanted is not None:
         classifier = load_classifier(run, wanted[0], classifier_folder(run, wanted[0]))
-    stored = [store_outputs(run, *one) for one in ready] if run.recipe.stores_outputs else []
-    return folders, StudentTraining(run, ready, classifier, stored)
+    file = run.recipe.file_teacher
+    if file is not None:
+        return folders, StudentTraining(run, ready, classifier, [ask_file_teacher(run, file)])
+    taught = [found_by_network(run, *one) for one in ready] if compares_boxes(run, ready) else []
+    stored = []
+    if run.recipe.stores_outputs:
+        said: Sequence[Taught | None] = taught or [None] * len(ready)
+        stored = [store_outputs(run, *one, own) for one, own in zip(ready, said, strict=True)]
+    return folders, StudentTraining(run, ready, classifier, stored, taught)
 
 
 def record_step_ratio(home: Path, device: str = "auto") -> StepRatio:

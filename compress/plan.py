@@ -154,7 +154,9 @@ def plan(
     for seed in opened.seeds:
         stages += _student_stages(opened, seed, student, costs)
     losses = ", ".join(loss.type for loss in recipe.distill) or "none"
-    losses = losses if recipe.teachers else "none; without a teacher one detector is trained"
+    losses = (
+        losses if recipe.teacher is not None else "none; without a teacher one detector is trained"
+    )
     notes = []
     wanted = wanted_classifier(recipe)
     if wanted is not None:

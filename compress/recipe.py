@@ -26,6 +26,7 @@ from compress.losses import LossConfig
 from compress.recipe_file import load_model, read_model
 from compress.recipe_source import Source, Tree
 from compress.recipe_weights import fill_from_weights
+from compress.teaching.config import OnnxTeacher, PredictionsTeacher
 from compress.tracking.open import TrackerName
 from compress.training.optim import TrainConfig
 from export.config import MOST_SEED, PositiveInt, Section, Seed
@@ -85,17 +86,25 @@ class TeacherConfig(Section):
         return self
 
 
-def _one_or_several(value: object) -> str:
+FileTeacher = PredictionsTeacher | OnnxTeacher
+
+
+def _kind_of_teacher(value: object) -> str:
     # tags that read like the types they stand for are left out of a mistake's key
-    return "tuple[TeacherConfig]" if isinstance(value, list | tuple) else "TeacherConfig"
+    if isinstance(value, list | tuple):
+        return "tuple[TeacherConfig]"
+    named = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
+    return "TeacherConfig" if named is None else str(named)
 
 
 TeachersConfig = Annotated[
     Annotated[TeacherConfig, Tag("TeacherConfig")]
     | Annotated[
         tuple[TeacherConfig, ...], Field(min_length=1, max_length=16), Tag("tuple[TeacherConfig]")
-    ],
-    Discriminator(_one_or_several),
+    ]
+    | Annotated[PredictionsTeacher, Tag("predictions")]
+    | Annotated[OnnxTeacher, Tag("onnx")],
+    Discriminator(_kind_of_teacher),
 ]
 
 
@@ -193,7 +202,8 @@ class Recipe(Section):
     # trainings of student and baseline, with seed, seed + 1, ...
     seeds: int = Field(default=1, ge=1, le=1000)
     data: DataConfig
-    teacher: TeachersConfig | None = None  # one, or several that teach one after the other
+    # one, or several that teach one after the other; or what any detector found or finds
+    teacher: TeachersConfig | None = None
     student: DetectorConfig  # the detector to train and ship
     distill: Annotated[tuple[LossConfig, ...], Field(max_length=32)] = ()
     teach: TeachConfig | None = None  # null: the teachers run in every step
@@ -207,10 +217,15 @@ class Recipe(Section):
 
     @property
     def teachers(self) -> tuple[TeacherConfig, ...]:
-        """Return the teachers in the order in which they teach; empty without a teacher."""
-        if self.teacher is None:
+        """Return the networks that teach, in their order; empty without one."""
+        if self.teacher is None or isinstance(self.teacher, FileTeacher):
             return ()
         return self.teacher if isinstance(self.teacher, tuple) else (self.teacher,)
+
+    @property
+    def file_teacher(self) -> FileTeacher | None:
+        """The teacher that finds boxes beforehand and is no network of this package."""
+        return self.teacher if isinstance(self.teacher, FileTeacher) else None
 
     @property
     def stores_outputs(self) -> bool:
@@ -220,7 +235,7 @@ class Recipe(Section):
     @property
     def has_baseline(self) -> bool:
         """Whether the student is also trained without a teacher, as the reference of the gain."""
-        return bool(self.teachers) and self.baseline.enabled
+        return self.teacher is not None and self.baseline.enabled
 
     @property
     def has_equal_time(self) -> bool:
@@ -249,6 +264,23 @@ class Recipe(Section):
             raise ValueError(
                 "distill is missing: the recipe has a teacher. List its methods; set distill: [] "
                 "to train with no distillation term; or remove teacher to train one detector"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_a_network_is_copied_or_stored(self) -> Self:
+        file = self.file_teacher
+        if file is None:
+            return self
+        if self.inherit != "none":
+            raise ValueError(
+                f"inherit: {self.inherit} copies the weights of a teacher of this package, and "
+                f"the teacher is of type {file.type}; remove inherit"
+            )
+        if self.teach is not None:
+            raise ValueError(
+                "teach: stores the outputs of a network, and the boxes of a teacher of type "
+                f"{file.type} are stored without it; remove teach"
             )
         return self
 
@@ -293,7 +325,7 @@ class Recipe(Section):
         Gates and trackers are left out: they change no model and may change between runs of one
         name.
         """
-        unused = {"gates", "track"} | (set() if self.teachers else {"baseline"})
+        unused = {"gates", "track"} | (set() if self.teacher else {"baseline"})
         found: Tree = self.model_dump(mode="json", by_alias=True, exclude=unused)
         return found
 

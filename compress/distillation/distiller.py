@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.batch import Batch
+from compress.data.taught import Taught
 from compress.data.views import Views
 from compress.detector import BEFOREHAND, FEATURES, Detector, Knowledge, Outputs, Rois
 from compress.distillation.balance import Balance
@@ -105,7 +106,12 @@ class Distiller(Objective):
         return None if self._teacher is None else self._teacher.views
 
     @property
-    def _taught(self) -> Teaching:
+    def taught(self) -> Taught | None:
+        """The boxes that the teacher found beforehand, where a loss compares them."""
+        return None if self._teacher is None else self._teacher.taught
+
+    @property
+    def _source(self) -> Teaching:
         assert self._teacher is not None
         return self._teacher
 
@@ -177,11 +183,11 @@ class Distiller(Objective):
         for method, factor in active:
             loss = method.loss
             own: dict[str, Tensor] = loss(student, teacher, batch)
-            view = loss.view(batch, self._taught.task_losses)
+            view = loss.view(batch, self._source.task_losses)
             if view is not None:
                 maps = self.student.maps(view.images)
                 own |= loss.forward_view(
-                    Outputs(maps), Outputs(self._taught.maps(view.images)), view
+                    Outputs(maps), Outputs(self._source.maps(view.images)), view
                 )
                 shared += maps
             weighted = {term: own[term] for term in own if term not in loss.unweighted}
@@ -214,8 +220,8 @@ class Distiller(Objective):
         if "rois" in of_teacher and self.roi_source == "student":
             student = self.student(batch, wanted)
             student = replace(student, rois=self.compared(student.rois))
-            return student, self._taught.outputs(batch, of_teacher, student.rois)
-        taught = self._taught.outputs(batch, of_teacher)
+            return student, self._source.outputs(batch, of_teacher, student.rois)
+        taught = self._source.outputs(batch, of_teacher)
         taught = replace(taught, rois=self.compared(taught.rois))
         return self.student(batch, wanted, rois=taught.rois), taught
 

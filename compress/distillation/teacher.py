@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from compress.batch import Batch
+from compress.data.taught import Taught
 from compress.data.views import Views
 from compress.detector import Detector, DetectorSpec, Knowledge, Outputs, Rois
 from compress.distillation.folding import folded
@@ -34,12 +35,14 @@ class Teaching(ABC):
         network: the network that is passed in every step; None where outputs were computed before.
         views: the views of the pictures that it knows; None for any pictures.
         frozen: networks that no training may change, `network` first.
+        taught: the boxes that it found beforehand, where a loss compares them.
     """
 
     spec: DetectorSpec
     network: Detector | None = None
     views: Views | None = None
     frozen: tuple[Detector, ...] = ()
+    taught: Taught | None = None
 
     @abstractmethod
     def outputs(
@@ -85,10 +88,12 @@ class LiveTeacher(Teaching):
         network: Detector,
         student: DetectorSpec,
         precision: TeacherPrecision = "train",
+        taught: Taught | None = None,
         *,
         size: tuple[int, int] | None = None,
     ) -> None:
         self.network, self.precision = network.eval().requires_grad_(False), precision
+        self.taught = taught
         self._runs = network if size is None else folded(network, size)
         self.frozen = (network,) if size is None else (network, self._runs)
         self._columns = teacher_columns(student, network.spec)

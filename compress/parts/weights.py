@@ -280,7 +280,7 @@ def read_metadata(path: Path) -> str | None:
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path, metadata: str | None = None) -> None:
-    """Write tensors by name as safetensors, atomically.
+    """Write tensors by name as safetensors, atomically; make the folder if needed.
 
     Args:
         state: name -> tensor.
@@ -297,6 +297,7 @@ def save_weights(state: Mapping[str, Tensor], path: Path, metadata: str | None =
     }
     partial = path.with_name(path.name + ".partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         # one entry alone: safetensors writes several in an order that changes from run to run
         safetensors.save_file(
             plain, partial, None if metadata is None else {METADATA_KEY: metadata}

@@ -16,6 +16,7 @@ from benchmarks.data.image_set import GroundTruth, coco_ground_truth
 from compress.batch import Batch
 from compress.data.config import Data
 from compress.data.loading import steps_per_epoch, training_batches
+from compress.data.taught import Taught
 from compress.data.views import Views
 from compress.detector import Detector
 from compress.distillation.distiller import Distiller, advice
@@ -78,7 +79,16 @@ def fit(
     precision, why = choose_precision(session, objective, config, size)
     also = unlabeled_batch(data, config, objective)
     total = steps or config.total_steps(steps_per_epoch(data, config.batch))
-    batches = batches_of(session, data, config, seed, total, unlabeled=also, views=objective.views)
+    batches = batches_of(
+        session,
+        data,
+        config,
+        seed,
+        total,
+        unlabeled=also,
+        views=objective.views,
+        taught=objective.taught,
+    )
     session.console.print(
         f"{name}: {counted(total, 'step')} of {config.batch} of "
         f"{_pictures_in_words(data, total, unlabeled=bool(also))}, "
@@ -291,13 +301,14 @@ def batches_of(
     unlabeled: int = 0,
     cycle: int | None = None,
     views: Views | None = None,
+    taught: Taught | None = None,
 ) -> Batches:
     """Return the source of this process's batches, with `unlabeled` pictures in each.
 
     `total` is the length of the training in optimiser steps, which decides where mosaics end.
     With `cycle` only that many different batches are used; on a CPU they are prepared in this
     process, because the processor time of other processes is not measured. With `views` the
-    pictures are taken in these views alone.
+    pictures are taken in these views alone; `taught` are the boxes that a teacher found on them.
     """
     device = session.torch_device()
     workers = 0 if cycle is not None and device.type == "cpu" else config.workers
@@ -318,6 +329,7 @@ def batches_of(
             cycle=cycle,
             mosaic_until=data.augment.mosaic_steps(total) * config.accumulate,
             views=views,
+            taught=taught,
         )
 
     return batches

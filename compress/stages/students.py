@@ -9,9 +9,10 @@ import torch
 from benchmarks.timing.step_ratio import StepRatio
 from compress.console import Console
 from compress.data.loading import steps_per_epoch
+from compress.data.taught import Taught
 from compress.detector import Detector
 from compress.distillation.distiller import Distiller
-from compress.distillation.teacher import LiveTeacher
+from compress.distillation.teacher import LiveTeacher, Teaching
 from compress.losses.parts.classifier import Classifier
 from compress.parts.transfer import sized_by_classes
 from compress.parts.weights import inherit, load_weights
@@ -30,7 +31,6 @@ from compress.stages.rundir import (
     read_teaching_costs,
 )
 from compress.stages.teachers import warn_of_a_weak_teacher
-from compress.teaching.maps.stored import StoredTeacher
 from compress.tracking.tracker import Trackers
 from compress.training.job import TrainJob
 from compress.training.paired_steps import (
@@ -44,7 +44,7 @@ from compress.training.paired_steps import (
 from compress.training.seals import write_sealed_json
 
 Folders = dict[ModelName, Path]  # finished folders in models/, stages included
-Taught = Callable[[Detector, int], Distiller]
+Objective = Callable[[Detector, int], Distiller]
 
 
 class StudentTraining:
@@ -53,8 +53,14 @@ class StudentTraining:
     Each teacher has one stage with the full `train` schedule. The first stage starts from the
     recipe's weights and may inherit from the teacher; each later one continues the stage before.
     The baseline has as many stages without a teacher, so that both restart the schedule equally
-    often. Without teachers there is one student with one stage. With `stored`, one for each
-    teacher, the networks of the teachers do not run.
+    often. Without teachers there is one student with one stage.
+
+    Args:
+        run: the run.
+        teachers: the networks that teach; empty where none does.
+        classifier: of object crops, where a loss needs one.
+        beforehand: in place of the networks, what was computed before; one per stage, or empty.
+        taught: the boxes that each network found beforehand, where a loss compares them.
     """
 
     def __init__(
@@ -62,10 +68,11 @@ class StudentTraining:
         run: Run,
         teachers: Sequence[tuple[Teacher, Detector]],
         classifier: Classifier | None,
-        stored: Sequence[StoredTeacher] = (),
+        beforehand: Sequence[Teaching] = (),
+        taught: Sequence[Taught] = (),
     ) -> None:
         self.run, self.teachers, self.classifier = run, teachers, classifier
-        self.stored = stored
+        self.beforehand, self.taught = beforehand, taught
 
     def train(self, seed: int, teacher_aps: Mapping[ModelName, float | None]) -> Folders:
         """Train all students of one seed; return their folders, stages included."""
@@ -104,11 +111,16 @@ class StudentTraining:
         session.console.print("equal time: timing distilled and plain steps alternately")
         quiet = replace(session, console=Console(quiet=True), trackers=Trackers())
         apart = StudentTraining(
-            replace(self.run, session=quiet), self.teachers, self.classifier, self.stored
+            replace(self.run, session=quiet),
+            self.teachers,
+            self.classifier,
+            self.beforehand,
+            self.taught,
         )
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=devices):
-            timed = [apart._time_stage(stage, most) for stage in range(len(self.teachers))]
+            stages = self.run.stages_of(self.run.recipe.seed, "student")
+            timed = [apart._time_stage(stage, most) for stage in range(len(stages))]
         samples = [one for stage in timed for one in stage]
         measured = step_ratio(samples, session.torch_device())
         if session.world > 1:
@@ -144,6 +156,7 @@ class StudentTraining:
                     unlabeled=also,
                     cycle=cycle,
                     views=objective.views,
+                    taught=objective.taught,
                 ),
                 config=config,
                 total=total,
@@ -157,7 +170,7 @@ class StudentTraining:
         parts = parts_of(total, lambda step: taught.phase(step, total))
         return time_in_turns(job(plain), job(taught), parts, most=most)
 
-    def _stages(self, seed: int, role: Role, objective: Taught) -> Folders:
+    def _stages(self, seed: int, role: Role, objective: Objective) -> Folders:
         folders = Folders()
         before: Path | None = None
         for stage, name in enumerate(self.run.stages_of(seed, role)):
@@ -201,14 +214,16 @@ class StudentTraining:
         return detector
 
     def _distilled(self, student: Detector, stage: int) -> Distiller:
+        losses = self.run.recipe.distill
+        if self.beforehand:
+            return Distiller(student, self.beforehand[stage], losses, classifier=self.classifier)
         if not self.teachers:
             return Distiller(student)
-        if self.stored:
-            losses = self.run.recipe.distill
-            return Distiller(student, self.stored[stage], losses, classifier=self.classifier)
         for number, (_, detector) in enumerate(self.teachers):
             detector.to(self.run.session.torch_device() if number == stage else "cpu")
-        teacher, weights = self.teachers[stage]
+        teacher, network = self.teachers[stage]
+        taught = self.taught[stage] if self.taught else None
         size = (self.run.data.input_height, self.run.data.input_width)
-        live = LiveTeacher(weights, student.spec, teacher.config.precision, size=size)
-        return Distiller(student, live, self.run.recipe.distill, classifier=self.classifier)
+        precision = teacher.config.precision
+        live = LiveTeacher(network, student.spec, precision, taught, size=size)
+        return Distiller(student, live, losses, classifier=self.classifier)

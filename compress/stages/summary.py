@@ -28,6 +28,7 @@ from compress.stages.opened import Run
 from compress.stages.rundir import read_record, read_step_ratio, read_teaching_costs
 from compress.stages.ship import Evaluated
 from compress.stages.students import Folders
+from compress.stages.teachers import file_teacher_notes
 from compress.training.conditions import changes
 from export.artifact import preprocessing
 from export.artifact.int8_range import saturation_at
@@ -198,8 +199,9 @@ def _notes(run: Run, folders: Folders) -> list[str]:
         f"The exported weights are those of the {recipe.train.keep} evaluation of each training.",
         "Paths in report.json are relative to the report's folder.",
     ]
-    if not recipe.teachers:
+    if recipe.teacher is None:
         notes.append("One detector was trained without a teacher, so there is no gain to report.")
+    notes += file_teacher_notes(run.home)
     for index in range(len(recipe.teachers)):
         name = ModelName.of_teacher(index)
         if read_record(folders[name]).loaded:

@@ -232,7 +232,7 @@ class _Reader:
         raise YamlError(
             _line(node),
             dotted((*keys, node.value or "null")),
-            f"{shown(node.value)} stands as a key; a key is a word",
+            f"{shown(node.value)} stands as a key; a key is a word; put it in quotes",
         )
 
     def measure(self, node: yaml.Node, keys: Key, most: int) -> int:

@@ -22,6 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from benchmarks.data.division import picture_hashes
+from benchmarks.data.image_set import ImageSet
 from benchmarks.record import Record
 from compress.teaching.maps.rows import Rows
 from export.artifact.manifest import file_sha256
@@ -175,6 +177,17 @@ class Store:
 def source_hash(content: JsonValue) -> str:
     """Return the hash of what something is made from."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def identities(image_set: ImageSet) -> list[JsonValue]:
+    """Return what tells the pictures of a set from others: hashes of files, names of drawn ones.
+
+    Raises:
+        DataError: files that cannot be read.
+    """
+    if image_set.draw is not None:
+        return [image.file_name for image in image_set.images]
+    return list(picture_hashes(image_set))
 
 
 def in_words(size: float) -> str:

@@ -10,19 +10,18 @@ from pathlib import Path
 import torch
 from pydantic import JsonValue
 
-from benchmarks.data.division import picture_hashes
-from benchmarks.data.image_set import ImageSet
 from compress.batch import Batch, Targets
 from compress.console import Console
 from compress.data.config import Data
 from compress.data.loading import view_batches
+from compress.data.taught import Taught
 from compress.data.views import Views
 from compress.detector import BEFOREHAND, DetectorSpec, Knowledge, Outputs, Rois
 from compress.distillation.teacher import LiveTeacher, Teaching
 from compress.losses.parts.loss import LossSection
 from compress.parts.weights import weights_hash
 from compress.teaching.maps.rows import STORABLE, Rows, as_outputs, as_rows, constants, out_of_range
-from compress.teaching.maps.store import Store, in_words, source_hash
+from compress.teaching.maps.store import Store, identities, in_words, source_hash
 from export.errors import ToolkitError, counted
 
 SCHEMA = 1
@@ -72,7 +71,10 @@ class Lesson:
         A mosaic takes parts of other pictures of its set, so it depends on all of them.
         """
         unlabeled = self.data.unlabeled if self.views.unlabeled.pictures else None
-        known = {True: _identities(self.data.train), False: _identities(unlabeled)}
+        known = {
+            True: identities(self.data.train),
+            False: [] if unlabeled is None else identities(unlabeled),
+        }
         whole = source_hash([*known[True], *known[False]]) if self.data.augment.mosaic else ""
 
         def source(rows: range) -> str:
@@ -105,8 +107,10 @@ class StoredTeacher(Teaching):
 
     views: Views
 
-    def __init__(self, store: Store, spec: DetectorSpec, views: Views) -> None:
-        self.store, self.views = store, views
+    def __init__(
+        self, store: Store, spec: DetectorSpec, views: Views, taught: Taught | None = None
+    ) -> None:
+        self.store, self.views, self.taught = store, views, taught
         self.spec = stored_spec(spec)
 
     def outputs(
@@ -246,14 +250,6 @@ def _require_finite(rows: Rows, batch: Batch) -> None:
                 f"teach: the teacher's {name} of picture {first} is not finite, so nothing can be "
                 "learned from it; check the teacher's weights, or set its precision: fp32"
             )
-
-
-def _identities(image_set: ImageSet | None) -> list[str]:
-    if image_set is None:
-        return []
-    if image_set.draw is not None:
-        return [image.file_name for image in image_set.images]
-    return list(picture_hashes(image_set))
 
 
 def _moved(rows: Rows, device: torch.device) -> Rows:

@@ -74,12 +74,17 @@ def _by_name(
     found: dict[PictureKey, tuple[Place, ...]] = {}
     tables = {of_set: _Names(images) for of_set, images in sets.items()}
     for key, name in named.items():
-        places = tuple(
-            Place(of_set, index)
-            for of_set, table in tables.items()
-            if (index := table.find(name)) is not None
-        )
-        if places:
+        # pictures of two folders may share a bare name: one of the whole name comes first
+        for find in (_Names.exact, _Names.find):
+            places = tuple(
+                Place(of_set, index)
+                for of_set, table in tables.items()
+                if (index := find(table, name)) is not None
+            )
+            files = {_file(sets[place.of_set], place.number) for place in places}
+            if places:
+                break
+        if len(files) == 1:
             found[key] = places
     return found
 
@@ -95,6 +100,10 @@ class _Names:
             self._index.setdefault(file, index)
             self._stems.setdefault(file.stem, []).append(index)
         self._files = FilesByName(self._index)
+
+    def exact(self, name: str) -> int | None:
+        """Return the index of the picture of this very name."""
+        return self._index.get(Path(name))
 
     def find(self, name: str) -> int | None:
         """Return the index of the one picture that a name may mean."""

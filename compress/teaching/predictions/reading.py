@@ -65,7 +65,7 @@ def read_predictions(
         )
         for key, images in sets.items()
     }
-    counts.elsewhere = len(results.scores) - sum(len(rows[p[0]]) for p in found.places.values())
+    counts.elsewhere = sum(key not in found.places for key in results.pictures)
     lines = [*counts.lines(results, found), *match.lines()]
     empty = [_without_boxes(key, rows, images) for key, images in sets.items()]
     warnings = [line for line in (warning, *empty) if line]

@@ -104,6 +104,22 @@ def test_ids_that_pictures_of_two_sets_share_are_never_used(tmp_path: Path) -> N
     assert found.taught["train"].of(0).scores.tolist() == pytest.approx([0.6])
 
 
+def test_a_whole_name_comes_before_a_bare_one_that_two_sets_share(tmp_path: Path) -> None:
+    first, second = labeled_set(["train/1.jpg"]), labeled_set(["val/1.jpg"], name="val")
+    both = {"train": first, "val": second}
+    found = read(tmp_path, [entry("val/1.jpg")], sets=both)
+    assert [len(found.taught[one].of(0).scores) for one in ("train", "val")] == [0, 1]
+    with pytest.raises(DataError, match="of other pictures"):  # of which folder is not said
+        read(tmp_path, [entry("1.jpg")], sets=both)
+
+
+def test_boxes_of_pictures_that_two_sets_share_are_counted_once(tmp_path: Path) -> None:
+    again = labeled_set(["a.jpg"], name="unlabeled")
+    rows = [entry("a.jpg"), entry("a.jpg", bbox=[1, 1, 9, 9]), entry("zz.jpg")]
+    found = read(tmp_path, rows, sets={"train": TRAIN, "unlabeled": again})
+    assert found.lines[0].endswith("left out: 1 of other pictures")
+
+
 def test_annotations_say_what_the_ids_are(tmp_path: Path) -> None:
     other = tmp_path / "instances.json"
     categories = [{"id": 1, "name": "pedestrian"}, {"id": 3, "name": "car"}]

@@ -1,0 +1,108 @@
+"""Find boxes on all pictures once, and keep them beside the runs."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from benchmarks.data.image_set import ImageSet
+from compress.batch import ScoredBoxes
+from compress.console import Console
+from compress.teaching.beforehand import Found
+from compress.teaching.boxes import TaughtBoxes
+from compress.teaching.classes import ClassMatch
+from compress.teaching.maps.store import identities, source_hash
+from compress.teaching.onnx.detector import OnnxDetector
+from compress.teaching.onnx.running import scored_boxes
+from export.atomic import read_checked_json, write_checked_json
+from export.errors import DataError
+
+BOXES, COST = "boxes.safetensors", "cost.json"
+
+
+def find_boxes(
+    detector: OnnxDetector,
+    key: Mapping[str, JsonValue],
+    sets: Mapping[str, ImageSet],
+    match: ClassMatch,
+    *,
+    score_threshold: float,
+    max_boxes: int,
+    home: Path,
+    console: Console,
+) -> Found:
+    """Run a detector over the sets, or read what an earlier run of it found.
+
+    Args:
+        detector: the teacher.
+        key: what its boxes depend on besides the pictures, the classes and the two limits.
+        sets: of pictures, by key.
+        match: of its classes with the student's.
+        score_threshold: boxes of a lower score are left out.
+        max_boxes: of a picture, the best ones.
+        home: folder of all that teachers found, for every run.
+        console: for progress.
+
+    Raises:
+        DataError: a picture cannot be read.
+        ExportError: the detector does not run, or gives what is not finite.
+        ToolkitError: the disk is full.
+    """
+    asked: dict[str, JsonValue] = {
+        **key,
+        "student": list(match.student),
+        "labels": list(match.label_of),
+        "score_threshold": score_threshold,
+        "max_boxes": max_boxes,
+    }
+    folders = {
+        name: home / source_hash({**asked, "pictures": identities(images)})[:16]
+        for name, images in sets.items()
+    }
+    kept = {name: _read(folder, len(sets[name])) for name, folder in folders.items()}
+    missing = [name for name, boxes in kept.items() if boxes is None]
+    found = {name: boxes for name, boxes in kept.items() if boxes is not None}
+    if missing:
+        source = f"{detector.format} {detector.engine.manifest.model}"
+        with detector.engine:
+            for name in missing:
+                began, said = _clock(detector), list[ScoredBoxes]()
+                images = sets[name]
+                with console.progress(f"teacher, {name}", len(images)) as bar:
+                    for done, (_, boxes) in enumerate(
+                        scored_boxes(
+                            detector,
+                            images,
+                            match,
+                            range(len(images)),
+                            score_threshold=score_threshold,
+                            max_boxes=max_boxes,
+                        ),
+                        1,
+                    ):
+                        said.append(boxes)
+                        bar.update(done)
+                found[name] = TaughtBoxes.of_pictures(said, match.student, source)
+                found[name].write(folders[name] / BOXES)
+                write_checked_json(_clock(detector) - began, folders[name] / COST)
+    costs = [read_checked_json(folders[name] / COST) for name in sets if name != "val"]
+    size = sum((folders[name] / BOXES).stat().st_size for name in sets if name != "val")
+    return Found(found, sum(cost for cost in costs if isinstance(cost, float)), size)
+
+
+def _read(folder: Path, pictures: int) -> TaughtBoxes | None:
+    """Return what an earlier run found; None where there is nothing, or it is damaged."""
+    if not isinstance(read_checked_json(folder / COST), float):  # it is written last
+        return None
+    try:
+        found = TaughtBoxes.read(folder / BOXES)
+    except DataError:
+        return None
+    return found if len(found) == pictures else None
+
+
+def _clock(detector: OnnxDetector) -> float:
+    """Return milliseconds: processor time on a CPU, else time."""
+    on_cpu = detector.engine.device == "cpu"
+    return 1000 * (time.process_time() if on_cpu else time.perf_counter())

@@ -26,6 +26,7 @@ except ImportError:  # Windows has no flock; two processes in one folder are not
 LOCK = ".lock"  # in the run's folder
 EQUAL_TIME = "equal_time.json"  # in the run's folder
 TEACHING = "teach.json"  # in the run's folder
+FILE_RECORD = "teacher.json"  # in the run's folder: what a teacher that is a file said of itself
 Difference = tuple[str, str, str]  # dotted key, before, after
 
 
@@ -133,6 +134,22 @@ def read_teaching_costs(home: Path) -> dict[str, TeachingCost]:
     with reading(path, path, cure):
         found = json.loads(path.read_text(encoding="utf-8"))
         return {name: TeachingCost.model_validate(cost) for name, cost in found.items()}
+
+
+def file_teacher_notes(home: Path) -> list[str]:
+    """Return what a teacher that is a file said of itself; empty where there is none.
+
+    Raises:
+        ToolkitError: the record is damaged.
+    """
+    path, cure = home / FILE_RECORD, "write it again"
+    if not path.exists():
+        return []
+    check_seal(path, cure)
+    with reading(path, path, cure):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        said = [str(line) for line in found["lines"]]
+        return [f"Teacher ({found['type']}): {'; '.join(said)}. It has no row in the table."]
 
 
 def finished(folder: Path) -> bool:

@@ -25,10 +25,14 @@ from compress.stages.classifier import NAME as CLASSIFIER
 from compress.stages.classifier import describe_accuracy
 from compress.stages.model_name import ModelName, Role
 from compress.stages.opened import Run
-from compress.stages.rundir import read_record, read_step_ratio, read_teaching_costs
+from compress.stages.rundir import (
+    file_teacher_notes,
+    read_record,
+    read_step_ratio,
+    read_teaching_costs,
+)
 from compress.stages.ship import Evaluated
 from compress.stages.students import Folders
-from compress.stages.teachers import file_teacher_notes
 from compress.training.conditions import changes
 from export.artifact import preprocessing
 from export.artifact.int8_range import saturation_at

@@ -68,6 +68,7 @@ FLOORS = [
     ["compress/recipe_file", "compress/recipe_weights"],
     ["compress/recipe"],
     ["compress/stages"],
+    ["compress/stages/teaching"],
     ["compress/memory"],
     ["compress/checks"],
     ["compress/pipeline"],

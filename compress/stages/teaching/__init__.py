@@ -1,0 +1,1 @@
+"""What teachers do once, before the students train: boxes found, outputs stored."""

@@ -1,0 +1,174 @@
+"""The boxes of a teacher on the training pictures, found once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from pydantic import JsonValue
+
+from benchmarks.data.image_set import ImageSet
+from compress.data.taught import Taught
+from compress.detector import BEFOREHAND, Detector
+from compress.parts.weights import weights_hash
+from compress.recipe import FileTeacher
+from compress.stages.fit import (
+    torch_manifest,
+)
+from compress.stages.model_name import ModelName
+from compress.stages.opened import Run, Teacher
+from compress.stages.rundir import FILE_RECORD
+from compress.stages.teaching.costs import FILES, STORES, record_cost
+from compress.stages.torch_engine import TorchEngine
+from compress.teaching.accuracy import accuracy_of
+from compress.teaching.beforehand import BoxTeacher, Found, sets_of
+from compress.teaching.classes import ClassMatch, match_classes
+from compress.teaching.config import OnnxTeacher, PredictionsTeacher
+from compress.teaching.formats.graph import Pixels
+from compress.teaching.onnx.detector import OnnxDetector, open_detector
+from compress.teaching.onnx.finding import find_boxes
+from compress.teaching.predictions.reading import read_predictions
+from compress.training.seals import write_sealed_json
+from export.artifact.manifest import file_sha256
+from export.reading.plain_yaml import dotted
+
+FILE_TEACHER = ModelName.of_teacher(0)
+SCORE_THRESHOLD, MAX_BOXES = 0.01, 100  # of the boxes that a network finds beforehand
+
+
+def compares_boxes(run: Run, teachers: Sequence[tuple[Teacher, Detector]]) -> bool:
+    """Whether a loss compares boxes that the networks find before the training."""
+    student = run.build_student(run.recipe.seed).spec
+    return any(
+        not loss.teacher_needs(student, network.spec).isdisjoint(BEFOREHAND)
+        for loss in run.recipe.distill
+        for _, network in teachers
+    )
+
+
+def found_by_network(run: Run, teacher: Teacher, network: Detector) -> Taught:
+    """Return the boxes that a network finds on the training pictures; found once, then kept.
+
+    Raises:
+        RecipeError: none of its classes is one of the student's.
+        ToolkitError: the disk has no room.
+    """
+    session, data, name = run.session, run.data, str(teacher.name)
+    manifest = torch_manifest(network, data, run.recipe.export, name)
+    engine = TorchEngine(network, manifest, session.torch_device())
+    detector = OnnxDetector(engine, "network", "", Pixels(), manifest.classes)
+    where = dotted(teacher.keys)
+    match = match_classes(data.classes, manifest.classes, {}, where)
+    key: dict[str, JsonValue] = {
+        "teacher": weights_hash(network),
+        "detector": teacher.config.detector.model_dump(mode="json", exclude=FILES),
+        "manifest": manifest.model_dump(mode="json", exclude={"model", "made_by"}),
+    }
+    sets = {key: images for key, images in sets_of(data).items() if key != "val"}
+    found = _in_first_process(
+        run, lambda: _find(run, detector, key, sets, match, SCORE_THRESHOLD, MAX_BOXES)
+    )
+    record_cost(run, f"{name}'s boxes", sum(map(len, sets.values())), found.bytes, found.cost_ms)
+    return found.taught
+
+
+def ask_file_teacher(run: Run, config: FileTeacher) -> BoxTeacher:
+    """Return the boxes of a teacher that is no network of this package, and measure it on val.
+
+    Raises:
+        ToolkitError: its file cannot be read, or fits neither pictures nor classes; see
+            `read_predictions` and `open_detector`.
+    """
+    session, data, sets = run.session, run.data, sets_of(run.data)
+    lines: list[str] = []
+    if isinstance(config, PredictionsTeacher):
+        found, lines = read_file_teacher(run, config)
+    else:
+        opened, match = open_file_teacher(run, config)
+        key: dict[str, JsonValue] = {
+            "teacher": file_sha256(config.model),
+            "manifest": opened.engine.manifest.model_dump(mode="json", exclude={"model"}),
+            "pixels": opened.pixels.model_dump(mode="json"),
+            "format": opened.format,
+        }
+        lines = [*opened.lines(), *match.lines()]
+        threshold, most = config.score_threshold, config.max_boxes
+        found = _in_first_process(
+            run, lambda: _find(run, opened, key, sets, match, threshold, most)
+        )
+    for line in lines:
+        run.print(f"{FILE_TEACHER}: {line}")
+    if found.cost_ms:
+        pictures = sum(len(sets[name]) for name in found.boxes if name != "val")
+        record_cost(run, str(FILE_TEACHER), pictures, found.bytes, found.cost_ms)
+    ap = None
+    if "val" in found.boxes:
+        ap = accuracy_of(found.boxes["val"], data.val).values["AP"]
+    said = "not measured: it has no boxes of the validation pictures"
+    if "val" in found.boxes:
+        said = f"AP {'n/a' if ap is None else f'{100 * ap:.1f}'} on {data.val.source}"
+    run.print(f"{FILE_TEACHER}: {said}")
+    if session.rank == 0:
+        record = {"type": config.type, "lines": [*lines, said], "ap": ap}
+        write_sealed_json(record, run.home / FILE_RECORD)
+    student = run.build_student(run.recipe.seed).spec
+    return BoxTeacher(config.type, student, found.taught, ap)
+
+
+def read_file_teacher(run: Run, config: PredictionsTeacher) -> tuple[Found, list[str]]:
+    """Read a file of results and match it with the data; also return what was read, in lines.
+
+    Raises:
+        ToolkitError: see `read_predictions`.
+    """
+    sets = sets_of(run.data)
+    read = read_predictions(config, sets, run.source.at("teacher"))
+    boxes = dict(read.taught)
+    warnings = list(read.warnings)
+    if not len(boxes["val"].scores):  # the teacher was not run on them, which is no fault
+        del boxes["val"]
+        warnings = [line for line in warnings if " of val have no box " not in line]
+    for line in warnings:
+        run.session.console.warn(f"{FILE_TEACHER}: {line}")
+    return Found(boxes), list(read.lines)
+
+
+def open_file_teacher(run: Run, config: OnnxTeacher) -> tuple[OnnxDetector, ClassMatch]:
+    """Open the ONNX file of a teacher and match its classes.
+
+    Raises:
+        ToolkitError: see `open_detector` and `match_classes`.
+    """
+    where = run.source.at("teacher")
+    device: Literal["cpu", "cuda"] = "cuda" if run.session.torch_device().type == "cuda" else "cpu"
+    opened = open_detector(config, device, where)
+    return opened, match_classes(run.data.classes, opened.classes, config.class_map, where)
+
+
+def _find(
+    run: Run,
+    detector: OnnxDetector,
+    key: Mapping[str, JsonValue],
+    sets: Mapping[str, ImageSet],
+    match: ClassMatch,
+    score_threshold: float,
+    max_boxes: int,
+) -> Found:
+    return find_boxes(
+        detector,
+        key,
+        sets,
+        match,
+        score_threshold=score_threshold,
+        max_boxes=max_boxes,
+        home=run.home.parent / STORES,
+        console=run.session.console,
+    )
+
+
+def _in_first_process(run: Run, find: Callable[[], Found]) -> Found:
+    """Let the first process find and keep the boxes; the others read them afterwards."""
+    session = run.session
+    if session.world == 1:
+        return find()
+    found = find() if session.rank == 0 else None
+    session.fabric("32-true").barrier()
+    return find() if found is None else found

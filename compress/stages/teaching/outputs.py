@@ -1,0 +1,71 @@
+"""The outputs of a teacher's network on fixed views of the pictures, stored once."""
+
+from compress.data.taught import Taught
+from compress.data.views import views_of
+from compress.detector import BEFOREHAND, Detector, DetectorSpec, Knowledge
+from compress.distillation.teacher import LiveTeacher, TeacherPrecision
+from compress.stages.fit import (
+    unlabeled_in_step,
+)
+from compress.stages.opened import Run, Teacher
+from compress.stages.teaching.costs import FILES, STORES, record_cost, training_steps
+from compress.teaching.maps.rows import LARGEST
+from compress.teaching.maps.stored import (
+    Lesson,
+    StoredTeacher,
+    clamped_values,
+    cost_ms,
+    fill_store,
+    open_store,
+)
+from export.errors import counted
+
+
+def store_outputs(
+    run: Run, teacher: Teacher, network: Detector, taught: Taught | None = None
+) -> StoredTeacher:
+    """Pass the pictures' views through the teacher, once, and return what reads the outputs.
+
+    The stores of all runs lie beside them, by the hash of what they were made from; what a store
+    has already is kept. The cost is written to `teach.json`.
+
+    Raises:
+        ToolkitError: the disk has no room, or the teacher's outputs are not finite.
+    """
+    session, recipe = run.session, run.recipe
+    lesson = lesson_of(run, teacher, network, run.build_student(recipe.seed).spec)
+    store = open_store(lesson, session.home.parent / STORES)
+    fill_store(lesson, store, session.console, rank=session.rank, world=session.world)
+    network.to("cpu")
+    if session.world > 1:
+        session.fabric("32-true").barrier()
+    clamped = clamped_values(store)
+    record_cost(run, str(teacher.name), store.rows, store.bytes, cost_ms(store), clamped)
+    if clamped:
+        session.console.warn(
+            f"teach: {counted(clamped, 'value')} of the {teacher.name}'s outputs were "
+            f"beyond {LARGEST:g}, the range of float16, and were clamped"
+        )
+    return StoredTeacher(store, lesson.teacher.spec, lesson.views, taught)
+
+
+def lesson_of(run: Run, teacher: Teacher, network: Detector, student: DetectorSpec) -> Lesson:
+    """Return what `store_outputs` asks a teacher."""
+    recipe, data, config = run.recipe, run.data, run.recipe.train
+    precision: TeacherPrecision = "bf16" if teacher.config.precision == "bf16" else "fp32"
+    live = LiveTeacher(network, student, precision)
+    total = training_steps(run)
+    assert recipe.teach is not None
+    views = views_of(
+        data,
+        batch=config.batch,
+        unlabeled_batch=unlabeled_in_step(data, config),
+        steps=total * config.accumulate,
+        mosaic_until=data.augment.mosaic_steps(total) * config.accumulate,
+        most=recipe.teach.views,
+        seed=recipe.seed,
+    )
+    nothing: frozenset[Knowledge] = frozenset()
+    wanted = nothing.union(*(loss.teacher_needs(student, live.spec) for loss in recipe.distill))
+    settings = teacher.config.detector.model_dump(mode="json", exclude=FILES)
+    return Lesson(live, settings, data, views, wanted - BEFOREHAND, run.session.torch_device())

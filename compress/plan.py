@@ -191,7 +191,9 @@ def plan(
 
 def _store_in_words(run: Run, teacher: Teacher, detector: Detector, student: Detector) -> str:
     """Return the size of the store of a teacher's outputs, from a pass of one picture."""
-    from compress.stages.teaching.outputs import lesson_of  # loads the training loop, which few checks need
+    from compress.stages.teaching.outputs import (
+        lesson_of,
+    )  # loads the training loop, which few checks need
 
     lesson = lesson_of(run, teacher, detector, student.spec)
     views = counted(lesson.views.rows, "view")

@@ -16,8 +16,6 @@ from benchmarks.data.image_set import GroundTruth, coco_ground_truth
 from compress.batch import Batch
 from compress.data.config import Data
 from compress.data.loading import steps_per_epoch, training_batches
-from compress.data.taught import Taught
-from compress.data.views import Views
 from compress.detector import Detector
 from compress.distillation.distiller import Distiller, advice
 from compress.parts.batch_norm import over_processes
@@ -79,16 +77,7 @@ def fit(
     precision, why = choose_precision(session, objective, config, size)
     also = unlabeled_batch(data, config, objective)
     total = steps or config.total_steps(steps_per_epoch(data, config.batch))
-    batches = batches_of(
-        session,
-        data,
-        config,
-        seed,
-        total,
-        unlabeled=also,
-        views=objective.views,
-        taught=objective.taught,
-    )
+    batches = batches_of(session, data, config, seed, total, objective)
     session.console.print(
         f"{name}: {counted(total, 'step')} of {config.batch} of "
         f"{_pictures_in_words(data, total, unlabeled=bool(also))}, "
@@ -297,20 +286,20 @@ def batches_of(
     config: TrainConfig,
     seed: int,
     total: int,
+    objective: Distiller | None = None,
     *,
-    unlabeled: int = 0,
     cycle: int | None = None,
-    views: Views | None = None,
-    taught: Taught | None = None,
 ) -> Batches:
-    """Return the source of this process's batches, with `unlabeled` pictures in each.
+    """Return the source of this process's batches.
 
-    `total` is the length of the training in optimiser steps, which decides where mosaics end.
-    With `cycle` only that many different batches are used; on a CPU they are prepared in this
-    process, because the processor time of other processes is not measured. With `views` the
-    pictures are taken in these views alone; `taught` are the boxes that a teacher found on them.
+    `total` is the length of the training in optimiser steps, which decides where mosaics end. The
+    `objective` decides whether they have pictures without labels, in which views pictures are
+    taken, and whether a teacher's boxes come with them. With `cycle` only that many different
+    batches are used; on a CPU they are prepared in this process, because the processor time of
+    other processes is not measured.
     """
     device = session.torch_device()
+    unlabeled = 0 if objective is None else unlabeled_batch(data, config, objective)
     workers = 0 if cycle is not None and device.type == "cpu" else config.workers
 
     def batches(first: int, count: int) -> Iterator[Batch]:
@@ -328,8 +317,8 @@ def batches_of(
             device=device,
             cycle=cycle,
             mosaic_until=data.augment.mosaic_steps(total) * config.accumulate,
-            views=views,
-            taught=taught,
+            views=None if objective is None else objective.views,
+            taught=None if objective is None else objective.taught,
         )
 
     return batches

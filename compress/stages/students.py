@@ -20,7 +20,6 @@ from compress.stages.fit import (
     batches_of,
     choose_precision,
     fit,
-    unlabeled_batch,
 )
 from compress.stages.model_name import ModelName, Role
 from compress.stages.opened import Run, Teacher
@@ -142,22 +141,11 @@ class StudentTraining:
 
         def job(objective: Distiller) -> TrainJob:
             name = str(run.stages_of(seed, "student")[stage])
-            also = unlabeled_batch(data, config, objective)
             cycle = CYCLE * config.accumulate
             return TrainJob(
                 name=name,
                 objective=objective,
-                batches=batches_of(
-                    session,
-                    data,
-                    config,
-                    seed,
-                    total,
-                    unlabeled=also,
-                    cycle=cycle,
-                    views=objective.views,
-                    taught=objective.taught,
-                ),
+                batches=batches_of(session, data, config, seed, total, objective, cycle=cycle),
                 config=config,
                 total=total,
                 live=session.home / "training" / f"{name}-timed",  # never written

@@ -129,7 +129,7 @@ def test_a_recipe_with_a_wrong_file_teacher_is_refused(
 
 def test_a_teacher_of_other_classes_needs_a_map(tmp_path: Path) -> None:
     path = write_results(tmp_path, "train")
-    names = "{'1': a, '2': b, '3': c, '4': d, '5': e, '6': f}"
+    names = "{a: 1, b: 2, c: 3, d: 4, e: 5, f: 6}"
     teacher = f"{{type: predictions, file: '{path}', categories: {names}}}"
     with pytest.raises(ToolkitError, match="no class of the teacher"):
         check_models(opened(tmp_path, teacher))

@@ -40,7 +40,7 @@ def test_a_store_is_made_once_and_the_report_says_what_it_cost(
     ratio = read_step_ratio(home)
     assert ratio is not None
     longer = read_record(home / "models" / "seed0-baseline_equal_time")
-    assert longer.steps == ratio.plain_steps(4, cost.ms) > ratio.plain_steps(4)
+    assert longer.steps == ratio.plain_steps(4, cost.ms)
     notes = json.loads((home / "report" / "report.json").read_text())["notes"]
     assert any(note.startswith("Outputs of the teacher: 16 views passed the") for note in notes)
     assert any("and storing the outputs of the teacher as much as" in note for note in notes)

@@ -18,6 +18,7 @@ def test_tree_and_results_are_those_of_the_files() -> None:
     assert filled(README, ROOT) == README, "run: python -m benchmarks.studies.readme"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not is_installed(), reason="ultralytics is not installed: a column is its own")
 def test_the_table_of_methods_is_what_they_say_of_themselves() -> None:
     table = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")

@@ -1,12 +1,21 @@
-"""Inputs of `benchmarks.studies.kd_step`: two detectors with random weights, a batch of noise."""
+"""Inputs and records of `benchmarks.studies.kd_step`: two detectors, a batch of noise."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from pydantic import JsonValue
+from typing_extensions import TypedDict
 
 from compress.batch import Batch, ScoredBoxes, Targets, full_size
-from compress.detector import Detector
+from compress.data.views import SetViews, Views
+from compress.detector import BEFOREHAND, Detector
 from compress.detectors.small_pairs import NAMED, detector_settings
+from compress.distillation.teacher import LiveTeacher
+from compress.losses.parts.loss import LossSection
+from compress.teaching.maps.rows import as_rows, constants
+from compress.teaching.maps.store import Store, source_hash
+from compress.teaching.maps.stored import StoredTeacher, check_stored
 
 NUM_CLASSES = 20
 BOXES_PER_PICTURE = 6
@@ -22,6 +31,48 @@ class Setting(NamedTuple):
     device: str
 
 
+class StepRecord(TypedDict):
+    """Median time of a step, and the peak memory of a process that runs only this step."""
+
+    ms: float
+    peak_mib: int | None
+
+
+class MethodRecord(StepRecord):
+    """A distilled step, its ratios to its floor and to the plain step, and both from a store."""
+
+    needs: list[str]
+    settings: dict[str, JsonValue]
+    floor: StepRecord
+    over_floor: float
+    over_plain: float
+    stored_ms: float | None
+    stored_over_plain: float | None
+
+
+class PeerRecord(StepRecord):
+    """A step in another framework; `over_mse` compares it with our mean squared error."""
+
+    over_plain: float
+    over_mse: float | None
+
+
+class PairRecord(TypedDict):
+    """All steps of one pair; `skipped` holds the reason per method that does not fit it."""
+
+    plain: StepRecord
+    methods: dict[str, MethodRecord]
+    skipped: dict[str, str]
+    peers: dict[str, PeerRecord]
+
+
+class Stored(TypedDict):
+    """The step with outputs from a store; None where the method needs the network."""
+
+    stored_ms: float | None
+    stored_over_plain: float | None
+
+
 class Pair(NamedTuple):
     """Two detectors, a batch, and the optimiser that all steps share."""
 
@@ -29,6 +80,30 @@ class Pair(NamedTuple):
     teacher: Detector
     batch: Batch
     optimizer: torch.optim.Optimizer
+    stored: StoredTeacher | None = None  # in place of the teacher
+
+
+def with_store(pair: Pair, config: LossSection, folder: Path) -> Pair | None:
+    """Return the pair with the teacher's outputs on the batch read from a store in `folder`.
+
+    None for a method that needs the teacher's network in every step, or no outputs of it at all.
+    """
+    student, teacher, batch = pair[:3]
+    wanted = config.teacher_needs(student.spec, teacher.spec) - BEFOREHAND
+    if not wanted or check_stored(student.spec, teacher.spec, [config]):
+        return None
+    live = LiveTeacher(teacher, student.spec)
+    outputs = live.outputs(batch, wanted)
+    rows, count = as_rows(outputs, wanted), len(batch.images)
+    row_bytes = sum(value.numel() * value.element_size() for value in rows.values()) // count
+    store = Store(folder, count, row_bytes, lambda rows: source_hash(list(rows)))
+    store.fix(constants(outputs, wanted))
+    for part in store.parts:
+        own = store.rows_of(part)
+        store.write(part, {name: v[own.start : own.stop].clone() for name, v in rows.items()}, 0, 0)
+    sets = SetViews(count, 1)
+    stored = StoredTeacher(store, live.spec, Views(0, sets, SetViews(0, 1)))
+    return pair._replace(batch=batch._replace(rows=tuple(range(count))), stored=stored)
 
 
 def build(backbone: str, setting: Setting) -> Detector:

@@ -18,17 +18,26 @@ import re
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from pydantic import JsonValue
-from typing_extensions import TypedDict
 
 from benchmarks.studies.kd_methods import fitting, method_names, random_classifier, stated
-from benchmarks.studies.kd_pair import STUDENT, TEACHER, Pair, Setting, make_pair
+from benchmarks.studies.kd_pair import (
+    STUDENT,
+    TEACHER,
+    Pair,
+    PairRecord,
+    Setting,
+    StepRecord,
+    Stored,
+    make_pair,
+    with_store,
+)
 from benchmarks.studies.kd_peers import PEERS, peer_step, require_peers
 from benchmarks.timing.environment import environment
 from compress.batch import boxes_per_image
@@ -43,39 +52,6 @@ from export.errors import ToolkitError
 WARM_UP_ROUNDS = 1
 USUAL_PAIRS = ("retinanet", "faster_rcnn")
 OURS = "mse"  # what the peers are compared with: the mean squared error of the pyramid's maps
-
-
-class StepRecord(TypedDict):
-    """Median time of a step, and the peak memory of a process that runs only this step."""
-
-    ms: float
-    peak_mib: int | None
-
-
-class MethodRecord(StepRecord):
-    """A distilled step, and its ratios to its floor and to the plain step."""
-
-    needs: list[str]
-    settings: dict[str, JsonValue]
-    floor: StepRecord
-    over_floor: float
-    over_plain: float
-
-
-class PeerRecord(StepRecord):
-    """A step in another framework; `over_mse` compares it with our step of `OURS`."""
-
-    over_plain: float
-    over_mse: float | None
-
-
-class PairRecord(TypedDict):
-    """All steps of one pair; `skipped` holds the reason per method that does not fit it."""
-
-    plain: StepRecord
-    methods: dict[str, MethodRecord]
-    skipped: dict[str, str]
-    peers: dict[str, PeerRecord]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,13 +100,29 @@ def measure(
     memory: bool = True,
 ) -> PairRecord:
     """Return times and memory of every step, and each method's ratio to its own floor."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _measured(setting, names, rounds, Path(folder), peers=peers, memory=memory)
+
+
+def _measured(
+    setting: Setting,
+    names: Sequence[str],
+    rounds: int,
+    folder: Path,
+    *,
+    peers: bool,
+    memory: bool,
+) -> PairRecord:
     pair = make_pair(setting)
     names = (*names, OURS) if peers and OURS in method_names() and OURS not in names else names
     chosen, skipped = fitting(names, pair.student, pair.teacher)
     steps = {"plain": make_step("plain", pair)}
-    for name, config in chosen.items():
+    for number, (name, config) in enumerate(chosen.items()):
         steps[f"floor of {name}"] = make_step("floor", pair, config)
         steps[name] = make_step("distilled", pair, config)
+        stored = with_store(pair, config, folder / str(number))
+        if stored is not None:
+            steps[f"stored {name}"] = make_step("distilled", stored, config)
     if peers:
         steps |= {f"peer {peer}": peer_step(peer, *pair[:3]) for peer in PEERS}
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -139,7 +131,8 @@ def measure(
             elapsed = stopwatch(step, setting.device)
             if turn >= WARM_UP_ROUNDS:
                 times[name].append(elapsed)
-    peaks = _peaks(steps, chosen, pair, setting) if memory else {}
+    alone = [name for name in steps if not name.startswith("stored ")]
+    peaks = _peaks(alone, chosen, pair, setting) if memory else {}
     return {
         "plain": _step(times["plain"], peaks.get("plain")),
         "methods": {
@@ -150,6 +143,7 @@ def measure(
                 "floor": _step(times[f"floor of {name}"], peaks.get(f"floor of {name}")),
                 "over_floor": _ratio(times[name], times[f"floor of {name}"]),
                 "over_plain": _ratio(times[name], times["plain"]),
+                **_stored(times, name),
             }
             for name, config in chosen.items()
         },
@@ -163,6 +157,14 @@ def measure(
             for peer in (PEERS if peers else ())
         },
     }
+
+
+def _stored(times: Mapping[str, Sequence[float]], name: str) -> Stored:
+    own = times.get(f"stored {name}")
+    if own is None:
+        return {"stored_ms": None, "stored_over_plain": None}
+    ratio = _ratio(own, times["plain"])
+    return {"stored_ms": round(statistics.median(own), 1), "stored_over_plain": ratio}
 
 
 def _step(times: Sequence[float], peak: int | None) -> StepRecord:
@@ -179,7 +181,7 @@ def table(setting: Setting, rounds: int, result: PairRecord) -> str:
     lines = [
         f"{setting.pair} {TEACHER} -> {STUDENT}, {setting.size} px, batch {setting.batch}, "
         f"{setting.device}, {torch.get_num_threads()} threads, median of {rounds} rounds",
-        f"{'step':<28}{'floor ms':>10}{'ms':>10}{'/ floor':>9}{'/ plain':>9}"
+        f"{'step':<28}{'floor ms':>10}{'ms':>10}{'/ floor':>9}{'/ plain':>9}{'stored':>9}"
         f"{'floor MiB':>11}{'MiB':>8}",
     ]
 
@@ -189,12 +191,14 @@ def table(setting: Setting, rounds: int, result: PairRecord) -> str:
         over_plain: float | None = None,
         over_floor: float | None = None,
         floor: StepRecord | None = None,
+        stored: float | None = None,
     ) -> str:
         cells = (
             (None if floor is None else floor["ms"], 10, ".1f"),
             (step["ms"], 10, ".1f"),
             (over_floor, 9, ".2f"),
             (over_plain, 9, ".2f"),
+            (stored, 9, ".2f"),
             (None if floor is None else floor["peak_mib"], 11, "d"),
             (step["peak_mib"], 8, "d"),
         )
@@ -205,7 +209,14 @@ def table(setting: Setting, rounds: int, result: PairRecord) -> str:
 
     lines.append(line("plain", result["plain"]))
     lines += [
-        line(name, step, step["over_plain"], step["over_floor"], step["floor"])
+        line(
+            name,
+            step,
+            step["over_plain"],
+            step["over_floor"],
+            step["floor"],
+            step["stored_over_plain"],
+        )
         for name, step in result["methods"].items()
     ]
     lines += [line(name, step, step["over_plain"]) for name, step in result["peers"].items()]
@@ -220,7 +231,7 @@ def make_distiller(
     losses = [] if config is None else [config]
     distiller = Distiller(
         pair.student,
-        pair.teacher if losses else None,
+        (pair.stored or pair.teacher) if losses else None,
         losses,
         classifier=classifier,
     )
@@ -230,7 +241,7 @@ def make_distiller(
 
 def make_floor(pair: Pair, config: LossSection) -> Callable[[], dict[str, torch.Tensor]]:
     """Return both models' forward passes as the method needs them, and the student's losses."""
-    student, teacher, batch, _ = pair
+    student, teacher, batch = pair[:3]
     distiller, classifier = make_distiller(pair, config), random_classifier(config, student)
 
     def forward() -> dict[str, torch.Tensor]:

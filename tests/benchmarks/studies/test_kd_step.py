@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from benchmarks.studies.kd_methods import fitting, method_names, stated
-from benchmarks.studies.kd_pair import Pair, Setting, make_pair
+from benchmarks.studies.kd_pair import Pair, Setting, make_pair, with_store
 from benchmarks.studies.kd_peers import AsTheyExpect, map_modules
-from benchmarks.studies.kd_step import main, make_floor, make_step, measure, table
+from benchmarks.studies.kd_step import main, make_distiller, make_floor, make_step, measure, table
 from tests.compress.detectors.small import small_batch, small_detector
 
 
@@ -78,6 +78,22 @@ def test_the_modules_that_make_the_pyramids_maps_are_found(family, levels) -> No
     assert len(set(paths)) == levels
 
 
+def test_a_step_from_the_store_has_the_terms_of_the_live_one(tmp_path) -> None:
+    student, teacher = small_detector("gfl").train(), small_detector("gfl", width=32).eval()
+    optimizer = torch.optim.SGD(student.parameters(), lr=1e-6)
+    pair = Pair(student, teacher, small_batch(), optimizer)
+    chosen, _ = fitting(("pkd", "crosskd", "pseudo_labels"), student, teacher)
+    stored = with_store(pair, chosen["pkd"], tmp_path)
+    assert stored is not None
+    terms = []
+    for one in (pair, stored):
+        torch.manual_seed(0)
+        terms.append(make_distiller(one, chosen["pkd"])(one.batch)["pkd/feature"])
+    torch.testing.assert_close(terms[1], terms[0], rtol=1e-2, atol=0)
+    assert with_store(pair, chosen["crosskd"], tmp_path) is None  # compares towers
+    assert with_store(pair, chosen["pseudo_labels"], tmp_path) is None  # asks no network
+
+
 @pytest.mark.slow
 def test_one_round_measures_every_step_of_a_pair() -> None:
     torch.manual_seed(0)
@@ -86,5 +102,6 @@ def test_one_round_measures_every_step_of_a_pair() -> None:
     assert result["methods"]["defeat"]["needs"] == ["features"]
     assert result["methods"]["defeat"]["floor"]["ms"] > 0
     assert result["plain"]["peak_mib"] is None
+    assert result["methods"]["defeat"]["stored_over_plain"] is not None
     assert "defeat" in table(setting, 1, result)
     assert all(p.grad is None for p in make_pair(setting).teacher.parameters())

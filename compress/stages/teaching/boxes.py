@@ -10,9 +10,7 @@ from compress.data.taught import Taught
 from compress.detector import BEFOREHAND, Detector
 from compress.parts.weights import weights_hash
 from compress.recipe import FileTeacher
-from compress.stages.fit import (
-    torch_manifest,
-)
+from compress.stages.fit import torch_manifest
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run, Teacher
 from compress.stages.rundir import FILE_RECORD
@@ -23,11 +21,11 @@ from compress.teaching.beforehand import BoxTeacher, Found, sets_of
 from compress.teaching.classes import ClassMatch, match_classes
 from compress.teaching.config import OnnxTeacher, PredictionsTeacher
 from compress.teaching.formats.graph import Pixels
+from compress.teaching.onnx.content import content_sha256
 from compress.teaching.onnx.detector import OnnxDetector, open_detector
 from compress.teaching.onnx.finding import find_boxes
 from compress.teaching.predictions.reading import read_predictions
 from compress.training.seals import write_sealed_json
-from export.artifact.manifest import file_sha256
 from export.reading.plain_yaml import dotted
 
 FILE_TEACHER = ModelName.of_teacher(0)
@@ -62,7 +60,7 @@ def found_by_network(run: Run, teacher: Teacher, network: Detector) -> Taught:
         "detector": teacher.config.detector.model_dump(mode="json", exclude=FILES),
         "manifest": manifest.model_dump(mode="json", exclude={"model", "made_by"}),
     }
-    sets = {key: images for key, images in sets_of(data).items() if key != "val"}
+    sets = {of_set: images for of_set, images in sets_of(data).items() if of_set != "val"}
     found = _in_first_process(
         run, lambda: _find(run, detector, key, sets, match, SCORE_THRESHOLD, MAX_BOXES)
     )
@@ -84,7 +82,7 @@ def ask_file_teacher(run: Run, config: FileTeacher) -> BoxTeacher:
     else:
         opened, match = open_file_teacher(run, config)
         key: dict[str, JsonValue] = {
-            "teacher": file_sha256(config.model),
+            "teacher": content_sha256(config.model),
             "manifest": opened.engine.manifest.model_dump(mode="json", exclude={"model"}),
             "pixels": opened.pixels.model_dump(mode="json"),
             "format": opened.format,

@@ -23,6 +23,7 @@ from compress.recipe import Recipe
 from compress.recipe_source import Source
 from compress.stages.opened import Run
 from compress.stages.teaching.boxes import open_file_teacher, read_file_teacher
+from compress.stages.teaching.features import check_backbone
 from compress.teaching.beforehand import box_spec
 from compress.teaching.config import PredictionsTeacher
 from compress.teaching.maps.stored import check_stored
@@ -40,7 +41,7 @@ GIVEN_AT_EXPORT = re.compile(r"(node|val)_.*|_?(Conv|Gemm|MatMul)(_\d*)?|_?\d+")
 
 
 def check_models(run: Run) -> tuple[Detector, list[Detector]]:
-    """Build all models with random weights and match them; return the student and its teachers.
+    """Build all models with random weights and match them; return the student and what teaches it.
 
     A large model is built on torch's meta device, without weights, which would take seconds.
 
@@ -78,6 +79,10 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
     check_export(run, student, built)
     check_keep_float(run, student)
     _check_weights(run, student, built)
+    backbone = run.recipe.backbone_teacher
+    if backbone is not None:
+        with torch.random.fork_rng(devices=[]):
+            built.append(check_backbone(run, backbone, student.spec))
     return student, built
 
 

@@ -76,6 +76,11 @@ class DetectorSpec:
     nms_free: bool = False
     licence: str = ""
 
+    @property
+    def finds_objects(self) -> bool:
+        """Whether it has a head; one that has features alone is a bare backbone."""
+        return bool(self.provides - {"features"})
+
     def tower_widths(self, index: int) -> TowerChannels:
         """Return the channels of both towers' maps after their first `index` layers."""
         if index == 0:

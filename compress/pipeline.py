@@ -41,6 +41,7 @@ from compress.stages.teaching.boxes import (
     compares_boxes,
     found_by_network,
 )
+from compress.stages.teaching.features import ask_backbone
 from compress.stages.teaching.outputs import store_outputs
 from compress.stages.track import run_trackers, track_report
 from compress.teaching.beforehand import BoxTeacher
@@ -176,9 +177,11 @@ def train_teachers(run: Run) -> tuple[Folders, StudentTraining]:
     wanted = wanted_classifier(run.recipe)
     if wanted is not None:
         classifier = load_classifier(run, wanted[0], classifier_folder(run, wanted[0]))
-    file = run.recipe.file_teacher
+    file, backbone = run.recipe.file_teacher, run.recipe.backbone_teacher
     if file is not None:
         return folders, StudentTraining(run, ready, classifier, [ask_file_teacher(run, file)])
+    if backbone is not None:
+        return folders, StudentTraining(run, ready, classifier, [ask_backbone(run, backbone)])
     taught = [found_by_network(run, *one) for one in ready] if compares_boxes(run, ready) else []
     stored = []
     if run.recipe.stores_outputs:

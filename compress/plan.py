@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.data.inspection import PictureCache
 from benchmarks.timing.load import LoadWatch
@@ -29,9 +29,11 @@ from compress.parts.weights import count_parameters
 from compress.recipe import Recipe
 from compress.recipe_source import Source
 from compress.stages.model_name import ModelName
-from compress.stages.opened import Run, Teacher, own_data
+from compress.stages.opened import Run, own_data
 from compress.stages.rundir import check_home, read_step_ratio, read_teaching_costs
 from compress.stages.session import Session, torch_device
+from compress.stages.teaching.outputs import Network, lesson_of, name_of
+from compress.teaching.config import BackboneTeacher
 from compress.teaching.maps.store import in_words
 from compress.training.precision import planned_in_words
 from export.errors import counted
@@ -142,7 +144,11 @@ def plan(
         Cost(passes[place].seconds if known else None, held) for place, held in enumerate(memory)
     ]
     stages = []
-    for teacher, detector, cost in zip(opened.teachers, teachers, costs[1:], strict=True):
+    backbone = recipe.backbone_teacher
+    taught_by: Sequence[Network] = opened.teachers if backbone is None else (backbone,)
+    for teacher, detector, cost in zip(taught_by, teachers, costs[1:], strict=True):
+        if isinstance(teacher, BackboneTeacher):
+            continue  # it is not trained
         config = teacher.config.train
         if config is not None:
             count = config.total_steps(steps_per_epoch(teacher.data, config.batch))
@@ -166,7 +172,7 @@ def plan(
     if recipe.stores_outputs:
         notes += [
             _store_in_words(opened, teacher, detector, student)
-            for teacher, detector in zip(opened.teachers, teachers, strict=True)
+            for teacher, detector in zip(taught_by, teachers, strict=True)
         ]
     notes += _precisions(opened)
     licence = notice(opened.licences(models))
@@ -179,7 +185,7 @@ def plan(
         recipe.name,
         tuple(seen),
         (
-            *(f"{t.name} {_describe(d)}" for t, d in zip(opened.teachers, teachers, strict=True)),
+            *(f"{name_of(t)} {_describe(d)}" for t, d in zip(taught_by, teachers, strict=True)),
             f"student {_describe(student)}",
             f"distillation: {losses}",
         ),
@@ -189,19 +195,15 @@ def plan(
     )
 
 
-def _store_in_words(run: Run, teacher: Teacher, detector: Detector, student: Detector) -> str:
+def _store_in_words(run: Run, teacher: Network, detector: Detector, student: Detector) -> str:
     """Return the size of the store of a teacher's outputs, from a pass of one picture."""
-    from compress.stages.teaching.outputs import (
-        lesson_of,
-    )  # loads the training loop, which few checks need
-
     lesson = lesson_of(run, teacher, detector, student.spec)
     views = counted(lesson.views.rows, "view")
     if _is_meta(detector) or any(weights.is_meta for weights in student.parameters()):
-        return f"teach: outputs of the {teacher.name} on {views} would be stored"
+        return f"teach: outputs of the {name_of(teacher)} on {views} would be stored"
     size = lesson.row_bytes()
     return (
-        f"teach: outputs of the {teacher.name} on {views} take "
+        f"teach: outputs of the {name_of(teacher)} on {views} take "
         f"{in_words(size * lesson.views.rows)} on disk, {in_words(size)} each"
     )
 
@@ -349,7 +351,7 @@ def _time_pass(model: Detector, device: torch.device, size: tuple[int, int]) -> 
     began = time.perf_counter()
     for _ in range(4):
         start, own = time.perf_counter(), time.process_time()
-        model.candidates(images)
+        _pass(model, images)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start
@@ -368,7 +370,12 @@ def _memory_bytes(model: Detector, device: torch.device, size: tuple[int, int]) 
     if _is_meta(model):
         return planned_output_bytes(model.eval(), size)
     model.to(device).eval()
-    return output_bytes(model, lambda: model.candidates(torch.rand(1, 3, *size, device=device)))
+    return output_bytes(model, lambda: _pass(model, torch.rand(1, 3, *size, device=device)))
+
+
+def _pass(model: Detector, images: Tensor) -> object:
+    """Pass images through all of a model."""
+    return model.candidates(images) if model.spec.finds_objects else model.maps(images)
 
 
 def _precisions(run: Run) -> list[str]:

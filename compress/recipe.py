@@ -26,7 +26,7 @@ from compress.losses import LossConfig
 from compress.recipe_file import load_model, read_model
 from compress.recipe_source import Source, Tree
 from compress.recipe_weights import fill_from_weights
-from compress.teaching.config import OnnxTeacher, PredictionsTeacher
+from compress.teaching.config import BackboneTeacher, OnnxTeacher, PredictionsTeacher
 from compress.tracking.open import TrackerName
 from compress.training.optim import TrainConfig
 from export.config import MOST_SEED, PositiveInt, Section, Seed
@@ -103,7 +103,8 @@ TeachersConfig = Annotated[
         tuple[TeacherConfig, ...], Field(min_length=1, max_length=16), Tag("tuple[TeacherConfig]")
     ]
     | Annotated[PredictionsTeacher, Tag("predictions")]
-    | Annotated[OnnxTeacher, Tag("onnx")],
+    | Annotated[OnnxTeacher, Tag("onnx")]
+    | Annotated[BackboneTeacher, Tag("backbone")],
     Discriminator(_kind_of_teacher),
 ]
 
@@ -202,7 +203,8 @@ class Recipe(Section):
     # trainings of student and baseline, with seed, seed + 1, ...
     seeds: int = Field(default=1, ge=1, le=1000)
     data: DataConfig
-    # one, or several that teach one after the other; or what any detector found or finds
+    # one, or several that teach one after the other; or what any detector found or finds; or the
+    # features of a backbone
     teacher: TeachersConfig | None = None
     student: DetectorConfig  # the detector to train and ship
     distill: Annotated[tuple[LossConfig, ...], Field(max_length=32)] = ()
@@ -217,8 +219,8 @@ class Recipe(Section):
 
     @property
     def teachers(self) -> tuple[TeacherConfig, ...]:
-        """Return the networks that teach, in their order; empty without one."""
-        if self.teacher is None or isinstance(self.teacher, FileTeacher):
+        """Return the detectors that teach, in their order; empty without one."""
+        if self.teacher is None or isinstance(self.teacher, FileTeacher | BackboneTeacher):
             return ()
         return self.teacher if isinstance(self.teacher, tuple) else (self.teacher,)
 
@@ -228,9 +230,14 @@ class Recipe(Section):
         return self.teacher if isinstance(self.teacher, FileTeacher) else None
 
     @property
+    def backbone_teacher(self) -> BackboneTeacher | None:
+        """The teacher that is a network without a head: it finds nothing, and has features."""
+        return self.teacher if isinstance(self.teacher, BackboneTeacher) else None
+
+    @property
     def stores_outputs(self) -> bool:
         """Whether the teachers' outputs are stored before the students train."""
-        return bool(self.teach and self.teachers and self.distill)
+        return bool(self.teach and (self.teachers or self.backbone_teacher) and self.distill)
 
     @property
     def has_baseline(self) -> bool:
@@ -269,15 +276,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _only_a_network_is_copied_or_stored(self) -> Self:
-        file = self.file_teacher
-        if file is None:
-            return self
-        if self.inherit != "none":
+        file, other = self.file_teacher, self.file_teacher or self.backbone_teacher
+        if other is not None and self.inherit != "none":
             raise ValueError(
                 f"inherit: {self.inherit} copies the weights of a teacher of this package, and "
-                f"the teacher is of type {file.type}; remove inherit"
+                f"the teacher is of type {other.type}; remove inherit"
             )
-        if self.teach is not None:
+        if file is not None and self.teach is not None:
             raise ValueError(
                 "teach: stores the outputs of a network, and the boxes of a teacher of type "
                 f"{file.type} are stored without it; remove teach"

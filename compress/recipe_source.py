@@ -151,13 +151,16 @@ class _Describer:
         parents: Kinds = []
         for number, part in enumerate(loc):
             is_key = to_key and number == len(loc) - 1
+            chosen = [k for k in kinds if tagged(k, str(part))]
+            if not is_key and chosen and len(kinds) > 1 and _entry(value, "type") == part:
+                kinds = chosen  # a tag, though the section may have a key of that name
+                continue
             is_tag = isinstance(part, str) and not (
                 is_key or (isinstance(value, dict) and part in value and fields(kinds, part))
             )
             if is_tag and value is not None and not isinstance(value, dict | list):
                 continue  # a tag that tells alternatives for one scalar apart
             if is_tag:
-                chosen = [k for k in kinds if tagged(k, str(part))]
                 if chosen and not fields(kinds, str(part)):
                     kinds = chosen
                     continue

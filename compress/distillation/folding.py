@@ -129,7 +129,8 @@ def _pairs(network: Detector, images: Tensor) -> list[tuple[nn.Conv2d, Any]]:
         # a two-stage head draws its sample
         drawn = [images.device] if images.device.type == "cuda" else []
         with torch.random.fork_rng(devices=drawn), torch.no_grad(), uses:
-            network.candidates(images)
+            if network.spec.finds_objects:
+                network.candidates(images)
             network(batch, network.spec.provides - {"task"})
     finally:
         for handle in handles:

@@ -56,9 +56,10 @@ class StudentTraining:
 
     Args:
         run: the run.
-        teachers: the networks that teach; empty where none does.
+        teachers: the detectors that teach; empty where none does.
         classifier: of object crops, where a loss needs one.
-        beforehand: in place of the networks, what was computed before; one per stage, or empty.
+        beforehand: in place of the detectors, what was computed before, or a backbone; one per
+            stage, or empty.
         taught: the boxes that each network found beforehand, where a loss compares them.
     """
 

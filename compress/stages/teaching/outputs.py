@@ -1,12 +1,18 @@
 """The outputs of a teacher's network on fixed views of the pictures, stored once."""
 
+from typing import TypeAlias
+
+from pydantic import JsonValue
+
 from compress.data.taught import Taught
 from compress.data.views import views_of
 from compress.detector import BEFOREHAND, Detector, DetectorSpec, Knowledge
 from compress.distillation.teacher import LiveTeacher, TeacherPrecision
 from compress.stages.fit import unlabeled_in_step
+from compress.stages.model_name import ModelName
 from compress.stages.opened import Run, Teacher
 from compress.stages.teaching.costs import FILES, STORES, record_cost, training_steps
+from compress.teaching.config import BackboneTeacher
 from compress.teaching.maps.rows import LARGEST
 from compress.teaching.maps.stored import (
     Lesson,
@@ -18,9 +24,11 @@ from compress.teaching.maps.stored import (
 )
 from export.errors import counted
 
+Network: TypeAlias = Teacher | BackboneTeacher  # what is known of a network that teaches
+
 
 def store_outputs(
-    run: Run, teacher: Teacher, network: Detector, taught: Taught | None = None
+    run: Run, teacher: Network, network: Detector, taught: Taught | None = None
 ) -> StoredTeacher:
     """Pass the pictures' views through the teacher, once, and return what reads the outputs.
 
@@ -30,7 +38,7 @@ def store_outputs(
     Raises:
         ToolkitError: the disk has no room, or the teacher's outputs are not finite.
     """
-    session, recipe = run.session, run.recipe
+    session, recipe, name = run.session, run.recipe, str(name_of(teacher))
     lesson = lesson_of(run, teacher, network, run.build_student(recipe.seed).spec)
     store = open_store(lesson, session.home.parent / STORES)
     fill_store(lesson, store, session.console, rank=session.rank, world=session.world)
@@ -38,19 +46,24 @@ def store_outputs(
     if session.world > 1:
         session.fabric("32-true").barrier()
     clamped = clamped_values(store)
-    record_cost(run, str(teacher.name), store.rows, store.bytes, cost_ms(store), clamped)
+    record_cost(run, name, store.rows, store.bytes, cost_ms(store), clamped)
     if clamped:
         session.console.warn(
-            f"teach: {counted(clamped, 'value')} of the {teacher.name}'s outputs were "
+            f"teach: {counted(clamped, 'value')} of the {name}'s outputs were "
             f"beyond {LARGEST:g}, the range of float16, and were clamped"
         )
     return StoredTeacher(store, lesson.teacher.spec, lesson.views, taught)
 
 
-def lesson_of(run: Run, teacher: Teacher, network: Detector, student: DetectorSpec) -> Lesson:
+def name_of(teacher: Network) -> ModelName:
+    """Return the name of a network that teaches; a backbone teaches alone."""
+    return teacher.name if isinstance(teacher, Teacher) else ModelName.of_teacher(0)
+
+
+def lesson_of(run: Run, teacher: Network, network: Detector, student: DetectorSpec) -> Lesson:
     """Return what `store_outputs` asks a teacher."""
     recipe, data, config = run.recipe, run.data, run.recipe.train
-    precision: TeacherPrecision = "bf16" if teacher.config.precision == "bf16" else "fp32"
+    settings, precision = _asked_of(teacher, student)
     live = LiveTeacher(network, student, precision)
     total = training_steps(run)
     assert recipe.teach is not None
@@ -65,5 +78,14 @@ def lesson_of(run: Run, teacher: Teacher, network: Detector, student: DetectorSp
     )
     nothing: frozenset[Knowledge] = frozenset()
     wanted = nothing.union(*(loss.teacher_needs(student, live.spec) for loss in recipe.distill))
-    settings = teacher.config.detector.model_dump(mode="json", exclude=FILES)
     return Lesson(live, settings, data, views, wanted - BEFOREHAND, run.session.torch_device())
+
+
+def _asked_of(teacher: Network, student: DetectorSpec) -> tuple[JsonValue, TeacherPrecision]:
+    """Return the settings that the stored values depend on, and the precision of the pass."""
+    if isinstance(teacher, BackboneTeacher):
+        settings = teacher.model_dump(mode="json", exclude=FILES)
+        return {**settings, "strides": list(student.strides)}, "fp32"  # its maps have their sizes
+    bf16 = teacher.config.precision == "bf16"
+    settings = teacher.config.detector.model_dump(mode="json", exclude=FILES)
+    return settings, "bf16" if bf16 else "fp32"

@@ -1,0 +1,80 @@
+"""The teacher that is a pre-trained backbone without a head: checked, loaded, asked."""
+
+from pathlib import Path
+
+from compress.detector import FEATURES, DetectorSpec
+from compress.distillation.pairing import check_pair
+from compress.distillation.teacher import LiveTeacher, Teaching
+from compress.parts.pretrained import check_starting_weights, load_backbone_weights
+from compress.stages.opened import Run
+from compress.stages.rundir import FILE_RECORD
+from compress.stages.teaching.outputs import name_of, store_outputs
+from compress.teaching.backbone import BackboneSource, build_backbone_teacher
+from compress.teaching.config import BackboneTeacher
+from compress.teaching.maps.stored import check_stored
+from compress.training.seals import write_sealed_json
+from export.errors import RecipeError, ToolkitError
+
+
+def check_backbone(run: Run, config: BackboneTeacher, student: DetectorSpec) -> BackboneSource:
+    """Build the teacher with random weights and match it with student, losses and weights file.
+
+    Raises:
+        RecipeError: a loss compares more than features, or the backbone gives no maps.
+        ToolkitError: the weights file cannot be read, or is of another model.
+    """
+    network = _build(run, config, student)
+    losses, spec = run.recipe.distill, network.spec
+    problems = [
+        (
+            index,
+            f"{loss.type} compares {', '.join(sorted(needs))}, and a teacher of type "
+            f"{config.type} gives features alone; use a method that compares nothing else, such "
+            "as pkd, cwd or mgd",
+        )
+        for index, loss in enumerate(losses)
+        if (needs := loss.teacher_needs(student, spec)) - FEATURES
+    ]
+    problems = problems or check_pair(student, spec, losses)
+    if run.recipe.stores_outputs:
+        problems = problems or check_stored(student, spec, losses)
+    if problems:
+        raise RecipeError(*(f"{run.source.at('distill', at)}: {text}" for at, text in problems))
+    for key, error in check_starting_weights(config, network):
+        raise type(error)(f"{run.source.at('teacher', key)}: {error}") from error
+    return network
+
+
+def ask_backbone(run: Run, config: BackboneTeacher) -> Teaching:
+    """Load the teacher and return it, or its stored maps where the recipe stores them.
+
+    Raises:
+        ToolkitError: its weights cannot be read or fetched, or the disk has no room.
+    """
+    session, student = run.session, run.build_student(run.recipe.seed).spec
+    network = _build(run, config, student)
+    report = load_backbone_weights(network, *config.backbone_source())
+    lines = [
+        f"{config.backbone} with weights from {Path(report.source).name}: {report.summary()}",
+        f"maps of {', '.join(map(str, network.spec.channels))} channels at the student's strides "
+        f"{', '.join(map(str, network.spec.strides))}",
+        "no AP is measured, as it finds no objects",
+    ]
+    for line in lines:
+        run.print(f"{name_of(config)}: {line}")
+    if session.rank == 0:
+        record = {"type": config.type, "lines": lines, "ap": None}
+        write_sealed_json(record, run.home / FILE_RECORD)
+    if run.recipe.stores_outputs:
+        return store_outputs(run, config, network)
+    size = (run.data.input_height, run.data.input_width)
+    return LiveTeacher(network.to(session.torch_device()), student, size=size)
+
+
+def _build(run: Run, config: BackboneTeacher, student: DetectorSpec) -> BackboneSource:
+    size = (run.data.input_height, run.data.input_width)
+    try:
+        return build_backbone_teacher(config, student, size)
+    except ToolkitError as error:
+        where = run.source.at("teacher")
+        raise type(error)(*(f"{where}: {line}" for line in error.args)) from error

@@ -125,6 +125,11 @@ def teach(recipe: Recipe, source: Source, runs: Path, device: str, console: Cons
     Raises:
         RecipeError: the recipe stores nothing.
     """
+    if recipe.file_teacher is not None:
+        raise RecipeError(
+            f"{source.at('teacher')}: a teacher of type {recipe.file_teacher.type} needs no "
+            "pass of its own before the training; use slimdet run"
+        )
     if not recipe.stores_outputs:
         raise RecipeError(
             f"{source.at('teach')}: found no teach, teacher and distill, all of which are needed "

@@ -7,8 +7,14 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
+from typing import BinaryIO
 
 from export.errors import ToolkitError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; two processes that write one file are not told apart
+    fcntl = None  # type: ignore[assignment]
 
 
 def require_writable(folder: Path, option: str) -> None:
@@ -84,14 +90,15 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     path = Path()
     partials = {path: path.with_name(path.name + ".partial") for path in contents}
     try:
-        for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partials[path].open("wb") as file:
+        with contextlib.ExitStack() as opened:
+            for path, content in contents.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = opened.enter_context(_opened_alone(partials[path]))
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # a power cut must leave no empty file under a good name
-        for path, partial in partials.items():
-            partial.replace(path)
+            for path, partial in partials.items():
+                partial.replace(path)
     except OSError as error:
         for partial in partials.values():
             with contextlib.suppress(OSError):
@@ -100,6 +107,23 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             f"{path}: could not be written ({error.strerror or error}); "
             "free some space or choose a folder that may be written"
         ) from error
+
+
+def _opened_alone(partial: Path) -> BinaryIO:
+    """Open an empty file; wait while another process has it open, as of a shared folder."""
+    while True:
+        file = partial.open("ab")
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), partial.stat()):
+                    file.truncate(0)
+                    return file
+            file.close()  # the other process has given it its name meanwhile
+            continue
+        file.truncate(0)
+        return file
 
 
 def write_text(content: str, path: Path) -> Path:

@@ -10,6 +10,7 @@ tensors and JSON is read.
     part-00000.json           its hash, what it was made from, and what it cost
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -110,8 +111,12 @@ class Store:
         write_json(content, self.folder / "store.json")
 
     def fix(self, tensors: Mapping[str, Tensor]) -> None:
-        """Write what is the same for all pictures."""
-        write_bytes(save(dict(tensors)), self.folder / FIXED)
+        """Write what is the same for all pictures, unless it is there already, undamaged."""
+        content, path = save(dict(tensors)), self.folder / FIXED
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == content:
+                return
+        write_bytes(content, path)
 
     def write(self, part: int, rows: Rows, cost_ms: float, clamped: int) -> None:
         """Write a part.

@@ -135,6 +135,14 @@ def check_stored(
 ) -> list[tuple[int, str]]:
     """Return why these losses cannot learn from a store: (index of the loss, message)."""
     problems = []
+    if all(loss.teacher_needs(student, teacher) <= BEFOREHAND for loss in losses):
+        problems.append(
+            (
+                0,
+                f"{losses[0].type} learns from boxes, which are found once in any case; remove "
+                "teach",
+            )
+        )
     for index, loss in enumerate(losses):
         missing = loss.teacher_needs(student, teacher) - STORABLE - BEFOREHAND
         if missing:
@@ -174,7 +182,8 @@ def fill_store(
         DataError: a picture cannot be read.
     """
     missing = store.missing()
-    own = missing[rank::world]
+    # by number, since another process may have written a part before this one looked for it
+    own = [part for part in missing if part % world == rank]
     kept = len(store.parts) - len(missing)
     console.print(
         f"teach: {counted(store.rows, 'view')} of "
@@ -182,12 +191,12 @@ def fill_store(
         f"{in_words(store.bytes)} in {store.folder} ({in_words(store.row_bytes)} a view)"
         + (f", {kept} of {len(store.parts)} parts kept" if kept else "")
     )
+    if rank == 0:
+        store.fix(lesson.sample()[1])
     if not missing:
         return
     store.require_space(missing)
     if rank == 0:
-        _, fixed = lesson.sample()
-        store.fix(fixed)
         store.describe({**lesson.key(), "rows": store.rows, "rows_per_part": store.size})
     done = store.rows - sum(len(store.rows_of(part)) for part in missing)
     with console.progress("teach", store.rows, done) as bar:

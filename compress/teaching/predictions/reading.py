@@ -66,6 +66,11 @@ def read_predictions(
         for key, images in sets.items()
     }
     counts.elsewhere = sum(key not in found.places for key in results.pictures)
+    if not any(len(boxes.scores) for key, boxes in taught.items() if key != "val"):
+        raise DataError(
+            f"{counts.lines(results, found)[0]}. No box of a training picture is left, so the "
+            "student would learn that all of them are empty; give results of these pictures"
+        )
     lines = [*counts.lines(results, found), *match.lines()]
     empty = [_without_boxes(key, rows, images) for key, images in sets.items()]
     warnings = [line for line in (warning, *empty) if line]

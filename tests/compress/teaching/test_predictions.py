@@ -70,6 +70,14 @@ def test_what_is_left_out_is_counted_by_its_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "row", [entry(score=0.001), entry(box=(200, 20, 10, 10)), entry(box=(20, 20, -5, -5))]
+)
+def test_results_of_which_no_box_is_left_are_refused(tmp_path: Path, row: Any) -> None:
+    with pytest.raises(DataError, match=r"left out: 3 .*No box of a training picture is left"):
+        read(tmp_path, [row] * 3)
+
+
+@pytest.mark.parametrize(
     "key", ["b.jpg", "b", "images/B.JPG", r"set\b.jpg"], ids=["name", "stem", "path", "windows"]
 )
 def test_file_names_find_their_picture_however_they_are_written(tmp_path: Path, key: str) -> None:
@@ -106,9 +114,9 @@ def test_ids_that_pictures_of_two_sets_share_are_never_used(tmp_path: Path) -> N
 
 def test_a_whole_name_comes_before_a_bare_one_that_two_sets_share(tmp_path: Path) -> None:
     first, second = labeled_set(["train/1.jpg"]), labeled_set(["val/1.jpg"], name="val")
-    both = {"train": first, "val": second}
+    both = {"train": first, "unlabeled": second}
     found = read(tmp_path, [entry("val/1.jpg")], sets=both)
-    assert [len(found.taught[one].of(0).scores) for one in ("train", "val")] == [0, 1]
+    assert [len(found.taught[one].of(0).scores) for one in ("train", "unlabeled")] == [0, 1]
     with pytest.raises(DataError, match="of other pictures"):  # of which folder is not said
         read(tmp_path, [entry("1.jpg")], sets=both)
 

@@ -1,5 +1,6 @@
 """Teachers from disk: the losses are those with the network; an interrupted store is finished."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from compress.distillation.teacher import LiveTeacher
 from compress.losses import LossConfig
 from compress.stages.opened import Run
 from compress.teaching.maps.rows import STORABLE
-from compress.teaching.maps.store import Store
+from compress.teaching.maps.store import FIXED, Store
 from compress.teaching.maps.stored import (
     Lesson,
     StoredTeacher,
@@ -132,14 +133,24 @@ def test_two_processes_fill_the_store_that_one_does(
     lesson: Lesson, store: Store, tmp_path: Path
 ) -> None:
     shared = small_parts(open_store(lesson, tmp_path))
-    # they look for missing parts at the same time
-    whole = shared.missing()
+    # the second looks for missing parts when the first has written its own
     for rank in (0, 1):
         other = small_parts(open_store(lesson, tmp_path))
-        other.missing = lambda: whole  # type: ignore[method-assign]
         fill_store(lesson, other, Console(quiet=True), rank=rank, world=2)
     assert shared.missing() == []
     assert parts_of(shared) == parts_of(store)
+
+
+@pytest.mark.parametrize("content", [None, b"damaged"])
+def test_anchors_that_are_missing_or_damaged_are_made_anew(
+    lesson: Lesson, store: Store, tmp_path: Path, content: bytes | None
+) -> None:
+    shutil.copytree(store.folder, tmp_path / store.folder.name)
+    copied = small_parts(open_store(lesson, tmp_path))
+    fixed = copied.folder / FIXED
+    fixed.unlink() if content is None else fixed.write_bytes(content)
+    fill_store(lesson, copied, Console(quiet=True))
+    assert parts_of(copied) == parts_of(store)
 
 
 def test_a_full_disk_in_the_middle_keeps_what_is_written(
@@ -197,3 +208,10 @@ def test_a_loss_that_needs_the_network_is_refused(
     found = check_stored(spec, spec, losses)
     assert [index for index, _ in found] == [1]
     assert said in found[0][1]
+
+
+def test_a_store_of_nothing_is_refused(lesson: Lesson) -> None:
+    spec, losses = lesson.teacher.spec, [LOSS.validate_python({"type": "pseudo_labels"})]
+    assert "found once in any case; remove teach" in check_stored(spec, spec, losses)[0][1]
+    mixed = [*losses, LOSS.validate_python({"type": "pkd"})]
+    assert check_stored(spec, spec, mixed) == []

@@ -97,6 +97,8 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # a power cut must leave no empty file under a good name
+                if fcntl is None:  # Windows renames no file that is open
+                    file.close()
             for path, partial in partials.items():
                 partial.replace(path)
     except OSError as error:

@@ -123,11 +123,13 @@ class TeachConfig(Section):
     there. The distilled students then see the same few views of each picture again and again.
 
     Attributes:
-        views: of each picture, at most; there are no more than epochs. Where mosaics end before the
-            training does, as many again without.
+        views: of each labelled picture, at most; there are no more than epochs. Where mosaics end
+            before the training does, as many again without.
+        unlabeled_views: of each picture without labels; null for as many as `views`.
     """
 
     views: int = Field(default=8, ge=1, le=10_000)
+    unlabeled_views: int | None = Field(default=None, ge=1, le=10_000)
 
 
 class CalibrationConfig(Section):

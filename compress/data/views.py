@@ -100,6 +100,7 @@ def views_of(
     steps: int,
     mosaic_until: int,
     most: int,
+    most_unlabeled: int,
     seed: int,
 ) -> Views:
     """Return at most `most` views of each picture, and no more than a training passes.
@@ -110,13 +111,14 @@ def views_of(
         unlabeled_batch: pictures without labels per step; 0 for none.
         steps: batches of the training.
         mosaic_until: first of them without mosaics.
-        most: views per picture, of those with mosaics and of those without.
+        most: views of a labelled picture, of those with mosaics and of those without.
+        most_unlabeled: of a picture without labels.
         seed: of the draws.
     """
     closes = bool(data.augment.mosaic and data.augment.close_mosaic)
     until = mosaic_until if closes else steps
 
-    def of(pictures: int, batch: int) -> SetViews:
+    def of(pictures: int, batch: int, most: int) -> SetViews:
         if not batch:
             return SetViews(0, 1)
         per_epoch = pictures // batch
@@ -126,7 +128,8 @@ def views_of(
             return SetViews(pictures, 1, min(most, late))
         return SetViews(pictures, min(most, early), min(most, late))
 
-    return Views(seed, of(len(data.train), batch), of(len(data.unlabeled or ()), unlabeled_batch))
+    unlabeled = of(len(data.unlabeled or ()), unlabeled_batch, most_unlabeled)
+    return Views(seed, of(len(data.train), batch, most), unlabeled)
 
 
 def _epochs(first: int, end: int, length: int) -> int:

@@ -74,6 +74,7 @@ def lesson_of(run: Run, teacher: Network, network: Detector, student: DetectorSp
         steps=total * config.accumulate,
         mosaic_until=data.augment.mosaic_steps(total) * config.accumulate,
         most=recipe.teach.views,
+        most_unlabeled=recipe.teach.unlabeled_views or recipe.teach.views,
         seed=recipe.seed,
     )
     nothing: frozenset[Knowledge] = frozenset()

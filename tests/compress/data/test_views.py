@@ -48,22 +48,33 @@ def test_an_epoch_takes_the_next_of_the_views(own: SetViews, epoch: int, mosaic:
     [
         # 8 labelled pictures, 4 a step: 2 steps an epoch; 4 unlabelled ones, 2 a step: also 2
         (1, (1, 1), (1, 1)),
-        (2, (2, 2), (2, 2)),
-        (100, (3, 3), (3, 3)),  # 10 steps are 5 epochs, and the third has steps of both kinds
+        (2, (2, 2), (1, 1)),
+        (100, (3, 3), (1, 1)),  # 10 steps are 5 epochs, and the third has steps of both kinds
     ],
 )
 def test_there_are_no_more_views_than_epochs(
     most: int, labeled: tuple[int, int], unlabeled: tuple[int, int], tmp_path: Path
 ) -> None:
     data = opened_smoke(tmp_path, AUGMENT, UNLABELED).data
-    found = views_of(data, batch=4, unlabeled_batch=2, steps=10, mosaic_until=5, most=most, seed=0)
+    found = views_of(
+        data,
+        batch=4,
+        unlabeled_batch=2,
+        steps=10,
+        mosaic_until=5,
+        most=most,
+        most_unlabeled=1,
+        seed=0,
+    )
     assert found.labeled == SetViews(8, *labeled)
     assert found.unlabeled == SetViews(4, *unlabeled)
 
 
 def test_training_takes_the_views_that_a_teacher_was_shown(tmp_path: Path) -> None:
     data = opened_smoke(tmp_path, AUGMENT, UNLABELED).data
-    views = views_of(data, batch=4, unlabeled_batch=2, steps=12, mosaic_until=6, most=2, seed=3)
+    views = views_of(
+        data, batch=4, unlabeled_batch=2, steps=12, mosaic_until=6, most=2, most_unlabeled=2, seed=3
+    )
     shown = {}
     with closing(view_batches(data, views, [range(r, r + 1) for r in range(views.rows)])) as one:
         for batch in one:

@@ -56,7 +56,16 @@ def lesson(run: Run) -> Lesson:
     torch.manual_seed(1)
     network, student = run.teachers[0].build(1), run.build_student(0)
     live = LiveTeacher(network, student.spec, "fp32")
-    views = views_of(run.data, batch=4, unlabeled_batch=2, steps=8, mosaic_until=8, most=2, seed=0)
+    views = views_of(
+        run.data,
+        batch=4,
+        unlabeled_batch=2,
+        steps=8,
+        mosaic_until=8,
+        most=2,
+        most_unlabeled=2,
+        seed=0,
+    )
     wanted = network.spec.provides & STORABLE
     return Lesson(live, {"of": "a test"}, run.data, views, wanted, torch.device("cpu"))
 

@@ -22,8 +22,8 @@ from compress.parts.weights import inheritable, read_tensors
 from compress.recipe import Recipe
 from compress.recipe_source import Source
 from compress.stages.opened import Run
-from compress.stages.teaching.boxes import open_file_teacher, read_file_teacher
 from compress.stages.teaching.features import check_backbone
+from compress.stages.teaching.files import open_file_teacher, read_file_teacher
 from compress.teaching.beforehand import box_spec
 from compress.teaching.config import PredictionsTeacher
 from compress.teaching.maps.stored import check_stored

@@ -35,13 +35,9 @@ from compress.stages.ship import (
 from compress.stages.students import Folders, StudentTraining
 from compress.stages.summary import summarize
 from compress.stages.teachers import load_teacher, measure_teacher, teacher_folder
-from compress.stages.teaching.boxes import (
-    FILE_TEACHER,
-    ask_file_teacher,
-    compares_boxes,
-    found_by_network,
-)
+from compress.stages.teaching.boxes import ask_file_teacher, compares_boxes, found_by_network
 from compress.stages.teaching.features import ask_backbone
+from compress.stages.teaching.files import FILE_TEACHER
 from compress.stages.teaching.outputs import store_outputs
 from compress.stages.track import run_trackers, track_report
 from compress.teaching.beforehand import BoxTeacher

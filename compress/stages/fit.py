@@ -24,7 +24,7 @@ from compress.parts.weights import count_parameters, save_weights, weights_hash
 from compress.recipe import ExportConfig
 from compress.stages.model_file import ModelMetadata, describe_model, save_model
 from compress.stages.model_name import ModelName
-from compress.stages.opened import Run
+from compress.stages.opened import Run, unlabeled_in_step
 from compress.stages.rundir import finished, once
 from compress.stages.session import Session, peak_memory_mb
 from compress.stages.torch_engine import TorchEngine
@@ -173,13 +173,6 @@ def _summary(trained: Trained) -> dict[str, object]:
 def unlabeled_batch(data: Data, config: TrainConfig, objective: Distiller) -> int:
     """Return the number of pictures without labels per step; 0 without distillation terms."""
     return unlabeled_in_step(data, config) if objective.losses else 0
-
-
-def unlabeled_in_step(data: Data, config: TrainConfig) -> int:
-    """Return the number of pictures without labels per step of a training that distils."""
-    if data.unlabeled is None:
-        return 0
-    return config.batch if config.unlabeled_batch is None else config.unlabeled_batch
 
 
 def _first_look(

@@ -23,6 +23,7 @@ from compress.recipe_source import Source
 from compress.recipe_weights import described, stated_licences
 from compress.stages.model_name import ModelName, Role, stages_of
 from compress.stages.session import Session
+from compress.training.optim import TrainConfig
 from export.errors import RecipeError, counted
 from export.reading.plain_yaml import Key, dotted
 
@@ -221,6 +222,13 @@ def open_teachers(recipe: Recipe, data: Data) -> tuple[Teacher, ...]:
         classes = stated or _stated_classes(config) or own.classes
         teachers.append(Teacher(ModelName.of_teacher(index), keys, config, own, classes))
     return tuple(teachers)
+
+
+def unlabeled_in_step(data: Data, config: TrainConfig) -> int:
+    """Return the number of pictures without labels per step of a training that distils."""
+    if data.unlabeled is None:
+        return 0
+    return config.batch if config.unlabeled_batch is None else config.unlabeled_batch
 
 
 def own_data(recipe: Recipe, teachers: Sequence[Teacher]) -> dict[str, Data]:

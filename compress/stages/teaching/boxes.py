@@ -1,7 +1,6 @@
 """The boxes of a teacher on the training pictures, found once."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 from pydantic import JsonValue
 
@@ -11,24 +10,22 @@ from compress.detector import BEFOREHAND, Detector
 from compress.parts.weights import weights_hash
 from compress.recipe import FileTeacher
 from compress.stages.fit import torch_manifest
-from compress.stages.model_name import ModelName
 from compress.stages.opened import Run, Teacher
 from compress.stages.rundir import FILE_RECORD
 from compress.stages.teaching.costs import FILES, STORES, record_cost
+from compress.stages.teaching.files import FILE_TEACHER, open_file_teacher, read_file_teacher
 from compress.stages.torch_engine import TorchEngine
 from compress.teaching.accuracy import accuracy_of
 from compress.teaching.beforehand import BoxTeacher, Found, sets_of
 from compress.teaching.classes import ClassMatch, match_classes
-from compress.teaching.config import OnnxTeacher, PredictionsTeacher
+from compress.teaching.config import PredictionsTeacher
 from compress.teaching.formats.graph import Pixels
 from compress.teaching.onnx.content import content_sha256
-from compress.teaching.onnx.detector import OnnxDetector, open_detector
+from compress.teaching.onnx.detector import OnnxDetector
 from compress.teaching.onnx.finding import find_boxes
-from compress.teaching.predictions.reading import read_predictions
 from compress.training.seals import write_sealed_json
 from export.reading.plain_yaml import dotted
 
-FILE_TEACHER = ModelName.of_teacher(0)
 SCORE_THRESHOLD, MAX_BOXES = 0.01, 100  # of the boxes that a network finds beforehand
 
 
@@ -109,36 +106,6 @@ def ask_file_teacher(run: Run, config: FileTeacher) -> BoxTeacher:
         write_sealed_json(record, run.home / FILE_RECORD)
     student = run.build_student(run.recipe.seed).spec
     return BoxTeacher(config.type, student, found.taught, ap)
-
-
-def read_file_teacher(run: Run, config: PredictionsTeacher) -> tuple[Found, list[str]]:
-    """Read a file of results and match it with the data; also return what was read, in lines.
-
-    Raises:
-        ToolkitError: see `read_predictions`.
-    """
-    sets = sets_of(run.data)
-    read = read_predictions(config, sets, run.source.at("teacher"))
-    boxes = dict(read.taught)
-    warnings = list(read.warnings)
-    if not len(boxes["val"].scores):  # the teacher was not run on them, which is no fault
-        del boxes["val"]
-        warnings = [line for line in warnings if " of val have no box " not in line]
-    for line in warnings:
-        run.session.console.warn(f"{FILE_TEACHER}: {line}")
-    return Found(boxes), list(read.lines)
-
-
-def open_file_teacher(run: Run, config: OnnxTeacher) -> tuple[OnnxDetector, ClassMatch]:
-    """Open the ONNX file of a teacher and match its classes.
-
-    Raises:
-        ToolkitError: see `open_detector` and `match_classes`.
-    """
-    where = run.source.at("teacher")
-    device: Literal["cpu", "cuda"] = "cuda" if run.session.torch_device().type == "cuda" else "cpu"
-    opened = open_detector(config, device, where)
-    return opened, match_classes(run.data.classes, opened.classes, config.class_map, where)
 
 
 def _find(

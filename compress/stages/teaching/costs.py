@@ -2,8 +2,7 @@
 
 from benchmarks.timing.step_ratio import TeachingCost
 from compress.data.loading import steps_per_epoch
-from compress.stages.fit import unlabeled_in_step
-from compress.stages.opened import Run
+from compress.stages.opened import Run, unlabeled_in_step
 from compress.stages.rundir import TEACHING, read_teaching_costs
 from compress.training.seals import write_sealed_json
 

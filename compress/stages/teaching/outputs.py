@@ -8,9 +8,8 @@ from compress.data.taught import Taught
 from compress.data.views import views_of
 from compress.detector import BEFOREHAND, Detector, DetectorSpec, Knowledge
 from compress.distillation.teacher import LiveTeacher, TeacherPrecision
-from compress.stages.fit import unlabeled_in_step
 from compress.stages.model_name import ModelName
-from compress.stages.opened import Run, Teacher
+from compress.stages.opened import Run, Teacher, unlabeled_in_step
 from compress.stages.teaching.costs import FILES, STORES, record_cost, training_steps
 from compress.teaching.config import BackboneTeacher
 from compress.teaching.maps.rows import LARGEST

@@ -11,7 +11,8 @@ from compress.console import Console
 from compress.run import main
 from compress.stages.opened import Run
 from compress.stages.rundir import read_record, read_teaching_costs
-from compress.stages.teaching.boxes import FILE_TEACHER, ask_file_teacher, found_by_network
+from compress.stages.teaching.boxes import ask_file_teacher, found_by_network
+from compress.stages.teaching.files import FILE_TEACHER
 from compress.teaching.beforehand import BoxTeacher
 from export.errors import RecipeError, ToolkitError
 from tests.compress.smoke import assert_refused, opened_smoke, write_smoke

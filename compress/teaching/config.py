@@ -18,6 +18,7 @@ ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 Names = Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=10_000)]
 Files = Annotated[tuple[LocalPath, ...], Field(min_length=1, max_length=1000)]
 Side = Annotated[int, Field(ge=32, le=8192)]
+CategoryId = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class _BoxTeacher(Section):
@@ -48,7 +49,7 @@ class PredictionsTeacher(_BoxTeacher):
     type: Literal["predictions"]
     file: LocalPath | Files = Field(description="a path or a list of paths")
     annotations: LocalPath | None = None
-    categories: dict[ClassName, Annotated[int, Field(ge=0)]] | None = None
+    categories: dict[ClassName, CategoryId] | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -81,6 +81,12 @@ class Batch(NamedTuple):
         )
 
 
+def no_targets(device: torch.device) -> Targets:
+    """Return the targets of a picture without objects."""
+    labels = torch.zeros(0, dtype=torch.int64, device=device)
+    return Targets(torch.zeros(0, 4, device=device), labels)
+
+
 def full_size(images: Tensor) -> Tensor:
     """Return (B, 2) heights and widths of images that fill their whole tensor (B, 3, H, W)."""
     height, width = images.shape[-2:]

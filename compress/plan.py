@@ -30,7 +30,7 @@ from compress.recipe import Recipe
 from compress.recipe_source import Source
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run, own_data
-from compress.stages.rundir import check_home, read_step_ratio, read_teaching_costs
+from compress.stages.rundir import check_home, read_step_ratio, teaching_ms
 from compress.stages.session import Session, torch_device
 from compress.stages.teaching.outputs import Network, lesson_of, name_of
 from compress.teaching.config import BackboneTeacher
@@ -297,7 +297,7 @@ def _student_stages(run: Run, seed: int, student: Detector, costs: Sequence[Cost
         longer = None if plain is None or taught is None else round(steps * taught / plain)
         measured = read_step_ratio(run.home)
         if measured is not None:  # what the run will take; else the estimate of its own measurement
-            once = sum(cost.ms for cost in read_teaching_costs(run.home).values())
+            once = teaching_ms(run.home)
             longer = measured.plain_steps(steps * len(teachers), once)
             taught = None if plain is None else plain * longer / steps
         longest = ModelName(seed, "baseline_equal_time")

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torchvision.ops import FrozenBatchNorm2d
 
-from compress.batch import Batch, Targets, full_size
+from compress.batch import Batch, full_size, no_targets
 from compress.detector import Detector
 
 NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, FrozenBatchNorm2d)
@@ -94,10 +94,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _pairs(network: Detector, images: Tensor) -> list[tuple[nn.Conv2d, Any]]:
     """Return the pairs that can be folded, as one pass of `images` shows."""
-    nothing = Targets(
-        images.new_zeros(0, 4), torch.zeros(0, dtype=torch.int64, device=images.device)
-    )
-    batch = Batch(images, (nothing,), full_size(images), (0,), 1)
+    batch = Batch(images, (no_targets(images.device),), full_size(images), (0,), 1)
     uses = _Uses()
     found: dict[nn.Conv2d, set[nn.Module | None]] = {}  # what takes a convolution's results
     inputs: dict[nn.Module, set[nn.Conv2d | None]] = {}  # where a BatchNorm's inputs come from

@@ -136,6 +136,15 @@ def read_teaching_costs(home: Path) -> dict[str, TeachingCost]:
         return {name: TeachingCost.model_validate(cost) for name, cost in found.items()}
 
 
+def teaching_ms(home: Path) -> float:
+    """Return what the teachers of a run cost before the training, in all.
+
+    Raises:
+        ToolkitError: the record is damaged.
+    """
+    return sum(cost.ms for cost in read_teaching_costs(home).values())
+
+
 def file_teacher_notes(home: Path) -> list[str]:
     """Return what a teacher that is a file said of itself; empty where there is none.
 

@@ -27,7 +27,7 @@ from compress.stages.rundir import (
     EQUAL_TIME,
     read_record,
     read_step_ratio,
-    read_teaching_costs,
+    teaching_ms,
 )
 from compress.stages.teachers import warn_of_a_weak_teacher
 from compress.tracking.tracker import Trackers
@@ -89,7 +89,7 @@ class StudentTraining:
         folders |= taught
         if recipe.has_equal_time:
             taken = sum(read_record(folder).steps for folder in taught.values())
-            once = sum(cost.ms for cost in read_teaching_costs(self.run.home).values())
+            once = teaching_ms(self.run.home)
             steps = None if ratio is None else ratio.plain_steps(taken, once)
             folders[longer] = self._fit(longer, seed, lambda: Distiller(self._first(seed)), steps)
         return folders

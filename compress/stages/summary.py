@@ -30,6 +30,7 @@ from compress.stages.rundir import (
     read_record,
     read_step_ratio,
     read_teaching_costs,
+    teaching_ms,
 )
 from compress.stages.ship import Evaluated
 from compress.stages.students import Folders
@@ -287,7 +288,7 @@ def _equal_time_notes(run: Run, folders: Folders) -> list[str]:
         taken = sum(read_record(folders[name]).steps for name in names)
         found.append(f"{counted(longer, 'plain step')} for {taken} distilled")
     counts = "; ".join(dict.fromkeys(found))
-    once = sum(cost.ms for cost in read_teaching_costs(run.home).values())
+    once = teaching_ms(run.home)
     stored = ""
     if once:
         stored = f", and storing the outputs of the teacher as much as {once / ratio.plain_ms:.0f}"

@@ -1,6 +1,6 @@
 """The boxes of a teacher on the training pictures, found once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
@@ -11,8 +11,7 @@ from compress.parts.weights import weights_hash
 from compress.recipe import FileTeacher
 from compress.stages.fit import torch_manifest
 from compress.stages.opened import Run, Teacher
-from compress.stages.rundir import FILE_RECORD
-from compress.stages.teaching.costs import FILES, STORES, record_cost
+from compress.stages.teaching.costs import FILES, STORES, record_cost, record_file_teacher
 from compress.stages.teaching.files import FILE_TEACHER, open_file_teacher, read_file_teacher
 from compress.stages.torch_engine import TorchEngine
 from compress.teaching.accuracy import accuracy_of
@@ -23,7 +22,6 @@ from compress.teaching.formats.graph import Pixels
 from compress.teaching.onnx.content import content_sha256
 from compress.teaching.onnx.detector import OnnxDetector
 from compress.teaching.onnx.finding import find_boxes
-from compress.training.seals import write_sealed_json
 from export.reading.plain_yaml import dotted
 
 SCORE_THRESHOLD, MAX_BOXES = 0.01, 100  # of the boxes that a network finds beforehand
@@ -58,9 +56,7 @@ def found_by_network(run: Run, teacher: Teacher, network: Detector) -> Taught:
         "manifest": manifest.model_dump(mode="json", exclude={"model", "made_by"}),
     }
     sets = {of_set: images for of_set, images in sets_of(data).items() if of_set != "val"}
-    found = _in_first_process(
-        run, lambda: _find(run, detector, key, sets, match, SCORE_THRESHOLD, MAX_BOXES)
-    )
+    found = _find(run, detector, key, sets, match, SCORE_THRESHOLD, MAX_BOXES)
     record_cost(run, f"{name}'s boxes", sum(map(len, sets.values())), found.bytes, found.cost_ms)
     return found.taught
 
@@ -72,7 +68,7 @@ def ask_file_teacher(run: Run, config: FileTeacher) -> BoxTeacher:
         ToolkitError: its file cannot be read, or fits neither pictures nor classes; see
             `read_predictions` and `open_detector`.
     """
-    session, data, sets = run.session, run.data, sets_of(run.data)
+    data, sets = run.data, sets_of(run.data)
     lines: list[str] = []
     if isinstance(config, PredictionsTeacher):
         found, lines = read_file_teacher(run, config)
@@ -86,24 +82,15 @@ def ask_file_teacher(run: Run, config: FileTeacher) -> BoxTeacher:
         }
         lines = [*opened.lines(), *match.lines()]
         threshold, most = config.score_threshold, config.max_boxes
-        found = _in_first_process(
-            run, lambda: _find(run, opened, key, sets, match, threshold, most)
-        )
-    for line in lines:
-        run.print(f"{FILE_TEACHER}: {line}")
+        found = _find(run, opened, key, sets, match, threshold, most)
     if found.cost_ms:
         pictures = sum(len(sets[name]) for name in found.boxes if name != "val")
         record_cost(run, str(FILE_TEACHER), pictures, found.bytes, found.cost_ms)
-    ap = None
+    ap, said = None, "not measured: it has no boxes of the validation pictures"
     if "val" in found.boxes:
         ap = accuracy_of(found.boxes["val"], data.val).values["AP"]
-    said = "not measured: it has no boxes of the validation pictures"
-    if "val" in found.boxes:
         said = f"AP {'n/a' if ap is None else f'{100 * ap:.1f}'} on {data.val.source}"
-    run.print(f"{FILE_TEACHER}: {said}")
-    if session.rank == 0:
-        record = {"type": config.type, "lines": [*lines, said], "ap": ap}
-        write_sealed_json(record, run.home / FILE_RECORD)
+    record_file_teacher(run, config.type, [*lines, said], ap)
     student = run.build_student(run.recipe.seed).spec
     return BoxTeacher(config.type, student, found.taught, ap)
 
@@ -117,7 +104,11 @@ def _find(
     score_threshold: float,
     max_boxes: int,
 ) -> Found:
-    return find_boxes(
+    """Let the first process find and keep the boxes; the others read them afterwards."""
+    session = run.session
+    if session.rank != 0:
+        session.fabric("32-true").barrier()
+    found = find_boxes(
         detector,
         key,
         sets,
@@ -125,15 +116,8 @@ def _find(
         score_threshold=score_threshold,
         max_boxes=max_boxes,
         home=run.home.parent / STORES,
-        console=run.session.console,
+        console=session.console,
     )
-
-
-def _in_first_process(run: Run, find: Callable[[], Found]) -> Found:
-    """Let the first process find and keep the boxes; the others read them afterwards."""
-    session = run.session
-    if session.world == 1:
-        return find()
-    found = find() if session.rank == 0 else None
-    session.fabric("32-true").barrier()
-    return find() if found is None else found
+    if session.rank == 0 and session.world > 1:
+        session.fabric("32-true").barrier()
+    return found

@@ -1,9 +1,12 @@
 """What a teacher cost before the training, in the record of the run."""
 
+from collections.abc import Sequence
+
 from benchmarks.timing.step_ratio import TeachingCost
 from compress.data.loading import steps_per_epoch
 from compress.stages.opened import Run, unlabeled_in_step
-from compress.stages.rundir import TEACHING, read_teaching_costs
+from compress.stages.rundir import FILE_RECORD, TEACHING, read_teaching_costs
+from compress.stages.teaching.files import FILE_TEACHER
 from compress.training.seals import write_sealed_json
 
 STORES = ".teach"  # in the folder of all runs
@@ -22,6 +25,15 @@ def record_cost(run: Run, name: str, views: int, size: int, ms: float, clamped: 
     record = {one: known.model_dump(mode="json") for one, known in costs.items()}
     write_sealed_json(record, run.home / TEACHING)
     session.console.print(f"{name}: {cost.sentence()}")
+
+
+def record_file_teacher(run: Run, kind: str, lines: Sequence[str], ap: float | None) -> None:
+    """Print what a teacher that is a file said of itself, and write it for the report."""
+    for line in lines:
+        run.print(f"{FILE_TEACHER}: {line}")
+    if run.session.rank == 0:
+        record = {"type": kind, "lines": list(lines), "ap": ap}
+        write_sealed_json(record, run.home / FILE_RECORD)
 
 
 def training_steps(run: Run) -> int:

@@ -7,12 +7,11 @@ from compress.distillation.pairing import check_pair
 from compress.distillation.teacher import LiveTeacher, Teaching
 from compress.parts.pretrained import check_starting_weights, load_backbone_weights
 from compress.stages.opened import Run
-from compress.stages.rundir import FILE_RECORD
-from compress.stages.teaching.outputs import name_of, store_outputs
+from compress.stages.teaching.costs import record_file_teacher
+from compress.stages.teaching.outputs import store_outputs
 from compress.teaching.backbone import BackboneSource, build_backbone_teacher
 from compress.teaching.config import BackboneTeacher
 from compress.teaching.maps.stored import check_stored
-from compress.training.seals import write_sealed_json
 from export.errors import RecipeError, ToolkitError
 
 
@@ -60,11 +59,7 @@ def ask_backbone(run: Run, config: BackboneTeacher) -> Teaching:
         f"{', '.join(map(str, network.spec.strides))}",
         "no AP is measured, as it finds no objects",
     ]
-    for line in lines:
-        run.print(f"{name_of(config)}: {line}")
-    if session.rank == 0:
-        record = {"type": config.type, "lines": lines, "ap": None}
-        write_sealed_json(record, run.home / FILE_RECORD)
+    record_file_teacher(run, config.type, lines, None)
     if run.recipe.stores_outputs:
         return store_outputs(run, config, network)
     size = (run.data.input_height, run.data.input_width)

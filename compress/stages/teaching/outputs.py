@@ -11,6 +11,7 @@ from compress.distillation.teacher import LiveTeacher, TeacherPrecision
 from compress.stages.model_name import ModelName
 from compress.stages.opened import Run, Teacher, unlabeled_in_step
 from compress.stages.teaching.costs import FILES, STORES, record_cost, training_steps
+from compress.stages.teaching.files import FILE_TEACHER
 from compress.teaching.config import BackboneTeacher
 from compress.teaching.maps.rows import LARGEST
 from compress.teaching.maps.stored import (
@@ -56,7 +57,7 @@ def store_outputs(
 
 def name_of(teacher: Network) -> ModelName:
     """Return the name of a network that teaches; a backbone teaches alone."""
-    return teacher.name if isinstance(teacher, Teacher) else ModelName.of_teacher(0)
+    return teacher.name if isinstance(teacher, Teacher) else FILE_TEACHER
 
 
 def lesson_of(run: Run, teacher: Network, network: Detector, student: DetectorSpec) -> Lesson:

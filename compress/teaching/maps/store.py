@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -193,6 +194,18 @@ def identities(image_set: ImageSet) -> list[JsonValue]:
     if image_set.draw is not None:
         return [image.file_name for image in image_set.images]
     return list(picture_hashes(image_set))
+
+
+def cost_clock(device: str) -> float:
+    """Return milliseconds for what teaching costs: processor time of this process on a CPU.
+
+    On other devices it is time, after all queued work.
+    """
+    if device == "cpu":
+        return 1000 * time.process_time()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return 1000 * time.perf_counter()
 
 
 def in_words(size: float) -> str:

@@ -1,16 +1,16 @@
 """A teacher whose outputs were computed before, and the pass that computes them."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
 import torch
 from pydantic import JsonValue
 
-from compress.batch import Batch, Targets
+from compress.batch import Batch, full_size, no_targets
 from compress.console import Console
 from compress.data.config import Data
 from compress.data.loading import view_batches
@@ -21,7 +21,7 @@ from compress.distillation.teacher import LiveTeacher, Teaching
 from compress.losses.parts.loss import LossSection
 from compress.parts.weights import weights_hash
 from compress.teaching.maps.rows import STORABLE, Rows, as_outputs, as_rows, constants, out_of_range
-from compress.teaching.maps.store import Store, identities, in_words, source_hash
+from compress.teaching.maps.store import Store, cost_clock, identities, in_words, source_hash
 from export.errors import ToolkitError, counted
 
 SCHEMA = 1
@@ -83,19 +83,20 @@ class Lesson:
 
         return source
 
+    @cached_property
     @torch.inference_mode()
     def sample(self) -> tuple[Rows, Rows]:
-        """Return the row of a grey picture, and what is the same for all pictures."""
+        """The row of a grey picture, and what is the same for all pictures."""
         size = (self.data.input_height, self.data.input_width)
         images = torch.full((1, 3, *size), 0.5, device=self.device)
         self.teacher.network.to(self.device)
-        batch = Batch(images, (_nothing(self.device),), torch.tensor([size]), (0,), 0)
+        batch = Batch(images, (no_targets(self.device),), full_size(images), (0,), 0)
         outputs = self.teacher.outputs(batch, self.wanted)
         return as_rows(outputs, self.wanted), constants(outputs, self.wanted)
 
     def row_bytes(self) -> int:
         """Return the bytes that one view takes on disk."""
-        return sum(value.numel() * value.element_size() for value in self.sample()[0].values())
+        return sum(value.numel() * value.element_size() for value in self.sample[0].values())
 
 
 class StoredTeacher(Teaching):
@@ -192,7 +193,7 @@ def fill_store(
         + (f", {kept} of {len(store.parts)} parts kept" if kept else "")
     )
     if rank == 0:
-        store.fix(lesson.sample()[1])
+        store.fix(lesson.sample[1])
     if not missing:
         return
     store.require_space(missing)
@@ -227,27 +228,19 @@ def _computed(
     )
     with closing(stream) as batches:
         for part, pieces in cuts.items():
-            began, found = _clock(lesson.device), list[Rows]()
+            began, found = cost_clock(lesson.device.type), list[Rows]()
             for _ in pieces:
                 batch = next(batches).to(lesson.device)
                 rows = as_rows(lesson.teacher.outputs(batch, lesson.wanted), lesson.wanted)
                 _require_finite(rows, batch)
                 found.append(rows)
             whole = {name: torch.cat([rows[name] for rows in found]) for name in found[0]}
-            yield part, whole, _clock(lesson.device) - began, out_of_range(whole)
+            yield part, whole, cost_clock(lesson.device.type) - began, out_of_range(whole)
 
 
 def _cut(rows: range, most: int) -> Iterator[range]:
     for first in range(rows.start, rows.stop, most):
         yield range(first, min(rows.stop, first + most))
-
-
-def _clock(device: torch.device) -> float:
-    """Return milliseconds: processor time of this process on a CPU, else time."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return 1000 * time.perf_counter()
-    return 1000 * time.process_time()
 
 
 def _require_finite(rows: Rows, batch: Batch) -> None:
@@ -263,12 +256,6 @@ def _require_finite(rows: Rows, batch: Batch) -> None:
 
 def _moved(rows: Rows, device: torch.device) -> Rows:
     return {name: value.to(device, non_blocking=True) for name, value in rows.items()}
-
-
-def _nothing(device: torch.device) -> Targets:
-    return Targets(
-        torch.zeros(0, 4, device=device), torch.zeros(0, dtype=torch.int64, device=device)
-    )
 
 
 def _plain(values: dict[str, object]) -> JsonValue:

@@ -1,20 +1,18 @@
 """Find boxes on all pictures once, and keep them beside the runs."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from benchmarks.data.image_set import ImageSet
-from compress.batch import ScoredBoxes
 from compress.console import Console
 from compress.teaching.beforehand import Found
 from compress.teaching.boxes import TaughtBoxes
 from compress.teaching.classes import ClassMatch
-from compress.teaching.maps.store import identities, source_hash
+from compress.teaching.maps.store import cost_clock, identities, source_hash
 from compress.teaching.onnx.detector import OnnxDetector
-from compress.teaching.onnx.running import scored_boxes
+from compress.teaching.onnx.running import taught_by
 from export.atomic import read_checked_json, write_checked_json
 from export.errors import DataError
 
@@ -64,28 +62,21 @@ def find_boxes(
     missing = [name for name, boxes in kept.items() if boxes is None]
     found = {name: boxes for name, boxes in kept.items() if boxes is not None}
     if missing:
-        source = f"{detector.format} {detector.engine.manifest.model}"
         with detector.engine:
             for name in missing:
-                began, said = _clock(detector), list[ScoredBoxes]()
-                images = sets[name]
+                began, images = cost_clock(detector.engine.device), sets[name]
                 with console.progress(f"teacher, {name}", len(images)) as bar:
-                    for done, (_, boxes) in enumerate(
-                        scored_boxes(
-                            detector,
-                            images,
-                            match,
-                            range(len(images)),
-                            score_threshold=score_threshold,
-                            max_boxes=max_boxes,
-                        ),
-                        1,
-                    ):
-                        said.append(boxes)
-                        bar.update(done)
-                found[name] = TaughtBoxes.of_pictures(said, match.student, source)
+                    found[name] = taught_by(
+                        detector,
+                        images,
+                        match,
+                        score_threshold=score_threshold,
+                        max_boxes=max_boxes,
+                        progress=bar,
+                    )
                 found[name].write(folders[name] / BOXES)
-                write_checked_json(_clock(detector) - began, folders[name] / COST)
+                cost = cost_clock(detector.engine.device) - began
+                write_checked_json(cost, folders[name] / COST)
     costs = [read_checked_json(folders[name] / COST) for name in sets if name != "val"]
     size = sum((folders[name] / BOXES).stat().st_size for name in sets if name != "val")
     return Found(found, sum(cost for cost in costs if isinstance(cost, float)), size)
@@ -100,9 +91,3 @@ def _read(folder: Path, pictures: int) -> TaughtBoxes | None:
     except DataError:
         return None
     return found if len(found) == pictures else None
-
-
-def _clock(detector: OnnxDetector) -> float:
-    """Return milliseconds: processor time on a CPU, else time."""
-    on_cpu = detector.engine.device == "cpu"
-    return 1000 * (time.process_time() if on_cpu else time.perf_counter())

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from benchmarks.data.image_set import ImageSet, read_photograph
 from compress.batch import ScoredBoxes
+from compress.console import Progress
 from compress.teaching.boxes import TaughtBoxes
 from compress.teaching.classes import ClassMatch
 from compress.teaching.onnx.detector import OnnxDetector
@@ -24,25 +25,29 @@ def taught_by(
     *,
     score_threshold: float,
     max_boxes: int,
+    progress: Progress | None = None,
 ) -> TaughtBoxes:
-    """Run an entered detector over all pictures of a set.
+    """Run an entered detector over all pictures of a set; `progress` shows how many are done.
 
     Raises:
         DataError: a picture cannot be read.
         ExportError: the detector does not run, or gives what is not finite.
     """
-    found = dict(
-        scored_boxes(
-            detector,
-            images,
-            match,
-            range(len(images)),
-            score_threshold=score_threshold,
-            max_boxes=max_boxes,
-        )
-    )
-    source = f"{detector.format} {detector.engine.manifest.artifact}"
-    return TaughtBoxes.of_pictures([found[i] for i in range(len(images))], match.student, source)
+    found: list[ScoredBoxes] = []
+    for _, boxes in scored_boxes(
+        detector,
+        images,
+        match,
+        range(len(images)),
+        score_threshold=score_threshold,
+        max_boxes=max_boxes,
+    ):
+        found.append(boxes)
+        if progress is not None:
+            progress.update(len(found))
+    manifest = detector.engine.manifest
+    source = f"{detector.format} {manifest.artifact or manifest.model}"
+    return TaughtBoxes.of_pictures(found, match.student, source)
 
 
 def scored_boxes(

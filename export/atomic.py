@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -44,6 +45,13 @@ def require_writable(folder: Path, option: str) -> None:
             f"{folder}: cannot be written to ({reason}); choose another folder with {option}, or "
             "correct its permissions"
         ) from None
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space of the disk that holds `folder`, which need not exist yet."""
+    folder = folder.absolute()
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    return shutil.disk_usage(there).free
 
 
 def require_own(folder: Path, record: str, keys: Set[str], names: Sequence[str]) -> None:

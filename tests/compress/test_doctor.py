@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.doctor import main
+from compress.doctor import disk_space, main
 from export.backends.tensorrt.build import build_engine
 from export.backends.tensorrt.settings import TensorRTConfig
 from tests.export.backends.tensorrt import fake_tensorrt
@@ -13,6 +13,12 @@ from tests.export.backends.tensorrt.fake_cuda import FakeCuda
 from tests.export.backends.tensorrt.test_build import source
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch):
+    """A disk with room, whatever the machine's has."""
+    monkeypatch.setattr("compress.doctor.free_bytes", lambda _: 60 * 10**9)
 
 
 @pytest.fixture
@@ -68,11 +74,37 @@ def test_what_is_absent_comes_with_what_to_do(capsys, monkeypatch):
     assert "pip install 'slimdet[fp8]'" in found["model optimizer"][1]
 
 
-def test_a_full_disk_is_bad(capsys, monkeypatch):
-    monkeypatch.setattr("compress.doctor.LEAST_FREE_GB", 1e9)
-    code, found = findings(capsys)
-    assert code == 1
-    assert "make room" in found["disk"][1]
+@pytest.mark.parametrize(
+    ("free_gb", "state", "said"),
+    [
+        (0.0, "bad", "0.0 GB free for runs, too little for a run; make room, or give --runs"),
+        (0.9, "bad", "too little for a run"),
+        (1.0, "note", "1.0 GB free for runs, enough for a small run; for large models"),
+        (4.9, "note", "make room, or give --runs a folder on another disk"),
+        (5.0, "ok", "5.0 GB free for runs"),
+    ],
+)
+def test_too_little_room_for_a_run_is_bad_and_little_is_a_note(free_gb, state, said):
+    found = disk_space(free_gb, Path("runs"))
+    assert found.state == state
+    assert said in found.said
+
+
+@pytest.mark.parametrize(("free_gb", "expected"), [(0.5, 1), (2, 0)])
+def test_the_disk_of_the_runs_decides_the_exit_code(
+    capsys, monkeypatch, tmp_path, free_gb, expected
+):
+    asked = []
+
+    def free(folder):
+        asked.append(folder)
+        return int(free_gb * 1e9)
+
+    monkeypatch.setattr("compress.doctor.free_bytes", free)
+    code, found = findings(capsys, "--runs", tmp_path / "new" / "runs")
+    assert code == expected
+    assert found["disk"][0] == ("bad" if expected else "note")
+    assert asked == [tmp_path / "new" / "runs"]
 
 
 @pytest.mark.slow

@@ -1,9 +1,12 @@
 """Files that are written whole or not at all."""
 
+import shutil
 import threading
 from pathlib import Path
 
-from export.atomic import write_bytes
+import pytest
+
+from export.atomic import free_bytes, write_bytes
 
 
 def test_several_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
@@ -26,3 +29,18 @@ def test_several_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -
         writer.join()
     assert failed == []
     assert [one.name for one in tmp_path.iterdir()] == ["part"]
+
+
+def test_the_free_space_of_a_folder_that_is_not_there_is_that_of_its_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, found = [], shutil.disk_usage(tmp_path)
+
+    def usage(place: Path) -> object:
+        asked.append(place)
+        return found._replace(free=123)
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    monkeypatch.chdir(tmp_path)
+    assert free_bytes(tmp_path / "not" / "there") == free_bytes(Path("nor/this")) == 123
+    assert asked == [tmp_path, tmp_path]

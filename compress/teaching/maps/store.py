@@ -13,7 +13,6 @@ tensors and JSON is read.
 import contextlib
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,13 @@ from benchmarks.data.image_set import ImageSet
 from benchmarks.record import Record
 from compress.teaching.maps.rows import Rows
 from export.artifact.manifest import file_sha256
-from export.atomic import read_checked_json, write_bytes, write_checked_json, write_json
+from export.atomic import (
+    free_bytes,
+    read_checked_json,
+    write_bytes,
+    write_checked_json,
+    write_json,
+)
 from export.errors import ToolkitError
 
 PART_BYTES = 64 * 2**20
@@ -97,9 +102,8 @@ class Store:
         Raises:
             ToolkitError: it has not.
         """
-        there = next(one for one in (self.folder, *self.folder.parents) if one.exists())
         need = sum(len(self.rows_of(part)) for part in parts) * self.row_bytes
-        free = shutil.disk_usage(there).free
+        free = free_bytes(self.folder)
         if need > free:
             raise ToolkitError(
                 f"teach: the teacher's outputs on {self.rows} views take {in_words(need)} in "

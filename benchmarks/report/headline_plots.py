@@ -1,5 +1,6 @@
-"""Plots of the AP waterfall and of the distillation terms over time."""
+"""Plots of the AP waterfall, of AP against time and of the distillation terms over time."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 from benchmarks.report.axes import INK, SOFT, color_of, new_figure, plain, plain_ticks, save
 from benchmarks.report.schema import Stage, TermSize
 from benchmarks.report.text import signed_points
+from benchmarks.timing.timed_curves import TimedCurve, TimedCurves
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -15,6 +17,11 @@ GAIN, LOSS = "#0a7d4f", "#b42318"
 VISIBLE = 0.15  # AP points; a smaller change is not hatched
 MOST_RUNS = 3  # runs with terms that are drawn; further seeds are similar
 LONGEST_TITLE = 44
+TIMED = {  # in the order of the legend
+    "baseline": "plain",
+    "baseline_equal_time": "plain, equal time",
+    "student": "distilled",
+}
 
 
 def waterfall_bars(stages: Sequence[Stage], path: Path) -> Path:
@@ -46,6 +53,68 @@ def waterfall_bars(stages: Sequence[Stage], path: Path) -> Path:
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("AP; hatched: the change against the stage it derives from")
     return save(figure, path)
+
+
+def ap_against_time(timed: TimedCurves, path: Path) -> Path:
+    """Draw AP against seconds: bold the mean over seeds, pale the seeds where there are several."""
+    figure, (axes,) = new_figure(9, 4.4)
+    for model, title in TIMED.items():
+        curves = [curve for curve in timed.curves if curve.model == model]
+        if not curves:
+            continue
+        color = color_of(model)
+        if len(curves) > 1:
+            for curve in curves:
+                axes.plot(*_drawn(curve.points), color=color, alpha=0.3, linewidth=1, marker=".")
+        mean = _mean(curves)
+        seconds, ap = mean[-1]
+        seeds = f", mean of {len(curves)} seeds" if len(curves) > 1 else ""
+        axes.plot(
+            *_drawn(mean), color=color, linewidth=2, marker="o", markersize=5,
+            linestyle="--" if model == "baseline_equal_time" else "-",
+            label=f"{title}: {100 * ap:.1f} after {seconds:.3g} s{seeds}",
+        )  # fmt: skip
+    if timed.taught_s:
+        axes.axvspan(
+            0, timed.taught_s, color=color_of("student"), alpha=0.1, linewidth=0,
+            label=f"storing the teacher's outputs: {timed.taught_s:.3g} s",
+        )  # fmt: skip
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(f"seconds ({timed.clock})")
+    axes.set_ylabel("AP")
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return save(figure, path)
+
+
+def _drawn(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Return seconds and AP points, 0..100."""
+    return [seconds for seconds, _ in points], [100 * ap for _, ap in points]
+
+
+def _mean(curves: Sequence[TimedCurve]) -> list[tuple[float, float]]:
+    """Return mean seconds and AP of the evaluations that all seeds have."""
+    together = zip(*(curve.points for curve in curves), strict=False)  # one may have ended early
+    return [
+        (statistics.fmean(s for s, _ in points), statistics.fmean(ap for _, ap in points))
+        for points in together
+    ]
+
+
+def timed_caption(timed: TimedCurves) -> str:
+    """Return what the plot of AP against time counts."""
+    stored = ""
+    if timed.taught_s:
+        stored = (
+            f" and, before them, the {timed.taught_s:.3g} s in which the teacher's outputs were "
+            "stored"
+        )
+    return (
+        f"Validation AP against time ({timed.clock}). Counted are the training steps with the "
+        f"teacher's passes in them{stored}; not evaluations, checkpoints, interruptions and the "
+        "training of the teacher. Compare the ends of the curves: before them the learning rate is "
+        "still high."
+    )
 
 
 def term_curves(runs: Mapping[str, Sequence[TermSize]], path: Path) -> Path:

@@ -63,6 +63,8 @@ def _plots(plots: Sequence[Plot], chapter: str, folder: Path) -> list[str]:
             lines += [
                 f"![{as_markdown(plot.title)}]({quote(plot.path.relative_to(folder).as_posix())})",
                 "",
+                as_markdown(plot.title),
+                "",
             ]
     return lines
 

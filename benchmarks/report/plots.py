@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 from benchmarks.accuracy.coco_map import COCO_NAMES
 from benchmarks.report.axes import COLORS, INK, SOFT, color_of, new_figure, plain, plain_ticks, save
-from benchmarks.report.headline_plots import term_curves, waterfall_bars
+from benchmarks.report.headline_plots import (
+    ap_against_time,
+    term_curves,
+    timed_caption,
+    waterfall_bars,
+)
 from benchmarks.report.label_places import place_labels
 from benchmarks.report.schema import ReportData, ReportRow, TrainingRun
 from benchmarks.report.text import model_title
@@ -18,7 +23,8 @@ if TYPE_CHECKING:
 
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "^"}
 FAINTER = {"fp16": 0.75, "int8": 0.5}  # bars of one model, by precision
-NOT_LOSSES = frozenset({*COCO_NAMES, "step", "epoch", "seconds", "images", "learning_rate"})
+CLOCKS = ("seconds", "processor_seconds")
+NOT_LOSSES = frozenset({*COCO_NAMES, "step", "epoch", "images", "learning_rate", *CLOCKS})
 MOST_CLASSES = 16  # the classes with the lowest AP are drawn; the table has all
 MOST_BARS = 5  # per class
 LONGEST_NAME, LONGEST_LABEL = 32, 24
@@ -59,6 +65,9 @@ def draw_plots(data: ReportData, folder: Path) -> list[Plot]:
         plots.append(
             Plot(path, "AP from the trained models to the device, step by step", "results")
         )
+    if data.timed is not None:
+        path = ap_against_time(data.timed, folder / "ap_time.png")
+        plots.append(Plot(path, timed_caption(data.timed), "results", wide=True))
     runs = data.training
     if any(entry.get("AP") is not None for run in runs.values() for entry in run.curve):
         path = accuracy_curves(runs, folder / "ap_curves.png")

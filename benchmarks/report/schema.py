@@ -11,6 +11,7 @@ from benchmarks.accuracy.metric import MetricValues
 from benchmarks.record import Record
 from benchmarks.timing.records import Latencies, Throughput
 from benchmarks.timing.step_ratio import StepRatio
+from benchmarks.timing.timed_curves import TimedCurves
 from export.reading.mistakes import brief
 
 
@@ -180,6 +181,7 @@ class ReportData(Record):
         training: training runs by name.
         gain: None if there is no baseline.
         equal_time: cost of a distilled step in plain ones; None if it was not measured.
+        timed: AP of plain and distilled trainings against time; None where it was not recorded.
         per_class: AP by class name, by title of the row.
         data: record of the data check, or text.
         recipe: text of the recipe.
@@ -195,6 +197,7 @@ class ReportData(Record):
     training: dict[str, TrainingRun] = Field(default_factory=dict)
     gain: Gain | None = None
     equal_time: StepRatio | None = None
+    timed: TimedCurves | None = None
     rows: tuple[ReportRow, ...]
     speed: tuple[Speed, ...] = ()
     per_class: dict[str, dict[str, float | None]] = Field(default_factory=dict)

@@ -16,6 +16,7 @@ from benchmarks.report.schema import Gain, Picture, ReportData, ReportRow, Speed
 from benchmarks.timing.environment import environment
 from benchmarks.timing.latency import ratio_ci
 from benchmarks.timing.records import Timing
+from benchmarks.timing.timed_curves import TimedCurves, timed_curves
 from compress.data.leaks import leak_warnings
 from compress.distillation.distiller import advice
 from compress.recipe import Recipe
@@ -63,6 +64,7 @@ def summarize(
         training=training,
         gain=_gain(run, accuracy),
         equal_time=read_step_ratio(run.home) if run.recipe.has_equal_time else None,
+        timed=_timed(run, folders),
         rows=tuple(_rows(run, table, accuracy)),
         speed=tuple(_speed(run.recipe, latency)),
         per_class={_title(row): row.per_class for row in table if row.backend != "torch"},
@@ -101,6 +103,27 @@ def _training(name: ModelName, folder: Path) -> TrainingRun:
     record = read_record(folder).model_dump(mode="json")
     rows, title = record.pop("rows"), name.role if name.finished else name.title
     return TrainingRun.model_validate({**record, "model": title, "curve": rows})
+
+
+def _timed(run: Run, folders: Folders) -> TimedCurves | None:
+    """Return AP of plain and distilled trainings against time; None without a baseline."""
+    recipe = run.recipe
+    if not recipe.has_baseline:
+        return None
+    names: dict[tuple[str, int], list[ModelName]] = {}
+    for seed in run.seeds:
+        names["baseline", seed] = run.stages_of(seed, "baseline")
+        names["student", seed] = run.stages_of(seed, "student")
+        if recipe.has_equal_time:
+            longer = ModelName(seed, "baseline_equal_time")
+            names[longer.role, seed] = [longer]
+    records = {key: [read_record(folders[name]) for name in own] for key, own in names.items()}
+    return timed_curves(
+        {key: [record.rows for record in own] for key, own in records.items()},
+        (taken.device for own in records.values() for one in own for taken in one.conditions),
+        workers=recipe.train.workers,
+        taught_s=teaching_ms(run.home) / 1000,
+    )
 
 
 def _title(row: ReportRow) -> str:

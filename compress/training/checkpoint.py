@@ -26,6 +26,8 @@ class Checkpoint(TypedDict):
         ema_updates: number of updates of the averaged model.
         step: number of optimiser steps taken.
         seconds: time spent in steps.
+        processor_seconds: that of the process spent in steps; None where it is not known for all
+            steps, and absent in checkpoints of earlier versions.
         rows: one record per evaluation.
         sums: sum of every loss term since the last evaluation.
         terms: comparisons of distillation terms with the task loss.
@@ -56,6 +58,7 @@ class Checkpoint(TypedDict):
     stale: int
     rng: Tensor
     conditions: NotRequired[str]
+    processor_seconds: NotRequired[float | None]
 
 
 def save_checkpoint(state: Checkpoint, path: Path) -> None:

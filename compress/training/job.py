@@ -60,8 +60,8 @@ class Trained:
 
     Attributes:
         state: the student's weights to ship, on the CPU (the averaged ones under EMA).
-        rows: one per evaluation: step, seconds, learning_rate, the metrics, and the mean of every
-            loss term since the one before.
+        rows: one per evaluation: step, seconds and processor_seconds of the steps so far,
+            learning_rate, the metrics, and the mean of every loss term since the one before.
         terms: one entry per comparison of a distillation term with the task loss.
         steps: optimiser steps taken.
         seconds: training time, without evaluations and checkpoints.

@@ -72,6 +72,8 @@ class Loop:
         self.ema = Ema(self.student, config.ema) if config.ema else None
         self.step = 0
         self.seconds = 0.0
+        # None after a resumption from a checkpoint that did not record it
+        self.processor_seconds: float | None = 0.0
         self.rows: list[Row] = []
         self.terms: list[dict[str, Any]] = []
         self.idle: dict[str, int] = {}
@@ -108,6 +110,7 @@ class Loop:
             self.ema.model.load_state_dict(state["ema"])
             self.ema.updates = state["ema_updates"]
         self.step, self.seconds = state["step"], state["seconds"]
+        self.processor_seconds = state.get("processor_seconds")
         self.rows, self.sums = json.loads(state["rows"]), json.loads(state["sums"])
         self.terms, self.idle = json.loads(state["terms"]), json.loads(state["idle"])
         self.summed, self.best, self.best_ap = state["summed"], state["best"], state["best_ap"]
@@ -125,6 +128,7 @@ class Loop:
                 "ema_updates": self.ema.updates if self.ema else 0,
                 "step": self.step,  # the sampler is a pure function of seed and step
                 "seconds": self.seconds,
+                "processor_seconds": self.processor_seconds,
                 "rows": json.dumps(self.rows),
                 "sums": json.dumps(self.sums),
                 "terms": json.dumps(self.terms),
@@ -175,7 +179,7 @@ class Loop:
 
     def take_step(self, feed: Iterator[Batch]) -> float:
         """Take one optimiser step on the next batches of `feed`; return the loss."""
-        start = time.perf_counter()
+        start, own = time.perf_counter(), time.process_time()
         # Depends only on seed and step: a resumed run and every process draw the same numbers.
         torch.manual_seed(step_seed(self.job.seed, self.step))
         rate = self.config.lr * learning_rate_factor(self.config, self.step, self.job.total)
@@ -206,6 +210,8 @@ class Loop:
             self.ema.update(self.student)
         self.step += 1
         self.seconds += time.perf_counter() - start
+        if self.processor_seconds is not None:
+            self.processor_seconds += time.process_time() - own
         return total
 
     def _account(self, terms: dict[str, Tensor], loss: Tensor, batch: Batch) -> float:
@@ -277,6 +283,8 @@ class Loop:
             "seconds": round(self.seconds, 3),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
+        if self.processor_seconds is not None:
+            row["processor_seconds"] = round(self.processor_seconds, 3)
         row |= {f"loss/{n}": v / max(1, self.summed) for n, v in self.sums.items()}
         task = sum(v for n, v in self.sums.items() if n.startswith("task/"))
         row |= {

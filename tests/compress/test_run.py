@@ -62,6 +62,13 @@ def test_one_recipe_goes_from_data_to_report(finished: tuple[Path, dict[str, Any
     assert report["schema"] == 1
     assert report["gain"]["seeds"] == 2
     assert len(report["gain"]["ci95"]) == 2
+    ends = {(c["model"], c["seed"]): c["points"][-1][0] for c in report["timed"]["curves"]}
+    roles = ("baseline", "student")
+    assert ends == {
+        (role, seed): report["training"][f"seed{seed}-{role}"]["curve"][-1]["processor_seconds"]
+        for role in roles
+        for seed in (0, 1)
+    }
     html = (home / "report" / "report.html").read_text()
     assert 'src="data:image/png;base64,' in html
     assert "http://" not in html.replace("http://www.w3.org", "")

@@ -27,7 +27,9 @@ STAGES: dict[str, tuple[str, ...]] = {
     "report": ("report",),
 }
 # Results of a measurement of time or memory, which differ from run to run.
-MEASURED = frozenset({"seconds", "step_ms", "peak_memory_mb", "price", "conditions"})
+MEASURED = frozenset(
+    {"seconds", "processor_seconds", "step_ms", "peak_memory_mb", "price", "conditions"}
+)
 OF_ROWS = (
     "key",
     "model",

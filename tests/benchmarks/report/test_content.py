@@ -1,4 +1,5 @@
 import json
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmarks.report.samples import sample_grid, sample_pictures
 from benchmarks.report.schema import Gain, Picture, ReportData, ReportRow, Speed, TrainingRun
 from benchmarks.report.text import milliseconds, parameter_count, points, signed_points
 from benchmarks.timing.latency import BenchmarkConfig, measure
+from benchmarks.timing.timed_curves import TimedCurve, TimedCurves
 from export.errors import ToolkitError
 from tests.benchmarks.bright_boxes import BrightEngine, bright_set
 
@@ -102,12 +104,27 @@ def test_pages_are_drawn_from_report_json_alone(tmp_path):
         recipe="schema: 1",
         data={"train": {"images": 3, "dropped": {}}},
         notes=("a remark",),
+        timed=TimedCurves(
+            clock="time",
+            taught_s=2,
+            curves=(
+                TimedCurve(model="baseline", seed=0, points=((1.0, 0.1),)),
+                *(
+                    TimedCurve(model="student", seed=seed, points=((3.0, 0.1), (4.0, 0.2)))
+                    for seed in range(2)
+                ),
+            ),
+        ),
     )
     markdown, html = written(data, tmp_path)
     plots = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert plots == [
-        *("ap_curves.png", "latency_ap.png", "losses.png", "per_class.png", "waterfall.png"),
+        *("ap_curves.png", "ap_time.png", "latency_ap.png", "losses.png", "per_class.png"),
+        "waterfall.png",
     ]
+    assert all(
+        "the 2 s in which the teacher's outputs" in page for page in (markdown, unescape(html))
+    )
     (tmp_path / "report.md").unlink()
     (tmp_path / "report.html").unlink()
     render_report(tmp_path)

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,40 @@ def test_half_precision_trains_on_the_batches_of_a_dataset(tmp_path: Path) -> No
     assert all(v.isfinite().all() for v in trained.state.values())
 
 
+def test_the_time_between_two_starts_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(first: int, count: int) -> Iterator[Batch]:
+        yield from endless(first, count - 4)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, dying, checkpoint_every_s=1e-9, evaluations=3)
+    clocks = ("perf_counter", "process_time")
+    before = {name: getattr(time, name) for name in clocks}
+    for name, clock in before.items():
+        monkeypatch.setattr(time, name, lambda clock=clock: clock() + 1000)
+    rows = fit(tmp_path, evaluations=3).rows
+    for column in ("seconds", "processor_seconds"):
+        spent = [row[column] or 0.0 for row in rows]
+        assert len(spent) == 3
+        assert 0 < spent[0] < spent[1] < spent[2] < 100
+
+
+def test_processor_time_that_is_known_of_later_steps_alone_is_not_stated(tmp_path: Path) -> None:
+    def dying(first: int, count: int) -> Iterator[Batch]:
+        yield from endless(first, count - 4)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, dying, checkpoint_every_s=1e-9, evaluations=3)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    del state["processor_seconds"]  # as checkpoints of earlier versions
+    torch.save(state, tmp_path / "last.pt")
+    rows = fit(tmp_path, evaluations=3).rows
+    assert ["processor_seconds" in row for row in rows] == [True, True, False]
+
+
 def test_a_loss_that_is_not_finite_names_step_term_and_pictures(tmp_path: Path) -> None:
     def poisoned(first: int, count: int) -> Iterator[Batch]:
         for step in range(first, first + count):
@@ -181,6 +216,7 @@ def test_every_evaluation_is_a_row_of_results_csv(tmp_path: Path) -> None:
     assert set(rows[0]) == {
         "step",
         "seconds",
+        "processor_seconds",
         "learning_rate",
         "loss/task/fit",
         "loss/task/size",

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from compress.parts.pretrained import FETCHED, check_starting_weights
 from compress.parts.weights import inheritable, read_tensors
 from compress.recipe import Recipe
 from compress.recipe_source import Source
-from compress.stages.opened import Run
+from compress.stages.opened import Run, pictures_in_step
 from compress.stages.teaching.features import check_backbone
 from compress.stages.teaching.files import open_file_teacher, read_file_teacher
 from compress.teaching.beforehand import box_spec
@@ -303,11 +304,7 @@ def check_training(run: Run) -> None:
             f"{source.at('data', 'unlabeled')}: pictures without labels are for distillation, and "
             "the recipe has no teacher; remove this key"
         )
-    if data.unlabeled is None and recipe.train.unlabeled_batch:
-        raise RecipeError(
-            f"{source.at('train', 'unlabeled_batch')}: there are no pictures without labels; add "
-            "data.unlabeled, or remove this key"
-        )
+    _check_step(run)
     unlabeled, trained = recipe.data.unlabeled, recipe.data.train.split or "train"
     if unlabeled is not None and unlabeled.rest and recipe.data.type == "shapes":
         name = unlabeled.split or "unlabeled"
@@ -317,15 +314,48 @@ def check_training(run: Run) -> None:
                 f"pictures that train has, so there is nothing to leave out; set split: {trained}, "
                 "or remove rest"
             )
-    if data.unlabeled is not None and recipe.distill:
-        asked = recipe.train.unlabeled_batch
-        asked = recipe.train.batch if asked is None else asked
-        if len(data.unlabeled) < asked:
-            raise DataError(
-                f"{source.at('data', 'unlabeled')}: has {counted(len(data.unlabeled), 'picture')}, "
-                "and a step "
-                f"takes {asked}; set train.unlabeled_batch to no more than there are"
-            )
+
+
+def _check_step(run: Run) -> None:
+    """Refuse numbers of pictures with and without labels that no step can have."""
+    recipe, data, source = run.recipe, run.data, run.source
+    parts: tuple[Literal["labeled_batch", "unlabeled_batch"], ...]
+    parts = ("labeled_batch", "unlabeled_batch")
+    trainings: list[tuple[TrainConfig, Key]] = [
+        (teacher.config.train, (*teacher.keys, "train"))
+        for teacher in run.teachers
+        if teacher.config.train is not None
+    ]
+    if data.unlabeled is None:
+        trainings.append((recipe.train, ("train",)))
+    for config, keys in trainings:
+        for part in parts:
+            if getattr(config, part):
+                lacks = (
+                    "there are no pictures without labels; add data.unlabeled, or remove this key"
+                    if keys == ("train",)
+                    else "a teacher learns from labels alone; remove this key"
+                )
+                raise RecipeError(f"{source.at(*keys, part)}: {lacks}")
+    if data.unlabeled is None or not recipe.distill:
+        return
+    asked = pictures_in_step(data, recipe.train)
+    if len(data.unlabeled) < asked.unlabeled:
+        raise DataError(
+            f"{source.at('data', 'unlabeled')}: has {counted(len(data.unlabeled), 'picture')}, and "
+            f"a step takes {asked.unlabeled}; set train.unlabeled_batch to no more than there are"
+        )
+    if len(data.train) < asked.labeled:
+        raise DataError(
+            f"{source.at('train', 'labeled_batch')}: a step takes {asked.labeled} labelled "
+            f"pictures, and there {'is' if len(data.train) == 1 else 'are'} {len(data.train)}; "
+            "choose no more than there are"
+        )
+    if asked.labeled % run.session.world:
+        raise RecipeError(
+            f"{source.at('train', 'labeled_batch')}: {asked.labeled} pictures cannot be shared "
+            f"evenly by {run.session.world} processes; choose a multiple of {run.session.world}"
+        )
 
 
 def _advise(run: Run) -> None:

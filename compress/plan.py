@@ -29,7 +29,7 @@ from compress.parts.weights import count_parameters
 from compress.recipe import Recipe
 from compress.recipe_source import Source
 from compress.stages.model_name import ModelName
-from compress.stages.opened import Run, own_data
+from compress.stages.opened import Run, own_data, pictures_in_step
 from compress.stages.rundir import check_home, read_step_ratio, teaching_ms
 from compress.stages.session import Session, torch_device
 from compress.stages.teaching.outputs import Network, lesson_of, name_of
@@ -276,7 +276,10 @@ def _student_stages(run: Run, seed: int, student: Detector, costs: Sequence[Cost
     """Estimate the trainings of one seed; `costs` are the student's, then its teachers'."""
     recipe, config = run.recipe, run.recipe.train
     steps = config.total_steps(steps_per_epoch(run.data, config.batch))
-    pictures = config.batch * config.accumulate * steps
+    passes = config.accumulate * steps
+    pictures, in_step = config.batch * passes, config.batch
+    if recipe.distill:
+        in_step = sum(pictures_in_step(run.data, config))
     own, teachers = costs[0], costs[1:] or [Cost(0.0, 0.0)]
     plain = None if own.seconds is None else TRAINING * own.seconds * pictures
     stages: list[Stage] = []
@@ -287,12 +290,14 @@ def _student_stages(run: Run, seed: int, student: Detector, costs: Sequence[Cost
             for name in run.stages_of(seed, "baseline")
         ]
     for name, teacher in zip(run.stages_of(seed, "student"), teachers, strict=True):
+        live = bool(recipe.distill) and not recipe.stores_outputs
         seconds = plain
-        if plain is not None and taught is not None and teacher.seconds is not None:
-            seconds = plain + (teacher.seconds * pictures if recipe.distill else 0.0)
+        if own.seconds is not None and taught is not None and teacher.seconds is not None:
+            of_picture = TRAINING * own.seconds + (teacher.seconds if live else 0.0)
+            seconds = of_picture * in_step * passes
             taught += seconds
-        memory = own.memory + (teacher.memory if recipe.distill else 0.0)
-        stages.append(_stage(str(name), steps, student, seconds, memory, config.batch))
+        memory = own.memory + (teacher.memory if live else 0.0)
+        stages.append(_stage(str(name), steps, student, seconds, memory, in_step))
     if recipe.has_equal_time:
         longer = None if plain is None or taught is None else round(steps * taught / plain)
         measured = read_step_ratio(run.home)

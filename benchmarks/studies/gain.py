@@ -38,7 +38,7 @@ from benchmarks.studies.gain_table import (
 )
 from benchmarks.timing.environment import environment
 from benchmarks.timing.step_ratio import StepRatio
-from compress.stages.rundir import read_step_ratio
+from compress.stages.rundir import read_step_ratio, teaching_ms
 from export.arguments import INTERRUPTED
 from export.atomic import write_json
 from export.errors import RecipeError, ToolkitError
@@ -46,8 +46,9 @@ from export.errors import RecipeError, ToolkitError
 HERE = Path(__file__).resolve().parents[1]
 METHODS = HERE / "gain" / "methods.yaml"
 REGIMES = ("all", "few")
+FOUND_ONCE = {"pseudo_labels"}  # learns from boxes, which are found once with or without `teach`
 SHARE = 0.2  # share of the labels in `few`
-PLAIN = ("distill=[]", "baseline={enabled: false}")
+PLAIN = ("distill=[]", "baseline={enabled: false}", "teach=null")
 # Latency is not compared here; AP is that of the exported fp32 files.
 LIGHT = (
     "export.precisions=[fp32]",
@@ -213,6 +214,10 @@ def _recipe(recipe: Path, methods: Methods, options: argparse.Namespace) -> list
     return failures
 
 
+def _types(entries: Sequence[Entry]) -> list[str]:
+    return [str(entry.get("type")) for entry in entries]
+
+
 def _few(recipe: Settings, labels: int) -> tuple[str, ...]:
     split = {key: value for key, value in recipe["data"]["train"].items() if value is not None}
     rest = {**split, "split": split.get("split", "train"), "limit": None, "rest": True}
@@ -271,9 +276,10 @@ class _Table:
 
     def _method(self, name: str, entries: list[Entry]) -> None:
         run = f"{self.regime}-{name.replace('+', '-and-')}"
-        taught = (*PLAIN[1:], f"distill={json.dumps(entries)}", *self.settings)
+        taught = (PLAIN[1], f"distill={json.dumps(entries)}", *self.settings)
+        unstored = ("teach=null",) if set(_types(entries)) <= FOUND_ONCE else ()
         try:
-            home = self.work.run(run, *taught)
+            home = self.work.run(run, *taught, *unstored)
             students, gains = students_of(home), compare(self.plain, home)
             method: MethodGain = {"distill": entries, **students, **gains, "equal_time": None}
             if self.options.equal_time:
@@ -290,10 +296,16 @@ class _Table:
     def _equal_time(self, run: str, home: Path, steps: int) -> EqualTime:
         """Train a plain student for as many steps as cost the same as the method's; compare."""
         ratio = measured_step_ratio(home)
-        longer = ratio.plain_steps(steps)
+        once = teaching_ms(home)
+        longer = ratio.plain_steps(steps, once)
         settings = (*self.settings, f"train.steps={longer}", "train.epochs=null")
         plain = self.work.run(f"{run}-equal-time-{longer}", *PLAIN, *settings)
-        cost: StepCost = {"ratio": ratio.ratio, "ci95": ratio.ci95, "clock": ratio.clock}
+        cost: StepCost = {
+            "ratio": ratio.ratio,
+            "ci95": ratio.ci95,
+            "clock": ratio.clock,
+            "once_ms": once,
+        }
         return {"step_ratio": cost, **students_of(plain), **compare(plain, home)}
 
     def _write(self) -> None:

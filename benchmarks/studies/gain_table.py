@@ -52,11 +52,15 @@ class StudentRecord(Costs):
 
 
 class StepCost(TypedDict):
-    """Cost of a distilled step in plain ones, see `benchmarks/timing/step_ratio.py`."""
+    """Cost of a distilled step in plain ones, see `benchmarks/timing/step_ratio.py`.
+
+    `once_ms` is what the teacher cost before the training, where its outputs were stored.
+    """
 
     ratio: float
     ci95: tuple[float, float]
     clock: str
+    once_ms: NotRequired[float]
 
 
 class EqualTime(StudentRecord, Comparison):

@@ -24,7 +24,7 @@ from compress.parts.weights import count_parameters, save_weights, weights_hash
 from compress.recipe import ExportConfig
 from compress.stages.model_file import ModelMetadata, describe_model, save_model
 from compress.stages.model_name import ModelName
-from compress.stages.opened import Run, unlabeled_in_step
+from compress.stages.opened import Run, StepPictures, pictures_in_step
 from compress.stages.rundir import finished, once
 from compress.stages.session import Session, peak_memory_mb
 from compress.stages.torch_engine import TorchEngine
@@ -75,12 +75,12 @@ def fit(
     detector: Detector = objective.student
     size = (data.input_height, data.input_width)
     precision, why = choose_precision(session, objective, config, size)
-    also = unlabeled_batch(data, config, objective)
+    pictures = in_step(data, config, objective)
     total = steps or config.total_steps(steps_per_epoch(data, config.batch))
     batches = batches_of(session, data, config, seed, total, objective)
     session.console.print(
-        f"{name}: {counted(total, 'step')} of {config.batch} of "
-        f"{_pictures_in_words(data, total, unlabeled=bool(also))}, "
+        f"{name}: {counted(total, 'step')} of {_in_words(pictures)} of "
+        f"{_pictures_in_words(data, total, unlabeled=bool(pictures.unlabeled))}, "
         f"{count_parameters(detector) / 1e6:.3f}M parameters, {why}"
     )
     terms = _first_look(session, objective, batches, device, precision) if objective.losses else []
@@ -108,7 +108,8 @@ def fit(
         "precision": precision,
         "precision_why": why,
         "parameters": count_parameters(detector),
-        "batch": config.batch,
+        "batch": pictures.labeled,
+        "unlabeled_batch": pictures.unlabeled,
         "terms_at_first_step": [asdict(term) for term in terms],
         "teacher_sha256": before[0] if before else None,
         "peak_memory_mb": round(peak_memory_mb(device), 1),
@@ -170,9 +171,15 @@ def _summary(trained: Trained) -> dict[str, object]:
     }
 
 
-def unlabeled_batch(data: Data, config: TrainConfig, objective: Distiller) -> int:
-    """Return the number of pictures without labels per step; 0 without distillation terms."""
-    return unlabeled_in_step(data, config) if objective.losses else 0
+def in_step(data: Data, config: TrainConfig, objective: Distiller | None) -> StepPictures:
+    """Return how many pictures a step of an objective takes."""
+    distils = objective is not None and bool(objective.losses)
+    return pictures_in_step(data, config, distils=distils)
+
+
+def _in_words(pictures: StepPictures) -> str:
+    also = f" and {pictures.unlabeled}" if pictures.unlabeled else ""
+    return f"{pictures.labeled}{also}"
 
 
 def _first_look(
@@ -292,20 +299,20 @@ def batches_of(
     other processes is not measured.
     """
     device = session.torch_device()
-    unlabeled = 0 if objective is None else unlabeled_batch(data, config, objective)
+    pictures = in_step(data, config, objective)
     workers = 0 if cycle is not None and device.type == "cpu" else config.workers
 
     def batches(first: int, count: int) -> Iterator[Batch]:
         return training_batches(
             data,
-            batch=config.batch,
+            batch=pictures.labeled,
             seed=seed,
             start_step=first,
             steps=count,
             rank=session.rank,
             world=session.world,
             workers=workers,
-            unlabeled_batch=unlabeled,
+            unlabeled_batch=pictures.unlabeled,
             pin=device.type == "cuda",
             device=device,
             cycle=cycle,

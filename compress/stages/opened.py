@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -224,11 +225,22 @@ def open_teachers(recipe: Recipe, data: Data) -> tuple[Teacher, ...]:
     return tuple(teachers)
 
 
-def unlabeled_in_step(data: Data, config: TrainConfig) -> int:
-    """Return the number of pictures without labels per step of a training that distils."""
-    if data.unlabeled is None:
-        return 0
-    return config.batch if config.unlabeled_batch is None else config.unlabeled_batch
+class StepPictures(NamedTuple):
+    """How many pictures a step takes, over all processes."""
+
+    labeled: int
+    unlabeled: int = 0
+
+
+def pictures_in_step(data: Data, config: TrainConfig, *, distils: bool = True) -> StepPictures:
+    """Return the pictures of a step of a training that distils, or of one that does not."""
+    if data.unlabeled is None or not distils:
+        return StepPictures(config.batch)
+    labeled, unlabeled = config.labeled_batch, config.unlabeled_batch
+    return StepPictures(
+        config.batch if labeled is None else labeled,
+        config.batch if unlabeled is None else unlabeled,
+    )
 
 
 def own_data(recipe: Recipe, teachers: Sequence[Teacher]) -> dict[str, Data]:

@@ -19,7 +19,8 @@ class TrainConfig(Section):
     epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
     steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     batch: Batch = 16  # over all processes
-    # pictures without labels per step; None: as batch
+    # of a step that distils from pictures without labels too; None: as batch
+    labeled_batch: Batch | None = None
     unlabeled_batch: Annotated[int, Field(ge=0, le=65_536)] | None = None
     accumulate: int = Field(default=1, ge=1, le=10_000)  # batches per optimiser step
     optimizer: Literal["adamw", "sgd"] = "adamw"

@@ -129,6 +129,19 @@ def test_the_longest_baseline_trains_as_long_as_the_student_and_its_teacher_thin
     assert longer.steps == round(baseline.steps * 5 / 3)
 
 
+def test_pictures_without_labels_and_a_stored_teacher_count_in_the_estimate(tmp_path: Path) -> None:
+    costs = [Cost(1.0, 1e6), Cost(2.0, 1e6)]
+    also = ("data.unlabeled={count: 12}", "train.labeled_batch=2", "train.unlabeled_batch=6")
+    run = opened_smoke(tmp_path, EQUAL_TIME, *also)
+    baseline, student, _ = _student_stages(run, 0, run.build_student(seed=0), costs)
+    assert baseline.minutes is not None
+    # 8 pictures in place of 4, and the teacher's pass
+    assert student.minutes == pytest.approx(baseline.minutes * 2 * 5 / 3)
+    run = opened_smoke(tmp_path, EQUAL_TIME, *also, "distill=[{type: pkd}]", "teach={views: 2}")
+    _, student, _ = _student_stages(run, 0, run.build_student(seed=0), costs)
+    assert student.minutes == pytest.approx(baseline.minutes * 2)
+
+
 def test_the_plan_of_a_begun_run_takes_the_ratio_that_it_has_recorded(tmp_path: Path) -> None:
     run = opened_smoke(tmp_path, EQUAL_TIME)
     run.home.mkdir()

@@ -337,6 +337,8 @@ def test_a_model_larger_than_the_machine_is_told_before_it_is_built(
         (["distill=[{type: pkd}, {type: pkd}]"], "distill: entries 0 and 1 are equal"),
         (["benchmark.throughput_batches=[1, 1]"], "names a batch twice: [1, 1]"),
         (["train.unlabeled_batch=4"], "there are no pictures without labels"),
+        (["train.labeled_batch=2"], "there are no pictures without labels"),
+        (["teacher.train.labeled_batch=2"], "a teacher learns from labels alone"),
         (["train.gamma=5"], "expected at most 1, found 5"),
         (["student={weights: none.safetensors}"], "none.safetensors: there is no such file"),
         (["student={weights: recipe.safetensors}"], "is not a whole safetensors file"),

@@ -285,6 +285,11 @@ def test_check_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["train.amp=fp16"], 2, "fp16"),
         (["data.unlabeled={count: 2}"], 3, "data.unlabeled: has 2 pictures"),
         (
+            ["data.unlabeled={count: 4}", "train.labeled_batch=9"],
+            3,
+            "a step takes 9 labelled pictures, and there are 8",
+        ),
+        (
             ["student={type: fcos, backbone: resnet18, width: 16, strides: [8, 16]}"],
             2,
             "distill[1]: ",

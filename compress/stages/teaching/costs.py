@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from benchmarks.timing.step_ratio import TeachingCost
 from compress.data.loading import steps_per_epoch
-from compress.stages.opened import Run, unlabeled_in_step
+from compress.stages.opened import Run, pictures_in_step
 from compress.stages.rundir import FILE_RECORD, TEACHING, read_teaching_costs
 from compress.stages.teaching.files import FILE_TEACHER
 from compress.training.seals import write_sealed_json
@@ -18,7 +18,7 @@ def record_cost(run: Run, name: str, views: int, size: int, ms: float, clamped: 
     session, recipe = run.session, run.recipe
     if session.rank != 0:
         return
-    pictures = recipe.train.batch + unlabeled_in_step(run.data, recipe.train)
+    pictures = sum(pictures_in_step(run.data, recipe.train))
     batches = recipe.train.accumulate * training_steps(run)
     cost = TeachingCost(views=views, bytes=size, ms=ms, passes=pictures * batches, clamped=clamped)
     costs = read_teaching_costs(run.home) | {name: cost}

@@ -9,7 +9,7 @@ from compress.data.views import views_of
 from compress.detector import BEFOREHAND, Detector, DetectorSpec, Knowledge
 from compress.distillation.teacher import LiveTeacher, TeacherPrecision
 from compress.stages.model_name import ModelName
-from compress.stages.opened import Run, Teacher, unlabeled_in_step
+from compress.stages.opened import Run, Teacher, pictures_in_step
 from compress.stages.teaching.costs import FILES, STORES, record_cost, training_steps
 from compress.stages.teaching.files import FILE_TEACHER
 from compress.teaching.config import BackboneTeacher
@@ -65,12 +65,12 @@ def lesson_of(run: Run, teacher: Network, network: Detector, student: DetectorSp
     recipe, data, config = run.recipe, run.data, run.recipe.train
     settings, precision = _asked_of(teacher, student)
     live = LiveTeacher(network, student, precision)
-    total = training_steps(run)
+    total, pictures = training_steps(run), pictures_in_step(data, config)
     assert recipe.teach is not None
     views = views_of(
         data,
-        batch=config.batch,
-        unlabeled_batch=unlabeled_in_step(data, config),
+        batch=pictures.labeled,
+        unlabeled_batch=pictures.unlabeled,
         steps=total * config.accumulate,
         mosaic_until=data.augment.mosaic_steps(total) * config.accumulate,
         most=recipe.teach.views,

@@ -39,6 +39,18 @@ def test_mosaics_end_by_the_length_of_the_training_not_of_the_schedule(
     assert same == [False] * last + [True] * (len(same) - last)
 
 
+def test_a_distilled_step_may_have_fewer_labelled_pictures_than_a_plain_one(tmp_path: Path) -> None:
+    given = ("data.unlabeled={count: 6}", "train.labeled_batch=1", "train.unlabeled_batch=3")
+    run = opened_smoke(tmp_path, *given)
+    student, teacher = run.build_student(0), run.build_student(1)
+    objectives = (Distiller(student, teacher, run.recipe.distill), Distiller(student))
+    parts = []
+    for objective in objectives:
+        made = batches_of(run.session, run.data, run.recipe.train, 0, 9, objective)
+        parts.append([(batch.labeled, len(batch.images)) for batch in made(0, 9)])
+    assert parts == [[(1, 4)] * 9, [(4, 4)] * 9]
+
+
 @pytest.mark.slow
 def test_a_training_closes_its_mosaics_and_says_when(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -197,13 +197,14 @@ def _recipe(recipe: Path, methods: Methods, options: argparse.Namespace) -> list
     """Fill every table of one base recipe; return whether a method failed, by table."""
     seeds = () if options.seeds is None else (f"seeds={options.seeds}",)
     work = Work(recipe, options.runs, (*options.set, *seeds))
-    all_labels = work.run("all-plain", *PLAIN)  # trains the teacher of every regime
+    labeled = ("train.labeled_batch=null", "train.unlabeled_batch=null")  # all have labels
+    all_labels = work.run("all-plain", *PLAIN, *labeled)  # trains the teacher of every regime
     teacher = all_labels / "models" / "teacher" / "model.safetensors"
     loaded = (f"teacher.detector.weights={teacher}", "teacher.train=null", "teacher.data=null")
     data = options.data or _data_name(locked(all_labels))
     failures = []
     for regime in options.regimes:
-        settings: tuple[str, ...] = loaded
+        settings: tuple[str, ...] = (*loaded, *labeled)
         plain = all_labels
         if regime == "few":
             labels = max(1, round(SHARE * split_sizes(all_labels)["train"]))

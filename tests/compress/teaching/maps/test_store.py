@@ -94,10 +94,15 @@ def test_a_record_that_was_changed_by_hand_does_not_count(filled: Store) -> None
     assert opened(filled.folder).missing() == [0]
 
 
-def test_a_disk_without_room_is_told_before_anything_is_computed(tmp_path: Path) -> None:
-    store = Store(tmp_path / "s", 10**9, 10**12, of)
-    with pytest.raises(ToolkitError, match=r"GiB are free; lower teach\.views"):
-        store.require_space(range(10**4))
+def test_a_disk_without_room_is_told_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compress.teaching.maps.store.free_bytes", lambda _: 3 * 2**30)
+    store = Store(tmp_path / "s", 3, 2**30, of)
+    store.require_space([0, 1, 2])
+    store = Store(tmp_path / "s", 4, 2**30, of)
+    with pytest.raises(ToolkitError, match=r"3\.0 GiB are free; lower teach\.views"):
+        store.require_space([0, 1, 2, 3])
     assert not store.folder.exists()
 
 

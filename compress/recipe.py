@@ -29,7 +29,7 @@ from compress.recipe_weights import fill_from_weights
 from compress.teaching.config import BackboneTeacher, OnnxTeacher, PredictionsTeacher
 from compress.tracking.open import TrackerName
 from compress.training.optim import TrainConfig
-from export.config import MOST_SEED, PositiveInt, Section, Seed
+from export.config import EACH_ONCE, MOST_SEED, PositiveInt, Section, Seed
 from export.errors import unsafe_character
 from export.reading.mistakes import brief
 
@@ -217,7 +217,9 @@ class Recipe(Section):
     export: ExportConfig = ExportConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
     gates: GatesConfig | None = None  # limits against another run's report, checked at the end
-    track: tuple[TrackerName, ...] = ("tensorboard",)  # loggers beside the run folder
+    track: Annotated[tuple[TrackerName, ...], EACH_ONCE] = (
+        "tensorboard",
+    )  # loggers beside the run folder
 
     @property
     def teachers(self) -> tuple[TeacherConfig, ...]:
@@ -318,13 +320,6 @@ class Recipe(Section):
                 "a smaller seed"
             )
         return self
-
-    @field_validator("track")
-    @classmethod
-    def _each_once(cls, names: tuple[TrackerName, ...]) -> tuple[TrackerName, ...]:
-        if len(set(names)) < len(names):
-            raise ValueError(f"track names each logger once; found {list(names)}")
-        return names
 
     def resolved(self) -> Tree:
         """Return all settings that determine the models, defaults included, as plain data.

@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 _Place = TypeVar("_Place", Path, str)
+_Item = TypeVar("_Item")
 
 # Bounds that no training needs to exceed; a setting beyond them is a slip of the keyboard. A
 # message states the bound.
@@ -24,6 +25,16 @@ MOST_THREADS = 1024  # a runtime takes minutes to start more
 Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 Batch = Annotated[int, Field(ge=1, le=65_536)]  # pictures
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]  # a year
+
+
+def _each_once(values: tuple[_Item, ...]) -> tuple[_Item, ...]:
+    twice = next((one for one in values if values.count(one) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is there twice; name each once")
+    return values
+
+
+EACH_ONCE = AfterValidator(_each_once)  # of a list: nothing stands in it twice
 
 
 def expanded(place: _Place) -> _Place:

@@ -93,18 +93,10 @@ def check_missing_packages(folder: Path) -> None:
 
 
 def write_manifest(model: Path) -> None:
-    from export.artifact.manifest import InputSpec, Manifest, write_manifest
+    from export.artifact.manifest import write_manifest
+    from tests.manifests import make_manifest
 
-    manifest = Manifest(
-        model="student",
-        family="gfl",
-        backend="onnxruntime",
-        precision="fp32",
-        parameters=1,
-        input=InputSpec(height=32, width=32, dynamic_batch=False),
-        classes=("cat", "dog"),
-        category_ids=(17, 18),
-    )
+    manifest = make_manifest("gfl", (32, 32), ("cat", "dog"), category_ids=(17, 18))
     write_manifest(manifest, model.with_suffix(".json"))
 
 

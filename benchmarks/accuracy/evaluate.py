@@ -1,9 +1,6 @@
 """Run an engine over a labelled set and compute the metrics of its detections."""
 
-import os
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from export.atomic import write_json
 from export.detections import Detections
 from export.engine import Engine, Placed, in_photographs
 from export.errors import DataError, ExportError
+from export.pictures.ahead import decoded_ahead
 from export.pictures.images import Images, to_input
 
 # Decimals of boxes (pixels) and scores. Rounding comes before scoring, so that AP from the saved
@@ -145,27 +143,15 @@ def category_of_label(
 def _batches(
     images: ImageSet, indices: Sequence[int], batch: int, spec: InputSpec
 ) -> Iterator[tuple[list[int], list[Placed], Images]]:
-    """Yield picture indices, letterboxed pictures and their tensor; decode ahead in threads."""
+    """Yield picture indices, letterboxed pictures and their tensor."""
 
     def decode(index: int) -> Placed:
         canvas, frame = read_canvas(images, index, spec.height, spec.width, spec.fill)
         image = images.images[index]
         return Placed(canvas, frame, image.width, image.height)
 
-    groups = deque(list(indices[start : start + batch]) for start in range(0, len(indices), batch))
-    workers = min(4, os.cpu_count() or 1)
-    pending: deque[tuple[list[int], list[Future[Placed]]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        try:
-            while groups or pending:
-                while groups and len(pending) < 2 + workers // batch:
-                    members = groups.popleft()
-                    pending.append((members, [pool.submit(decode, index) for index in members]))
-                members, futures = pending.popleft()
-                placed = [future.result() for future in futures]
-                yield members, placed, to_input([one.canvas for one in placed], spec)
-        finally:  # do not wait for pictures that are no longer needed
-            pool.shutdown(wait=False, cancel_futures=True)
+    for members, placed in decoded_ahead(indices, batch, decode):
+        yield members, placed, to_input([one.canvas for one in placed], spec)
 
 
 def _check_finite(

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from benchmarks.data.image_set import ImageSet, read_photograph
 from benchmarks.timing.clocks import ClockWatch, Span, energy_mj, ranges, throttled, unsteady
@@ -21,7 +21,7 @@ from benchmarks.timing.contender import Contender
 from benchmarks.timing.load import LoadWatch
 from benchmarks.timing.records import Latencies, Latency, Timing, Watch
 from export.backends.interface import EventTimed
-from export.config import Seconds, Section, Threads
+from export.config import EACH_ONCE, Seconds, Section, Threads
 from export.engine import Engine
 from export.errors import DataError
 
@@ -44,6 +44,7 @@ RESAMPLES = 1000
 
 
 EngineBatch = Annotated[int, Field(ge=1, le=4096)]  # pictures per call
+Batches = Annotated[tuple[EngineBatch, ...], Field(max_length=32), EACH_ONCE]
 
 
 class BenchmarkConfig(Section):
@@ -61,15 +62,8 @@ class BenchmarkConfig(Section):
     time_limit_s: Seconds | None = 60.0  # per engine, over all repeats; fewer calls beyond it
     score_threshold: float = Field(default=0.25, ge=0, le=1)  # end to end
     # empty: no throughput
-    throughput_batches: Annotated[tuple[EngineBatch, ...], Field(max_length=32)] = (1, 2, 4, 8, 16)
+    throughput_batches: Batches = (1, 2, 4, 8, 16)
     throughput_s: Seconds = 1.0  # seconds of calls per engine and batch
-
-    @field_validator("throughput_batches")
-    @classmethod
-    def _each_once(cls, batches: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(batches)) < len(batches):
-            raise ValueError(f"names a batch twice: {list(batches)}")
-        return batches
 
 
 @dataclass(frozen=True)

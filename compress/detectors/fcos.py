@@ -15,6 +15,7 @@ from compress.detectors.parts.dense import (
     Raw,
     TowerSettings,
     build_towers,
+    head_norm,
     tower_outputs,
     tower_spec,
 )
@@ -22,7 +23,6 @@ from compress.detectors.parts.selection import dense_candidates
 from compress.detectors.parts.settings import build_trunk, check_maps
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
-from compress.parts.norm import Norm
 from compress.parts.processes import mean_of_batch
 
 CENTRE_RADIUS = 1.5  # of centre sampling, in strides
@@ -47,8 +47,7 @@ class FcosHead(nn.Module):
 
     def __init__(self, config: FcosConfig, num_classes: int, levels: int) -> None:
         super().__init__()
-        # GroupNorm in the head, as in the paper, also with a frozen backbone
-        norm: Norm = "batch" if config.norm == "batch" else "group"
+        norm = head_norm(config)
         self.class_tower, self.box_tower, width = build_towers(config, levels, norm)
         self.predictor = tv.FCOSHead(width, 1, num_classes, num_convs=0)
 

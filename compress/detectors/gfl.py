@@ -14,6 +14,7 @@ from compress.detectors.parts.dense import (
     Raw,
     TowerSettings,
     build_towers,
+    head_norm,
     tower_outputs,
     tower_spec,
 )
@@ -24,7 +25,6 @@ from compress.detectors.parts.towers import flatten_cells
 from compress.parts.atss import atss_match
 from compress.parts.backbones import Backbone
 from compress.parts.neck import Neck
-from compress.parts.norm import Norm
 
 PRIOR_LOGIT = -math.log(99)  # every class starts at a score of 0.01
 
@@ -45,8 +45,7 @@ class GflHead(nn.Module):
 
     def __init__(self, config: GflConfig, num_classes: int, levels: int) -> None:
         super().__init__()
-        # GroupNorm in the head, as in the paper, also with a frozen backbone
-        norm: Norm = "batch" if config.norm == "batch" else "group"
+        norm = head_norm(config)
         self.class_tower, self.box_tower, before = build_towers(config, levels, norm)
         self.class_logits = nn.Conv2d(before, num_classes, 3, padding=1)
         self.box_logits = nn.Conv2d(before, 4 * (config.reg_max + 1), 3, padding=1)

@@ -16,6 +16,19 @@ _NAMES = ("boxes", "labels", "scores", "starts")  # of the tensors in the file
 
 
 @dataclass(frozen=True)
+class BoxLimits:
+    """Which boxes of a picture a teacher gives: the best ones with scores that are high enough.
+
+    Attributes:
+        score_threshold: boxes of a lower score are left out.
+        max_boxes: the most boxes of a picture.
+    """
+
+    score_threshold: float = 0.01
+    max_boxes: int = 100
+
+
+@dataclass(frozen=True)
 class TaughtBoxes:
     """What a teacher said of each picture of a set: (N) boxes of P pictures, laid end to end.
 

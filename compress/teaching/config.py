@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from compress.parts.backbones import BackboneConfig, SlimResNetConfig
+from compress.teaching.boxes import BoxLimits
 from compress.teaching.coco_names import NAMED
 from compress.teaching.formats import FORMATS
 from compress.teaching.formats.graph import Pixels
@@ -32,8 +33,13 @@ class _BoxTeacher(Section):
     """
 
     class_map: dict[ClassName, Names] = Field(default_factory=dict)
-    score_threshold: Share = 0.01
-    max_boxes: Annotated[int, Field(ge=1, le=1000)] = 100
+    score_threshold: Share = BoxLimits.score_threshold
+    max_boxes: Annotated[int, Field(ge=1, le=1000)] = BoxLimits.max_boxes
+
+    @property
+    def limits(self) -> BoxLimits:
+        """Which boxes of a picture are kept."""
+        return BoxLimits(self.score_threshold, self.max_boxes)
 
 
 class PredictionsTeacher(_BoxTeacher):

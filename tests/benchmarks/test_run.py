@@ -11,8 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.accuracy import METRICS
 from benchmarks.accuracy.coco_map import coco_map
 from benchmarks.run import main
-from export.artifact.manifest import Certificate, InputSpec, Manifest, file_sha256, write_manifest
+from export.artifact.manifest import Certificate, file_sha256, write_manifest
 from tests.benchmarks.accuracy.boxes_metric import boxes_metric
+from tests.manifests import make_manifest
 
 BOX = [4.0, 6.0, 24.0, 30.0]  # of the first bright picture
 
@@ -39,19 +40,9 @@ def write_model(path: Path, *, classes=("red", "green")) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     opset = [helper.make_opsetid("", 18)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
-    manifest = Manifest(
-        model="student",
-        family="constant",
-        backend="onnxruntime",
-        precision="fp32",
-        artifact=path.name,
-        sha256=file_sha256(path),
-        parameters=6,
-        input=InputSpec(height=64, width=64),
-        classes=classes,
-        category_ids=(1, 2),
-        certificate=Certificate(nodes={"fp32": 3}, time={"fp32": 1.0}, measured_on="a runtime"),
-    )
+    certificate = Certificate(nodes={"fp32": 3}, time={"fp32": 1.0}, measured_on="a runtime")
+    manifest = make_manifest("constant", (64, 64), classes, path=path)
+    manifest = manifest.model_copy(update={"certificate": certificate, "parameters": 6})
     write_manifest(manifest, path.with_suffix(".json"))
     return path
 

@@ -335,7 +335,7 @@ def test_a_model_larger_than_the_machine_is_told_before_it_is_built(
     [
         (["seed=4294967295", "seeds=2"], "the 2 seeds from it on pass 4294967295"),
         (["distill=[{type: pkd}, {type: pkd}]"], "distill: entries 0 and 1 are equal"),
-        (["benchmark.throughput_batches=[1, 1]"], "names a batch twice: [1, 1]"),
+        (["benchmark.throughput_batches=[1, 1]"], "1 is there twice; name each once"),
         (["train.unlabeled_batch=4"], "there are no pictures without labels"),
         (["train.labeled_batch=2"], "there are no pictures without labels"),
         (["teacher.train.labeled_batch=2"], "a teacher learns from labels alone"),

@@ -72,6 +72,11 @@ def build_towers(config: TowerSettings, levels: int, norm: Norm | None) -> tuple
     return class_tower, box_tower, width if config.head_depth else config.width
 
 
+def head_norm(config: TowerSettings) -> Norm:
+    """Return GroupNorm in the head, as FCOS and GFL have it, also with a frozen backbone."""
+    return "batch" if config.norm == "batch" else "group"
+
+
 def tower_spec(
     config: TowerSettings, trunk: Trunk, num_classes: int, *, locations: str, dfl_bins: int = 0
 ) -> DetectorSpec:

@@ -16,6 +16,7 @@ from compress.stages.teaching.files import FILE_TEACHER, open_file_teacher, read
 from compress.stages.torch_engine import TorchEngine
 from compress.teaching.accuracy import accuracy_of
 from compress.teaching.beforehand import BoxTeacher, Found, sets_of
+from compress.teaching.boxes import BoxLimits
 from compress.teaching.classes import ClassMatch, match_classes
 from compress.teaching.config import PredictionsTeacher
 from compress.teaching.formats.graph import Pixels
@@ -23,8 +24,6 @@ from compress.teaching.onnx.content import content_sha256
 from compress.teaching.onnx.detector import OnnxDetector
 from compress.teaching.onnx.finding import find_boxes
 from export.reading.plain_yaml import dotted
-
-SCORE_THRESHOLD, MAX_BOXES = 0.01, 100  # of the boxes that a network finds beforehand
 
 
 def compares_boxes(run: Run, teachers: Sequence[tuple[Teacher, Detector]]) -> bool:
@@ -56,7 +55,7 @@ def found_by_network(run: Run, teacher: Teacher, network: Detector) -> Taught:
         "manifest": manifest.model_dump(mode="json", exclude={"model", "made_by"}),
     }
     sets = {of_set: images for of_set, images in sets_of(data).items() if of_set != "val"}
-    found = _find(run, detector, key, sets, match, SCORE_THRESHOLD, MAX_BOXES)
+    found = _find(run, detector, key, sets, match, BoxLimits())
     record_cost(run, f"{name}'s boxes", sum(map(len, sets.values())), found.bytes, found.cost_ms)
     return found.taught
 
@@ -81,8 +80,7 @@ def ask_file_teacher(run: Run, config: FileTeacher) -> BoxTeacher:
             "format": opened.format,
         }
         lines = [*opened.lines(), *match.lines()]
-        threshold, most = config.score_threshold, config.max_boxes
-        found = _find(run, opened, key, sets, match, threshold, most)
+        found = _find(run, opened, key, sets, match, config.limits)
     if found.cost_ms:
         pictures = sum(len(sets[name]) for name in found.boxes if name != "val")
         record_cost(run, str(FILE_TEACHER), pictures, found.bytes, found.cost_ms)
@@ -101,8 +99,7 @@ def _find(
     key: Mapping[str, JsonValue],
     sets: Mapping[str, ImageSet],
     match: ClassMatch,
-    score_threshold: float,
-    max_boxes: int,
+    limits: BoxLimits,
 ) -> Found:
     """Let the first process find and keep the boxes; the others read them afterwards."""
     session = run.session
@@ -113,8 +110,7 @@ def _find(
         key,
         sets,
         match,
-        score_threshold=score_threshold,
-        max_boxes=max_boxes,
+        limits,
         home=run.home.parent / STORES,
         console=session.console,
     )

@@ -1,6 +1,7 @@
 """Find boxes on all pictures once, and keep them beside the runs."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -8,7 +9,7 @@ from pydantic import JsonValue
 from benchmarks.data.image_set import ImageSet
 from compress.console import Console
 from compress.teaching.beforehand import Found
-from compress.teaching.boxes import TaughtBoxes
+from compress.teaching.boxes import BoxLimits, TaughtBoxes
 from compress.teaching.classes import ClassMatch
 from compress.teaching.maps.store import cost_clock, identities, source_hash
 from compress.teaching.onnx.detector import OnnxDetector
@@ -24,9 +25,8 @@ def find_boxes(
     key: Mapping[str, JsonValue],
     sets: Mapping[str, ImageSet],
     match: ClassMatch,
+    limits: BoxLimits,
     *,
-    score_threshold: float,
-    max_boxes: int,
     home: Path,
     console: Console,
 ) -> Found:
@@ -34,11 +34,10 @@ def find_boxes(
 
     Args:
         detector: the teacher.
-        key: what its boxes depend on besides the pictures, the classes and the two limits.
+        key: what its boxes depend on besides the pictures, the classes and the limits.
         sets: of pictures, by key.
         match: of its classes with the student's.
-        score_threshold: boxes of a lower score are left out.
-        max_boxes: of a picture, the best ones.
+        limits: which boxes of a picture are kept.
         home: folder of all that teachers found, for every run.
         console: for progress.
 
@@ -51,8 +50,7 @@ def find_boxes(
         **key,
         "student": list(match.student),
         "labels": list(match.label_of),
-        "score_threshold": score_threshold,
-        "max_boxes": max_boxes,
+        **asdict(limits),
     }
     folders = {
         name: home / source_hash({**asked, "pictures": identities(images)})[:16]
@@ -66,14 +64,7 @@ def find_boxes(
             for name in missing:
                 began, images = cost_clock(detector.engine.device), sets[name]
                 with console.progress(f"teacher, {name}", len(images)) as bar:
-                    found[name] = taught_by(
-                        detector,
-                        images,
-                        match,
-                        score_threshold=score_threshold,
-                        max_boxes=max_boxes,
-                        progress=bar,
-                    )
+                    found[name] = taught_by(detector, images, match, limits, progress=bar)
                 found[name].write(folders[name] / BOXES)
                 cost = cost_clock(detector.engine.device) - began
                 write_checked_json(cost, folders[name] / COST)

@@ -27,13 +27,7 @@ def measure(settings: dict[str, Any], images: ImageSet) -> dict[str, Any]:
     detector = open_detector(config, "cpu", "teacher")
     match = match_classes(images.classes, detector.classes, config.class_map, "teacher")
     with detector.engine:
-        taught = taught_by(
-            detector,
-            images,
-            match,
-            score_threshold=config.score_threshold,
-            max_boxes=config.max_boxes,
-        )
+        taught = taught_by(detector, images, match, config.limits)
     values = accuracy_of(taught, images).values
     return {
         "file": config.model.name,

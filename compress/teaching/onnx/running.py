@@ -1,19 +1,17 @@
 """Run a detector over pictures once: its boxes in the student's classes."""
 
-import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from benchmarks.data.image_set import ImageSet, read_photograph
 from compress.batch import ScoredBoxes
 from compress.console import Progress
-from compress.teaching.boxes import TaughtBoxes
+from compress.teaching.boxes import BoxLimits, TaughtBoxes
 from compress.teaching.classes import ClassMatch
 from compress.teaching.onnx.detector import OnnxDetector
 from export.detections import Detections
 from export.engine import Placed, detect_placed
+from export.pictures.ahead import decoded_ahead
 
 _BATCH = 8  # pictures of a pass, where the file takes any number
 
@@ -22,9 +20,8 @@ def taught_by(
     detector: OnnxDetector,
     images: ImageSet,
     match: ClassMatch,
+    limits: BoxLimits,
     *,
-    score_threshold: float,
-    max_boxes: int,
     progress: Progress | None = None,
 ) -> TaughtBoxes:
     """Run an entered detector over all pictures of a set; `progress` shows how many are done.
@@ -34,14 +31,7 @@ def taught_by(
         ExportError: the detector does not run, or gives what is not finite.
     """
     found: list[ScoredBoxes] = []
-    for _, boxes in scored_boxes(
-        detector,
-        images,
-        match,
-        range(len(images)),
-        score_threshold=score_threshold,
-        max_boxes=max_boxes,
-    ):
+    for _, boxes in scored_boxes(detector, images, match, range(len(images)), limits):
         found.append(boxes)
         if progress is not None:
             progress.update(len(found))
@@ -55,9 +45,7 @@ def scored_boxes(
     images: ImageSet,
     match: ClassMatch,
     indices: Sequence[int],
-    *,
-    score_threshold: float,
-    max_boxes: int,
+    limits: BoxLimits,
 ) -> Iterator[tuple[int, ScoredBoxes]]:
     """Yield the boxes of the pictures at `indices`, in that order, in their own pixels.
 
@@ -70,8 +58,9 @@ def scored_boxes(
     engine = detector.engine
     size = _BATCH if engine.manifest.input.dynamic_batch else 1
     for members, placed in _placed(detector, images, indices, size):
-        for index, one in zip(members, detect_placed(engine, placed, score_threshold), strict=True):
-            yield index, _in_students_classes(one, match, max_boxes)
+        found = detect_placed(engine, placed, limits.score_threshold)
+        for index, one in zip(members, found, strict=True):
+            yield index, _in_students_classes(one, match, limits.max_boxes)
 
 
 def _in_students_classes(found: Detections, match: ClassMatch, most: int) -> ScoredBoxes:
@@ -88,16 +77,4 @@ def _placed(
     def decode(index: int) -> Placed:
         return detector.place(read_photograph(images, index))
 
-    workers = min(4, os.cpu_count() or 1)
-    groups = deque(list(indices[start : start + size]) for start in range(0, len(indices), size))
-    pending: deque[tuple[list[int], list[Future[Placed]]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        try:
-            while groups or pending:
-                while groups and len(pending) < 2 + workers // size:
-                    members = groups.popleft()
-                    pending.append((members, [pool.submit(decode, index) for index in members]))
-                members, futures = pending.popleft()
-                yield members, [future.result() for future in futures]
-        finally:  # do not wait for pictures that are no longer needed
-            pool.shutdown(wait=False, cancel_futures=True)
+    return decoded_ahead(indices, size, decode)

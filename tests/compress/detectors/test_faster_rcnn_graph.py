@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from compress.detectors.parts.nms_op import onnx_translations
-from export.artifact.manifest import InputSpec, Manifest
 from export.checks.parity import Gate, compare_detections
 from export.detections import select_detections
 from export.engine import open_engine
@@ -21,6 +20,7 @@ from export.predictions import predict
 from tests.compress.detectors.small import small_detector, spread
 from tests.export.client import Client, picture
 from tests.export.test_client import require_same
+from tests.manifests import make_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 SIZE = (160, 192)
@@ -34,16 +34,7 @@ def exported(tmp_path_factory):
     with torch.no_grad():  # scores and boxes that differ from proposal to proposal
         detector.head.roi.box_predictor.cls_score.weight.mul_(20)
         detector.head.roi.box_predictor.bbox_pred.weight.mul_(20)
-    manifest = Manifest(
-        model="student",
-        family="faster_rcnn",
-        backend="onnxruntime",
-        precision="fp32",
-        parameters=1,
-        input=InputSpec(height=SIZE[0], width=SIZE[1], dynamic_batch=True),
-        classes=("a", "b", "c"),
-        category_ids=(1, 2, 3),
-    )
+    manifest = make_manifest("faster_rcnn", SIZE, "abc", dynamic_batch=True)
     sample = to_tensor(CANVASES[:2])
     folder = tmp_path_factory.mktemp("fp32")
     path = export_onnx(detector, manifest, folder, sample, translations=onnx_translations())

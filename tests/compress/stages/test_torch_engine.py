@@ -6,23 +6,14 @@ import numpy as np
 import pytest
 
 from compress.stages.torch_engine import TorchEngine
-from export.artifact.manifest import InputSpec, Manifest
 from tests.compress.detectors.small import EACH_FAMILY, SIZE, small_detector
+from tests.manifests import make_manifest
 
 pytestmark = pytest.mark.usefixtures("small_rtdetr")
 
 
 def engine(family: str) -> TorchEngine:
-    manifest = Manifest(
-        model="student",
-        family=family,
-        backend="torch",
-        precision="fp32",
-        parameters=1,
-        input=InputSpec(height=SIZE[0], width=SIZE[1]),
-        classes=("a", "b", "c"),
-        category_ids=(1, 2, 3),
-    )
+    manifest = make_manifest(family, SIZE, "abc", backend="torch")
     return TorchEngine(small_detector(family), manifest)
 
 

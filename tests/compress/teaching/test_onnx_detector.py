@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.data.image_set import ImageSet
+from compress.teaching.boxes import BoxLimits
 from compress.teaching.classes import match_classes
 from compress.teaching.config import OnnxTeacher
 from compress.teaching.formats.graph import Pixels
 from compress.teaching.onnx.detector import OnnxDetector, open_detector
 from compress.teaching.onnx.graph_file import OpenGraph, open_graph
 from compress.teaching.onnx.running import taught_by
-from export.artifact.manifest import InputSpec, Manifest, file_sha256, write_manifest
+from export.artifact.manifest import file_sha256, write_manifest
 from export.errors import ExportError, RecipeError
 from tests.compress.teaching.sets import labeled_set
+from tests.manifests import make_manifest
 
 SIDE = 64
 HERE = "recipe.yaml:7: teacher"
@@ -98,7 +100,7 @@ def _grey(_: int) -> NDArray[np.uint8]:
 def taught(detector: OnnxDetector, images: ImageSet) -> list[list[float]]:
     match = match_classes(images.classes, detector.classes, {}, HERE)
     with detector.engine:
-        found = taught_by(detector, images, match, score_threshold=0.1, max_boxes=5)
+        found = taught_by(detector, images, match, BoxLimits(0.1, 5))
     return [found.of(index).boxes.tolist() for index in range(len(images))]
 
 
@@ -255,18 +257,7 @@ def own_artifact(tmp_path: Path) -> Path:
         "labels": np.array([[1]], dtype=np.int32),
     }
     path = write_graph(tmp_path / "model.onnx", outputs, shape=(1, 3, SIDE, SIDE))
-    manifest = Manifest(
-        model="student",
-        family="tiny",
-        backend="onnxruntime",
-        precision="fp32",
-        artifact=path.name,
-        sha256=file_sha256(path),
-        parameters=1,
-        input=InputSpec(height=SIDE, width=SIDE),
-        classes=("b", "a"),
-        category_ids=(1, 2),
-    )
+    manifest = make_manifest("tiny", (SIDE, SIDE), ("b", "a"), path=path)
     write_manifest(manifest, path.with_suffix(".json"))
     return path
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ MOST_THREADS = 4
 
 def decoded_ahead(
     indices: Sequence[int], batch: int, decode: Callable[[int], _Decoded]
-) -> Iterator[tuple[list[int], list[_Decoded]]]:
+) -> Generator[tuple[list[int], list[_Decoded]], None, None]:
     """Yield groups of `batch` indices, the last one smaller, with what `decode` returns for each.
 
     While a group is in use, at least the next one is being decoded. An error of `decode` is raised

@@ -29,10 +29,10 @@ from compress.teaching.beforehand import box_spec
 from compress.teaching.config import PredictionsTeacher
 from compress.teaching.maps.stored import check_stored
 from compress.tracking.open import check_trackers
-from compress.training.optim import TrainConfig
+from compress.training.optim import TrainConfig, check_held
 from export.errors import DataError, RecipeError, ToolkitError, counted, shown
 from export.precision.model_optimizer import require_model_optimizer
-from export.reading.plain_yaml import Key
+from export.reading.plain_yaml import Key, dotted
 
 # Share of the weights of neck and head below which `inherit` would copy little but biases.
 LEAST_INHERITED = 0.5
@@ -80,6 +80,7 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
     check_export(run, student, built)
     check_keep_float(run, student)
     _check_weights(run, student, built)
+    _check_frozen(run, student, built)
     backbone = run.recipe.backbone_teacher
     if backbone is not None:
         with torch.random.fork_rng(devices=[]):
@@ -253,6 +254,36 @@ def _check_weights(run: Run, student: Detector, teachers: list[Detector]) -> Non
         except ToolkitError as error:
             where = run.source.at(*wanted[1], "backbone_weights")
             raise type(error)(f"{where}: {error}") from error
+
+
+def _check_frozen(run: Run, student: Detector, teachers: list[Detector]) -> None:
+    """Match the settings of a backbone's stages with it; warn of frozen random weights.
+
+    Raises:
+        RecipeError: the backbone has fewer stages, or no layers that the settings are for.
+    """
+    trainings = [(run.recipe.student, run.recipe.train, student, ("student",), ("train",))]
+    trainings += [
+        (
+            one.config.detector,
+            one.config.train,
+            model,
+            (*one.keys, "detector"),
+            (*one.keys, "train"),
+        )
+        for one, model in zip(run.teachers, teachers, strict=True)
+        if one.config.train is not None
+    ]
+    for settings, config, model, of_model, keys in trainings:
+        for key, error in check_held(model, config):
+            raise RecipeError(f"{run.source.at(*keys, key)}: {error}")
+        held = [key for key in ("freeze_at", "norm_eval") if getattr(config, key)]
+        begins = settings.weights or settings.transfer or settings.backbone_source()
+        if held and not begins:
+            run.session.console.warn(
+                f"{run.source.at(*keys, held[0])}: keeps random weights as they are; give "
+                f"{dotted(of_model)} the weights of a trained backbone"
+            )
 
 
 def check_training(run: Run) -> None:

@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Self
 
 from compress.batch import Batch, Targets
 
@@ -268,11 +270,29 @@ class Candidates(NamedTuple):
 
 
 class Detector(nn.Module, ABC):
-    """Base class of the detector families. Boxes are xyxy pixels of the letterboxed input."""
+    """Base class of the detector families. Boxes are xyxy pixels of the letterboxed input.
+
+    Attributes:
+        resting: names of modules that stay in eval mode while the rest trains.
+        norm_eval: whether BatchNorm layers of the backbone do.
+    """
 
     spec: DetectorSpec
     backbone: nn.Module
     neck: nn.Module
+    resting: tuple[str, ...] = ()
+    norm_eval: bool = False
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all modules but those that rest."""
+        super().train(mode)
+        for name in self.resting:
+            self.get_submodule(name).eval()
+        if self.norm_eval:
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the pyramid's maps of (B, 3, H, W); no head runs, no loss is computed."""

@@ -28,6 +28,7 @@ from compress.stages.opened import Run, StepPictures, pictures_in_step
 from compress.stages.rundir import finished, once
 from compress.stages.session import Session, peak_memory_mb
 from compress.stages.torch_engine import TorchEngine
+from compress.training.backbone_stages import hold
 from compress.training.job import Batches, Evaluate, Trained, TrainJob
 from compress.training.loop import train
 from compress.training.objective import Term
@@ -83,6 +84,9 @@ def fit(
         f"{_pictures_in_words(data, total, unlabeled=bool(pictures.unlabeled))}, "
         f"{count_parameters(detector) / 1e6:.3f}M parameters, {why}"
     )
+    held = hold(detector, config.freeze_at, norm_eval=config.norm_eval)
+    if held:
+        session.console.print(f"{name}: {held}")
     terms = _first_look(session, objective, batches, device, precision) if objective.losses else []
     before = [weights_hash(network) for network in objective.frozen]
     trained = train(
@@ -212,7 +216,7 @@ def probe(objective: Distiller) -> nn.Module:
     """Copy the student's backbone, for timing precisions."""
     backbone = copy.deepcopy(objective.student.backbone)
     assert isinstance(backbone, nn.Module)
-    return backbone
+    return backbone.requires_grad_(True)  # frozen stages too: the probe trains
 
 
 def torch_manifest(

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from compress.batch import Batch
+from compress.detector import Detector
 from compress.parts.batch_norm import over_processes
 from compress.parts.draws import step_seed
 from compress.parts.processes import ids_of_batch, mean_over_processes
 from compress.tracking.tracker import Log
+from compress.training.backbone_stages import hold
 from compress.training.checkpoint import Checkpoint, load_checkpoint, restoring, save_checkpoint
 from compress.training.conditions import Conditions, as_json, conditions_of, continued
 from compress.training.ema import Ema
@@ -59,6 +61,8 @@ class Loop:
         self.job, self.config, self.fabric = job, job.config, job.fabric
         objective, config, fabric = job.objective, job.config, job.fabric
         objective.to(fabric.device)
+        if isinstance(objective.student, Detector):
+            hold(objective.student, config.freeze_at, norm_eval=config.norm_eval)
         for line in over_processes(objective, fabric.device):
             job.console.warn(f"{job.name}: {line}")
         if config.channels_last:

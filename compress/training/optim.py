@@ -1,16 +1,22 @@
 """The training settings, the optimiser and the learning rate schedule."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
+from compress.detector import Detector
+from compress.training.backbone_stages import check_number, stage_rates, stages_of
 from compress.training.objective import SeparateTraining
 from export.config import Batch, NonNegativeInt, PositiveFloat, PositiveInt, Seconds, Section, Share
+from export.errors import RecipeError
+
+BACKBONE = "student.backbone."
 
 
 class TrainConfig(Section):
@@ -26,6 +32,14 @@ class TrainConfig(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(default=3e-3, gt=0, le=1000)
     backbone_lr: float = Field(default=1.0, gt=0, le=1000)  # times lr, for pre-trained backbones
+    # each stage of the backbone has this share of the rate of the next; neck and head the full rate
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    freeze_at: int = Field(
+        default=0, ge=0, le=16
+    )  # stages of the backbone not trained; 1: the stem
+    norm_eval: bool = (
+        False  # the backbone's BatchNorm keeps its statistics; scales and biases train
+    )
     weight_decay: float = Field(default=0.05, ge=0, le=100)
     decay_norms: bool = False  # also on norms and biases
     momentum: float = Field(default=0.9, ge=0, lt=1)  # SGD
@@ -95,12 +109,19 @@ def build_optimizer(
 
     Each group stores its `scale` of the learning rate. Norms and biases (tensors of one dimension)
     are not decayed unless `decay_norms`.
+
+    Raises:
+        RecipeError: `layer_decay` is below 1 and the backbone has no stages.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     apart = {id(p) for one in separate for p in one.module.parameters()}
+    rates: dict[str, float] = {}
+    if config.layer_decay < 1:
+        rates = stage_rates(objective.get_submodule("student.backbone"), config.layer_decay)
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad and id(parameter) not in apart:
-            scale = config.backbone_lr if name.startswith("student.backbone.") else 1.0
+            own = name.removeprefix(BACKBONE)
+            scale = 1.0 if own == name else config.backbone_lr * rates.get(own, 1.0)
             decayed = config.decay_norms or parameter.ndim > 1
             groups.setdefault((scale, decayed), []).append(parameter)
     entries = [
@@ -123,3 +144,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set every group to `rate` times its own scale."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
+
+
+def check_held(detector: Detector, config: TrainConfig) -> Iterator[tuple[str, RecipeError]]:
+    """Yield what a detector's backbone does not allow of the settings of its stages, by key."""
+    if config.freeze_at or config.layer_decay < 1:
+        try:
+            check_number(config.freeze_at, stages_of(detector.backbone))
+        except RecipeError as error:
+            yield "freeze_at" if config.freeze_at else "layer_decay", error
+    layers = detector.backbone.modules()
+    if config.norm_eval and not any(isinstance(one, _BatchNorm) for one in layers):
+        problem = "true, and the backbone has no BatchNorm with statistics; remove this key"
+        yield "norm_eval", RecipeError(problem)

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from benchmarks.gates import load_report
-from compress.data.config import Data
 from compress.data.loading import steps_per_epoch
 from compress.detector import BEFOREHAND, Detector
 from compress.detectors import DetectorConfig
@@ -29,7 +28,7 @@ from compress.teaching.beforehand import box_spec
 from compress.teaching.config import PredictionsTeacher
 from compress.teaching.maps.stored import check_stored
 from compress.tracking.open import check_trackers
-from compress.training.optim import TrainConfig, check_held
+from compress.training.optim import check_held
 from export.errors import DataError, RecipeError, ToolkitError, counted, shown
 from export.precision.model_optimizer import require_model_optimizer
 from export.reading.plain_yaml import Key, dotted
@@ -262,27 +261,15 @@ def _check_frozen(run: Run, student: Detector, teachers: list[Detector]) -> None
     Raises:
         RecipeError: the backbone has fewer stages, or no layers that the settings are for.
     """
-    trainings = [(run.recipe.student, run.recipe.train, student, ("student",), ("train",))]
-    trainings += [
-        (
-            one.config.detector,
-            one.config.train,
-            model,
-            (*one.keys, "detector"),
-            (*one.keys, "train"),
-        )
-        for one, model in zip(run.teachers, teachers, strict=True)
-        if one.config.train is not None
-    ]
-    for settings, config, model, of_model, keys in trainings:
-        for key, error in check_held(model, config):
-            raise RecipeError(f"{run.source.at(*keys, key)}: {error}")
-        held = [key for key in ("freeze_at", "norm_eval") if getattr(config, key)]
-        begins = settings.weights or settings.transfer or settings.backbone_source()
-        if held and not begins:
+    for one in run.trainings:
+        model = student if one.teacher is None else teachers[one.teacher]
+        for key, error in check_held(model, one.config):
+            raise RecipeError(f"{run.source.at(*one.keys, key)}: {error}")
+        held = [key for key in ("freeze_at", "norm_eval") if getattr(one.config, key)]
+        if held and not one.detector.begins_trained:
             run.session.console.warn(
-                f"{run.source.at(*keys, held[0])}: keeps random weights as they are; give "
-                f"{dotted(of_model)} the weights of a trained backbone"
+                f"{run.source.at(*one.keys, held[0])}: keeps random weights as they are; give "
+                f"{dotted(one.detector_keys)} the weights of a trained backbone"
             )
 
 
@@ -297,12 +284,7 @@ def check_training(run: Run) -> None:
     """
     session, recipe, data, source = run.session, run.recipe, run.data, run.source
     _advise(run)
-    trainings: list[tuple[TrainConfig, Data, Key]] = [(recipe.train, data, ("train",))]
-    trainings += [
-        (teacher.config.train, teacher.data, (*teacher.keys, "train"))
-        for teacher in run.teachers
-        if teacher.config.train is not None
-    ]
+    trainings = [(one.config, one.data, one.keys) for one in run.trainings]
     if recipe.gates is not None and recipe.gates.reference is not None:
         try:
             load_report(recipe.gates.reference)
@@ -352,22 +334,17 @@ def _check_step(run: Run) -> None:
     recipe, data, source = run.recipe, run.data, run.source
     parts: tuple[Literal["labeled_batch", "unlabeled_batch"], ...]
     parts = ("labeled_batch", "unlabeled_batch")
-    trainings: list[tuple[TrainConfig, Key]] = [
-        (teacher.config.train, (*teacher.keys, "train"))
-        for teacher in run.teachers
-        if teacher.config.train is not None
-    ]
-    if data.unlabeled is None:
-        trainings.append((recipe.train, ("train",)))
-    for config, keys in trainings:
+    for one in run.trainings:
+        if one.teacher is None and data.unlabeled is not None:
+            continue
         for part in parts:
-            if getattr(config, part):
+            if getattr(one.config, part):
                 lacks = (
                     "there are no pictures without labels; add data.unlabeled, or remove this key"
-                    if keys == ("train",)
+                    if one.teacher is None
                     else "a teacher learns from labels alone; remove this key"
                 )
-                raise RecipeError(f"{source.at(*keys, part)}: {lacks}")
+                raise RecipeError(f"{source.at(*one.keys, part)}: {lacks}")
     if data.unlabeled is None or not recipe.distill:
         return
     asked = pictures_in_step(data, recipe.train)
@@ -391,18 +368,10 @@ def _check_step(run: Run) -> None:
 
 def _advise(run: Run) -> None:
     """Warn of settings of a training that its family is unlikely to learn with."""
-    recipe = run.recipe
-    trainings: list[tuple[DetectorConfig, TrainConfig, Key]]
-    trainings = [(recipe.student, recipe.train, ("train",))]
-    trainings += [
-        (teacher.config.detector, teacher.config.train, (*teacher.keys, "train"))
-        for teacher in run.teachers
-        if teacher.config.train is not None
-    ]
-    for settings, train, keys in trainings:
-        advice = settings.advise(train.lr, train.clip)
+    for one in run.trainings:
+        advice = one.detector.advise(one.config.lr, one.config.clip)
         if advice is not None:
-            run.session.console.warn(f"{run.source.at(*keys)}: {advice}")
+            run.session.console.warn(f"{run.source.at(*one.keys)}: {advice}")
 
 
 def wanted_classifier(

@@ -58,6 +58,26 @@ class Teacher:
         return detector
 
 
+class Training(NamedTuple):
+    """The settings of a training of a detector.
+
+    Attributes:
+        detector: its section.
+        config: its training settings.
+        data: what it is trained on.
+        keys: path of the training settings in the recipe.
+        detector_keys: path of its section.
+        teacher: number of the teacher, from 0; None for the student.
+    """
+
+    detector: DetectorConfig
+    config: TrainConfig
+    data: Data
+    keys: Key
+    detector_keys: Key
+    teacher: int | None
+
+
 @dataclass(frozen=True)
 class Run:
     """The run of one recipe.
@@ -98,6 +118,24 @@ class Run:
     def seeds(self) -> Iterable[int]:
         """Seeds of the students' trainings."""
         return range(self.recipe.seed, self.recipe.seed + self.recipe.seeds)
+
+    @property
+    def trainings(self) -> list[Training]:
+        """Settings of all trainings of detectors: the student's, then the teachers'."""
+        recipe = self.recipe
+        student = Training(recipe.student, recipe.train, self.data, ("train",), ("student",), None)
+        return [student] + [
+            Training(
+                one.config.detector,
+                one.config.train,
+                one.data,
+                (*one.keys, "train"),
+                (*one.keys, "detector"),
+                number,
+            )
+            for number, one in enumerate(self.teachers)
+            if one.config.train is not None
+        ]
 
     def settings_of(self, name: ModelName) -> DetectorConfig:
         """Return the detector section that a model is built from."""

@@ -56,6 +56,11 @@ class DetectorSection(Section, ABC):
         """Return the backbone and the source of its weights; None: random weights."""
         return None
 
+    @property
+    def begins_trained(self) -> bool:
+        """Whether a file gives the backbone its first weights."""
+        return bool(self.weights or self.transfer or self.backbone_source())
+
     def advise(self, lr: float, clip: float | None) -> str | None:  # noqa: ARG002 - of few families
         """Return why a learning rate or limit of the gradients is unlikely to train this family.
 

@@ -83,7 +83,8 @@ def test_stages_are_found_where_channels_come_last() -> None:
         def forward(self, maps: Tensor) -> Tensor:
             if maps.shape[1] != self.conv.in_channels:
                 maps = maps.permute(0, 3, 1, 2)
-            return self.conv(maps).permute(0, 2, 3, 1)
+            found: Tensor = self.conv(maps)
+            return found.permute(0, 2, 3, 1)
 
     backbone = nn.Sequential(Last(3, 6, 4), Last(6, 12, 2))
     assert stages_of(backbone).strides == (4, 8)
@@ -194,7 +195,13 @@ def test_frozen_weights_are_not_in_the_optimiser() -> None:
 def test_stages_of_a_yolo_are_frozen_and_the_rest_trains(tmp_path: Path) -> None:
     student = small_detector("yolo")
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    settings = {"steps": 1, "freeze_at": 3, "norm_eval": True, "layer_decay": 0.5, "lr": 1e-3}
+    settings: dict[str, Any] = {
+        "steps": 1,
+        "freeze_at": 3,
+        "norm_eval": True,
+        "layer_decay": 0.5,
+        "lr": 1e-3,
+    }
     after = trained(tmp_path, Distiller(student), **settings).state
     kept = {name for name, value in before.items() if torch.equal(value, after[name])}
     first = tuple(f"backbone.layers.{number}." for number in range(5))

@@ -72,7 +72,7 @@ def fit(
         session.console.print(f"{name}: already trained, kept")
         return folder
     device = session.torch_device()
-    objective = build()
+    objective = _held(session, name, build(), config)
     detector: Detector = objective.student
     size = (data.input_height, data.input_width)
     precision, why = choose_precision(session, objective, config, size)
@@ -84,9 +84,6 @@ def fit(
         f"{_pictures_in_words(data, total, unlabeled=bool(pictures.unlabeled))}, "
         f"{count_parameters(detector) / 1e6:.3f}M parameters, {why}"
     )
-    held = hold(detector, config.freeze_at, norm_eval=config.norm_eval)
-    if held:
-        session.console.print(f"{name}: {held}")
     terms = _first_look(session, objective, batches, device, precision) if objective.losses else []
     before = [weights_hash(network) for network in objective.frozen]
     trained = train(
@@ -124,6 +121,14 @@ def fit(
     metadata = describe_model(run.settings_of(name), manifest, run.recipe.resolved())
     furnish(session, folder, trained, record, precision, metadata)
     return folder
+
+
+def _held(session: Session, name: ModelName, built: Distiller, config: TrainConfig) -> Distiller:
+    """Freeze what the settings say of the student's backbone, and print it."""
+    held = hold(built.student, config.freeze_at, norm_eval=config.norm_eval)
+    if held:
+        session.console.print(f"{name}: {held}")
+    return built
 
 
 def _pictures_in_words(data: Data, total: int, *, unlabeled: bool) -> str:

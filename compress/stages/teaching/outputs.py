@@ -39,10 +39,11 @@ def store_outputs(
         ToolkitError: the disk has no room, or the teacher's outputs are not finite.
     """
     session, recipe, name = run.session, run.recipe, str(name_of(teacher))
-    lesson = lesson_of(run, teacher, network, run.build_student(recipe.seed).spec)
+    lesson = lesson_of(run, teacher, network, run.build_student(recipe.seed).spec, to_run=True)
     store = open_store(lesson, session.home.parent / STORES)
     fill_store(lesson, store, session.console, rank=session.rank, world=session.world)
-    network.to("cpu")
+    for one in lesson.teacher.frozen:
+        one.to("cpu")
     if session.world > 1:
         session.fabric("32-true").barrier()
     clamped = clamped_values(store)
@@ -60,11 +61,19 @@ def name_of(teacher: Network) -> ModelName:
     return teacher.name if isinstance(teacher, Teacher) else FILE_TEACHER
 
 
-def lesson_of(run: Run, teacher: Network, network: Detector, student: DetectorSpec) -> Lesson:
-    """Return what `store_outputs` asks a teacher."""
+def lesson_of(
+    run: Run,
+    teacher: Network,
+    network: Detector,
+    student: DetectorSpec,
+    *,
+    to_run: bool = False,
+) -> Lesson:
+    """Return what `store_outputs` asks a teacher; `to_run`: of a faster copy of its network."""
     recipe, data, config = run.recipe, run.data, run.recipe.train
     settings, precision = _asked_of(teacher, student)
-    live = LiveTeacher(network, student, precision)
+    size = (data.input_height, data.input_width) if to_run else None
+    live = LiveTeacher(network, student, precision, size=size)
     total, pictures = training_steps(run), pictures_in_step(data, config)
     assert recipe.teach is not None
     views = views_of(

@@ -89,7 +89,8 @@ class Lesson:
         """The row of a grey picture, and what is the same for all pictures."""
         size = (self.data.input_height, self.data.input_width)
         images = torch.full((1, 3, *size), 0.5, device=self.device)
-        self.teacher.network.to(self.device)
+        for network in self.teacher.frozen:
+            network.to(self.device)
         batch = Batch(images, (no_targets(self.device),), full_size(images), (0,), 0)
         outputs = self.teacher.outputs(batch, self.wanted)
         return as_rows(outputs, self.wanted), constants(outputs, self.wanted)

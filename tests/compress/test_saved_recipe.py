@@ -50,8 +50,8 @@ def test_without_overrides_the_text_is_the_users_to_the_byte(tmp_path: Path) -> 
 def test_comments_and_order_stay_and_the_overrides_are_told(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(QUICKSTART, encoding="utf-8")
-    text = complete_text(load_recipe(path, ["seeds=3", "train.epochs=2"])[1])
-    told, rest = text.split("\n#   train.epochs=2\n")
+    text = complete_text(load_recipe(path, ["seeds=3", "train.steps=2"])[1])
+    told, rest = text.split("\n#   train.steps=2\n")
     assert told == (f"# {path}, with these settings of the command line in place:\n#   seeds=3")
     before, after = QUICKSTART.splitlines(), rest.splitlines()[1:]  # without the header's last
     assert len(before) == len(after)
@@ -63,7 +63,7 @@ def test_comments_and_order_stay_and_the_overrides_are_told(tmp_path: Path) -> N
             "seeds: 3                      # 3 trains student and baseline three times and "
             "gives an interval",
         ),
-        ("  epochs: 22", "  epochs: 2"),
+        ("  steps: 1600", "  steps: 2"),
     ]
 
 

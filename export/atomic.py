@@ -150,6 +150,8 @@ def write_checked_json(content: object, path: Path) -> Path:
 def read_checked_json(path: Path) -> object | None:
     """Read what `write_checked_json` wrote; None for a missing, damaged or any other file."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        if not path.is_file():  # a pipe would wait for its writer
+            return None
         found = json.loads(path.read_bytes())
         if found["sha256"] == _sha256(found["content"]):
             content: object = json.loads(found["content"])

@@ -38,6 +38,14 @@ def as_rows(outputs: Outputs, wanted: frozenset[Knowledge]) -> Rows:
     return {name: value.detach().cpu().contiguous() for name, value in rows.items()}
 
 
+def is_part_of(name: str, wanted: frozenset[Knowledge]) -> bool:
+    """Whether the tensor of this name, as `as_rows` names it, is part of what is `wanted`."""
+    kind = name.partition(".")[0]
+    if name == "dense.dfl_logits":
+        return "dfl" in wanted
+    return not wanted.isdisjoint({"dense", "dfl"}) if kind == "dense" else kind in wanted
+
+
 def constants(outputs: Outputs, wanted: frozenset[Knowledge]) -> Rows:
     """Return what is the same for all pictures: anchors, and the locations of each level."""
     found: Rows = {}

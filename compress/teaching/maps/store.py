@@ -1,4 +1,4 @@
-"""The store of a teacher's outputs: a folder of safetensors files that training maps into memory.
+"""The store of a teacher's outputs: a folder of safetensors files that training reads row by row.
 
 A store of R rows is cut into parts of equal numbers of rows. A part is written whole or not at all,
 with its hash beside it, so that an interrupted run goes on after the last part. Nothing but
@@ -19,13 +19,14 @@ from pathlib import Path
 
 import torch
 from pydantic import JsonValue
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from benchmarks.data.division import picture_hashes
 from benchmarks.data.image_set import ImageSet
 from benchmarks.record import Record
+from compress.teaching.maps.part_file import Places, places_of, read_into
 from compress.teaching.maps.rows import Rows
 from export.artifact.manifest import file_sha256
 from export.atomic import (
@@ -64,18 +65,19 @@ class Store:
     Args:
         folder: of this store alone.
         rows: how many there are in all.
-        row_bytes: of one row, which decides the size of the parts.
+        sample: one row, (1, ...) of each tensor, whose size decides that of the parts.
         source: returns the hash of what the given rows are made from; a part that was made from
             something else is stale.
     """
 
     def __init__(
-        self, folder: Path, rows: int, row_bytes: int, source: Callable[[range], str]
+        self, folder: Path, rows: int, sample: Rows, source: Callable[[range], str]
     ) -> None:
-        self.folder, self.rows, self.row_bytes = folder, rows, row_bytes
-        self.size = max(1, min(MOST_ROWS, PART_BYTES // max(1, row_bytes)))
+        self.folder, self.rows, self.sample = folder, rows, sample
+        self.row_bytes = row_bytes(sample)
+        self.size = max(1, min(MOST_ROWS, PART_BYTES // max(1, self.row_bytes)))
         self._source = source
-        self._opened: dict[int, Rows] = {}
+        self._places: dict[int, Places] = {}
         self._fixed: Rows | None = None
 
     @property
@@ -118,8 +120,9 @@ class Store:
     def fix(self, tensors: Mapping[str, Tensor]) -> None:
         """Write what is the same for all pictures, unless it is there already, undamaged."""
         content, path = save(dict(tensors)), self.folder / FIXED
+        self._fixed = dict(tensors)
         with contextlib.suppress(OSError):
-            if path.read_bytes() == content:
+            if path.is_file() and path.read_bytes() == content:
                 return
         write_bytes(content, path)
 
@@ -147,22 +150,45 @@ class Store:
                 yield record
 
     def fixed(self) -> Rows:
-        """Return what is the same for all pictures."""
+        """Return what is the same for all pictures.
+
+        Raises:
+            ToolkitError: it was deleted or damaged after it was written.
+        """
         if self._fixed is None:
-            self._fixed = _mapped(self.folder / FIXED)
+            path = self.folder / FIXED
+            try:
+                self._fixed = load(path.read_bytes())
+            except (OSError, SafetensorError) as error:
+                raise _gone(path, error) from error
         return self._fixed
 
-    def read(self, rows: Sequence[int]) -> Rows:
-        """Return these rows of every tensor, (B, ...)."""
-        places = [divmod(row, self.size) for row in rows]
-        parts = [(self._part(part), place) for part, place in places]
-        names = parts[0][0]
-        return {name: torch.stack([part[name][place] for part, place in parts]) for name in names}
+    def read(self, rows: Sequence[int], wanted: Callable[[str], bool] = bool) -> Rows:
+        """Return these rows, (B, ...), of every tensor whose name is `wanted`; all without it.
 
-    def _part(self, part: int) -> Rows:
-        if part not in self._opened:
-            self._opened[part] = _mapped(self._path(part))
-        return self._opened[part]
+        Raises:
+            ToolkitError: a part was deleted or damaged after it was checked.
+        """
+        found = {
+            name: torch.empty((len(rows), *row.shape[1:]), dtype=row.dtype)
+            for name, row in self.sample.items()
+            if wanted(name)
+        }
+        parts: dict[int, list[tuple[int, int]]] = {}
+        for index, row in enumerate(rows):
+            part, place = divmod(row, self.size)
+            parts.setdefault(part, []).append((place, index))
+        for part, places in parts.items():
+            try:
+                if part not in self._places:
+                    self._places[part] = self._places_of(part)
+                read_into(self._path(part), self._places[part], found, places)
+            except (OSError, ValueError, EOFError, RecursionError) as error:
+                raise _gone(self._path(part), error) from error
+        return found
+
+    def _places_of(self, part: int) -> Places:
+        return places_of(self._path(part), len(self.rows_of(part)), self.sample)
 
     def _path(self, part: int) -> Path:
         return self.folder / f"part-{part:05d}.safetensors"
@@ -178,10 +204,19 @@ class Store:
         record = self._record(part)
         if record is None or record.source != self._source(self.rows_of(part)):
             return False
+        path = self._path(part)
         try:
-            return file_sha256(self._path(part)) == record.sha256
-        except OSError:
+            if not path.is_file() or file_sha256(path) != record.sha256:
+                return False
+            self._places_of(part)
+        except (OSError, ValueError, RecursionError):
             return False
+        return True
+
+
+def row_bytes(sample: Rows) -> int:
+    """Return the bytes that one row takes on disk."""
+    return sum(value.numel() * value.element_size() for value in sample.values())
 
 
 def source_hash(content: JsonValue) -> str:
@@ -220,16 +255,9 @@ def in_words(size: float) -> str:
     return f"{size / 2**10:.0f} KiB"
 
 
-def _mapped(path: Path) -> Rows:
-    """Return the tensors of a file, mapped into memory and read when they are used.
-
-    Raises:
-        ToolkitError: it was deleted or damaged after it was checked.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError) as error:
-        raise ToolkitError(
-            f"{path}: cannot be read ({error}); run the same command again, which makes it anew"
-        ) from error
+def _gone(path: Path, error: Exception) -> ToolkitError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return ToolkitError(
+        f"{path}: was deleted or damaged since the run began ({reason}); run the same command "
+        "again, which makes it anew"
+    )

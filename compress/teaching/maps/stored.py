@@ -20,8 +20,23 @@ from compress.detector import BEFOREHAND, DetectorSpec, Knowledge, Outputs, Rois
 from compress.distillation.teacher import LiveTeacher, Teaching
 from compress.losses.parts.loss import LossSection
 from compress.parts.weights import weights_hash
-from compress.teaching.maps.rows import STORABLE, Rows, as_outputs, as_rows, constants, out_of_range
-from compress.teaching.maps.store import Store, cost_clock, identities, in_words, source_hash
+from compress.teaching.maps.rows import (
+    STORABLE,
+    Rows,
+    as_outputs,
+    as_rows,
+    constants,
+    is_part_of,
+    out_of_range,
+)
+from compress.teaching.maps.store import (
+    Store,
+    cost_clock,
+    identities,
+    in_words,
+    row_bytes,
+    source_hash,
+)
 from export.errors import ToolkitError, counted
 
 SCHEMA = 1
@@ -97,7 +112,7 @@ class Lesson:
 
     def row_bytes(self) -> int:
         """Return the bytes that one view takes on disk."""
-        return sum(value.numel() * value.element_size() for value in self.sample[0].values())
+        return row_bytes(self.sample[0])
 
 
 class StoredTeacher(Teaching):
@@ -121,7 +136,8 @@ class StoredTeacher(Teaching):
         """See `Teaching.outputs`."""
         assert rois is None
         assert wanted <= self.spec.provides
-        rows, fixed, device = self.store.read(batch.rows), self.store.fixed(), batch.images.device
+        rows = self.store.read(batch.rows, lambda name: is_part_of(name, wanted))
+        fixed, device = self.store.fixed(), batch.images.device
         if device.type != "cpu":
             rows, fixed = _moved(rows, device), _moved(fixed, device)
         return as_outputs(rows, fixed)
@@ -169,7 +185,7 @@ def check_stored(
 def open_store(lesson: Lesson, home: Path) -> Store:
     """Return the store of a lesson in the folder `home` of all stores; its parts may be missing."""
     folder = home / source_hash(lesson.key())[:16]
-    return Store(folder, lesson.views.rows, lesson.row_bytes(), lesson.sources())
+    return Store(folder, lesson.views.rows, lesson.sample[0], lesson.sources())
 
 
 def fill_store(

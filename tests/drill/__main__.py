@@ -16,6 +16,7 @@ KINDS = {
     "data": "tests.drill.data",
     "kills": "tests.drill.kills",
     "recipes": "tests.drill.recipes",
+    "stores": "tests.drill.stores",
 }
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from compress.stages.teaching.costs import STORES
 from tests.drill.judge import CODES
 from tests.drill.run_damage import DAMAGES, advised, damage, kinds_of_files
 from tests.drill.run_recipe import write_recipe
@@ -99,11 +100,13 @@ class Drill:
     counts: Counts
 
     @classmethod
-    def prepare(cls, folder: Path, seed: int, *, small: bool = False) -> "Drill":
-        """Make the undisturbed run; a small one trains a single detector and exports fp32 alone."""
-        recipe = write_recipe(folder, seed, small=small)
+    def prepare(
+        cls, folder: Path, seed: int, *, small: bool = False, taught: bool = False
+    ) -> "Drill":
+        """Make the undisturbed run of the recipe that `write_recipe` writes."""
+        recipe = write_recipe(folder, seed, small=small, taught=taught)
         command = Command(recipe, folder / "whole" / "runs", known=folder / "modules.json")
-        first = command.finish()
+        first = command.finish(patience_s=1200.0)  # of a whole run on a busy machine
         assert first.code == 0, first.said
         command.warm()
         start = time.monotonic()
@@ -144,6 +147,7 @@ class Drill:
             if ended.code == 0:  # it ended before the signal: begin anew
                 yield from differences(command.home, self.stages.home, self.expected)
                 shutil.rmtree(command.home)
+                shutil.rmtree(command.runs / STORES, ignore_errors=True)
                 if case.stage != WHOLE:
                     self.stages.copy_before(case.stage, command.home)
             stage = self.stages.present(command.home) if command.home.exists() else WHOLE
@@ -364,8 +368,18 @@ def cases(seed: int, count: int, names: Sequence[str]) -> Iterator[Case]:
 
 
 def drill(folder: Path, seed: int, count: int, *, small: bool = False) -> Counts:
-    """Disturb `count` runs; return the counts."""
-    whole = Drill.prepare(folder, seed, small=small)
-    for case in cases(seed, count, list(whole.stages.paths)):
-        whole.run(case)
-    return whole.counts
+    """Disturb `count` runs; return the counts.
+
+    The teacher of every second one stores its outputs before the student trains; small ones have
+    no teacher.
+    """
+    counts = Counts()
+    for taught in (False,) if small else (False, True):
+        home = folder / ("taught" if taught else "plain")
+        home.mkdir()
+        whole = Drill.prepare(home, seed, small=small, taught=taught)
+        whole = replace(whole, counts=counts)
+        share = count if small else count // 2 if taught else count - count // 2
+        for case in cases(seed + taught, share, list(whole.stages.paths)):
+            whole.run(case)
+    return counts

@@ -1,4 +1,6 @@
-"""Broken recipes: every key of every recipe under recipes/ mutated, in the file or by an override.
+"""Broken recipes: every key of every recipe mutated, in the file or by an override.
+
+The recipes are those under recipes/, and small ones whose teachers run once.
 
 `slimdet check` reads each one. It must refuse it with one message that says where, or accept it as
 settings that make sense, within five seconds of processor time, and write nothing.
@@ -20,6 +22,7 @@ from compress.recipe import load_recipe
 from export.reading.plain_yaml import read_yaml
 from tests.compress.smoke import SMOKE
 from tests.drill.judge import SECONDS, run
+from tests.drill.teachers import taught_recipes
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 PLACE = "XXPLACEXX"
@@ -83,10 +86,14 @@ class Counts:
         )
 
 
-def cases(seed: int, count: int) -> Iterator[Case]:
-    """Yield mutated recipes; after as many as there are keys, every key has had its turn."""
+def cases(seed: int, count: int, folder: Path) -> Iterator[Case]:
+    """Yield mutated recipes; after as many as there are keys, every key has had its turn.
+
+    What the recipes name is written into `folder`.
+    """
     chance = random.Random(seed)
     texts = {path.stem: path.read_text(encoding="utf-8") for path in RECIPES} | {"smoke": SMOKE}
+    texts |= taught_recipes(folder)
     trees = {name: read_yaml(text).value for name, text in texts.items()}
     places = [(name, keys) for name, tree in trees.items() for keys in _paths(tree)]
     made = 0
@@ -217,6 +224,6 @@ def drill(folder: Path, seed: int, count: int) -> Counts:
     """Judge `count` mutated recipes in `folder`."""
     counts = Counts()
     importlib.import_module("compress.pipeline")  # loading torch is no part of the first case
-    for case in cases(seed, count):
+    for case in cases(seed, count, folder / "given"):
         judge(case, folder, counts)
     return counts

@@ -16,8 +16,15 @@ _CHANGES = (
 )
 
 
-def write_recipe(folder: Path, seed: int, *, small: bool) -> Path:
-    """Write the data set and the recipe, which passes through every stage, into `folder`."""
+def write_recipe(folder: Path, seed: int, *, small: bool, taught: bool = False) -> Path:
+    """Write the data set and the recipe, which passes through every stage, into `folder`.
+
+    Args:
+        folder: of both.
+        seed: of the data set.
+        small: whether one detector is trained alone and exported in fp32 alone.
+        taught: whether the teacher's outputs are stored before the student trains.
+    """
     data = write_set("coco", folder / "data", seed)
     text = SMOKE
     section = text[text.index("  type: shapes") : text.index("teacher:")]
@@ -26,6 +33,8 @@ def write_recipe(folder: Path, seed: int, *, small: bool) -> Path:
     for before, after in _CHANGES:
         assert before in text, before
         text = text.replace(before, after)
+    if taught:
+        text += "teach: {views: 2}\n"
     if small:
         text = _alone(text)
     recipe = folder / "recipe.yaml"

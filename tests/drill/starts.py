@@ -128,9 +128,9 @@ class Command:
             multiprocessing.util._exit_function()  # type: ignore[attr-defined]
             os._exit(code)
 
-    def finish(self) -> Ended:
+    def finish(self, patience_s: float = PATIENCE_S) -> Ended:
         """Start it and wait for its end."""
-        return self.start().wait()
+        return self.start().wait(patience_s=patience_s)
 
 
 @dataclass
@@ -169,9 +169,9 @@ class Process:
             time.sleep(0.002)
         return False
 
-    def wait(self, *, killed: bool = False) -> Ended:
+    def wait(self, *, killed: bool = False, patience_s: float = PATIENCE_S) -> Ended:
         """Wait for its end and for that of its child processes."""
-        limit = time.monotonic() + PATIENCE_S
+        limit = time.monotonic() + patience_s
         while self.running() and time.monotonic() < limit:
             time.sleep(0.005)
         hung = self.running()

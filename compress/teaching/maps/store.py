@@ -179,13 +179,16 @@ class Store:
             part, place = divmod(row, self.size)
             parts.setdefault(part, []).append((place, index))
         for part, places in parts.items():
-            try:
-                if part not in self._places:
-                    self._places[part] = self._places_of(part)
-                read_into(self._path(part), self._places[part], found, places)
-            except (OSError, ValueError, EOFError, RecursionError) as error:
-                raise _gone(self._path(part), error) from error
+            self._read_part(part, found, places)
         return found
+
+    def _read_part(self, part: int, found: Rows, places: Sequence[tuple[int, int]]) -> None:
+        try:
+            if part not in self._places:
+                self._places[part] = self._places_of(part)
+            read_into(self._path(part), self._places[part], found, places)
+        except (OSError, ValueError, EOFError, RecursionError) as error:
+            raise _gone(self._path(part), error) from error
 
     def _places_of(self, part: int) -> Places:
         return places_of(self._path(part), len(self.rows_of(part)), self.sample)

@@ -130,7 +130,9 @@ def test_a_part_that_is_cut_short_in_the_middle_of_a_run_is_one_message(filled: 
     # with its pages mapped into memory, the second access would end the program
     read = filled.read([0, 4])
     os.truncate(filled.folder / "part-00001.safetensors", 150)
-    with pytest.raises(ToolkitError, match=r"part-00001\.safetensors: .*it ends within row 3 .*anew"):
+    with pytest.raises(
+        ToolkitError, match=r"part-00001\.safetensors: .*it ends within row 3 .*anew"
+    ):
         filled.read([7, 0])
     assert torch.equal(read["b"], torch.tensor([0.0, -4]))
     assert torch.equal(filled.read([0])["b"], torch.tensor([0.0]))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.gates import load_report
+from compress.checking.amounts import check_amounts
 from compress.data.loading import steps_per_epoch
 from compress.detector import BEFOREHAND, Detector
 from compress.detectors import DetectorConfig
@@ -284,6 +285,7 @@ def check_training(run: Run) -> None:
     """
     session, recipe, data, source = run.session, run.recipe, run.data, run.source
     _advise(run)
+    check_amounts(run)
     trainings = [(one.config, one.data, one.keys) for one in run.trainings]
     if recipe.gates is not None and recipe.gates.reference is not None:
         try:

@@ -177,8 +177,8 @@ class ExportConfig(Section):
     nms: Literal["host", "graph", "matrix", "none"] = "host"
     nms_iou: float = Field(default=0.6, gt=0, le=1)
     max_detections: int = Field(default=100, ge=1, le=10_000)
-    score_threshold: float = Field(default=0.25, ge=0, le=1)  # for use on the device
-    evaluation_score_threshold: float = Field(default=0.001, ge=0, le=1)  # for AP
+    score_threshold: float = Field(default=0.25, ge=0, lt=1)  # for use on the device
+    evaluation_score_threshold: float = Field(default=0.001, ge=0, lt=1)  # for AP
     calibration: CalibrationConfig = CalibrationConfig()
     quantization: QuantizationConfig = QuantizationConfig()
     parity_images: int = Field(default=32, ge=1, le=10_000)
@@ -187,6 +187,13 @@ class ExportConfig(Section):
     def _fp32_is_the_reference(self) -> Self:
         if len(set(self.precisions)) < len(self.precisions):
             raise ValueError(f"precisions names each one once; found {list(self.precisions)}")
+        asked = "evaluation_score_threshold" in self.model_fields_set
+        if asked and self.evaluation_score_threshold > self.score_threshold:
+            raise ValueError(
+                f"evaluation_score_threshold {self.evaluation_score_threshold:g} is above "
+                f"score_threshold {self.score_threshold:g}: AP would be of fewer boxes than the "
+                "device shows; AP needs those of low scores, as by the default of 0.001"
+            )
         if "fp32" not in self.precisions:
             raise ValueError("precisions needs fp32: the others are made from it and judged by it")
         return self
@@ -290,6 +297,15 @@ class Recipe(Section):
             raise ValueError(
                 "teach: stores the outputs of a network, and the boxes of a teacher of type "
                 f"{file.type} are stored without it; remove teach"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_graph_takes_the_batch(self) -> Self:
+        if self.benchmark.batch > 1 and not self.export.dynamic_batch:
+            raise ValueError(
+                f"benchmark.batch {self.benchmark.batch}: the exported graph takes one picture; "
+                "set export.dynamic_batch: true, or benchmark.batch: 1"
             )
         return self
 

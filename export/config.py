@@ -14,9 +14,11 @@ _Item = TypeVar("_Item")
 # message states the bound.
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=1_000_000)]
-PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
+PositiveFloat = Annotated[float, Field(ge=1e-12, le=1e9)]
 NonNegativeFloat = Annotated[float, Field(ge=0, le=1e9)]
 Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(ge=1e-6, le=1)]
+Levels = Annotated[int, Field(ge=1, le=8)]  # of a pyramid
 MOST_SEED = 2**32 - 1
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Channels = Annotated[int, Field(ge=1, le=4096)]  # of a layer
@@ -24,7 +26,8 @@ Cells = Annotated[int, Field(ge=1, le=256)]  # of a map that is pooled, per side
 MOST_THREADS = 1024  # a runtime takes minutes to start more
 Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 Batch = Annotated[int, Field(ge=1, le=65_536)]  # pictures
-Seconds = Annotated[float, Field(gt=0, le=31_536_000)]  # a year
+Temperature = Annotated[float, Field(ge=1e-3, le=1000)]  # of a softmax
+Seconds = Annotated[float, Field(ge=1e-3, le=31_536_000)]  # a year
 
 
 def _each_once(values: tuple[_Item, ...]) -> tuple[_Item, ...]:

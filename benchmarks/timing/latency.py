@@ -13,7 +13,8 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from benchmarks.data.image_set import ImageSet, read_photograph
 from benchmarks.timing.clocks import ClockWatch, Span, energy_mj, ranges, throttled, unsteady
@@ -41,6 +42,7 @@ BLOCK_SPREAD = 0.20  # of the median block; above it the timing is noisy
 RELIABLE_P99 = 500  # calls
 PHOTOGRAPH_BYTES = 512 * 2**20  # decoded photographs held in memory at most
 RESAMPLES = 1000
+MOST_CALLS = 10_000_000  # that may be asked for
 
 
 EngineBatch = Annotated[int, Field(ge=1, le=4096)]  # pictures per call
@@ -59,11 +61,23 @@ class BenchmarkConfig(Section):
     # of the engines; None: the runtime's default
     threads: Threads | None = None
     batch: EngineBatch = 1
-    time_limit_s: Seconds | None = 60.0  # per engine, over all repeats; fewer calls beyond it
-    score_threshold: float = Field(default=0.25, ge=0, le=1)  # end to end
+    time_limit_s: Annotated[Seconds, Field(ge=0.1)] | None = (
+        60.0  # per engine, over all repeats; fewer calls beyond it
+    )
+    score_threshold: float = Field(default=0.25, ge=0, lt=1)  # end to end
     # empty: no throughput
     throughput_batches: Batches = (1, 2, 4, 8, 16)
-    throughput_s: Seconds = 1.0  # seconds of calls per engine and batch
+    throughput_s: Annotated[Seconds, Field(ge=0.01)] = 1.0  # seconds of calls per engine and batch
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        calls = self.repeats * self.blocks * self.calls_per_block
+        if calls > MOST_CALLS:
+            raise ValueError(
+                f"repeats, blocks and calls_per_block make {calls} calls of each engine and scope; "
+                f"at most {MOST_CALLS}"
+            )
+        return self
 
 
 @dataclass(frozen=True)

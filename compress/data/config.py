@@ -87,6 +87,8 @@ class _Common(Section):
         height, width = self.input_size
         if height % _STRIDE or width % _STRIDE:
             raise ValueError(f"image_size {height} x {width}: sides must be multiples of {_STRIDE}")
+        if self.train.rest or self.val.rest:
+            raise ValueError("rest is for data.unlabeled alone; remove it elsewhere")
         if self.augment.transpose > 0 and height != width:
             raise ValueError(f"augment.transpose needs a square image_size, not {height} x {width}")
         return self
@@ -332,7 +334,7 @@ class ShapesConfig(_Common):
         count = split.count or max(_DRAWN[role], split.limit or 0)
         height, width = self.input_size
         name = split.split or role
-        numbers = chosen(count, split.limit, split.seed)
+        numbers = chosen(count, split.limit, split.seed, role)
         style, labeled = self.difficulty, role != "unlabeled"
         found = shapes_set(name, numbers, height, width, self.seed, style, labeled=labeled)
         return replace(found, name=role)
@@ -386,14 +388,13 @@ def _expanded(path: Path) -> Path:
 
 
 def _within(root: Path, path: Path | None) -> Path | None:
-    if path is None:
-        return None
-    path = _expanded(path)
-    return root / path if (root / path).exists() or not path.exists() else path
+    if path is not None:
+        path = _expanded(path)
+        path = root / path if (root / path).exists() or not path.exists() else path
+    return path
 
 
 def _refuse_count(config: FolderConfig) -> None:
     for role in ("train", "val", "unlabeled"):
-        split: SplitConfig | None = getattr(config, role)
-        if split is not None and split.count is not None:
+        if getattr(getattr(config, role), "count", None) is not None:
             raise DataError(f"data.{role}.count is for drawn data; use data.{role}.limit for files")

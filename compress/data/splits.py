@@ -16,15 +16,28 @@ _SEEN = 1.0  # input pixels; below this a box covers no pixel of the input
 
 
 def limited(image_set: ImageSet, limit: int | None, seed: int) -> ImageSet:
-    """Return the first `limit` pictures of a seeded permutation, or the whole set."""
-    if limit is None or limit >= len(image_set):
+    """Return the first `limit` pictures of a seeded permutation; all without one.
+
+    Raises:
+        DataError: there are fewer pictures.
+    """
+    if limit is None:
         return image_set
-    return image_set.subset(chosen(len(image_set), limit, seed))
+    return image_set.subset(chosen(len(image_set), limit, seed, image_set.name))
 
 
-def chosen(count: int, limit: int | None, seed: int) -> list[int]:
-    """Return the indices of the pictures, out of `count`, that remain under a limit."""
-    if limit is None or limit >= count:
+def chosen(count: int, limit: int | None, seed: int, role: str) -> list[int]:
+    """Return the indices of the pictures, out of `count`, that a limit chooses.
+
+    Raises:
+        DataError: the limit of the split in this `role` is larger.
+    """
+    if limit is not None and limit > count:
+        raise DataError(
+            f"data.{role}.limit: {limit}, and there {'is' if count == 1 else 'are'} "
+            f"{counted(count, 'picture')} to choose from; set at most {count}, or remove limit"
+        )
+    if limit is None or limit == count:
         return list(range(count))
     order: list[int] = np.random.default_rng(seed).permutation(count)[:limit].tolist()
     return order
@@ -191,9 +204,9 @@ def refuse_useless(image_set: ImageSet, size: tuple[int, int], augment: AugmentC
 
 
 def _zoomed(place: Letterbox, size: tuple[int, int], augment: AugmentConfig) -> float:
-    """Return by how much training may enlarge the boxes of a picture, or more."""
+    """Return by how much training enlarges the boxes of a picture at most, or more."""
     mosaic = max(size[0] / place.height, size[1] / place.width) if augment.mosaic else 1.0
-    return max(1.0, augment.scale[1]) * mosaic
+    return augment.scale[1] * mosaic
 
 
 def _reasons(image_set: ImageSet) -> str:

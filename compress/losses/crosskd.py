@@ -34,7 +34,7 @@ from compress.losses.parts.responses import (
 from compress.parts.atss import paired_iou
 from compress.parts.channel_statistics import mean_and_deviation
 from compress.parts.processes import over_batch
-from export.config import NonNegativeFloat, PositiveFloat
+from export.config import NonNegativeFloat, Temperature
 from export.errors import counted
 
 BoxTerm = Literal["dfl", "giou", "iou"]
@@ -57,7 +57,7 @@ class CrossKdConfig(LossSection):
     beta: NonNegativeFloat = 1.0  # power of the gap between scores in the class term
     box: BoxTerm | None = None
     box_weight: NonNegativeFloat | None = None
-    temperature: PositiveFloat = 1.0  # of the dfl term, which is multiplied by its square
+    temperature: Temperature = 1.0  # of the dfl term, which is multiplied by its square
     normalizer: Literal["positives", "centerness"] | None = None  # dfl divides by its weights
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:

@@ -17,7 +17,7 @@ from compress.detector import Dense, DetectorSpec, Knowledge, Outputs
 from compress.losses.parts.alignment import AlignedLevels, MapLoss, MapSection
 from compress.losses.parts.levels import check_classes
 from compress.parts.processes import mean_of_batch
-from export.config import PositiveFloat
+from export.config import PositiveFloat, Temperature
 
 
 class CwdConfig(MapSection):
@@ -26,7 +26,7 @@ class CwdConfig(MapSection):
     type: Literal["cwd"]
     weight: PositiveFloat | Literal["auto"] = 10.0
     source: Literal["features", "class_logits"] = "features"
-    temperature: PositiveFloat = 1.0  # tau
+    temperature: Temperature = 1.0  # tau
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
         """Return what to ask of both detectors."""

@@ -26,7 +26,7 @@ from compress.losses.parts.masked_error import masked_error, squared_error
 from compress.losses.parts.masks import level_masks, nearest, union_mask
 from compress.losses.parts.responses import divergence, mean_over
 from compress.losses.parts.rows import RoiSection, roi_weight
-from export.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from export.config import NonNegativeFloat, PositiveInt, Temperature
 
 USUAL_STAGES = (8, 16, 32)  # C3, C4, C5
 AUTOMATIC_ROI_WEIGHT = 2.0
@@ -44,8 +44,8 @@ class DeFeatConfig(RoiSection):
     backbone_stages: tuple[PositiveInt, ...] | None = None  # strides; default 8, 16, 32 if there
     roi_object_weight: NonNegativeFloat | None = None  # beta_obj; default 2 if both have RoIs
     roi_background_weight: NonNegativeFloat | None = None  # beta_bg; default as beta_obj
-    temperature_object: PositiveFloat = 1.0
-    temperature_background: PositiveFloat = 1.0
+    temperature_object: Temperature = 1.0
+    temperature_background: Temperature = 1.0
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return the knowledge needed: the neck's maps, and others whose weight is not 0."""

@@ -22,7 +22,7 @@ from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource,
 from compress.losses.parts.masks import stack_boxes
 from compress.parts.crops import crop_boxes
 from compress.parts.processes import over_batch
-from export.config import Cells, NonNegativeFloat, PositiveFloat, PositiveInt
+from export.config import Cells, NonNegativeFloat, PositiveInt, Temperature
 
 Variant = Literal["kl-ce softmax", "kl-ce sigmoid", "kl-bce sigmoid"]
 EPSILON = 1e-10
@@ -36,7 +36,7 @@ class DicodConfig(LossSection):
     type: Literal["dicod"]
     classifier: ClassifierConfig = ClassifierConfig()
     class_weight: NonNegativeFloat = 0.4
-    temperature: PositiveFloat = 2.0
+    temperature: Temperature = 2.0
     sigmoid: Literal["kl-ce", "kl-bce"] = "kl-ce"  # for dense heads
     localization_weight: NonNegativeFloat = 0.15
     boxes_per_object: PositiveInt | None = 1  # None: all predictions assigned to it

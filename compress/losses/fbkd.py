@@ -19,7 +19,7 @@ from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapLoss, MapSection
 from compress.losses.parts.loss import check_weights, weigh
 from compress.parts.processes import gather_rows, process_count
-from export.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from export.config import Levels, NonNegativeFloat, PositiveInt, Temperature
 
 Pair = tuple[Tensor, Tensor]  # student's first
 
@@ -32,8 +32,8 @@ class FbkdConfig(MapSection):
     channel_weight: NonNegativeFloat = 4e-3
     spatial_weight: NonNegativeFloat = 4e-3
     relation_weight: NonNegativeFloat = 7e-5
-    temperature: PositiveFloat = 0.5  # of the spatial attention
-    levels: PositiveInt = 4  # how many of the finest
+    temperature: Temperature = 0.5  # of the spatial attention
+    levels: Levels = 4  # how many of the finest
     # of channels, in each level's block
     reductions: Annotated[tuple[PositiveInt, ...], Field(max_length=16)] = (4, 4, 2, 2)
     # cells per side that a block looks at as one

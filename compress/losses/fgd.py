@@ -21,7 +21,7 @@ from compress.losses.parts.levels import LevelPairs, listed, pair_levels
 from compress.losses.parts.loss import DistillationLoss, check_weights, weigh
 from compress.losses.parts.masks import between, largest_product, pad_boxes
 from compress.parts.processes import over_batch
-from export.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from export.config import Levels, NonNegativeFloat, Temperature
 
 
 class FgdWeights(NamedTuple):
@@ -51,8 +51,8 @@ class FgdConfig(MapSection):
     beta: NonNegativeFloat | None = None  # background
     gamma: NonNegativeFloat | None = None  # attention
     lam: NonNegativeFloat | None = None  # relation
-    temperature: PositiveFloat | None = None  # of both attentions
-    levels: PositiveInt | None = None  # the finest; default 4 for faster_rcnn, else all
+    temperature: Temperature | None = None  # of both attentions
+    levels: Levels | None = None  # the finest; default 4 for faster_rcnn, else all
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Return the problems of these settings with this pair of detectors."""

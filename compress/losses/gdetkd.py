@@ -47,7 +47,7 @@ from compress.losses.parts.patches import (
 )
 from compress.losses.parts.rows import RoiSection, compares_rois, roi_weight
 from compress.parts.processes import gather_rows, over_batch
-from export.config import Channels, NonNegativeFloat, PositiveFloat, PositiveInt
+from export.config import Channels, NonNegativeFloat, PositiveInt, Temperature
 
 AUTOMATIC_BOX_WEIGHT = 1.0
 
@@ -65,9 +65,9 @@ class GDetKdConfig(RoiSection):
     positive_share: float = Field(default=0.25, ge=0, le=1)  # of these, among proposals
     roi_size: int = Field(default=7, ge=1, le=64)
     match_channels: Channels = 64  # of the embedding that compares levels
-    temperature: PositiveFloat | None = None  # initial; default: root of the embedding's size
+    temperature: Temperature | None = None  # initial; default: root of the embedding's size
     contrast_channels: Channels = 128
-    contrast_temperature: PositiveFloat = 0.1  # gamma
+    contrast_temperature: Temperature = 0.1  # gamma
     queue: PositiveInt = 1024  # negatives kept from earlier steps
     same_iou: float = Field(default=0.5, ge=0, le=1)  # boxes above this IoU are not negatives
 

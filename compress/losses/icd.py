@@ -55,7 +55,7 @@ from compress.parts.processes import (
     sum_over_processes,
 )
 from compress.training.objective import SeparateTraining
-from export.config import Channels, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from export.config import Channels, NonNegativeFloat, NonNegativeInt, PositiveFloat, Temperature
 
 USUAL_HEADS, LEAST_HEAD_CHANNELS = 8, 4
 USUAL_DELAY_STEPS = 1000
@@ -71,7 +71,7 @@ class IcdConfig(LossSection):
 
     type: Literal["icd"]
     instance_weight: PositiveFloat | None = None  # default 8, 3 with proposals
-    temperature: PositiveFloat = 1.0  # of the attention that weighs cells
+    temperature: Temperature = 1.0  # of the attention that weighs cells
     error: ErrorForm = "squared"
     heads: Annotated[int, Field(ge=1, le=256)] | None = None  # default 8, fewer below 32 channels
     layers: int = Field(default=1, ge=1, le=64)

@@ -28,7 +28,7 @@ from compress.losses.parts.masks import stack_boxes
 from compress.parts.draws import picture_generators
 from compress.parts.processes import over_batch
 from compress.training.objective import SeparateTraining
-from export.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from export.config import NonNegativeFloat, PositiveInt, PositiveShare, Share
 
 if TYPE_CHECKING:
     from compress.losses import PlainLossConfig
@@ -51,12 +51,12 @@ class IkdConfig(LossSection):
     adversarial_weight: NonNegativeFloat = 1e-5  # alpha_adv; 0: no shifted pictures
     every: PositiveInt = 1  # steps between perturbations
     iterations: int = Field(default=5, ge=1, le=1000)  # of FGSM
-    epsilon: PositiveFloat = 8 / 255  # largest change of a pixel; pixels are in 0..1
-    step_size: PositiveFloat = 2 / 255  # per iteration
+    epsilon: PositiveShare = 8 / 255  # largest change of a pixel; pixels are in 0..1
+    step_size: PositiveShare = 2 / 255  # per iteration
     diversity: float = Field(default=0.5, ge=0, le=1)  # probability of a smaller, shifted input
     diversity_scale: float = Field(default=0.9, gt=0, le=1)  # its smallest side, of the input's
     noise_probability: float = Field(default=0.3, ge=0, le=1)  # per picture of small objects
-    noise_std: NonNegativeFloat = 0.08  # severity 1
+    noise_std: Share = 0.08  # severity 1
     noise_area_px2: NonNegativeFloat = 1024.0  # an object below is small; letterboxed pixels
 
     @model_validator(mode="after")

@@ -45,7 +45,7 @@ from compress.losses.parts.loss import (
 from compress.losses.parts.responses import divergence, giou_error, two_way_divergence
 from compress.parts.draws import picture_generators
 from compress.parts.processes import over_batch
-from export.config import NonNegativeFloat, PositiveFloat
+from export.config import NonNegativeFloat, Temperature
 
 LEAST_WEIGHT = 1e-6  # of all probes
 LEAST_SIDE_PX = 1.0  # of a box that is given to an assigner
@@ -61,7 +61,7 @@ class KdDetrConfig(LossSection):
     l1_weight: NonNegativeFloat = 5.0
     giou_weight: NonNegativeFloat = 2.0
     scores: Literal["sigmoid", "softmax"] = "sigmoid"
-    temperature: PositiveFloat = 1.0  # the class term is multiplied by its square
+    temperature: Temperature = 1.0  # the class term is multiplied by its square
     layers: Literal["all", "last"] = "all"  # of the student's decoder, against the teacher's last
     # further queries; 0: the teacher's alone, for about half the extra time
     random: int = Field(default=300, ge=0, le=3000)

@@ -22,14 +22,14 @@ from compress.losses.parts.masks import stack_boxes
 from compress.losses.parts.responses import divergence, edge_divergence
 from compress.parts.atss import atss_thresholds
 from compress.parts.processes import over_batch, sum_of_batch
-from export.config import NonNegativeFloat, PositiveFloat
+from export.config import NonNegativeFloat, PositiveFloat, Temperature
 
 
 class LdConfig(LossSection):
     """Weights and temperatures of the two regions and the class term."""
 
     type: Literal["ld"]
-    temperature: PositiveFloat = 10.0  # T of the edges; the loss is multiplied by its square
+    temperature: Temperature = 10.0  # T of the edges; the loss is multiplied by its square
     main_weight: NonNegativeFloat = 0.25
     main_divisor: PositiveFloat = 4.0  # of the sum over edges
     region_weight: NonNegativeFloat = 0.25
@@ -37,7 +37,7 @@ class LdConfig(LossSection):
     region_lower: float = Field(0.25, ge=0, lt=1)  # DIoU where the region begins / where it ends
     normalize: Literal["sum", "none"] = "sum"  # divide each region by the sum of its weights
     class_weight: NonNegativeFloat = 10.0
-    class_temperature: PositiveFloat = 2.0
+    class_temperature: Temperature = 2.0
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:  # noqa: ARG002 - others depend on the pair
         """Return what to ask of both detectors: anchors only for the valuable region."""

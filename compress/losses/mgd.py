@@ -19,7 +19,7 @@ from compress.losses.parts.alignment import AlignedLevels, MapSection, is_two_st
 from compress.losses.parts.loss import DistillationLoss
 from compress.parts.draws import picture_generators
 from compress.parts.processes import over_batch
-from export.config import PositiveFloat, PositiveInt
+from export.config import Levels, PositiveFloat
 
 
 class MgdConfig(MapSection):
@@ -32,7 +32,7 @@ class MgdConfig(MapSection):
     type: Literal["mgd"]
     loss_weight: PositiveFloat | None = None  # alpha
     masked: float | None = Field(default=None, ge=0, lt=1)  # lambda: masked share
-    levels: PositiveInt | None = None  # how many of the finest
+    levels: Levels | None = None  # how many of the finest
     mask: Literal["cell", "channel"] = "cell"  # mask cells or whole channels
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "Mgd":

@@ -18,7 +18,7 @@ from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapLoss, MapSection, align_channels, is_two_stage
 from compress.parts.channel_statistics import ChannelStatistics, mean_and_deviation
 from compress.parts.processes import mean_of_batch
-from export.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from export.config import Levels, NonNegativeFloat, PositiveFloat
 
 ONE_STAGE_WEIGHT, TWO_STAGE_WEIGHT = 10.0, 6.0
 
@@ -28,7 +28,7 @@ class PkdConfig(MapSection):
 
     type: Literal["pkd"]
     loss_weight: PositiveFloat | None = None  # None: 6 for a two-stage student, 10 for others
-    levels: PositiveInt = 4  # how many of the finest
+    levels: Levels = 4  # how many of the finest
     resize: Literal["student", "teacher"] = "student"  # the map that is resized
     epsilon: PositiveFloat = 1e-6  # added to every standard deviation
     dead_below: NonNegativeFloat = 1e-4  # standard deviation of a student's channel

@@ -21,7 +21,7 @@ from compress.losses.parts.masked_error import mean_masked_error
 from compress.losses.parts.masks import between, box_levels, cell_ranges, largest_product, pad_boxes
 from compress.losses.parts.responses import divergence, mean_over
 from compress.losses.parts.rows import RoiSection, roi_weight
-from export.config import NonNegativeFloat, PositiveFloat
+from export.config import NonNegativeFloat, PositiveFloat, Temperature
 
 AUTOMATIC_ROI_WEIGHT = 1.0
 
@@ -38,7 +38,7 @@ class TadfConfig(RoiSection):
     box_weight: NonNegativeFloat | None = None  # default 1 if both have RoIs
     spread: PositiveFloat = 0.5  # standard deviation of the Gaussian, as a share of the box's side
     average: Literal["elements", "cells"] = "elements"  # elements are cells times channels
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
         """Return what to ask of both detectors."""

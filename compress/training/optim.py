@@ -13,7 +13,7 @@ from typing_extensions import Self
 from compress.detector import Detector
 from compress.training.backbone_stages import check_number, stage_rates, stages_of
 from compress.training.objective import SeparateTraining
-from export.config import Batch, NonNegativeInt, PositiveFloat, PositiveInt, Seconds, Section, Share
+from export.config import Batch, NonNegativeInt, PositiveFloat, PositiveInt, Section, Share
 from export.errors import RecipeError
 
 BACKBONE = "student.backbone."
@@ -30,10 +30,10 @@ class TrainConfig(Section):
     unlabeled_batch: Annotated[int, Field(ge=0, le=65_536)] | None = None
     accumulate: int = Field(default=1, ge=1, le=10_000)  # batches per optimiser step
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(default=3e-3, gt=0, le=1000)
-    backbone_lr: float = Field(default=1.0, gt=0, le=1000)  # times lr, for pre-trained backbones
+    lr: float = Field(default=3e-3, ge=1e-9, le=1000)
+    backbone_lr: float = Field(default=1.0, ge=1e-6, le=1000)  # times lr, for pre-trained backbones
     # each stage of the backbone has this share of the rate of the next; neck and head the full rate
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    layer_decay: float = Field(default=1.0, ge=1e-3, le=1)
     freeze_at: int = Field(
         default=0, ge=0, le=16
     )  # stages of the backbone not trained; 1: the stem
@@ -60,9 +60,10 @@ class TrainConfig(Section):
     evaluations: int = Field(default=4, ge=1, le=10_000)  # evenly spaced, the last one at the end
     keep: Literal["last", "best"] = "last"  # which weights ship; `best` chooses on val
     patience: PositiveInt | None = None  # evaluations without a better AP before stopping
-    time_budget_minutes: Annotated[float, Field(gt=0, le=525_600)] | None = None
+    time_budget_minutes: Annotated[float, Field(ge=0.001, le=525_600)] | None = None
     workers: int = Field(default=0, ge=0, le=256)
-    checkpoint_every_s: Seconds = 30.0
+    # 0: after every step
+    checkpoint_every_s: Annotated[float, Field(ge=0, le=31_536_000)] = 30.0
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -72,6 +73,11 @@ class TrainConfig(Section):
             not 0 < m < 1 for m in self.milestones
         ):
             raise ValueError("milestones are shares of the run, rising between 0 and 1")
+        if self.lr * self.weight_decay >= 1:
+            raise ValueError(
+                f"lr {self.lr:g} times weight_decay {self.weight_decay:g} is 1 or more, so that "
+                "each step would erase the weights; lower one of them"
+            )
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:

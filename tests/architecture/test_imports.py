@@ -70,6 +70,7 @@ FLOORS = [
     ["compress/stages"],
     ["compress/stages/teaching"],
     ["compress/memory"],
+    ["compress/checking"],
     ["compress/checks"],
     ["compress/pipeline"],
     ["compress/plan", "compress/doctor", "compress/methods"],

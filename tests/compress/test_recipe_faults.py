@@ -92,7 +92,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
         ("export.dynamic_batch=yes", True),
         ("name=1_000", "1_000"),
         ("seed=0x1F", 31),
-        ("train.lr=1e3", 1000.0),
+        ("train.lr=1e1", 10.0),
         ("seed=0o17", 15),
         ("train.lr=1e-3", 0.001),
         ("train.lr=1", 1.0),

@@ -226,6 +226,7 @@ def build_trunk(
     """
     check_input_size(input_size)
     strides = settings.strides or choose_strides(input_size, finest, coarsest)
+    check_anchors(settings.anchor_scale, strides, input_size)
     stages = [stride for stride in strides if stride <= COARSEST_STAGE]
     backbone = build_backbone(settings.backbone, stages, settings.norm)
     count = len(strides) - len(stages)
@@ -236,6 +237,22 @@ def build_trunk(
         backbone,
         Neck(backbone.channels, settings.width, count, extra, settings.norm),
     )
+
+
+def check_anchors(scale: float | None, strides: Sequence[int], input_size: tuple[int, int]) -> None:
+    """Refuse anchors that no object in the input has the size of.
+
+    Raises:
+        RecipeError: the smallest are larger than the input, or the largest smaller than a pixel.
+    """
+    if scale is None:
+        return
+    smallest, largest = scale * strides[0], scale * strides[-1]
+    if smallest > max(input_size) or largest < 1:
+        raise RecipeError(
+            f"anchor_scale {scale:g}: anchors of {smallest:g} to {largest:g} px for an input of "
+            f"{input_size[0]} x {input_size[1]} px; most detectors have 4 to 8"
+        )
 
 
 def check_input_size(input_size: tuple[int, int]) -> None:

@@ -9,13 +9,13 @@ from typing_extensions import TypeVar
 from compress.detector import DetectorSpec
 from compress.losses.parts.levels import LevelPairs, check_levels, pair_levels
 from compress.losses.parts.loss import DistillationLoss, LossSection
-from export.config import PositiveInt
+from export.config import Levels
 
 
 class MapSection(LossSection):
     """The base of the settings of losses on the maps of the finest levels."""
 
-    levels: PositiveInt | None = None  # how many of the finest; None: all
+    levels: Levels | None = None  # how many of the finest; None: all
 
     def check(self, student: DetectorSpec, teacher: DetectorSpec) -> list[str]:
         """Return the problems of these settings with this pair of detectors."""

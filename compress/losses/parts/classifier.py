@@ -16,7 +16,7 @@ class ClassifierConfig(Section):
     crop: int = Field(default=112, ge=32, le=1024)  # side in pixels that crops are resized to
     epochs: int = Field(default=10, ge=1, le=100_000)
     batch: Batch = 16  # pictures, with all of their boxes
-    lr: float = Field(default=1e-3, gt=0, le=1000)
+    lr: float = Field(default=1e-3, ge=1e-9, le=1000)
     weight_decay: float = Field(default=0.05, ge=0, le=100)
     workers: int = Field(default=0, ge=0, le=256)
 

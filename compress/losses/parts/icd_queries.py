@@ -17,7 +17,7 @@ from torch.nn import functional
 from compress.batch import Batch, boxes_per_image
 from compress.losses.parts.masks import stack_boxes
 from compress.parts.draws import picture_generators
-from export.config import NonNegativeFloat, PositiveFloat, Section, Share
+from export.config import NonNegativeFloat, PositiveShare, Section, Share
 from export.errors import counted
 
 CENTRE_FEATURES = 128  # per axis
@@ -40,9 +40,9 @@ class IcdQueries(Section):
     fakes_per_instance: int = Field(default=5, ge=0, le=1000)
     jitter: float = Field(default=0.3, ge=0, lt=0.5)  # largest shift, as a share of the box
     fake_centre: tuple[Share, Share] = (0.03, 0.97)
-    fake_side: tuple[PositiveFloat, PositiveFloat] = (0.002, 0.7)
-    side_mean: PositiveFloat = 0.2  # without box_statistics
-    side_deviation: NonNegativeFloat = 0.2
+    fake_side: tuple[PositiveShare, PositiveShare] = (0.002, 0.7)
+    side_mean: PositiveShare = 0.2  # without box_statistics
+    side_deviation: Share = 0.2
     class_prior: tuple[NonNegativeFloat, ...] | None = None  # K; default uniform
     # K rows: mean width, mean height, their standard deviations
     box_statistics: tuple[BoxStatistics, ...] | None = None

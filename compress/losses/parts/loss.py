@@ -7,7 +7,7 @@ compares the outputs of two detectors. `Distiller` and `check_pair` use only the
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -55,7 +55,7 @@ class LossSection(Section, ABC):
 
     type: str
     weight: PositiveFloat | Literal["auto"] = 1.0
-    ratio: PositiveFloat = 0.5  # of the task loss; for weight: auto
+    ratio: Annotated[float, Field(ge=1e-6, le=1000)] = 0.5  # of the task loss; for weight: auto
     window: PositiveInt = 50  # steps that weight: auto measures
     start: float = Field(default=0.0, ge=0, lt=1)  # share of the run before which the factor is 0
     end: float = Field(default=1.0, gt=0, le=1)  # share of the run after which the factor is 0

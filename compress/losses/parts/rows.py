@@ -14,7 +14,7 @@ from compress.batch import Batch
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.parts.levels import both_provide, check_classes, check_locations
 from compress.losses.parts.loss import DistillationLoss, LossSection, RoiSource
-from export.config import PositiveFloat
+from export.config import Temperature
 
 RowChoice = Literal["positive", "all"]
 
@@ -47,7 +47,7 @@ class RoiSection(LossSection):
 class RowSection(RoiSection):
     """The base of the settings of losses that compare plain logits, row by row."""
 
-    temperature: PositiveFloat = 1.0  # tau; the loss is multiplied by its square
+    temperature: Temperature = 1.0  # tau; the loss is multiplied by its square
     rows: RowChoice | None = None  # None: all RoIs, or the positive locations of a dense head
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:

@@ -17,7 +17,7 @@ from export.detections import Candidates
 Floats: TypeAlias = NDArray[np.float32]
 Outputs: TypeAlias = Mapping[str, NDArray[np.generic]]  # a graph's, by name
 Colour = Annotated[float, Field(ge=-1000, le=1000)]
-Deviation = Annotated[float, Field(gt=0, le=1000)]
+Deviation = Annotated[float, Field(ge=1e-3, le=1000)]
 
 MOST_PAIRS = 3000  # of a picture's (box, class) pairs that go into NMS
 LEVELS = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))  # strides of known pyramids

@@ -46,7 +46,11 @@ def places_of(path: Path, count: int, sample: Rows) -> Places:
         begin = _first_byte(header[name])
         end, shape = begin + count * _bytes(row), [count, *row.shape[1:]]
         code = _CODES[row.dtype]
-        if begin < 0 or header[name] != {"dtype": code, "shape": shape, "data_offsets": [begin, end]}:
+        if begin < 0 or header[name] != {
+            "dtype": code,
+            "shape": shape,
+            "data_offsets": [begin, end],
+        }:
             raise ValueError(f"{name} is not {code} of shape {shape}")
         if first + end > size:
             raise ValueError(f"it ends after {size} bytes, in {name}")

@@ -81,7 +81,9 @@ def test_a_limit_takes_the_same_pictures_for_the_same_seed(tmp_path: Path) -> No
     assert names(5, 0) == names(5, 0)
     assert names(5, 0) == names(8, 0)[:5]
     assert names(8, 0) != names(8, 1)
-    assert len(names(99, 0)) == 12
+    assert len(names(12, 0)) == 12
+    with pytest.raises(DataError, match=r"data\.train\.limit: 13, and there are 12 pictures"):
+        names(13, 0)
 
 
 @pytest.mark.parametrize(

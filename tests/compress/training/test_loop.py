@@ -203,7 +203,12 @@ def test_it_stops_when_ap_no_longer_rises_and_ships_the_best(tmp_path: Path) -> 
 
 
 def test_a_time_budget_ends_the_run(tmp_path: Path) -> None:
-    trained = fit(tmp_path, time_budget_minutes=1e-9, evaluations=12)
+    def slow(first: int, count: int) -> Iterator[Batch]:
+        for batch in endless(first, count):
+            time.sleep(0.07)
+            yield batch
+
+    trained = fit(tmp_path, slow, time_budget_minutes=0.001, evaluations=12)
     assert trained.steps == 1
     assert "time budget" in trained.stopped
 

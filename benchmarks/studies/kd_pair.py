@@ -95,8 +95,8 @@ def with_store(pair: Pair, config: LossSection, folder: Path) -> Pair | None:
     live = LiveTeacher(teacher, student.spec)
     outputs = live.outputs(batch, wanted)
     rows, count = as_rows(outputs, wanted), len(batch.images)
-    row_bytes = sum(value.numel() * value.element_size() for value in rows.values()) // count
-    store = Store(folder, count, row_bytes, lambda rows: source_hash(list(rows)))
+    sample = {name: value[:1] for name, value in rows.items()}
+    store = Store(folder, count, sample, lambda rows: source_hash(list(rows)))
     store.fix(constants(outputs, wanted))
     for part in store.parts:
         own = store.rows_of(part)

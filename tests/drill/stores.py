@@ -37,7 +37,8 @@ class Counts:
 
     def line(self) -> str:
         """Return the counts in a sentence."""
-        codes = ", ".join(f"{n} with exit code {code}" for code, n in sorted(self.codes.items()))  # type: ignore[type-var]
+        counted = sorted(self.codes.items(), key=str)
+        codes = ", ".join(f"{number} with exit code {code}" for code, number in counted)
         return f"{self.codes.total()} stores: {codes}; {len(self.broken)} broken promises"
 
 
@@ -154,6 +155,18 @@ def _linked(store: Path, chance: random.Random) -> None:
     path.symlink_to(target)
 
 
+def _file_for(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_bytes(b"x")
+
+
+def _moved(store: Path) -> None:
+    """Move a store, and leave a link to where it is now."""
+    moved = store.parent.parent / "moved"
+    store.replace(moved)
+    store.symlink_to(moved)
+
+
 def _not_numbers(store: Path) -> bytes:
     tensors = load(_part(store).read_bytes())
     return save({name: torch.full_like(value, float("nan")) for name, value in tensors.items()})
@@ -185,18 +198,9 @@ CHANGES: dict[str, Change] = {
     ),
     "a pipe in place of a file": lambda store, chance: _replaced(_any(store, chance), os.mkfifo),
     "a file that is gone": lambda store, chance: _any(store, chance).unlink(),
-    "a file in place of the store": lambda store, _: (
-        shutil.rmtree(store),
-        store.write_bytes(b"x"),
-    ),
-    "a file in place of all stores": lambda store, _: (
-        shutil.rmtree(store.parent),
-        store.parent.write_bytes(b"x"),
-    ),
-    "a link in place of the store": lambda store, _: (
-        store.replace(moved := store.parent.parent / "moved"),
-        store.symlink_to(moved),
-    ),
+    "a file in place of the store": lambda store, _: _file_for(store),
+    "a file in place of all stores": lambda store, _: _file_for(store.parent),
+    "a link in place of the store": lambda store, _: _moved(store),
     "anchors of another teacher": lambda store, _: (store / FIXED).write_bytes(
         save({"anchors.0": torch.zeros(1)})
     ),

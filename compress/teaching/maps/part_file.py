@@ -76,7 +76,7 @@ def read_into(
     with path.open("rb", buffering=0) as file:
         for name, tensor in found.items():
             width, first = _bytes(tensor) // len(tensor), places[name]
-            target = memoryview(tensor.numpy().reshape(-1).view(np.uint8))
+            target = memoryview(tensor.numpy().reshape(-1).view(np.uint8).data)
             for place, index in rows:
                 file.seek(first + place * width)
                 part = target[index * width : (index + 1) * width]

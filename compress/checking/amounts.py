@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from benchmarks.timing.environment import usable_cores
 from compress.data.loading import steps_per_epoch
 from compress.memory import GIB, machine_bytes
-from compress.stages.opened import Run
+from compress.stages.opened import Run, pictures_in_step
 from compress.training.optim import TrainConfig
 from export.errors import RecipeError, counted
 from export.reading.plain_yaml import Key
@@ -76,9 +76,9 @@ def _of_teaching(run: Run) -> Iterator[str]:
     recipe, data, at = run.recipe, run.data, run.source.at
     if recipe.teach is None:
         return
-    config = recipe.train
+    config, pictures = recipe.train, pictures_in_step(data, recipe.train)
     batches = config.total_steps(steps_per_epoch(data, config.batch)) * config.accumulate
-    seen = -(-batches // steps_per_epoch(data, config.batch))
+    seen = -(-batches // max(1, len(data.train) // pictures.labeled))
     if "views" in recipe.teach.model_fields_set and recipe.teach.views > seen:
         yield (
             f"{at('teach', 'views')}: {recipe.teach.views}, and the training sees a picture "

@@ -16,6 +16,7 @@ from compress.reading.setting_types import (
     alternatives,
     fields,
     is_branch_name,
+    members,
     names,
     tagged,
     tags,
@@ -252,6 +253,9 @@ def _reword(error: "ErrorDetails", value: JsonValue, kinds: Kinds, parents: Kind
     if kind in {"union_tag_invalid", "literal_error"}:
         expected = str(context.get("expected_tags") or context.get("expected", ""))
         options = re.findall(r"'([^']*)'", expected) or [expected]
+        if kind == "union_tag_invalid":
+            options = [one for one in options if not is_branch_name(one)]
+            options[-1:] = [options[-1] + _without_type(kinds)]
         found = context.get("tag", value)
         if not isinstance(found, str):
             return f"expected one of {', '.join(options)}; found {brief(found)}"
@@ -262,6 +266,13 @@ def _reword(error: "ErrorDetails", value: JsonValue, kinds: Kinds, parents: Kind
             return f"expected a section of keys and values, found {brief(value)}"
         return f"type is missing; set one of {', '.join(chosen)}" if chosen else "type is missing"
     return described(kind, context, value)
+
+
+def _without_type(kinds: Kinds) -> str:
+    """Return what a section without `type` is, where one of its kinds has none."""
+    models = [one for kind in kinds for one in members(kind) if not tags(one)]
+    first = next((names([one])[0] for one in models if names([one])), None)
+    return "" if first is None else f"; without type, a section with {first}"
 
 
 def _nearest(found: str, options: list[str]) -> str:

@@ -55,6 +55,10 @@ class BackboneSource(Detector):
             classes=student.classes,
         )
 
+    def levels(self) -> list[tuple[int, tuple[int, int]]]:
+        """Return the channels and the height and width of the map of each level."""
+        return list(zip(self.spec.channels, self._sizes, strict=True))
+
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return a map of each of the student's levels, of (B, 3, H, W) RGB in 0..1."""
         stages = self.backbone(resampled(images, self._seen))
@@ -108,6 +112,33 @@ def build_backbone_teacher(
     else:
         backbone, seen = build_backbone(name, STAGE_STRIDES, "batch"), input_size
     return BackboneSource(backbone, student, input_size, seen=seen)
+
+
+@torch.inference_mode()
+def check_size(network: BackboneSource, config: BackboneTeacher, size: tuple[int, int]) -> None:
+    """Pass a grey picture of (height, width) pixels, and refuse a backbone that cannot take it.
+
+    Raises:
+        RecipeError: the model fails on pictures of this size, or gives other maps.
+    """
+    training = network.training
+    try:
+        found = network.eval().maps(torch.full((1, 3, *size), 0.5))
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RecipeError(
+            f"backbone: {config.backbone} takes no pictures of {size[0]} x {size[1]} px "
+            f"({reason}); choose another data.image_size, or another backbone"
+        ) from error
+    finally:
+        network.train(training)
+    expected = [(channels, *cells) for channels, cells in network.levels()]
+    shapes = [tuple(level.shape[1:]) for level in found]
+    if shapes != expected:
+        raise RecipeError(
+            f"backbone: {config.backbone} gives maps of {shapes} for pictures of {size[0]} x "
+            f"{size[1]} px, where {expected} are needed; choose another backbone"
+        )
 
 
 def resampled(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -130,11 +130,13 @@ class BackboneTeacher(Section):
     Attributes:
         backbone: any model of timm (`timm/<name>`: a ViT, ConvNeXt, ResNet, ...) or torchvision.
         backbone_weights: a local file, or `timm` or `torchvision` to fetch its ImageNet weights.
+        precision: of the forward pass; `train` for that of the training, fp32 where `teach` stores.
     """
 
     type: Literal["backbone"]
     backbone: BackboneConfig
     backbone_weights: LocalFile
+    precision: Literal["train", "fp32", "bf16"] = "train"
 
     @property
     def weights(self) -> None:

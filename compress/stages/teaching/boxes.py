@@ -21,7 +21,7 @@ from compress.teaching.classes import ClassMatch, match_classes
 from compress.teaching.config import PredictionsTeacher
 from compress.teaching.formats.graph import Pixels
 from compress.teaching.onnx.content import content_sha256
-from compress.teaching.onnx.detector import OnnxDetector
+from compress.teaching.onnx.detector import BoxDetector
 from compress.teaching.onnx.finding import find_boxes
 from export.reading.plain_yaml import dotted
 
@@ -46,7 +46,7 @@ def found_by_network(run: Run, teacher: Teacher, network: Detector) -> Taught:
     session, data, name = run.session, run.data, str(teacher.name)
     manifest = torch_manifest(network, data, run.recipe.export, name)
     engine = TorchEngine(network, manifest, session.torch_device())
-    detector = OnnxDetector(engine, "network", "", Pixels(), manifest.classes)
+    detector = BoxDetector(engine, "network", "", Pixels(), manifest.classes)
     where = dotted(teacher.keys)
     match = match_classes(data.classes, manifest.classes, {}, where)
     key: dict[str, JsonValue] = {
@@ -95,7 +95,7 @@ def ask_file_teacher(run: Run, config: FileTeacher) -> BoxTeacher:
 
 def _find(
     run: Run,
-    detector: OnnxDetector,
+    detector: BoxDetector,
     key: Mapping[str, JsonValue],
     sets: Mapping[str, ImageSet],
     match: ClassMatch,

@@ -9,7 +9,7 @@ from compress.parts.pretrained import check_starting_weights, load_backbone_weig
 from compress.stages.opened import Run
 from compress.stages.teaching.costs import record_file_teacher
 from compress.stages.teaching.outputs import store_outputs
-from compress.teaching.backbone import BackboneSource, build_backbone_teacher
+from compress.teaching.backbone import BackboneSource, build_backbone_teacher, check_size
 from compress.teaching.config import BackboneTeacher
 from compress.teaching.maps.stored import check_stored
 from export.errors import RecipeError, ToolkitError
@@ -63,13 +63,15 @@ def ask_backbone(run: Run, config: BackboneTeacher) -> Teaching:
     if run.recipe.stores_outputs:
         return store_outputs(run, config, network)
     size = (run.data.input_height, run.data.input_width)
-    return LiveTeacher(network.to(session.torch_device()), student, size=size)
+    return LiveTeacher(network.to(session.torch_device()), student, config.precision, size=size)
 
 
 def _build(run: Run, config: BackboneTeacher, student: DetectorSpec) -> BackboneSource:
     size = (run.data.input_height, run.data.input_width)
     try:
-        return build_backbone_teacher(config, student, size)
+        network = build_backbone_teacher(config, student, size)
+        check_size(network, config, size)
     except ToolkitError as error:
         where = run.source.at("teacher")
         raise type(error)(*(f"{where}: {line}" for line in error.args)) from error
+    return network

@@ -7,7 +7,7 @@ from compress.stages.opened import Run
 from compress.teaching.beforehand import Found, sets_of
 from compress.teaching.classes import ClassMatch, match_classes
 from compress.teaching.config import OnnxTeacher, PredictionsTeacher
-from compress.teaching.onnx.detector import OnnxDetector, open_detector
+from compress.teaching.onnx.detector import BoxDetector, open_detector
 from compress.teaching.predictions.reading import read_predictions
 
 FILE_TEACHER = ModelName.of_teacher(0)
@@ -31,7 +31,7 @@ def read_file_teacher(run: Run, config: PredictionsTeacher) -> tuple[Found, list
     return Found(boxes), list(read.lines)
 
 
-def open_file_teacher(run: Run, config: OnnxTeacher) -> tuple[OnnxDetector, ClassMatch]:
+def open_file_teacher(run: Run, config: OnnxTeacher) -> tuple[BoxDetector, ClassMatch]:
     """Open the ONNX file of a teacher and match its classes.
 
     Raises:

@@ -94,8 +94,10 @@ def lesson_of(
 def _asked_of(teacher: Network, student: DetectorSpec) -> tuple[JsonValue, TeacherPrecision]:
     """Return the settings that the stored values depend on, and the precision of the pass."""
     if isinstance(teacher, BackboneTeacher):
-        settings = teacher.model_dump(mode="json", exclude=FILES)
-        return {**settings, "strides": list(student.strides)}, "fp32"  # its maps have their sizes
+        settings = teacher.model_dump(mode="json", exclude={*FILES, "precision"})
+        precision: TeacherPrecision = "bf16" if teacher.precision == "bf16" else "fp32"
+        # its maps have their sizes
+        return {**settings, "strides": list(student.strides)}, precision
     bf16 = teacher.config.precision == "bf16"
     settings = teacher.config.detector.model_dump(mode="json", exclude=FILES)
     return settings, "bf16" if bf16 else "fp32"

@@ -25,12 +25,12 @@ OWN = "slimdet"  # the format that a sidecar states
 
 
 @dataclass(frozen=True)
-class OnnxDetector:
-    """An opened file and how it is read.
+class BoxDetector:
+    """A detector that finds the boxes of photographs: an opened file, or a network of this package.
 
     Attributes:
         engine: to be entered before it runs.
-        format: name of the format.
+        format: name of the file's format, or `network`.
         why: what was found in the file.
         pixels: how a picture becomes its input.
         classes: names in the order of its labels.
@@ -139,7 +139,7 @@ def _padded(
     return boxes, scores, labels
 
 
-def open_detector(config: OnnxTeacher, device: Device, where: str) -> OnnxDetector:
+def open_detector(config: OnnxTeacher, device: Device, where: str) -> BoxDetector:
     """Load the file of a teacher, find its format and check that all it needs is known.
 
     Args:
@@ -149,12 +149,12 @@ def open_detector(config: OnnxTeacher, device: Device, where: str) -> OnnxDetect
 
     Raises:
         ExportError: the file cannot be loaded, or no format or several read it.
-        RecipeError: a setting is missing or contradicts the file.
+        RecipeError: there is no such file, or a setting is missing or contradicts it.
         MissingDependencyError: ONNX Runtime is not installed.
     """
     path, named = config.model, len(config.names) or None
     if not path.is_file():
-        raise ExportError(f"{path}: no such file; {where}.model names an ONNX file")
+        raise RecipeError(f"{path}: no such file; {where}.model names an ONNX file")
     own = own_graph(path, named) if config.format in (None, OWN) else "another format was asked for"
     opened: OpenGraph | None = None
     if isinstance(own, str):
@@ -170,11 +170,11 @@ def open_detector(config: OnnxTeacher, device: Device, where: str) -> OnnxDetect
     if fit.manifest is not None or opened is None:
         _refuse_for_own(config, where)
         engine: Engine = open_engine(path, device=device)
-        return OnnxDetector(engine, name, fit.why, fit.pixels, classes)
+        return BoxDetector(engine, name, fit.why, fit.pixels, classes)
     pixels = _pixels(fit, config, opened, where)
     nms = fit.nms if config.nms_iou is None else fit.nms.model_copy(update={"iou": config.nms_iou})
     manifest = _manifest(graph, name, classes, pixels, nms, config)
-    return OnnxDetector(
+    return BoxDetector(
         GraphEngine(opened, fit, pixels, manifest, device), name, fit.why, pixels, classes
     )
 

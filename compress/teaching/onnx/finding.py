@@ -12,7 +12,7 @@ from compress.teaching.beforehand import Found
 from compress.teaching.boxes import BoxLimits, TaughtBoxes
 from compress.teaching.classes import ClassMatch
 from compress.teaching.maps.store import cost_clock, identities, source_hash
-from compress.teaching.onnx.detector import OnnxDetector
+from compress.teaching.onnx.detector import BoxDetector
 from compress.teaching.onnx.running import taught_by
 from export.atomic import read_checked_json, write_checked_json
 from export.errors import DataError
@@ -21,7 +21,7 @@ BOXES, COST = "boxes.safetensors", "cost.json"
 
 
 def find_boxes(
-    detector: OnnxDetector,
+    detector: BoxDetector,
     key: Mapping[str, JsonValue],
     sets: Mapping[str, ImageSet],
     match: ClassMatch,

@@ -135,13 +135,14 @@ def open_graph(
         where: place of the teacher's settings, for messages.
 
     Raises:
-        ExportError: no such file, or one that ONNX Runtime cannot load or run; or its inputs are
-            not those of a detector that is known here.
-        RecipeError: its pictures' size is open or differs from the one given.
+        ExportError: ONNX Runtime cannot load or run it, or its inputs are not those of a detector
+            that is known here.
+        RecipeError: there is no such file, or its pictures' size is open or differs from the one
+            given.
         MissingDependencyError: ONNX Runtime is not installed.
     """
     if not path.is_file():
-        raise ExportError(f"{path}: no such file; {where}.model names an ONNX file")
+        raise RecipeError(f"{path}: no such file; {where}.model names an ONNX file")
     runtime = require("onnxruntime", extra="onnxruntime", purpose=f"Running {path.name}")
     runtime.set_default_logger_severity(_LOG_ERRORS)
     require_provider(path, device, runtime.get_available_providers())

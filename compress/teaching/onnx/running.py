@@ -8,7 +8,7 @@ from compress.batch import ScoredBoxes
 from compress.console import Progress
 from compress.teaching.boxes import BoxLimits, TaughtBoxes
 from compress.teaching.classes import ClassMatch
-from compress.teaching.onnx.detector import OnnxDetector
+from compress.teaching.onnx.detector import BoxDetector
 from export.detections import Detections
 from export.engine import Placed, detect_placed
 from export.pictures.ahead import decoded_ahead
@@ -17,7 +17,7 @@ _BATCH = 8  # pictures of a pass, where the file takes any number
 
 
 def taught_by(
-    detector: OnnxDetector,
+    detector: BoxDetector,
     images: ImageSet,
     match: ClassMatch,
     limits: BoxLimits,
@@ -41,7 +41,7 @@ def taught_by(
 
 
 def scored_boxes(
-    detector: OnnxDetector,
+    detector: BoxDetector,
     images: ImageSet,
     match: ClassMatch,
     indices: Sequence[int],
@@ -69,7 +69,7 @@ def _in_students_classes(found: Detections, match: ClassMatch, most: int) -> Sco
 
 
 def _placed(
-    detector: OnnxDetector, images: ImageSet, indices: Sequence[int], size: int
+    detector: BoxDetector, images: ImageSet, indices: Sequence[int], size: int
 ) -> Iterator[tuple[list[int], list[Placed]]]:
     depth = detector.engine.manifest.input.bit_depth
     images = replace(images, bit_depth=images.bit_depth if depth == 16 else depth)

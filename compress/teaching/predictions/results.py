@@ -56,14 +56,28 @@ def read_results(files: Sequence[Path], annotations: Path | None = None) -> Resu
     numbers: list[tuple[int, float, float, float, float, float]] = []
     file_names: dict[int, str] = {}
     names: dict[int, str] = {}
-    for path in files:
+    file_of: dict[PictureKey, int] = {}
+    unstated: dict[int, int] = {}  # file -> one of its ids, where it does not say what they are of
+    for place, path in enumerate(files):
         content = _parsed(path)
         entries = _entries(content, path)
+        states = isinstance(content, dict) and "images" in content
         if isinstance(content, dict):
             _add_tables(content, path, file_names, names)
         for key, values in _checked(entries, path):
+            other = files[file_of.setdefault(key, place)]
+            if file_of[key] != place:
+                raise DataError(_in_two_files(key, other, path))
+            if isinstance(key, int) and not states:
+                unstated.setdefault(place, key)
             pictures.append(key)
             numbers.append(values)
+    if unstated and file_names and annotations is None:
+        place, image_id = next(iter(unstated.items()))
+        raise DataError(
+            f"{files[place]}: does not say what its image_id {image_id} is, and another file says "
+            "what its own are; give file names as image_id, `images` in every file, or annotations"
+        )
     if annotations is not None:
         content = _parsed(annotations)
         if not isinstance(content, dict) or not {"images", "categories"} <= content.keys():
@@ -85,6 +99,17 @@ def read_results(files: Sequence[Path], annotations: Path | None = None) -> Resu
         file_names,
         names,
         source,
+    )
+
+
+def _in_two_files(key: PictureKey, first: Path, second: Path) -> str:
+    """Say that two files have boxes of one picture."""
+    if first == second:
+        return f"{second}: is given twice; give it once"
+    return (
+        f"{second}: has boxes of image_id {shown(key)}, and so has {first}: if they are of two "
+        "pictures, give file names as image_id, or each file its own run; if of one, put its boxes "
+        "into one file"
     )
 
 

@@ -7,16 +7,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torchvision import models
 
 from compress.data.loading import training_batches, view_batches
 from compress.detector import FEATURES
 from compress.distillation.teacher import LiveTeacher
+from compress.parts.backbones import Backbone
 from compress.run import main
 from compress.stages.opened import Run
 from compress.stages.rundir import read_record, read_teaching_costs
 from compress.stages.students import StudentTraining
 from compress.stages.teaching.features import ask_backbone
+from compress.teaching.backbone import BackboneSource, check_size
+from compress.teaching.config import BackboneTeacher
 from compress.teaching.maps.stored import StoredTeacher
 from export.errors import RecipeError
 from tests.compress.smoke import assert_refused, opened_smoke, write_smoke
@@ -73,6 +77,35 @@ def test_its_maps_are_those_of_the_weights_file(teacher: str, tmp_path: Path) ->
     with torch.no_grad():
         expected = whole.features[:4]((images - mean) / std)
     torch.testing.assert_close(taught.maps(images)[0], expected, atol=1e-4, rtol=1e-3)
+
+
+class Pickier(nn.Module):
+    """A body that takes pictures of 96 pixels alone, and gives one map."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        if images.shape[-1] != 96:
+            raise RuntimeError("the window does not divide the map")
+        return (images[:, :, ::32, ::32],)
+
+
+def test_a_size_that_the_backbone_cannot_take_is_refused(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    spec, body = run.build_student(0).spec, Backbone(Pickier(), (3,), (32,))
+    config = BackboneTeacher(type="backbone", backbone="resnet18", backbone_weights="w")
+    check_size(BackboneSource(body, spec, (64, 64), seen=(96, 96)), config, (64, 64))
+    with pytest.raises(RecipeError, match=r"no pictures of 64 x 64 px .*window does not divide"):
+        check_size(BackboneSource(body, spec, (64, 64), seen=(64, 64)), config, (64, 64))
+
+
+def test_its_pass_has_the_precision_of_the_recipe(teacher: str, tmp_path: Path) -> None:
+    rounded = opened(tmp_path / "b", f"{teacher[:-1]}, precision: bf16}}", PKD)
+    assert live(rounded).precision == "bf16"
+    assert live(opened(tmp_path / "t", teacher, PKD)).precision == "train"
+    keys = []
+    for name in ("bf16", "fp32", "train"):
+        run = opened(tmp_path / name, f"{teacher[:-1]}, precision: {name}}}", PKD, TEACH)
+        keys.append(stored(run).store.folder.name)
+    assert keys[1] == keys[2] != keys[0]
 
 
 def test_a_student_learns_from_it_and_it_stays(teacher: str, tmp_path: Path) -> None:

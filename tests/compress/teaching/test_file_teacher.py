@@ -14,7 +14,7 @@ from compress.stages.rundir import read_record, read_teaching_costs
 from compress.stages.teaching.boxes import ask_file_teacher, found_by_network
 from compress.stages.teaching.files import FILE_TEACHER
 from compress.teaching.beforehand import BoxTeacher
-from export.errors import RecipeError, ToolkitError
+from export.errors import DataError, RecipeError, ToolkitError
 from tests.compress.smoke import assert_refused, opened_smoke, write_smoke
 
 UNLABELED = "data.unlabeled={split: train, count: 12, rest: true}"
@@ -113,7 +113,15 @@ def test_a_network_finds_its_boxes_once(tmp_path: Path) -> None:
             ["teacher={type: predictions, file: RESULTS}", PSEUDO, "teach={views: 2}"],
             "teach: stores the outputs of a network",
         ),
-        (["teacher={type: onx, model: a}", PSEUDO], "did you mean 'onnx'"),
+        (
+            ["teacher={type: onx, model: a}", PSEUDO],
+            "teacher: 'onx' is not one of the allowed values; did you mean 'onnx'? (allowed: "
+            "predictions, onnx, backbone",
+        ),
+        (
+            ["teacher={type: yolo, model: yolo11n}", PSEUDO],
+            "(allowed: predictions, onnx, backbone; without type, a section with detector)",
+        ),
         (["teacher={type: predictions}", PSEUDO], "teacher.file"),
     ],
 )
@@ -122,9 +130,7 @@ def test_a_recipe_with_a_wrong_file_teacher_is_refused(
 ) -> None:
     path = write_results(tmp_path, "train")
     given = [one.replace("RESULTS", str(path)) for one in overrides]
-    code = RecipeError.exit_code
-    if "no such file" in said or said == "no.json":
-        code = 6 if "onnx" in said else 3
+    code = DataError.exit_code if said == "no.json" else RecipeError.exit_code
     assert_refused(tmp_path, capsys, given, code, said)
 
 

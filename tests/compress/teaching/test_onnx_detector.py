@@ -15,7 +15,7 @@ from compress.teaching.boxes import BoxLimits
 from compress.teaching.classes import match_classes
 from compress.teaching.config import OnnxTeacher
 from compress.teaching.formats.graph import Pixels
-from compress.teaching.onnx.detector import OnnxDetector, open_detector
+from compress.teaching.onnx.detector import BoxDetector, open_detector
 from compress.teaching.onnx.graph_file import OpenGraph, open_graph
 from compress.teaching.onnx.running import taught_by
 from export.artifact.manifest import file_sha256, write_manifest
@@ -71,7 +71,7 @@ def settings(path: Path, **more: Any) -> OnnxTeacher:
     )
 
 
-def opened(path: Path, **more: Any) -> OnnxDetector:
+def opened(path: Path, **more: Any) -> BoxDetector:
     return open_detector(settings(path, **more), "cpu", HERE)
 
 
@@ -97,7 +97,7 @@ def _grey(_: int) -> NDArray[np.uint8]:
     return np.full((80, 100, 3), 90, dtype=np.uint8)
 
 
-def taught(detector: OnnxDetector, images: ImageSet) -> list[list[float]]:
+def taught(detector: BoxDetector, images: ImageSet) -> list[list[float]]:
     match = match_classes(images.classes, detector.classes, {}, HERE)
     with detector.engine:
         found = taught_by(detector, images, match, BoxLimits(0.1, 5))
@@ -222,7 +222,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_one_that_is_no_onnx_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"none\.onnx: no such file; .*teacher\.model"):
+    with pytest.raises(RecipeError, match=r"none\.onnx: no such file; .*teacher\.model"):
         opened(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("not a graph")
     with pytest.raises(ExportError, match=r"text\.onnx: ONNX Runtime .* cannot load it"):

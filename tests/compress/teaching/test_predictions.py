@@ -28,6 +28,36 @@ def read(tmp_path: Path, content: Any, *, sets: Any = None, **settings: Any) -> 
     return read_predictions(config, sets or {"train": TRAIN}, HERE)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ([entry(1)], [entry(2), entry(1)], "has boxes of image_id 1, and so has"),
+        ([entry("a.jpg")], [entry("a.jpg")], "has boxes of image_id 'a.jpg', and so has"),
+        ([entry(1)], None, "is given twice"),
+        (
+            {"images": [{"id": 7, "file_name": "a.jpg"}], "annotations": [entry(7)]},
+            [entry(2)],
+            "does not say what its image_id 2 is, and another file says",
+        ),
+    ],
+)
+def test_files_whose_ids_may_mean_different_pictures_are_refused(
+    tmp_path: Path, first: Any, second: Any, said: str
+) -> None:
+    other = tmp_path / ("results.json" if second is None else "other.json")
+    other.write_text(json.dumps(second))
+    files = [str(tmp_path / "results.json"), str(other)]
+    with pytest.raises(DataError, match=said):
+        read(tmp_path, first, file=files)
+
+
+def test_files_of_different_pictures_are_read_together(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text(json.dumps([entry(3)]))
+    files = [str(tmp_path / name) for name in ("results.json", "other.json")]
+    found = read(tmp_path, [entry(1), entry(2)], file=files)
+    assert [len(found.taught["train"].of(i).scores) for i in range(3)] == [1, 1, 1]
+
+
 def test_results_become_corners_in_the_pictures_of_the_set(tmp_path: Path) -> None:
     found = read(tmp_path, [entry(2, (10, 20, 30, 40), 0.5), entry(2, category_id=2), entry(1)])
     boxes, labels, scores = found.taught["train"].of(1)

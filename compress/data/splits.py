@@ -4,6 +4,7 @@ import difflib
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.data.annotations import Tally
 from benchmarks.data.image_set import ImageSet, LabeledImage
@@ -190,17 +191,34 @@ def refuse_useless(image_set: ImageSet, size: tuple[int, int], augment: AugmentC
         place = fit(image.width, image.height, *size)
         boxes = image.boxes[~image.crowd]
         sides = (boxes[:, 2:] - boxes[:, :2]) * (place.scale_x, place.scale_y)
-        shorter = float(sides.min(axis=1).max(initial=0.0))
-        largest, count = max(largest, shorter), count + len(boxes)
-        if shorter * (_zoomed(place, size, augment) if learnt else 1.0) >= least:
+        count += len(boxes)
+        if learnt:
+            sides = sides[_visible(sides, size, augment)] * _zoomed(place, size, augment)
+        largest = max(largest, float(sides.min(axis=1).max(initial=0.0)))
+        if largest >= least:
             return
     every = "the only box is" if count == 1 else f"all {count} boxes are"
     use = "left out of training" if learnt else "too small to be found"
     raise DataError(
         f"{where}: {every} {use}: of the shorter side, the largest has {largest:.3g} px at "
-        f"{size[0]} x {size[1]}, under {key}, in {image_set.source}{_reasons(image_set)}. Correct "
-        "the boxes, or set a larger data.image_size"
+        f"{size[0]} x {size[1]}{_of_zoom(augment) if learnt else ''}, under {key}, in "
+        f"{image_set.source}{_reasons(image_set)}. Correct the boxes, or set a larger "
+        "data.image_size"
     )
+
+
+def _visible(
+    sides: NDArray[np.float64], size: tuple[int, int], augment: AugmentConfig
+) -> NDArray[np.bool_]:
+    """Return of which boxes (n, 2) the smallest zoom may leave enough in view."""
+    height, width = size
+    share = np.minimum(1.0, (width, height) / np.maximum(sides * augment.scale[0], 1e-9))
+    return np.asarray(share.prod(axis=1) >= augment.min_visible)
+
+
+def _of_zoom(augment: AugmentConfig) -> str:
+    low, high = augment.scale
+    return "" if low <= 1 <= high else f", zoomed by {low:g} to {high:g} (augment.scale)"
 
 
 def _zoomed(place: Letterbox, size: tuple[int, int], augment: AugmentConfig) -> float:

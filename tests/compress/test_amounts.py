@@ -116,6 +116,7 @@ def test_anchors_that_no_object_has_the_size_of_are_refused(tmp_path: Path, scal
         opened_smoke(tmp_path, detector).build_student(0)
 
 
-def test_boxes_that_a_zoom_makes_too_small_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="boxes are left out of training"):
-        opened_smoke(tmp_path, "data.augment.scale=[0.01, 0.01]")
+@pytest.mark.parametrize("zoom", ["0.01", "100"])
+def test_a_zoom_that_leaves_no_box_is_refused(tmp_path: Path, zoom: str) -> None:
+    with pytest.raises(DataError, match=f"left out of training.* zoomed by {zoom} to {zoom} "):
+        opened_smoke(tmp_path, f"data.augment.scale=[{zoom}, {zoom}]")

@@ -35,15 +35,9 @@ def check_amounts(run: Run) -> None:
             "key for what the runtime chooses"
         )
     warnings = [*_of_pictures(run), *_of_teaching(run), *_of_the_machine(run)]
-    trainings: list[tuple[TrainConfig, int, Key]]
-    trainings = [(recipe.train, steps_per_epoch(run.data, recipe.train.batch), ("train",))]
-    trainings += [
-        (config, steps_per_epoch(teacher.data, config.batch), (*teacher.keys, "train"))
-        for teacher in run.teachers
-        if (config := teacher.config.train) is not None
-    ]
-    for config, per_epoch, keys in trainings:
-        warnings += _of_training(run, config, per_epoch, keys)
+    for one in run.trainings:
+        per_epoch = steps_per_epoch(one.data, one.config.batch)
+        warnings += _of_training(run, one.config, per_epoch, one.keys)
     for line in warnings:
         run.session.console.warn(line)
 

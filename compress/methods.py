@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -87,7 +88,8 @@ def example(name: str) -> "LossSection":
     return loss_settings()[name].model_validate({"type": name, **EXAMPLES.get(name, {})})
 
 
-def support(*names: str) -> list[Method]:
+@cache
+def support(*names: str) -> tuple[Method, ...]:
     """Match methods, by default all, with every family; ordered by name."""
     from compress.detector import BEFOREHAND
     from compress.detectors.small_pairs import planned_pair
@@ -110,7 +112,7 @@ def support(*names: str) -> list[Method]:
                 needs[family] = tuple(sorted(asked))
         source = _source(name, settings)
         rows.append(Method(name, source, needs, problems, *_described(settings)))
-    return rows
+    return tuple(rows)
 
 
 def _described(settings: "type[LossSection]") -> tuple[str, str, tuple[str, ...]]:

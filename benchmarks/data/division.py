@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from benchmarks.data.image_set import ImageSet
@@ -271,7 +271,7 @@ def _copies(pool: ImageSet) -> dict[str, list[int]]:
 
 def photograph_of(file_name: str) -> str | None:
     """Return the name of the photograph that Roboflow made a picture from; None for other names."""
-    augmented = _AUGMENTED.match(PurePosixPath(file_name).name)
+    augmented = _AUGMENTED.match(file_name.rpartition("/")[2])
     return augmented.group(1) if augmented else None
 
 

@@ -64,7 +64,7 @@ def find_repetitions(own: Mapping[str, ImageSet], taught: Mapping[str, ImageSet]
         copies = {
             name
             for key, name in zip(keys["val"], names["val"], strict=True)
-            if key not in shared and photograph_of(name) in photographs
+            if photographs and key not in shared and photograph_of(name) in photographs
         }
         if copies:
             alike[pair] = tuple(sorted(copies))

@@ -180,7 +180,6 @@ def test_the_list_fits_a_terminal_and_names_the_detectors_of_what_is_not_for_all
     assert "ld on ssd: ld needs dfl" in why
 
 
-@cache
 def methods() -> dict[str, Method]:
     return {method.name: method for method in support()}
 

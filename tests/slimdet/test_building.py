@@ -11,6 +11,7 @@ from tests.export.conftest import static_model as static_model
 from tests.export.test_predict import pictures as pictures
 
 
+@pytest.mark.slow
 def test_an_exported_model_is_built_in_another_precision_and_opens(
     static_model: Path, pictures: Path, tmp_path: Path
 ) -> None:

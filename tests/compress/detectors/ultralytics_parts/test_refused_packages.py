@@ -106,6 +106,7 @@ for name, folder in json.loads(sys.argv[2]).items():
         sys.path.insert(0, folder)
     found[name] = [*attempt(sys.argv[1]), *attempt(sys.argv[1]), ultralytics().said]
     if name in ("absent", "old"):
+        methods.support.cache_clear()  # no user's package goes while the command runs
         found[name].append(methods.support("pkd")[0].works_on)
     if folder is None:
         found["quickstart"] = attempt(sys.argv[3])[0]

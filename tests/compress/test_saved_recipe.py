@@ -63,7 +63,7 @@ def test_comments_and_order_stay_and_the_overrides_are_told(tmp_path: Path) -> N
             "seeds: 3                      # 3 trains student and baseline three times and "
             "gives an interval",
         ),
-        ("  steps: 1600", "  steps: 2"),
+        ("  steps: 2000", "  steps: 2"),
     ]
 
 

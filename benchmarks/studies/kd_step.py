@@ -260,8 +260,10 @@ def make_floor(pair: Pair, config: LossSection) -> Callable[[], dict[str, torch.
     return forward
 
 
-def make_step(kind: str, pair: Pair, config: LossSection | None = None) -> Callable[[], None]:
-    """Return a whole training step of a kind: `plain`, `floor` or `distilled`."""
+def make_step(
+    kind: str, pair: Pair, config: LossSection | None = None, half: torch.dtype | None = None
+) -> Callable[[], None]:
+    """Return a whole step of a kind, `plain`, `floor` or `distilled`; None of `half`: in fp32."""
     student, batch, optimizers = pair.student, pair.batch, [pair.optimizer]
     forward: Callable[[], dict[str, torch.Tensor]]
     if config is None:
@@ -279,7 +281,8 @@ def make_step(kind: str, pair: Pair, config: LossSection | None = None) -> Calla
 
     def step() -> None:
         student.train()
-        terms = forward()
+        with torch.autocast(batch.images.device.type, half, enabled=half is not None):
+            terms = forward()
         for optimizer in optimizers:
             optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]

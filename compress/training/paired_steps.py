@@ -90,7 +90,7 @@ def _time_part(jobs: Sequence[TrainJob], loops: Sequence[Loop], part: Part, most
             for side in (0, 1) if turn % 2 else (1, 0):
                 loop = loops[side]
                 loop.step, loop.idle = part.step, {}
-                elapsed = _milliseconds(fabric.device, partial(loop.take_step, feeds[side]))
+                elapsed = milliseconds(fabric.device, partial(loop.take_step, feeds[side]))
                 if turn >= CYCLE:
                     times[side].append(elapsed)
             if len(times[0]) >= FEWEST:
@@ -102,7 +102,7 @@ def _time_part(jobs: Sequence[TrainJob], loops: Sequence[Loop], part: Part, most
     return Samples(name, part, tuple(times[0]), tuple(times[1]))
 
 
-def _milliseconds(device: torch.device, work: Callable[[], object]) -> float:
+def milliseconds(device: torch.device, work: Callable[[], object]) -> float:
     """Return the cost of `work` in ms: time between events on a GPU, else processor time."""
     if device.type == "cuda":
         start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

@@ -76,6 +76,7 @@ FLOORS = [
     ["compress/plan", "compress/doctor", "compress/methods"],
     ["compress/run"],
     ["benchmarks/studies"],  # the one folder of benchmarks/ that drives the training side
+    ["benchmarks/studies/gpu_acceptance"],
     ["slimdet/arguments"],
     ["slimdet/result", "slimdet/pictures"],
     ["slimdet/model"],

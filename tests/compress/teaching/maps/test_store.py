@@ -56,6 +56,13 @@ def test_rows_come_back_in_the_order_that_is_asked_for(filled: Store) -> None:
     assert [record.clamped for record in filled.records()] == [0, 1, 2]
 
 
+def test_rows_are_read_as_they_are_in_a_training_in_bf16(filled: Store) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        read = filled.read([9, 0])
+    assert read["a"].dtype == torch.float16
+    assert torch.equal(read["a"], torch.tensor([[9.0] * 3, [0.0] * 3], dtype=torch.float16))
+
+
 def test_a_part_is_large_enough_to_matter_and_small_enough_to_repeat(tmp_path: Path) -> None:
     assert Store(tmp_path, 10**6, row_of(100), of).size == module.MOST_ROWS
     assert Store(tmp_path, 10**6, row_of(2**20), of).size == 64

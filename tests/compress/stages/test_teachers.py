@@ -155,7 +155,7 @@ def test_a_run_of_two_teachers_that_is_cut_ends_as_one_that_was_not(
 
 @pytest.mark.slow
 def test_a_later_stage_begins_where_the_one_before_ended(tmp_path: Path) -> None:
-    run = opened_smoke(tmp_path, SECOND, "train.steps=1", "train.lr=1e-12", "distill=[]")
+    run = opened_smoke(tmp_path, SECOND, "train.steps=1", "train.lr=1e-9", "distill=[]")
     before = run.build_student(seed=7).state_dict()
     folder = run.home / "models" / "seed0-student-stage1"
     folder.mkdir(parents=True)

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
@@ -334,12 +333,10 @@ def check_training(run: Run) -> None:
 def _check_step(run: Run) -> None:
     """Refuse numbers of pictures with and without labels that no step can have."""
     recipe, data, source = run.recipe, run.data, run.source
-    parts: tuple[Literal["labeled_batch", "unlabeled_batch"], ...]
-    parts = ("labeled_batch", "unlabeled_batch")
     for one in run.trainings:
         if one.teacher is None and data.unlabeled is not None:
             continue
-        for part in parts:
+        for part in ("labeled_batch", "unlabeled_batch"):
             if getattr(one.config, part):
                 lacks = (
                     "there are no pictures without labels; add data.unlabeled, or remove this key"

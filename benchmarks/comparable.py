@@ -1,4 +1,4 @@
-"""Whether the figures of two reports can be held against each other, and what speaks against it."""
+"""Whether the figures of two reports can be compared, and the reasons why not."""
 
 import re
 from collections.abc import Sequence

@@ -223,14 +223,31 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "0 success, 1 a report cannot be read, 2 a limit is not valid, 3 a limit is exceeded",
     )
     parser.add_argument(
-        "before", type=some_path, metavar="A", help="a run's or report's folder or file"
+        "before",
+        type=some_path,
+        metavar="A",
+        help="report to compare with: its file, its folder or the run's folder",
     )
-    parser.add_argument("after", type=some_path, metavar="B", help="the one to compare with it")
-    # Limits are appended, so that one that is given twice is told.
-    parser.add_argument("--max-ap-drop", action="append", default=[], metavar="POINTS")
-    for name in ("p50", "p99", "size"):
+    parser.add_argument("after", type=some_path, metavar="B", help="new report")
+    # Limits are appended, so that one that is given twice is noticed.
+    parser.add_argument(
+        "--max-ap-drop",
+        action="append",
+        default=[],
+        metavar="POINTS",
+        help="most AP points that a row may lose",
+    )
+    for name, what, unit in (
+        ("p50", "median latency", "ms"),
+        ("p99", "the latency's 99th percentile", "ms"),
+        ("size", "the file", "MB"),
+    ):
         parser.add_argument(
-            f"--max-{name}", action="append", default=[], metavar="+5%", help="or a plain number"
+            f"--max-{name}",
+            action="append",
+            default=[],
+            metavar="+5%",
+            help=f"most that {what} may grow, in per cent of A; or its largest value, {unit}",
         )
     parser.add_argument(
         "--allow-noisy",

@@ -26,7 +26,7 @@ TIMING = re.compile(r"valid|(noisy|throttled|not measured)(: .+)?", re.DOTALL)
 FAILURES = ("failed", "failure", "error", "errors", "exception", "skipped")
 # What a file of a detector can have, and a call of one can take: a figure outside is a mistake.
 PLAUSIBLE = {"MB": (1e-3, 1e6), "ms": (1e-2, 1e7)}
-MOST_PER_CENT, MOST = 1000, 1e6  # a limit above holds nothing back
+MOST_PER_CENT, MOST = 1000, 1e6  # nothing exceeds a limit above
 
 
 class GateError(ToolkitError):
@@ -74,13 +74,13 @@ def parse_limit(limit: str | float) -> tuple[float, bool]:
 
     Raises:
         ValueError: it is neither a percentage nor a finite number from 0, or it is so large that
-            it holds nothing back.
+            nothing can exceed it.
     """
     number, relative = _number(limit)
     most = MOST_PER_CENT / 100 if relative else MOST
     if number > most:
         kind = f"+{MOST_PER_CENT}%" if relative else f"{MOST:.0f}"
-        raise ValueError(f"{limit} is not a limit, as it holds nothing back; write at most {kind}")
+        raise ValueError(f"{limit} is not a limit, as nothing can exceed it; write at most {kind}")
     return number, relative
 
 

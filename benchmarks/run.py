@@ -74,11 +74,17 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = parser_of(
         prog,
-        "Accuracy and latency of exported models on this machine.",
+        "Measure accuracy and latency of exported models on this machine.",
         "0 done, 1 the report cannot be written, 3 data, 4 a package is missing, 6 a model cannot "
         "be used, 130 interrupted",
     )
-    parser.add_argument("models", nargs="+", type=some_path, metavar="MODEL.onnx")
+    parser.add_argument(
+        "models",
+        nargs="+",
+        type=some_path,
+        metavar="MODEL.onnx",
+        help="models with their sidecars",
+    )
     parser.add_argument(
         "--data",
         type=some_path,
@@ -95,13 +101,16 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "--division",
         type=some_path,
         metavar="RUN/split.json",
-        help="how a run divided that folder; --split is then val, test or train of it",
+        help="record of how a run divided that folder; --split then names one of its sides: "
+        "val, test or train",
     )
     parser.add_argument(
-        "--images", type=some_path, help="folder of the pictures, default: looked for"
+        "--images", type=some_path, help="folder of the pictures (default: searched for)"
     )
     parser.add_argument("--out", type=some_path, help="folder for report.html, .md and .json")
-    parser.add_argument("--threads", type=thread_count, help="CPU threads per model")
+    parser.add_argument(
+        "--threads", type=thread_count, help="CPU threads per model (default: all cores)"
+    )
     parser.add_argument(
         "--repeats",
         type=positive,
@@ -113,7 +122,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "--device",
         choices=device_choices(),
         default="cpu",
-        help="of ONNX files, through ONNX Runtime; an engine runs on its GPU (default: cpu)",
+        help="device of ONNX Runtime; a TensorRT engine runs on its GPU (default: cpu)",
     )
     parser.add_argument(
         "--cuda-graph",
@@ -121,7 +130,9 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         help="with --device cuda: record each pass and replay it; needs a fixed batch and every "
         "kernel on the GPU",
     )
-    parser.add_argument("--json", action="store_true", help="last line is the report as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print the report as JSON in the last line"
+    )
     return parser
 
 

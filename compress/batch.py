@@ -29,7 +29,7 @@ class ScoredBoxes(NamedTuple):
     """What a teacher found on one picture.
 
     Attributes:
-        boxes: (n, 4) float32 xyxy, pixels; of which frame is for the holder to say.
+        boxes: (n, 4) float32 xyxy, pixels; the holder states in which frame.
         labels: (n,) int64, the student's classes 0..K-1.
         scores: (n,) float32 in 0..1.
     """
@@ -59,8 +59,8 @@ class Batch(NamedTuple):
         image_ids: B dataset ids, for messages.
         labeled: how many of the B pictures are labelled.
         taught: B entries, what a teacher found on the pictures beforehand, pixels of these images;
-            empty where no teacher was asked.
-        rows: of fixed views, the B rows in the store of a teacher's outputs; else empty.
+            empty without such a teacher.
+        rows: the B rows in the store of a teacher's outputs, for fixed views; else empty.
     """
 
     images: Tensor

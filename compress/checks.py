@@ -148,7 +148,7 @@ def check_export(run: Run, student: Detector, teachers: list[Detector]) -> None:
     """Refuse settings of NMS that the student's head contradicts.
 
     Raises:
-        RecipeError: NMS is asked of a head that needs none, or none of one that needs it; or more
+        RecipeError: NMS is set for a head that needs none, or none for one that needs it; or more
             boxes than the head gives.
     """
     export, at, family = run.recipe.export, run.source.at, student.spec.family

@@ -68,14 +68,14 @@ class PlainProgress(Progress):
     def __init__(self, console: Console, what: str, total: int, done: int) -> None:
         self.console, self.what, self.total = console, what, total
         self.first, self.start = done, time.monotonic()
-        self.said = self.start
+        self.written = self.start
 
     def update(self, step: int, text: str = "") -> None:
         """Write a line if the last one is older than `every_s`, with the estimated time left."""
         now = time.monotonic()
-        if now - self.said < self.every_s and step != self.total:
+        if now - self.written < self.every_s and step != self.total:
             return
-        self.said = now
+        self.written = now
         done = max(1, step - self.first)
         left_s = (now - self.start) / done * (self.total - step)
         self.console.print(f"{self.what}: {step}/{self.total}  {text}  (about {left_s:.0f} s left)")

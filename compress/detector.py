@@ -145,7 +145,7 @@ class Towers:
         resume: `resume(i, class_maps, box_maps)` runs this detector's own layers i.. and its
             prediction layers on L maps each (after `activation`, if i > 0), and returns the
             predictions. Weights of a frozen detector take no gradient, the maps do.
-        activation: of the layers.
+        activation: activation of the layers.
     """
 
     class_maps: tuple[tuple[Tensor, ...], ...]
@@ -244,7 +244,7 @@ class Outputs:
             also when zero.
         anchors: L tensors (H_l * W_l * A, 4) xyxy, row-major, then anchor; only when wanted.
         towers: the dense head's layers; only when wanted.
-        queries: of a transformer's decoder; only when wanted.
+        queries: queries of a transformer's decoder; only when wanted.
     """
 
     features: tuple[Tensor, ...]

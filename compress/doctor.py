@@ -33,7 +33,7 @@ class Finding:
     """One line of the output.
 
     Attributes:
-        what: name of the thing that was checked.
+        what: name of what was checked.
         state: ok; note: works, but deserves attention; absent: optional and not installed; bad:
             required, or named on the command line, and does not work.
         said: what was found, and what to do about it.
@@ -303,7 +303,7 @@ def engine(path: Path) -> list[Finding]:
         if caution is not None:
             return [Finding(str(path), "note", f"opens here; {caution}")]
         return [Finding(str(path), "ok", f"{manifest.backend} {manifest.precision}, opens here")]
-    trt = load_tensorrt(f"Holding {path} against this machine")
+    trt = load_tensorrt(f"Comparing {path} with this machine")
     here = describe_machine(load_cuda(), trt.__version__)
     if differences(record, here):
         refuse_other_machine(path, manifest.precision, record, here)

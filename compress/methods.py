@@ -1,6 +1,6 @@
 """List the distillation methods, or describe one: `python -m compress.methods [NAME]`.
 
-What a method needs and which detectors it works on is asked of the settings classes' own `needs`
+What a method needs and which detectors it works on follows from the settings classes' own `needs`
 and `check`, on pairs of small real detectors of one family; costs and gains are those measured
 (`benchmarks/results`). With `--write` the table between the markers of docs/methods.md is made.
 """
@@ -262,7 +262,7 @@ def page(row: Method, results: Path) -> str:
 
 
 def _of_both(problems: Sequence[str]) -> str:
-    """Join problems; those that a student and a teacher of one family share are told once."""
+    """Join problems; one that a student and a teacher of one family share is listed once."""
     alike = (re.sub(r"\b(student|teacher) (?=')", "", problem) for problem in problems)
     return "; ".join(dict.fromkeys(alike))
 

@@ -148,7 +148,7 @@ def check_gates(recipe: Recipe, report: Path) -> None:
         return
     broken = broken_gates(load_report(gates.reference), load_report(report), gates)
     if broken:
-        raise GateError("gates: these limits are broken", *broken)
+        raise GateError("gates: these limits are exceeded", *broken)
 
 
 def print_data(console: Console, head: str, lines: Sequence[str]) -> None:

@@ -68,7 +68,7 @@ class Stage:
 
     def line(self) -> str:
         """Return the stage as a line of text."""
-        steps = "as many steps as cost what the student's do"
+        steps = "as many steps as cost the same as the student's"
         if self.steps is not None:
             steps = counted(self.steps, "step")
         minutes = "" if self.minutes is None else f", about {self.minutes:.1f} min"

@@ -53,7 +53,7 @@ class TeacherConfig(Section):
         classes: class names of a loaded teacher, in the order of its labels; None for those that
             its weights file states, else the data's.
         strict: whether a weights file must match completely; false reports what does not match.
-        precision: of the teacher's forward pass; `train` for that of the training.
+        precision: number format of the teacher's forward pass; `train`: that of the training.
     """
 
     detector: DetectorConfig
@@ -79,7 +79,7 @@ class TeacherConfig(Section):
                     "here knows those of its data"
                 )
             if not self.classes or len(set(self.classes)) < len(self.classes):
-                raise ValueError("classes must name each class that the teacher knows, once")
+                raise ValueError("classes must name each class of the teacher once")
             unsafe = next(filter(None, map(unsafe_character, self.classes)), None)
             if unsafe is not None:
                 raise ValueError(f"classes: a name holds {unsafe}, which ends lines; remove it")
@@ -113,7 +113,7 @@ class BaselineConfig(Section):
     """Training of the same student without a teacher, the reference of the gain."""
 
     enabled: bool = True
-    equal_time: bool = False  # also train for as many steps as cost what the student's do
+    equal_time: bool = False  # also train for as many steps as cost the same as the student's
 
 
 class TeachConfig(Section):
@@ -123,9 +123,9 @@ class TeachConfig(Section):
     there. The distilled students then see the same few views of each picture again and again.
 
     Attributes:
-        views: of each labelled picture, at most; there are no more than epochs. Where mosaics end
+        views: most views of each labelled picture; no more than epochs. Where mosaics end
             before the training does, as many again without.
-        unlabeled_views: of each picture without labels; null for as many as `views`.
+        unlabeled_views: most views of each picture without labels; null: as many as `views`.
     """
 
     views: int = Field(default=8, ge=1, le=10_000)

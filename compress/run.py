@@ -72,8 +72,8 @@ def command_line(prog: str, *, check: bool = False, teach: bool = False) -> argp
         parser.add_argument(
             "--check",
             action="store_true",
-            help="validate, read the data's heads, build and match the models, print the plan; "
-            "change nothing",
+            help="validate, read the pictures' headers, build and match the models, print the "
+            "plan; change nothing",
         )
     parser.add_argument(
         "--estimate",
@@ -98,7 +98,7 @@ def command_line(prog: str, *, check: bool = False, teach: bool = False) -> argp
 
 
 def _for_torchrun(prog: str) -> str:
-    """What torchrun is told to start: the command `slimdet`, or this module."""
+    """What torchrun starts: the command `slimdet`, or this module."""
     return "--no-python slimdet run" if prog.startswith("slimdet") else "-m compress.run"
 
 

@@ -60,8 +60,8 @@ def require_own(folder: Path, record: str, keys: Set[str], names: Sequence[str])
     Args:
         folder: as in `require_writable`, chosen with `--out`.
         record: JSON file that is written beside the others.
-        keys: some of its own.
-        names: of the others.
+        keys: keys by which such a record is recognised.
+        names: names of the other files.
 
     Raises:
         ToolkitError: one is there, and no record of these keys; names the file.

@@ -137,7 +137,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = parser_of(
         prog,
-        "Build a TensorRT engine for this machine, or quantise for its CPU.",
+        "Build a TensorRT engine for this machine, or an ONNX file in another precision.",
         "0 done, 1 the result cannot be written, 3 pictures, 4 a package is missing, 6 the model "
         "cannot be built, 130 interrupted; nothing is half-written",
     )
@@ -145,18 +145,24 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "model",
         type=some_path,
         metavar="model.onnx",
-        help="with its model.json; `slimdet build` also takes a run, a bundle or a "
-        "model.safetensors, of which it first makes the ONNX file (fp32: that file)",
+        help="ONNX file with its model.json; `slimdet build` also takes a run, a bundle or a "
+        "model.safetensors, which it first exports to ONNX (fp32: that file)",
     )
     precisions = dict.fromkeys(name for one in BACKENDS.values() for name in one.graphs)
-    parser.add_argument("--precision", choices=tuple(precisions), required=True)
+    parser.add_argument(
+        "--precision", choices=tuple(precisions), required=True, help="precision of the result"
+    )
     parser.add_argument(
         "--backend",
         choices=tuple(BACKENDS),
-        help="default: onnxruntime where --images is given, else tensorrt",
+        help="runtime of the result (default: onnxruntime where --images is given, else tensorrt)",
     )
     parser.add_argument(
-        "--out", type=some_path, required=True, metavar="DIR", help="another folder"
+        "--out",
+        type=some_path,
+        required=True,
+        metavar="DIR",
+        help="folder for the result; not the model's own",
     )
     _add_quantisation(parser.add_argument_group("making the graph (needs onnx and onnxruntime)"))
     for backend in BACKENDS.values():
@@ -165,33 +171,43 @@ def command_line(prog: str) -> argparse.ArgumentParser:
 
 
 def _add_quantisation(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--images", type=some_path, metavar="DIR", help="to calibrate or check on")
-    group.add_argument("--count", type=positive, default=64, help="how many (default: 64)")
-    group.add_argument("--seed", type=random_seed, default=0, help="chooses them (default: 0)")
+    group.add_argument(
+        "--images",
+        type=some_path,
+        metavar="DIR",
+        help="folder of pictures for calibration and for comparing the result with the model",
+    )
+    group.add_argument(
+        "--count", type=positive, default=64, help="number of pictures to use (default: 64)"
+    )
+    group.add_argument(
+        "--seed", type=random_seed, default=0, help="seed of their choice (default: 0)"
+    )
     group.add_argument(
         "--method",
         choices=("minmax", "entropy", "percentile"),
         default="minmax",
-        help="how INT8 ranges are taken (default: minmax, which FP8 always takes)",
+        help="how INT8 ranges are computed (default: minmax, the only one of FP8)",
     )
     group.add_argument(
         "--remainder",
         choices=("fp16", "fp32"),
         default="fp16",
-        help="features that TensorRT's INT8 graph does not quantise (default: fp16)",
+        help="type of what TensorRT's INT8 graph does not quantise (default: fp16)",
     )
     group.add_argument(
         "--weight-bits",
         type=int,
         choices=(7, 8),
-        help="of int8: 7 for x86 processors without VNNI (default: what this one needs)",
+        help="bits of INT8 weights: 7 for x86 processors without VNNI (default: what this "
+        "processor needs)",
     )
     group.add_argument(
         "--keep-float",
         action="append",
         default=[],
         metavar="NAME",
-        help="keep nodes with this in their name or their weights' names float; repeatable",
+        help="keep nodes float whose name, or whose weights' name, contains this text; repeatable",
     )
 
 

@@ -59,14 +59,22 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "is missing, 6 a model cannot be used, 130 interrupted",
     )
     parser.add_argument(
-        "models", type=some_path, nargs="+", metavar="MODEL", help="files with sidecars"
+        "models", type=some_path, nargs="+", metavar="MODEL", help="models with their sidecars"
     )
     parser.add_argument(
-        "--golden", type=some_path, required=True, metavar="PHOTO", help="with objects to be found"
+        "--golden",
+        type=some_path,
+        required=True,
+        metavar="PHOTO",
+        help="photograph with objects, on which the bundle is checked",
     )
-    parser.add_argument("--out", type=some_path, required=True, metavar="DIR", help="of the bundle")
-    parser.add_argument("--name", help="of the model (default: the first model's folder)")
-    parser.add_argument("--threads", type=thread_count, help="of the CPU (default: all cores)")
+    parser.add_argument(
+        "--out", type=some_path, required=True, metavar="DIR", help="folder of the bundle"
+    )
+    parser.add_argument(
+        "--name", help="the model's name (default: that of the first model's folder)"
+    )
+    parser.add_argument("--threads", type=thread_count, help="CPU threads (default: all cores)")
     return parser
 
 

@@ -38,7 +38,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = parser_of(
         prog,
-        "Say what TensorRT would refuse in a quantised ONNX file.",
+        "Report what TensorRT would refuse in a quantised ONNX file.",
         "0 clean, 4 a package is missing, 6 something would be refused, or a file cannot be read",
     )
     parser.add_argument("models", type=some_path, nargs="+", metavar="model.onnx")

@@ -60,7 +60,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         type=some_path,
         default=Path("predictions"),
         metavar="DIR",
-        help="for the results (default: predictions)",
+        help="folder for the results (default: predictions)",
     )
     parser.add_argument(
         "--draw",
@@ -69,7 +69,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         help="write every picture with its boxes",
     )
     parser.add_argument(
-        "--artifact", metavar="NAME", help="of the bundle or run (default: its first)"
+        "--artifact", metavar="NAME", help="artifact of a bundle or run (default: its first)"
     )
     parser.add_argument(
         "--threshold",
@@ -79,8 +79,13 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     )
     # the older name
     parser.add_argument("--score", type=threshold, dest="threshold", help=argparse.SUPPRESS)
-    parser.add_argument("--device", choices=device_choices(), default="cpu", help="of ONNX Runtime")
-    parser.add_argument("--threads", type=thread_count, help="of the CPU (default: all cores)")
+    parser.add_argument(
+        "--device",
+        choices=device_choices(),
+        default="cpu",
+        help="device of ONNX Runtime (default: cpu)",
+    )
+    parser.add_argument("--threads", type=thread_count, help="CPU threads (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead")
     return parser
 

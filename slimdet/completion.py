@@ -63,7 +63,7 @@ def whole(
     """Return one parser with every command below it; arguments that are paths complete to files.
 
     Args:
-        parsers: by command, its parser and what it does.
+        parsers: parser and purpose, by command.
         file: shtab's mark of an argument that is a file.
     """
     top = argparse.ArgumentParser(prog="slimdet")

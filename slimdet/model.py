@@ -83,9 +83,8 @@ class Model:
             threshold: lowest score to keep; None takes the model's own.
 
         Raises:
-            DataError: a file is missing or not a picture, a folder holds none, or an array has
-                another shape or type;
-                or the threshold is none.
+            DataError: a file is missing or not a picture, a folder holds none, an array has
+                another shape or type, or the threshold is not valid.
             ExportError: the model is closed.
         """
         self._require_open()

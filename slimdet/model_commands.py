@@ -21,6 +21,8 @@ from export.errors import ExportError
 from export.lint import command_line as lint_command_line
 from export.lint import run_lint
 from export.predict import command_line as predict_command_line
+from export.verify import command_line as verify_command_line
+from export.verify import main as verify_bundle
 
 
 def build(arguments: Sequence[str] | None, prog: str) -> int:
@@ -93,8 +95,6 @@ def bundle(arguments: Sequence[str] | None, prog: str) -> int:
 
 def verify(arguments: Sequence[str] | None, prog: str) -> int:
     """Verify a bundle (a folder, an archive, or that of a run); return the exit code."""
-    from export.verify import main
-
     options = verify_command_line(prog).parse_args(arguments)
 
     def work() -> int:
@@ -106,16 +106,9 @@ def verify(arguments: Sequence[str] | None, prog: str) -> int:
                 folder = folder / "bundle"
             named = [] if options.artifact is None else ["--artifact", options.artifact]
             json = ["--json"] if options.json else []
-            return main([str(folder), *named, "--device", options.device, *json], prog)
+            return verify_bundle([str(folder), *named, "--device", options.device, *json], prog)
 
     return run_command(work)
-
-
-def verify_command_line(prog: str) -> argparse.ArgumentParser:
-    """Return the parser of `verify`, whose module loads numpy."""
-    from export.verify import command_line
-
-    return command_line(prog)
 
 
 def _exported(options: argparse.Namespace, work: Callable[[argparse.Namespace], int]) -> int:

@@ -221,7 +221,7 @@ def note_unlisted(
         split: its name. A folder of another name may serve several splits.
         notes: where they are counted.
         documents: all COCO files of the data set; a picture that one of them names is not counted.
-            Without them, nothing is said of a folder that may serve several splits.
+            Without them, files of a folder that may serve several splits are not counted.
     """
     listed, named = set(pictures), file_names(documents)
     for folder in sorted({path.parent for path in pictures}):

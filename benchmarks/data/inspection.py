@@ -88,7 +88,7 @@ def inspect_pictures(
 
     Args:
         sets: the splits; drawn ones are passed over.
-        cache: pictures that it knows are not read again.
+        cache: facts of earlier calls; pictures in it are not read again.
         decode: read whole files. Else headers and ends of files are read, and only those are
             decoded that do not end as their format does, or have one without an end.
         progress: called after each picture.

@@ -99,7 +99,7 @@ def _note_others(found: YoloPictures, labels: Sequence[Path], notes: ReadingNote
 
 
 class _LabelFiles:
-    """Finds the label file of a picture; knows the folders that it looked into."""
+    """Finds the label file of a picture; records the folders that it looked into."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, dict[str, Path]] = {}
@@ -202,7 +202,7 @@ def _read_line(
         last = len(found.classes) - 1
         raise DataError(f"{where}: class {say(int(label))} is not among 0..{last}")
     if not all(-_WILD < value < _WILD for value in numbers):  # also catches NaN
-        raise DataError(f"{where}: a coordinate is not in 0..1; YOLO wants fractions of the side")
+        raise DataError(f"{where}: a coordinate is not in 0..1; YOLO has fractions of the side")
     if box_only:
         x, y, w, h = numbers
         x1, y1, x2, y2 = x - w / 2, y - h / 2, x + w / 2, y + h / 2

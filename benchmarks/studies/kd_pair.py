@@ -128,7 +128,7 @@ def make_pair(setting: Setting) -> Pair:
 def make_batch(setting: Setting) -> Batch:
     """Draw noise with boxes on it; a tenth to half of the picture wide and high.
 
-    A teacher has found them all before.
+    The batch also holds them as boxes that a teacher found.
     """
     images = torch.rand(setting.batch, 3, setting.size, setting.size)
     targets = []

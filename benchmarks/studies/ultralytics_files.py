@@ -53,7 +53,7 @@ def describe(
         detector: the network.
         model: its name.
         classes: names by category id, in the order of the labels.
-        nms: for a network that needs NMS; else only its `max_detections` counts.
+        nms: NMS settings; of a network without NMS only `max_detections` counts.
         dynamic: whether its ONNX graph takes any number of pictures.
     """
     height, width = detector.input_size

@@ -60,7 +60,7 @@ class Study:
         student: name of the student's network.
         labels: how many training pictures are used.
         size: side of the input in pixels.
-        steps: of every training.
+        steps: number of steps of every training.
         batch: pictures per step.
         lr: learning rate of AdamW.
     """

@@ -2,7 +2,7 @@
 
 Three scopes. `model` is the model alone, inputs and outputs staying on its device. `engine` adds
 the copies: a ready tensor on the host in, candidate boxes on the host out. On the CPU the two are
-the same thing and measured once, as `engine`. `end_to_end` goes from a decoded uint8 photograph to
+the same and are measured once, as `engine`. `end_to_end` goes from a decoded uint8 photograph to
 boxes in that photograph: letterbox, tensor, model, threshold and NMS, mapping back. Reading and
 decoding the file is in none. Times are per call, so per `batch` pictures.
 """

@@ -70,7 +70,7 @@ class Latencies(Record):
         model: device to device; None on the CPU and for an engine without such a call.
         model_scope: how `model` was timed, or why it was not.
         engine: with the copies to the device and back.
-        end_to_end: from a decoded photograph to boxes in it.
+        end_to_end: times from a decoded photograph to boxes in it.
         images: number of distinct photographs in rotation.
         device: where the engine computed.
         load_average: load average over 1 minute before the first and after the last block.

@@ -31,7 +31,7 @@ class TeachingCost(Record):
     """What passing the pictures through a teacher cost, once, before the students' training.
 
     Attributes:
-        views: of all pictures, each of which passed the teacher once.
+        views: number of views of all pictures, each of which passed the teacher once.
         bytes: size of the stored outputs.
         ms: processor time on a CPU, else time.
         passes: pictures that one training of the student takes; a teacher that runs in every step

@@ -21,7 +21,7 @@ SCHEDULES = {  # settings that only some schedules or optimisers read
 def check_amounts(run: Run) -> None:
     """Compare the numbers that the recipe sets with pictures, steps and the machine.
 
-    What a setting takes at most is said in a warning; defaults are cut without one.
+    A setting that is cut causes a warning that states its largest value; defaults cause none.
 
     Raises:
         RecipeError: a number that this machine or this training cannot have.

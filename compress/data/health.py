@@ -31,7 +31,7 @@ class SplitHealth:
         crowd: number of crowd boxes.
         boxes_per_class: name -> count.
         sizes: COCO's small, medium, large -> count.
-        share_under_8_px: of boxes whose shorter side is.
+        share_under_8_px: share of boxes with a side shorter than 8 pixels.
         dropped_in_training: boxes whose shorter side is under augment.min_box_px.
         aspect: 5th, 50th and 95th percentile of width / height.
         read: numbers of objects in the split's files, kept, and left out.

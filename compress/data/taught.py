@@ -20,8 +20,8 @@ class Taught(NamedTuple):
     """What a teacher found on the sets that training sees.
 
     Attributes:
-        train: on the labelled pictures.
-        unlabeled: on those without labels; None if there are none.
+        train: boxes on the labelled pictures.
+        unlabeled: boxes on those without labels; None if there are none.
     """
 
     train: TaughtPictures
@@ -34,7 +34,7 @@ def check_taught(taught: TaughtPictures | None, pictures: int, name: str) -> Non
     Args:
         taught: what a teacher found.
         pictures: how many the set has.
-        name: of the set, for the message.
+        name: name of the set, for the message.
 
     Raises:
         DataError: there are none, or those of another number of pictures.

@@ -52,7 +52,7 @@ class Views:
     seeds share them.
 
     Attributes:
-        seed: of the draws.
+        seed: seed of the draws.
         labeled: views of the labelled pictures.
         unlabeled: views of those without labels.
     """
@@ -112,8 +112,8 @@ def views_of(
         steps: batches of the training.
         mosaic_until: first of them without mosaics.
         most: views of a labelled picture, of those with mosaics and of those without.
-        most_unlabeled: of a picture without labels.
-        seed: of the draws.
+        most_unlabeled: views of a picture without labels.
+        seed: seed of the draws.
     """
     closes = bool(data.augment.mosaic and data.augment.close_mosaic)
     until = mosaic_until if closes else steps

@@ -21,7 +21,7 @@ def end_with_parent(_number: int) -> None:
 
 
 def _hesitate(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print what went wrong in a thread of this worker, unless it is that the parent has ended."""
+    """Print an error of a thread of this worker, unless it is that the parent has ended."""
     if isinstance(error, OSError | EOFError):
         time.sleep(0.5)  # then this process ends meanwhile
     sys.__excepthook__(kind, error, trace)

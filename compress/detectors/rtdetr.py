@@ -90,7 +90,7 @@ class Seen:
     Attributes:
         arguments: those after content and references, such as the maps of the pictures.
         named: further ones.
-        precision: of the queries' content.
+        precision: type of the queries' content.
     """
 
     def __init__(self, arguments: Sequence[Any], named: Mapping[str, Any], content: Tensor) -> None:
@@ -193,9 +193,9 @@ class Rtdetr(Detector):
         """Return the queries that the decoder was called with, without those of denoising.
 
         Args:
-            decoded: of that call.
-            arguments: of that call: content and references (before a sigmoid) first.
-            named: further arguments.
+            decoded: results of that call.
+            arguments: arguments of that call: content and references (before a sigmoid) first.
+            named: named arguments of that call.
         """
         content, references, *pictures = arguments
         own = decoded.first_boxes.shape[1]
@@ -320,10 +320,10 @@ def _as_package(
     """Return targets as the package takes them: boxes cxcywh in shares of the input.
 
     Args:
-        targets: of the first pictures.
-        count: of all pictures; the others get no object.
+        targets: objects of the first pictures.
+        count: number of all pictures; the others get no object.
         input_size: height and width, pixels.
-        device: of the result.
+        device: device of the result.
     """
     height, width = input_size
     boxes = torch.cat([target.boxes for target in targets]).to(device, torch.float32)

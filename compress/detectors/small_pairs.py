@@ -13,7 +13,7 @@ from compress.parts.norm import Norm
 CLASSES = 3
 SIZE = (64, 96)  # height, width, pixels
 TEACHER_WIDTHS, STUDENT_WIDTHS = (32, 32, 32, 32), (16, 16, 16, 16)
-# Of these, a family takes what it knows.
+# A family takes those of these settings that it has.
 SMALL: dict[str, Any] = {
     "width": 16,
     "head_width": 16,
@@ -47,7 +47,7 @@ def families() -> tuple[str, ...]:
 
 
 def small_settings(family: str, **changes: Any) -> Settings:
-    """Return the settings of a small student of a family; `changes` that it knows are made."""
+    """Return the settings of a family's small student, with those of `changes` that it has."""
     fields = detector_settings()[family].model_fields
     known: Settings = {
         "type": family,

@@ -49,8 +49,8 @@ class Distiller(Objective):
         student: the detector to train.
         teacher: what it learns from; a detector runs in every step.
         losses: the entries of `distill`.
-        precision: of the forward pass of a teacher that is a detector.
-        classifier: of object crops, for the losses that ask for one.
+        precision: number format of the teacher's forward pass.
+        classifier: classifier of object crops, for the losses that need one.
     """
 
     student: Detector
@@ -301,7 +301,7 @@ def advice(terms: Sequence[Term], limit: float = 10.0) -> list[str]:
         elif term.gradient_ratio < 1e-3 and term.ratio < 1e-3:
             lines.append(
                 f"{term.name} is {term.ratio:.2g} of the task loss (gradient "
-                f"{term.gradient_ratio:.2g}) at the first step: it will hardly be felt"
+                f"{term.gradient_ratio:.2g}) at the first step: it will have hardly any effect"
             )
     return lines
 

@@ -29,7 +29,7 @@ def folded(teacher: Detector, size: tuple[int, int]) -> Detector:
     pyramid levels share, with a BatchNorm for each of them, stays as it is.
 
     Args:
-        teacher: in eval mode.
+        teacher: network in eval mode.
         size: height and width of its input, pixels.
     """
     made = copy.deepcopy(teacher).eval()

@@ -56,7 +56,7 @@ class Teaching(ABC):
         Raises:
             ValueError: outputs were computed before, for other images.
         """
-        raise ValueError(f"a stored teacher knows no other images, found {len(images)}")
+        raise ValueError(f"a stored teacher has no outputs of other images, found {len(images)}")
 
     def task_losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """Return the task losses on a batch with the student's labels.
@@ -75,8 +75,8 @@ class LiveTeacher(Teaching):
 
     Args:
         network: the teacher; left as it is but for its mode.
-        student: of the student.
-        precision: of a pass.
+        student: spec of the student.
+        precision: number format of a forward pass.
         size: height and width of the input, pixels; with it, a faster copy runs in place of
             `network`, equal but for rounding (see `folded`).
     """

@@ -1,4 +1,4 @@
-"""Which classes and functions an honest checkpoint names.
+"""The classes and functions that a checkpoint may name.
 
 The names are read and never run (`pickle_machine`). A file that names others would run code of its
 maker where it is loaded by other programs, and its user should know.
@@ -7,7 +7,7 @@ maker where it is loaded by other programs, and its user should know.
 import re
 import sys
 
-# What an honest checkpoint names, by module.
+# What a checkpoint may name, by module.
 _PLAIN = {
     "builtins": "set frozenset dict list tuple int float bool str bytes bytearray complex slice "
     "range object getattr",
@@ -33,7 +33,7 @@ _CLASS = re.compile(r"_*(v\d+)?[A-Z]\w*")
 
 
 def is_expected(name: str) -> bool:
-    """Whether a name may be in an honest checkpoint: a class of a package, or a plain value."""
+    """Whether a checkpoint may hold a name: a class of a package, or a plain value."""
     root, _, rest = name.partition(".")
     if rest in _PLAIN.get(root, "").split() or _TORCH.fullmatch(name):
         return True

@@ -67,7 +67,7 @@ class Storage:
 
 
 def interpret(file: IO[bytes] | mmap.mmap) -> "Machine":
-    """Interpret one pickle from where `file` stands to its end, and call nothing.
+    """Interpret one pickle from the position of `file` to the pickle's end, and call nothing.
 
     Raises:
         NotReadableError: it holds what torch.save does not write, or too much.

@@ -63,7 +63,7 @@ class TorchFile:
     size: int
 
     def check(self, storage: Storage) -> None:
-        """Compare what is said of a storage with what the file holds.
+        """Compare the stated size of a storage with what the file holds.
 
         Raises:
             NotReadableError: it is not in the file, or has another size.

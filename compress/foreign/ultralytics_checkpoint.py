@@ -39,12 +39,12 @@ class UltralyticsCheckpoint:
     """A detector that Ultralytics saved.
 
     Attributes:
-        tensors: by the names of its state_dict, `model.N.*`; FP16 and BF16 as FP32.
+        tensors: tensors by the names of its state_dict, `model.N.*`; FP16 and BF16 as FP32.
         family: the recipe's `type`.
         model: name of the network, such as `yolo11n`; empty where the file names another.
         description: name of the description that it was built from, such as `yolo11n.yaml`.
         classes: names in the order of its labels.
-        version: of the package that saved it; empty if it is not stated.
+        version: version of the package that saved it; empty if it is not stated.
         date: when it was saved, as the file states it; empty if it does not.
         train_args: settings of its training that are plain values.
     """
@@ -59,7 +59,7 @@ class UltralyticsCheckpoint:
     train_args: dict[str, object]
 
     def sentence(self) -> str:
-        """Say what the file holds."""
+        """Return what the file holds, in a sentence."""
         by = f", saved by ultralytics {self.version}" if self.version else ""
         first = ", ".join(self.classes[:3]) + (", ..." if len(self.classes) > 3 else "")
         return (

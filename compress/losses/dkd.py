@@ -70,7 +70,7 @@ def decoupled(
         student: logits (R, C).
         teacher: logits (R, C), detached.
         labels: (R,) in 0..C-1.
-        temperature: of both softmaxes.
+        temperature: temperature of both softmaxes.
     """
     is_target = functional.one_hot(labels, student.shape[1]).bool()
     rest = (len(labels), student.shape[1] - 1)

@@ -110,7 +110,7 @@ def near_cells(
         picture: (M,) index of each box's picture.
         pictures: B.
         anchors: (cells * A, 4) xyxy, by cell, then anchor.
-        cells: of the map, row by row.
+        cells: number of cells of the map, row by row.
         phi: a share of the largest overlap of each box with any of the anchors.
 
     Returns:

@@ -163,7 +163,7 @@ def relation_loss(spaces: Sequence[Space], *, beta: float) -> Tensor:
     """Compare the distances between instances of a picture, each side's scaled by its own mean.
 
     Args:
-        spaces: of one batch; distances are taken within a space.
+        spaces: spaces of one batch; distances are taken within a space.
         beta: width of the quadratic part of the comparison.
 
     Returns:

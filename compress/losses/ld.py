@@ -120,7 +120,7 @@ def edge_term(student: Tensor, teacher: Tensor, weight: Tensor, temperature: flo
         student: logits (R, 4 * bins), edge by edge.
         teacher: logits (R, 4 * bins), detached.
         weight: (R,).
-        temperature: of both softmaxes.
+        temperature: temperature of both softmaxes.
     """
     bins = student.shape[-1] // 4
     return (weight * edge_divergence(student, teacher, temperature)).sum() / bins

@@ -14,7 +14,7 @@ is a false alarm or a missing label, and nothing tells which: from `ignore` on i
 that it is neither learned against the labels nor made background a second time.
 
 The student's own assigner places the learned boxes as if they were labels, giving each place r (a
-location, proposal or query) a box with score s_r or none, and the ignored boxes likewise; a place
+location, proposal or query) a box with score s_r or none. It places the ignored boxes too; a place
 that only an ignored box gets is left out. With p_rc the student's scores, t_rc = s_r for the class
 of the box and 0 elsewhere, and w_r = 1 for places of boxes and `background_weight` for the others:
 
@@ -225,7 +225,7 @@ class PseudoLabels(DistillationLoss[PseudoLabelsConfig]):
             learned: n boxes.
             boxes: (R, 4) the student's, xyxy pixels.
             classes: K, without background.
-            error: from the wanted scores (R, K) to the class error (R,).
+            error: function from the wanted scores (R, K) to the class error (R,).
             layers: how many times the places are those of all pictures; their terms are summed.
         """
         config = self.config

@@ -107,7 +107,7 @@ def folded_layers(module: nn.Module) -> list[nn.BatchNorm2d]:
 
     Weights of an exported file have their normalisation folded into the convolutions. Such a layer
     states a mean of 0, one variance for all channels and a scale of 1. In train mode it would
-    normalise after all, and the network would lose what it knows.
+    normalise after all, which would ruin the network.
     """
     return [
         one
@@ -132,9 +132,9 @@ def state_statistics(
     close to that, as its batches have about these statistics.
 
     Args:
-        module: on any device; its mode is left as it was.
-        layers: of `module`.
-        passes: each passes pictures through `module`.
+        module: network on any device; its mode is left as it was.
+        layers: layers of `module` to change.
+        passes: functions, each of which passes pictures through `module`.
     """
     sums = {one: torch.zeros(2, one.num_features, dtype=torch.float64) for one in layers}
     counts = dict.fromkeys(layers, 0)

@@ -22,7 +22,7 @@ def picture_generators(
     Args:
         image_ids: dataset ids.
         purpose: tells the draws of several users apart.
-        device: of the numbers; default the CPU.
+        device: device of the numbers; default the CPU.
     """
     device = device or torch.device("cpu")
     base = f"{torch.initial_seed()}/{purpose}"

@@ -97,7 +97,7 @@ class LoadedDetector:
     """A detector rebuilt from its weights file, without its run folder.
 
     Attributes:
-        detector: on the CPU, in eval mode.
+        detector: the network, on the CPU and in eval mode.
         metadata: its settings, classes, input size and thresholds, and the recipe behind it.
     """
 

@@ -24,8 +24,8 @@ class ModelName:
     Attributes:
         seed: seed of the training; None for a teacher, which all seeds share.
         role: what the model is for.
-        stage: from 1. Of a teacher, the stage in which it teaches; of a student, the stage that
-            ended with these weights, or None for the finished student.
+        stage: number of a stage, from 1. Of a teacher, that in which it teaches; of a student, that
+            which ended with these weights, or None for the finished student.
     """
 
     seed: int | None

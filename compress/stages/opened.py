@@ -87,7 +87,7 @@ class Run:
         recipe: all settings.
         source: the recipe's file, for messages.
         data: the student's data.
-        teachers: in the order in which they teach.
+        teachers: the teachers, in the order in which they teach.
     """
 
     session: Session
@@ -215,7 +215,7 @@ class Run:
             detector: as built from `settings`, with random weights; changed in place.
             settings: its section in the recipe.
             data: the pictures that it is trained on.
-            name: of the model.
+            name: name of the model.
             batch: pictures per step of its training; None: it is not trained.
             strict: whether `settings.weights` must fill the whole detector.
 

@@ -26,7 +26,7 @@ except ImportError:  # Windows has no flock; two processes in one folder are not
 LOCK = ".lock"  # in the run's folder
 EQUAL_TIME = "equal_time.json"  # in the run's folder
 TEACHING = "teach.json"  # in the run's folder
-FILE_RECORD = "teacher.json"  # in the run's folder: what a teacher that is a file said of itself
+FILE_RECORD = "teacher.json"  # in the run's folder: description of a teacher that is a file
 Difference = tuple[str, str, str]  # dotted key, before, after
 
 
@@ -50,7 +50,7 @@ class TrainingRecord(Record):
         stopped: reason of an early end, or "".
         loaded: whether the weights come from a file and were not trained here.
         loaded_in_part: what a weights file left out, a line each.
-        conditions: under which the steps were taken, see `Conditions`.
+        conditions: conditions of the steps, see `Conditions`.
         accuracy: share of crops that a classifier labels correctly, 0..1.
     """
 
@@ -146,7 +146,7 @@ def teaching_ms(home: Path) -> float:
 
 
 def file_teacher_notes(home: Path) -> list[str]:
-    """Return what a teacher that is a file said of itself; empty where there is none.
+    """Return the description of a teacher that is a file; empty where there is none.
 
     Raises:
         ToolkitError: the record is damaged.

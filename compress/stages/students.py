@@ -57,8 +57,8 @@ class StudentTraining:
     Args:
         run: the run.
         teachers: the detectors that teach; empty where none does.
-        classifier: of object crops, where a loss needs one.
-        beforehand: in place of the detectors, what was computed before, or a backbone; one per
+        classifier: classifier of object crops, where a loss needs one.
+        beforehand: stored outputs or a backbone, used in place of the detectors; one per
             stage, or empty.
         taught: the boxes that each network found beforehand, where a loss compares them.
     """

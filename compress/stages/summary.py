@@ -135,15 +135,15 @@ def _gain(run: Run, accuracy: Evaluated) -> Gain | None:
     recipe = run.recipe
     if not recipe.has_baseline:
         return None
-    gain = _with_luck(run, _paired(recipe, accuracy, "baseline"), "baseline")
+    gain = _with_bootstrap(run, _paired(recipe, accuracy, "baseline"), "baseline")
     if recipe.has_equal_time:
         longer: Role = "baseline_equal_time"
-        equal_time = _with_luck(run, _paired(recipe, accuracy, longer), longer)
+        equal_time = _with_bootstrap(run, _paired(recipe, accuracy, longer), longer)
         gain = gain.model_copy(update={"equal_time": equal_time})
     return gain
 
 
-def _with_luck(run: Run, gain: Gain, other: Role) -> Gain:
+def _with_bootstrap(run: Run, gain: Gain, other: Role) -> Gain:
     """Add to the gain of one seed an interval over the validation pictures."""
     if run.recipe.seeds > 1:
         return gain
@@ -151,8 +151,8 @@ def _with_luck(run: Run, gain: Gain, other: Role) -> Gain:
     student, baseline = (
         _predictions(run, ModelName(run.recipe.seed, role).key(*SHIPPED)) for role in roles
     )
-    luck = bootstrap_gain(student, baseline, coco_ground_truth(run.data.val))
-    return gain.model_copy(update={"bootstrap": luck})
+    interval = bootstrap_gain(student, baseline, coco_ground_truth(run.data.val))
+    return gain.model_copy(update={"bootstrap": interval})
 
 
 def _paired(recipe: Recipe, accuracy: Evaluated, other: Role) -> Gain:

@@ -1,1 +1,1 @@
-"""Teachers that are run once: what they said of the pictures, in files that training reads."""
+"""Teachers that are run once: what they found on the pictures, in files that training reads."""

@@ -1,4 +1,4 @@
-"""AP of what a teacher said, on labelled pictures."""
+"""AP of a teacher's boxes, on labelled pictures."""
 
 from collections.abc import Sequence
 

@@ -73,7 +73,7 @@ class BackboneSource(Detector):
         wanted: Wanted = FEATURES,
         rois: Rois | None = None,
     ) -> Outputs:
-        """Return the maps; there is nothing else to want.
+        """Return the maps, the only outputs there are.
 
         Raises:
             ValueError: something else is wanted.

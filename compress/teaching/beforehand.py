@@ -17,7 +17,7 @@ class Found:
     """What a teacher found on the sets of pictures.
 
     Attributes:
-        boxes: by the key of the set: "train", "unlabeled", "val".
+        boxes: boxes found, by the key of the set: "train", "unlabeled", "val".
         cost_ms: what finding them cost: processor time on a CPU, else time; 0 where it is unknown.
         bytes: their size on disk.
     """
@@ -36,7 +36,7 @@ class BoxTeacher(Teaching):
     """A teacher that gave boxes beforehand, and nothing else.
 
     Attributes:
-        ap: its AP on the validation pictures, 0..1; None where it was not asked of them.
+        ap: its AP on the validation pictures, 0..1; None where it has no boxes of them.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class BoxTeacher(Teaching):
     def outputs(
         self, batch: Batch, wanted: frozenset[Knowledge], rois: Rois | None = None
     ) -> Outputs:
-        """Return nothing: all it knows is in `Batch.taught`."""
+        """Return nothing: its boxes are in `Batch.taught`."""
         del batch, rois
         assert not wanted
         return Outputs(())
@@ -68,6 +68,6 @@ def box_spec(family: str, student: DetectorSpec) -> DetectorSpec:
 
 
 def sets_of(data: Data) -> dict[str, ImageSet]:
-    """Return the sets that a teacher is asked of: what is trained on, and val to measure it."""
+    """Return the sets that a teacher finds boxes on: those trained on, and val to measure it."""
     found = {"train": data.train, "val": data.val}
     return found if data.unlabeled is None else {**found, "unlabeled": data.unlabeled}

@@ -30,7 +30,7 @@ class BoxLimits:
 
 @dataclass(frozen=True)
 class TaughtBoxes:
-    """What a teacher said of each picture of a set: (N) boxes of P pictures, laid end to end.
+    """What a teacher found on each picture of a set: (N) boxes of P pictures, laid end to end.
 
     Attributes:
         boxes: (N, 4) float32 xyxy, pixels of the upright original picture.
@@ -71,7 +71,7 @@ class TaughtBoxes:
         return len(self.starts) - 1
 
     def of(self, index: int) -> ScoredBoxes:
-        """Return what was said of the picture at `index`, in pixels of the upright original."""
+        """Return the boxes of the picture at `index`, in pixels of the upright original."""
         start, end = int(self.starts[index]), int(self.starts[index + 1])
         return ScoredBoxes(self.boxes[start:end], self.labels[start:end], self.scores[start:end])
 
@@ -111,7 +111,7 @@ class TaughtBoxes:
         return taught
 
     def _problem(self) -> str | None:
-        """Return what contradicts what the attributes promise, or None."""
+        """Return how the content contradicts the attributes' description, or None."""
         count = len(self.scores)
         shapes = (self.boxes.shape, self.labels.shape, self.scores.shape, self.starts.ndim)
         if shapes != ((count, 4), (count,), (count,), 1):

@@ -29,7 +29,7 @@ class _BoxTeacher(Section):
         class_map: class of the student -> classes of the teacher that it takes; the others are
             matched by name.
         score_threshold: boxes of a lower score are left out.
-        max_boxes: of a picture, the best ones.
+        max_boxes: most boxes of a picture; the best are kept.
     """
 
     class_map: dict[ClassName, Names] = Field(default_factory=dict)
@@ -130,7 +130,7 @@ class BackboneTeacher(Section):
     Attributes:
         backbone: any model of timm (`timm/<name>`: a ViT, ConvNeXt, ResNet, ...) or torchvision.
         backbone_weights: a local file, or `timm` or `torchvision` to fetch its ImageNet weights.
-        precision: of the forward pass; `train` for that of the training, fp32 where `teach` stores.
+        precision: number format of a pass; `train`: the training's, fp32 where `teach` stores.
     """
 
     type: Literal["backbone"]
@@ -170,7 +170,7 @@ def _check_names(names: tuple[str, ...]) -> None:
 
 
 def paths_of(teacher: PredictionsTeacher | OnnxTeacher | BackboneTeacher) -> tuple[Path, ...]:
-    """Return the files that a teacher is read from, which decide what it says."""
+    """Return the files that a teacher is read from, on which its boxes depend."""
     if isinstance(teacher, PredictionsTeacher):
         return teacher.files + (() if teacher.annotations is None else (teacher.annotations,))
     return (

@@ -21,7 +21,7 @@ GIVE_UP = 3  # failures in a row after which a tracker is not called during trai
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a tracker is told when it opens.
+    """What a tracker receives when it opens.
 
     Attributes:
         name: the run's name.

@@ -26,7 +26,7 @@ class Checkpoint(TypedDict):
         ema_updates: number of updates of the averaged model.
         step: number of optimiser steps taken.
         seconds: time spent in steps.
-        processor_seconds: that of the process spent in steps; None where it is not known for all
+        processor_seconds: processor time spent in steps; None where it is not known for all
             steps, and absent in checkpoints of earlier versions.
         rows: one record per evaluation.
         sums: sum of every loss term since the last evaluation.
@@ -37,7 +37,7 @@ class Checkpoint(TypedDict):
         best_ap: AP of the best evaluation, 0..1.
         stale: number of evaluations since the best one.
         rng: state of torch's generator on the CPU.
-        conditions: under which the steps were taken; absent in checkpoints of earlier versions.
+        conditions: device, threads and versions by step; absent in checkpoints of earlier versions.
     """
 
     objective: dict[str, Tensor]

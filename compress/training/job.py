@@ -66,7 +66,7 @@ class Trained:
         steps: optimiser steps taken.
         seconds: training time, without evaluations and checkpoints.
         stopped: reason of an early end, or "".
-        conditions: under which the steps were taken; more than one entry after a resumption
+        conditions: conditions of the steps, see `Conditions`; several entries after a resumption
             under others.
     """
 

@@ -138,7 +138,7 @@ def golden_picture(path: Path, form: Mapping[str, object]) -> Picture:
     """Return the canvas that every artifact is run on.
 
     Args:
-        path: of the picture, an npy file.
+        path: npy file of the picture.
         form: `input` of an artifact.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Read `bundle.json` and trust nothing in it: shapes, values, paths and hashes are checked.
+"""Read `bundle.json` and check all of it: shapes, values, paths and hashes.
 
 A bundle holds a copy of this file as `bundle_content.py`, so it imports nothing of ours.
 """
@@ -13,6 +13,7 @@ from typing import Any, TypedDict, cast
 
 CONTENT = "bundle.json"
 THRESHOLDS = "thresholds.json"
+SESSION = "verify_"  # and a backend's name: the file that opens its artifacts
 MAX_BYTES = 64_000_000  # of bundle.json; a bundle of four models has 100 kB
 LONGEST_NUMBER = 20  # characters of a whole number of 64 bits
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}")

@@ -96,7 +96,7 @@ class Manifest(Section):
     """The sidecar of one artifact.
 
     Scores: `score_threshold` is for use, `evaluation_score_threshold` for measuring AP, where
-    COCO's rules want the low-scored boxes too.
+    COCO's rules include the low-scored boxes.
     """
 
     model_config = ConfigDict(populate_by_name=True)

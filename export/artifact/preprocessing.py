@@ -19,7 +19,7 @@ class Preprocessing(Section):
     A change of what is done is another version.
 
     Attributes:
-        version: of the contract.
+        version: version of the contract.
         decode: the whole picture, a JPEG at its full size; of an animation the first frame.
         orientation: turned upright as EXIF says.
         color: 8-bit RGB; grey is repeated.

@@ -21,6 +21,7 @@ from export.artifact import (
     bundle_content,
     bundle_files,
     bundle_output,
+    bundle_runs,
     int8_range,
     stored_numbers,
 )
@@ -357,13 +358,14 @@ def _write_verification(folder: Path) -> None:
         bundle_content,
         bundle_files,
         bundle_output,
+        bundle_runs,
         int8_range,
         stored_numbers,
     ):
         source = Path(str(module.__file__))
         write_bytes(source.read_bytes(), folder / source.name)
     for name, backend in BACKENDS.items():
-        write_bytes(backend.session.read_bytes(), folder / f"{verify.SESSION}{name}.py")
+        write_bytes(backend.session.read_bytes(), folder / f"{bundle_content.SESSION}{name}.py")
 
 
 def _write_triton(folder: Path, packed: Sequence[Packed]) -> None:

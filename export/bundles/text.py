@@ -117,8 +117,8 @@ of a batch. Exit codes: 0 as expected, 4 nothing could be checked here, 6 someth
 |---|---|---|---|---|---|
 {rows}
 
-The sidecar `model.json` beside each says all about it. Engines run on the machine they were built
-for; ONNX files run everywhere. `int8` is for CPUs, `int8-trt` and `fp8` are the input of TensorRT.
+The sidecar `model.json` beside each describes it in full. Engines run on the machine they were
+built for; ONNX files run everywhere. `int8` is for CPUs; TensorRT builds from `int8-trt` and `fp8`.
 
 {contract({own: manifest for own, manifest, _ in artifacts})}
 ## Triton
@@ -149,6 +149,6 @@ def _predict_section(wheel: str | None, requirements: Mapping[str, Sequence[str]
     commands = "\n".join([*lines, "slimdet predict . photographs/ --draw --out seen"])
     return (
         f"One of the lines, for the runtime of this device:\n\n```sh\n{commands}\n```\n\n"
-        "The wheel is the slimdet that made this bundle; on a package index the name may be\n"
-        "another's."
+        "The wheel is the slimdet that made this bundle; on a package index the name may\n"
+        "belong to another project."
     )

@@ -21,7 +21,7 @@ _SHOWN = 3  # names per problem
 def lint_qdq(model: "onnx.ModelProto") -> list[str]:
     """Return, in words, what TensorRT would refuse in an `onnx.ModelProto`.
 
-    TensorRT wants symmetric INT8 or FP8 of the form E4M3 (zero points 0, scales above 0), not both
+    TensorRT takes symmetric INT8 or FP8 of the form E4M3 (zero points 0, scales above 0), not both
     in one graph, no UINT8 and no INT32 behind DequantizeLinear, no quantised Softmax, each
     QuantizeLinear read by DequantizeLinear, and no operator sets that it does not know. FP8, and
     pairs in half precision, are of opset 19.

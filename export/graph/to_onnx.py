@@ -61,7 +61,7 @@ def export_onnx(
     expected = (3, manifest.input.height, manifest.input.width)
     if sample.ndim != 4 or sample.shape[1:] != expected or not len(sample):
         raise ExportError(
-            f"{folder}: the sample is {sample.shape}, and the manifest promises (B, {expected[0]}, "
+            f"{folder}: the sample is {sample.shape}, and the manifest states (B, {expected[0]}, "
             f"{expected[1]}, {expected[2]}) with B of at least 1"
         )
     model = _trace(detector, manifest, sample, opset, max_batch, translations)

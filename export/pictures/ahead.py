@@ -17,8 +17,7 @@ def decoded_ahead(
     """Yield groups of `batch` indices, the last one smaller, with what `decode` returns for each.
 
     While a group is in use, at least the next one is being decoded. An error of `decode` is raised
-    at its group; the pictures that nobody waits for then, or after the last group that was asked
-    for, are not decoded.
+    at its group; pictures after it, or after the last group that was taken, are not decoded.
     """
     groups = deque(list(indices[start : start + batch]) for start in range(0, len(indices), batch))
     workers = min(MOST_THREADS, os.cpu_count() or 1)

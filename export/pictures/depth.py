@@ -36,7 +36,7 @@ def to_bytes(values: NDArray[np.integer], depth: int | None) -> NDArray[np.uint8
     """Return values of `depth` bits as bytes: the highest 8 of these bits.
 
     Args:
-        values: of any shape.
+        values: array of any shape.
         depth: bits in use, 8 to 16; None takes the fewest that hold the largest value.
 
     Raises:

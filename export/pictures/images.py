@@ -172,8 +172,8 @@ def picture_pixels(image: Image.Image, name: str, depth: int | None = None) -> N
     """Return an open picture as `open_photograph` returns its file.
 
     Args:
-        image: of any mode; loaded here if it is not yet.
-        name: of the picture, for messages.
+        image: picture of any mode; loaded here if it is not yet.
+        name: name of the picture, for messages.
         depth: as of `open_photograph`.
 
     Raises:

@@ -25,7 +25,7 @@ from export.precision.ranges import activation_ranges
 if TYPE_CHECKING:
     import onnx
 
-NOTHING_FOR_FP8 = "nothing to quantise: FP8 kernels want more than 16 channels in and out"
+NOTHING_FOR_FP8 = "nothing to quantise: FP8 kernels need more than 16 channels in and out"
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def fp8_graph(
             capture_output=True,
             text=True,
         )
-        words = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
+        words = [line for line in done.stderr.splitlines() if line.strip()] or ["no output"]
         if done.returncode == _ABSENT:
             raise MissingDependencyError(f"{words[-1]} Install it with: pip install 'slimdet[fp8]'")
         if done.returncode or not (folder / _TARGET).is_file():

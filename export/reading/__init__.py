@@ -1,1 +1,1 @@
-"""Read plain data that anybody wrote, and describe in plain words what is wrong with it."""
+"""Read untrusted plain data (YAML, JSON), and describe its mistakes in plain words."""

@@ -126,9 +126,9 @@ def test_a_verdict_that_no_measurement_gives_marks_a_row_as_failed(
     [
         ("max_ap_drop", "1000", "a number below 100"),
         ("max_ap_drop", "100", "a number below 100"),
-        ("max_size", "999999999999999%", "holds nothing back; write at most +1000%"),
-        ("max_p50", "1001%", "holds nothing back; write at most +1000%"),
-        ("max_p99", "10000000", "holds nothing back; write at most 1000000"),
+        ("max_size", "999999999999999%", "nothing can exceed it; write at most +1000%"),
+        ("max_p50", "1001%", "nothing can exceed it; write at most +1000%"),
+        ("max_p99", "10000000", "nothing can exceed it; write at most 1000000"),
     ],
 )
 def test_a_limit_that_holds_nothing_back_is_refused(

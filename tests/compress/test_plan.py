@@ -163,7 +163,9 @@ def test_a_stage_is_told_with_its_minutes_if_they_are_known() -> None:
     assert stage.line() == "  teacher: 950 steps, 0.562M parameters, about 0.1 GiB"
     timed = Stage("teacher", 950, 562_000, 0.1, 2.54)
     assert timed.line() == "  teacher: 950 steps, 0.562M parameters, about 0.1 GiB, about 2.5 min"
-    assert "as many steps as cost what the student's do" in Stage("b", None, 1, 0.1, None).line()
+    assert (
+        "as many steps as cost the same as the student's" in Stage("b", None, 1, 0.1, None).line()
+    )
 
 
 def test_a_training_larger_than_the_machine_is_told() -> None:

@@ -1,4 +1,4 @@
-"""A bundle whose model has NaN in its weights does not pass for one that finds nothing."""
+"""A bundle with NaN in its weights is refused; so is, in one line, a machine without numpy."""
 
 import hashlib
 import json
@@ -41,3 +41,14 @@ def test_broken_weights_are_named(static_model, capsys, tmp_path, copy):
         out = "".join(capsys.readouterr())
     assert code == 6
     assert "holds NaN; the model is broken" in out
+
+
+def test_without_numpy_a_bundle_says_what_to_install(static_model, tmp_path):
+    """In an interpreter without any installed package; its help still works there."""
+    bundle = write_bundle(tmp_path / "b", [static_model], canvases(1)[0], name="tiny", threads=1)
+    command = [sys.executable, "-I", "-S", str(bundle / "verify.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == verify.MISSING_PACKAGE
+    assert done.stderr.count("\n") == 1
+    assert "pip install numpy" in done.stderr
+    assert subprocess.run([*command, "--help"], capture_output=True, check=False).returncode == 0

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from export import verify
+from export.artifact import bundle_runs
 from export.artifact.bundle_content import TOLERANCES
 from export.artifact.manifest import NmsSpec, read_manifest, write_manifest
 from export.backends.onnxruntime.engine import OnnxRuntimeEngine
@@ -118,12 +119,12 @@ def test_a_bundle_is_verified_with_only_numpy_and_the_runtime(bundle):
 def test_what_is_expected_is_what_the_export_package_finds(made):
     picture = np.load(made / "golden" / "input.npy")
     artifact = content(made)["artifacts"][0]
-    session = verify.open_session(
+    session = bundle_runs.open_session(
         made / artifact["file"], artifact, "cpu", verify.load_sessions([])
     )
-    outputs = session.run(verify._input([picture], "float32"))
+    outputs = session.run(bundle_runs._input([picture], "float32"))
     nms = NmsSpec(iou=0.3)
-    ours = verify.select(outputs, 0, {"mode": "host", "iou": 0.3, "max_detections": 100}, 0.1)
+    ours = bundle_runs.select(outputs, 0, {"mode": "host", "iou": 0.3, "max_detections": 100}, 0.1)
     theirs = select_detections(
         Candidates(
             outputs["boxes"].astype(np.float32),

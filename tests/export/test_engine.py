@@ -60,7 +60,7 @@ def test_a_sidecar_with_another_input_than_the_graph_is_refused(static_model, tm
     manifest = read_manifest(path.with_suffix(".json"))
     spec = manifest.input.model_copy(update={"height": 64})
     write_manifest(manifest.model_copy(update={"input": spec}), path.with_suffix(".json"))
-    with pytest.raises(ExportError, match="its sidecar promises"), open_engine(path):
+    with pytest.raises(ExportError, match="its sidecar states"), open_engine(path):
         pass
 
 

@@ -10,7 +10,7 @@ Form = Literal["xywh", "cxcywh", "xyxy"]
 Box = tuple[float, float, float, float]
 Array = NDArray[np.float64]
 
-_FEWEST, _SHARE = 3, 0.2  # boxes that do not fit before anything is said
+_FEWEST, _SHARE = 3, 0.2  # boxes that do not fit, from which on there is a warning
 _ALL = 0.99  # of the boxes must fit another form
 _TOLERANCE = 1.0  # pixels
 

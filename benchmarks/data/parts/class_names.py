@@ -51,7 +51,7 @@ def checked_names(
 
     Args:
         names: as the data set states them.
-        file: for messages.
+        file: name of the file, for messages.
         place: function from a name's index to its file and place, for messages.
 
     Raises:

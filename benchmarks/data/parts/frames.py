@@ -106,7 +106,7 @@ def _frame(
     if isinstance(header, DataError):
         if size is None:
             raise header
-        return Frame(*size)  # what is wrong with the picture is said when it is read
+        return Frame(*size)  # reading the picture later raises the error
     if header.orientation == 1 or size not in (None, header.stored, header.upright):
         return Frame(*(size or header.upright))
     decided = _decides(header, size)

@@ -31,7 +31,7 @@ class YoloPictures:
     Attributes:
         file: the description, for messages.
         classes: K names.
-        pictures: of the split.
+        pictures: picture files of the split.
         folders: the folders that were taken whole; empty where lists name the pictures.
         pose: each box is followed by its key points.
         moved: entries with the folders of another machine, found below those of this one.

@@ -45,7 +45,7 @@ def match_overlaps(matcher: Matcher, anchors: Tensor, boxes: Tensor) -> Tensor:
 
 
 def match_all(matcher: Matcher, anchors: Tensor, targets: Sequence[Targets]) -> Tensor:
-    """Return `match_overlaps` of every picture as `Dense.match` wants it, (B, P)."""
+    """Return `match_overlaps` of every picture in the form of `Dense.match`, (B, P)."""
     boxes = boxes_per_image(targets)
     return joined_matches([match_overlaps(matcher, anchors, own) for own in boxes], boxes)
 

@@ -108,7 +108,7 @@ def dense_outputs(
     The head runs on the labelled images only, if nothing but the task losses needs it.
 
     Args:
-        detector: in train or eval mode.
+        detector: the detector, in train or eval mode.
         batch: B images.
         wanted: what to return.
         predict: runs the head on L maps; also returns its towers, if it has any.

@@ -31,7 +31,7 @@ def pool(
     Args:
         features: (B, C, H_l, W_l) levels, finest first.
         boxes: (B, P, 4) xyxy pixels inside the picture.
-        strides: of the levels, each twice the one before.
+        strides: strides of the levels, each twice the one before.
         form: the implementation, see above.
     """
     maps = [feature.float() for feature in features]
@@ -115,7 +115,7 @@ def _share_inside(start: Tensor, length: Tensor, limit: Tensor) -> Tensor:
 
 
 def _pictures(boxes: Tensor) -> Tensor:
-    """Return (B * P, 1), the picture of each box, as RoIAlign's first column wants it."""
+    """Return (B * P, 1), the picture of each box: RoIAlign's first column."""
     images, count = boxes.shape[:2]
     index = torch.arange(images, device=boxes.device, dtype=boxes.dtype)
     return index.view(-1, 1, 1).expand(-1, count, 1).reshape(-1, 1)

@@ -162,7 +162,7 @@ def build_network(model: str, num_classes: int, momentum: float) -> Network:
     Args:
         model: its name, such as yolo11n.
         num_classes: K.
-        momentum: of the running statistics of BatchNorm.
+        momentum: momentum of BatchNorm's running statistics.
 
     Raises:
         MissingDependencyError: see `load_package`, or its files lack the model.

@@ -27,8 +27,8 @@ class Cells:
         centres: (P, 2) pixels.
         strides: (P, 1) pixels.
         sizes: the levels' strides.
-        height: of the input, pixels.
-        width: of the input, pixels.
+        height: height of the input, pixels.
+        width: width of the input, pixels.
     """
 
     centres: Tensor

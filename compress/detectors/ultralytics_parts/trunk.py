@@ -25,8 +25,8 @@ class UltralyticsTrunk:
         channels: C_l of the pyramid.
         strides: input pixels per cell of the pyramid.
         map_sizes: height and width in cells of the pyramid.
-        backbone_channels: of the stages.
-        backbone_strides: of the stages.
+        backbone_channels: channels of the stages.
+        backbone_strides: strides of the stages.
         names: names of its weights in the package.
         licence: package, version and licence.
     """
@@ -86,7 +86,7 @@ def build_ultralytics(
         model: its name, such as yolo11n.
         num_classes: K.
         input_size: height and width.
-        momentum: of the running statistics of BatchNorm.
+        momentum: momentum of BatchNorm's running statistics.
 
     Raises:
         RecipeError: a side is not a multiple of 32.

@@ -122,7 +122,7 @@ def join_levels(levels: Sequence[Tensor], layers: Iterable[nn.Module] = ()) -> T
     """Return L tensors (B, S_l, C_l) as one (B, S, D).
 
     Args:
-        levels: of equal channels where no `layers` are given.
+        levels: cells of each level; their channels are equal where no `layers` are given.
         layers: one per level, from its channels to D.
     """
     given = tuple(layers)
@@ -194,9 +194,9 @@ def instance_weights(attention: Attention, real: Tensor, temperature: float) -> 
     """Return (B, a, S): attention to each cell, summed over the objects of a picture.
 
     Args:
-        attention: of one layer.
+        attention: attention of one layer.
         real: (B, n) bool, for the first n slots.
-        temperature: of the attention.
+        temperature: temperature of the attention.
     """
     seen = (attention.logits(real.shape[1]) / temperature).softmax(dim=-1)
     return torch.einsum("nakx,nk->nax", seen, real.to(seen))

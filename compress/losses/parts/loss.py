@@ -72,7 +72,7 @@ class LossSection(Section, ABC):
         return self
 
     def needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
-        """Return what to ask of both detectors in every step."""
+        """Return the outputs that both detectors compute in every step."""
         del student, teacher
         return self.asks
 
@@ -85,7 +85,7 @@ class LossSection(Section, ABC):
         """Return the loss for this pair."""
 
     def teacher_needs(self, student: DetectorSpec, teacher: DetectorSpec) -> frozenset[Knowledge]:
-        """Return what to ask of the teacher, where that differs from what the student is asked."""
+        """Return the outputs needed of the teacher, where they are not those of the student."""
         return self.needs(student, teacher)
 
     def proposals_from(self) -> RoiSource:
@@ -137,8 +137,8 @@ class DistillationLoss(nn.Module, ABC, Generic[ConfigT_co]):
     Attributes:
         config: the settings that built it.
         weight: factor of all terms.
-        needs: what both detectors are asked for in every step.
-        teacher_needs: what the teacher is asked for; the teacher does not run for an empty set.
+        needs: outputs that both detectors compute in every step.
+        teacher_needs: outputs that the teacher computes; it does not run for an empty set.
         unweighted: names of terms that train a part of `separate` alone and not the student; no
             weight, schedule or `weight: auto` applies to them.
     """

@@ -152,7 +152,7 @@ def instance_error(spaces: Sequence[Space], *, over_channels: bool = False) -> T
     its own, so that instances of all levels weigh alike; with equal channels the factor is 1.
 
     Args:
-        spaces: of one batch.
+        spaces: spaces of one batch.
         over_channels: also take the mean over channels.
     """
     width = fmean(space.student.shape[1] for space in spaces)

@@ -28,7 +28,7 @@ def record_cost(run: Run, name: str, views: int, size: int, ms: float, clamped: 
 
 
 def record_file_teacher(run: Run, kind: str, lines: Sequence[str], ap: float | None) -> None:
-    """Print what a teacher that is a file said of itself, and write it for the report."""
+    """Print the description of a teacher that is a file, and write it for the report."""
     for line in lines:
         run.print(f"{FILE_TEACHER}: {line}")
     if run.session.rank == 0:

@@ -1,4 +1,4 @@
-"""The teacher that is a pre-trained backbone without a head: checked, loaded, asked."""
+"""A pre-trained backbone without a head as teacher: check it, load it, store its maps."""
 
 from pathlib import Path
 

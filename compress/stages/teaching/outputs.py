@@ -69,7 +69,7 @@ def lesson_of(
     *,
     to_run: bool = False,
 ) -> Lesson:
-    """Return what `store_outputs` asks a teacher; `to_run`: of a faster copy of its network."""
+    """Return what `store_outputs` computes; `to_run`: by a faster copy of the teacher's network."""
     recipe, data, config = run.recipe, run.data, run.recipe.train
     settings, precision = _asked_of(teacher, student)
     size = (data.input_height, data.input_width) if to_run else None

@@ -9,7 +9,7 @@ _NAMES = ("labels", "boxes", "scores")
 
 
 def read(graph: Graph) -> Fit | str:
-    """Take labels, boxes and scores of a graph that is told the size of the original picture."""
+    """Take labels, boxes and scores of a graph that also takes the original picture's size."""
     if "orig_target_sizes" not in graph.inputs:
         return "no input orig_target_sizes"
     if not set(_NAMES) <= set(graph.outputs):
@@ -26,7 +26,7 @@ def read(graph: Graph) -> Fit | str:
         )
 
     return Fit(
-        f"labels, boxes and scores of the best {scores[-1]} queries, told the size of the picture",
+        f"labels, boxes and scores of the best {scores[-1]} queries, given the picture's size",
         graph.named,
         Pixels(resize="stretch"),
         NO_NMS,

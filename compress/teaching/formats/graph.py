@@ -1,4 +1,4 @@
-"""What a format is shown of a detector's file, and what it answers."""
+"""The input of a format, a `Graph` of a detector's file, and its result, a `Fit`."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -63,10 +63,10 @@ class Graph:
         path: the file.
         image: name of the input that takes pictures.
         inputs: names of all inputs.
-        height: of the pictures that it takes, in pixels.
-        width: of the pictures that it takes, in pixels.
+        height: height of its input, in pixels.
+        width: width of its input, in pixels.
         outputs: what it gives for one grey picture, by name, in its own order.
-        metadata: what the file says of itself.
+        metadata: the file's own metadata.
         named: how many class names the recipe gives; None for none.
         manifest: the sidecar, if the file is an artifact of slimdet; nothing was then run.
         sidecar: why the JSON beside it is no sidecar, or that there is none.
@@ -113,7 +113,7 @@ class Fit:
         nms: what its boxes need.
         decode: outputs by name to boxes in pixels of the input.
         classes: K names that the file states; empty where it states none.
-        manifest: of an artifact of slimdet, which `export.engine.open_engine` runs.
+        manifest: sidecar of an artifact of slimdet, which `export.engine.open_engine` runs.
     """
 
     why: str

@@ -67,7 +67,7 @@ def read_into(
         path: the file.
         places: where the tensors begin.
         found: the tensors to fill, contiguous.
-        rows: for each row, its place in the part and in the tensors.
+        rows: place of each row in the part, and its place in the tensors.
 
     Raises:
         EOFError: the file ends before a row does.

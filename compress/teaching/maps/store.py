@@ -47,9 +47,9 @@ class PartRecord(Record):
     """What is known of a written part.
 
     Attributes:
-        sha256: of its file.
+        sha256: hash of its file.
         source: hash of what it was made from.
-        cost_ms: of making it: processor time on a CPU, else time.
+        cost_ms: cost of computing it: processor time on a CPU, else time.
         clamped: values beyond the range of float16.
     """
 
@@ -63,7 +63,7 @@ class Store:
     """A folder of `rows` rows, of which each holds the same named tensors.
 
     Args:
-        folder: of this store alone.
+        folder: folder that holds this store alone.
         rows: how many there are in all.
         sample: one row, (1, ...) of each tensor, whose size decides that of the parts.
         source: returns the hash of what the given rows are made from; a part that was made from

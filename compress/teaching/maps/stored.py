@@ -46,15 +46,15 @@ BATCH_BYTES = 256 * 2**20  # of their outputs
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a teacher is asked once, before a student learns.
+    """A request to a teacher: its outputs on all views, computed once before the training.
 
     Attributes:
         teacher: the network, in the student's classes, computing in float32 or bfloat16.
         settings: those that the network was built from, as plain values.
         data: the pictures.
-        views: of them.
+        views: fixed views of the pictures.
         wanted: what the losses compare.
-        device: of the forward pass.
+        device: device of the forward pass.
     """
 
     teacher: LiveTeacher

@@ -29,7 +29,7 @@ class BoxDetector:
     """A detector that finds the boxes of photographs: an opened file, or a network of this package.
 
     Attributes:
-        engine: to be entered before it runs.
+        engine: engine of the network; enter it before it runs.
         format: name of the file's format, or `network`.
         why: what was found in the file.
         pixels: how a picture becomes its input.
@@ -144,7 +144,7 @@ def open_detector(config: OnnxTeacher, device: Device, where: str) -> BoxDetecto
 
     Args:
         config: settings.
-        device: of ONNX Runtime.
+        device: device that ONNX Runtime runs on.
         where: place of the settings, for messages.
 
     Raises:

@@ -35,11 +35,11 @@ def find_boxes(
     Args:
         detector: the teacher.
         key: what its boxes depend on besides the pictures, the classes and the limits.
-        sets: of pictures, by key.
-        match: of its classes with the student's.
+        sets: sets of pictures, by key.
+        match: the teacher's classes matched with the student's.
         limits: which boxes of a picture are kept.
-        home: folder of all that teachers found, for every run.
-        console: for progress.
+        home: folder of the boxes found by teachers, shared by all runs.
+        console: output for progress.
 
     Raises:
         DataError: a picture cannot be read.

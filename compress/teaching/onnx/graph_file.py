@@ -54,7 +54,7 @@ class OpenGraph:
 
     Attributes:
         graph: what it takes and gives.
-        session: of ONNX Runtime.
+        session: ONNX Runtime's session.
         kind: type of the numbers that it takes.
         channels_last: whether it takes (B, H, W, 3) in place of (B, 3, H, W).
         batch: pictures of a pass; None for any number.
@@ -128,7 +128,7 @@ def open_graph(
 
     Args:
         path: the file.
-        device: of ONNX Runtime.
+        device: device that ONNX Runtime runs on.
         size: height and width of its pictures, where the file leaves them open.
         named: how many class names the recipe gives.
         sidecar: why it is no artifact of slimdet.
@@ -188,7 +188,7 @@ def _inputs(path: Path, session: Any) -> tuple[Any, dict[str, list[Any]]]:
     unknown = [name for name in further if name not in _FURTHER]
     if unknown:
         raise ExportError(
-            f"{path}: takes {listed}; nothing here knows what {unknown[0]} is to be given "
+            f"{path}: takes {listed}; no known format states what {unknown[0]} is to be given "
             f"(known besides the pictures: {', '.join(_FURTHER)}). Export the detector without it"
         )
     return images[0], further

@@ -1,4 +1,4 @@
-"""Which pictures of the data the results of another program are of."""
+"""Match the results of another program with the pictures of the data."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

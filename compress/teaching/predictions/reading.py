@@ -23,7 +23,7 @@ class Predicted:
 
     Attributes:
         taught: boxes by the key of the set.
-        match: of the classes.
+        match: the classes of both sides, matched.
         lines: what was read and what was left out.
         warnings: what looks wrong.
     """

@@ -23,7 +23,7 @@ class Results:
     """All boxes of some files, as they are written there.
 
     Attributes:
-        pictures: of each of N boxes, the id or the file name of its picture.
+        pictures: id or file name of the picture of each of the N boxes.
         category_ids: (N,) int64.
         boxes: (N, 4) float64 xyxy.
         scores: (N,) float64 in 0..1.

@@ -120,7 +120,7 @@ class Backend(Protocol):
         """File of which every bundle holds a copy as `verify_<backend>.py`.
 
         A module that imports nothing of ours and opens an artifact; see
-        `export.verify.SessionModule`.
+        `export.artifact.bundle_runs.SessionModule`.
         """
 
     def open(self, path: Path, settings: EngineSettings) -> Engine:

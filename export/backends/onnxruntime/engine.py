@@ -200,7 +200,7 @@ class OnnxRuntimeEngine:
         ):
             raise ExportError(
                 f"{self.path}: the graph takes {[(i.name, i.shape, i.type) for i in inputs]} and "
-                f"gives {sorted(outputs)}; its sidecar promises {wanted.name} (B, "
+                f"gives {sorted(outputs)}; its sidecar states {wanted.name} (B, "
                 f"{', '.join(map(str, wanted.picture_shape))}) {wanted.format} and "
                 f"{', '.join(sorted(promised))}. Export the model again"
             )

@@ -87,7 +87,7 @@ def open_session(path: Path, artifact: Mapping[str, object], device: str) -> Onn
 
 
 def _check_names(session: "onnxruntime.InferenceSession", artifact: Mapping[str, object]) -> None:
-    """Refuse a graph whose tensors are not named as clients of the bundle are told.
+    """Refuse a graph whose tensors have other names than the bundle's README states.
 
     Raises:
         RuntimeError: naming them.

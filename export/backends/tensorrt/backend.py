@@ -64,7 +64,7 @@ class TensorRTBackend:
             type=gpu_index,
             default=0,
             metavar="cuda:N",
-            help="which GPU, or its number (default: cuda:0)",
+            help="GPU to build for, or its number (default: cuda:0)",
         )
         group.add_argument(
             "--batch",
@@ -72,23 +72,43 @@ class TensorRTBackend:
             nargs=3,
             default=(1, 1, 1),
             metavar=("MIN", "OPT", "MAX"),
-            help="of a graph with any batch (default: 1 1 1)",
+            help="batch sizes for a graph with a dynamic batch (default: 1 1 1)",
         )
         group.add_argument(
-            "--workspace-mib", type=positive, help="default: all of the GPU's memory"
+            "--workspace-mib",
+            type=positive,
+            help="memory for building, MiB (default: all of the GPU's)",
         )
         group.add_argument(
-            "--timing-cache", type=some_path, metavar="FILE", help="read, and written back"
+            "--timing-cache",
+            type=some_path,
+            metavar="FILE",
+            help="timing cache of earlier builds to read and extend",
         )
-        group.add_argument("--optimization-level", type=int, choices=range(6), default=3)
-        group.add_argument("--timing-iterations", type=positive, help="per tactic")
-        group.add_argument("--tf32", action="store_true", help="FP32 layers in 10-bit mantissas")
+        group.add_argument(
+            "--optimization-level",
+            type=int,
+            choices=range(6),
+            default=3,
+            help="TensorRT's builder optimization level (default: 3)",
+        )
+        group.add_argument(
+            "--timing-iterations", type=positive, help="times that each tactic is timed"
+        )
+        group.add_argument(
+            "--tf32", action="store_true", help="compute FP32 layers in TF32 (10-bit mantissas)"
+        )
         group.add_argument(
             "--version-compatible",
             action="store_true",
-            help="for later versions of this major too",
+            help="build an engine that later TensorRT versions of this major also run",
         )
-        group.add_argument("--portable", choices=("none", "same_sm", "ampere_plus"), default="none")
+        group.add_argument(
+            "--portable",
+            choices=("none", "same_sm", "ampere_plus"),
+            default="none",
+            help="other GPUs that the engine is to run on (default: none)",
+        )
         group.add_argument(
             "--builds",
             type=positive,
@@ -98,7 +118,9 @@ class TensorRTBackend:
             "the sidecar (3 or more for numbers to publish; a timing cache makes builds alike)",
         )
         group.add_argument(
-            "--weakly-typed", action="store_true", help="the older rules; TensorRT below 11 only"
+            "--weakly-typed",
+            action="store_true",
+            help="let TensorRT choose types by its older rules; TensorRT below 11 only",
         )
 
     def check(self, model: Path, settings: Mapping[str, object]) -> None:

@@ -185,8 +185,8 @@ def describe_machine(cuda: ModuleType, tensorrt_version: str, index: int = 0) ->
     Raises:
         ExportError: there is no such device, or no driver for it.
     """
-    (driver,) = checked(cuda, "asking for the driver", cuda.cudaDriverGetVersion())
-    (runtime,) = checked(cuda, "asking for CUDA's version", cuda.cudaRuntimeGetVersion())
+    (driver,) = checked(cuda, "reading the driver's version", cuda.cudaDriverGetVersion())
+    (runtime,) = checked(cuda, "reading CUDA's version", cuda.cudaRuntimeGetVersion())
     (facts,) = checked(cuda, "looking for a GPU", cuda.cudaGetDeviceProperties(index))
     name = facts.name.decode() if isinstance(facts.name, bytes) else str(facts.name)
     return Machine(

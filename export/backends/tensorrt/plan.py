@@ -118,7 +118,7 @@ class Plan:
         """Return the input's shape, -1 where the batch is open.
 
         Raises:
-            ExportError: the plan has another interface than its sidecar promises.
+            ExportError: the plan has another interface than its sidecar states.
         """
         engine: tensorrt.ICudaEngine = self.engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -128,14 +128,14 @@ class Plan:
         wanted = self._spec
         if inputs != [wanted.name] or not {"boxes", "scores", "labels"} <= set(outputs):
             raise ExportError(
-                f"{self.path}: the engine takes {inputs} and gives {outputs}; its sidecar promises "
+                f"{self.path}: the engine takes {inputs} and gives {outputs}; its sidecar states "
                 f"{wanted.name} and boxes, scores, labels. Build it again"
             )
         shape = tuple(engine.get_tensor_shape(wanted.name))
         dtype = self._dtype(engine, wanted.name)
         if shape[1:] != wanted.picture_shape or dtype != wanted.format:
             raise ExportError(
-                f"{self.path}: the engine takes {shape} {dtype}; its sidecar promises (B, "
+                f"{self.path}: the engine takes {shape} {dtype}; its sidecar states (B, "
                 f"{', '.join(map(str, wanted.picture_shape))}) {wanted.format}. Build it again"
             )
         return shape

@@ -166,7 +166,9 @@ def test_further_inputs_that_are_known_are_given(tmp_path: Path) -> None:
     assert outputs["size"].tolist() == [[SIDE, 32]]
     assert outputs["mask"].shape == (1, 8, 8)
     write_graph(path, {}, more={"scale_factor": (1, 2)}, shown={"seen": "images"})
-    with pytest.raises(ExportError, match="nothing here knows what scale_factor is to be given"):
+    with pytest.raises(
+        ExportError, match="no known format states what scale_factor is to be given"
+    ):
         loaded(path)
 
 

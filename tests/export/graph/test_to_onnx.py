@@ -83,7 +83,7 @@ def test_what_cannot_be_traced_is_refused_and_modes_are_left_as_they_were(tmp_pa
 
 
 def test_a_sample_of_another_size_is_refused(tmp_path):
-    with pytest.raises(ExportError, match=r"the manifest promises \(B, 3, 64, 64\)"):
+    with pytest.raises(ExportError, match=r"the manifest states \(B, 3, 64, 64\)"):
         export_onnx(tiny_detector(), tiny_manifest(side=64), tmp_path, to_tensor(canvases(1)))
 
 

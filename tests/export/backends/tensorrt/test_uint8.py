@@ -67,7 +67,7 @@ def test_a_sidecar_that_promises_floats_of_an_engine_of_bytes_is_found_out(libra
     manifest = read_manifest(sidecar)
     spec = manifest.input.model_copy(update={"format": "float32"})
     write_manifest(manifest.model_copy(update={"input": spec}), sidecar)
-    said = r"takes \(1, 32, 32, 3\) uint8; its sidecar promises \(B, 3, 32, 32\) float32"
+    said = r"takes \(1, 32, 32, 3\) uint8; its sidecar states \(B, 3, 32, 32\) float32"
     with pytest.raises(ExportError, match=said), library.open(path):
         pass
     assert library.cuda._memory == {}

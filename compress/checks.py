@@ -1,17 +1,14 @@
 """Find what would stop a run before its first step; loads nothing that trains or measures."""
 
 import contextlib
-import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from benchmarks.gates import load_report
-from compress.checking.amounts import check_amounts
-from compress.data.loading import steps_per_epoch
+from compress.checking.amounts import check_amounts, check_batch
+from compress.checking.exported import check_export, check_keep_float
 from compress.detector import BEFOREHAND, Detector
 from compress.detectors import DetectorConfig
 from compress.distillation.pairing import check_pair
@@ -29,15 +26,13 @@ from compress.teaching.config import PredictionsTeacher
 from compress.teaching.maps.stored import check_stored
 from compress.tracking.open import check_trackers
 from compress.training.optim import check_held
-from export.errors import DataError, RecipeError, ToolkitError, counted, shown
+from export.errors import DataError, RecipeError, ToolkitError, counted
 from export.precision.model_optimizer import require_model_optimizer
 from export.reading.plain_yaml import Key, dotted
 
 # Share of the weights of neck and head below which `inherit` would copy little but biases.
 LEAST_INHERITED = 0.5
-EIGHT_BITS = ("int8", "int8-trt", "fp8")
-# Names that the exporter gives to nodes and values; whether they are in the graph, it alone tells.
-GIVEN_AT_EXPORT = re.compile(r"(node|val)_.*|_?(Conv|Gemm|MatMul)(_\d*)?|_?\d+")
+UNLABELED, LABELED = ("data", "unlabeled"), ("data", "train")
 
 
 def check_models(run: Run) -> tuple[Detector, list[Detector]]:
@@ -62,13 +57,14 @@ def check_models(run: Run) -> tuple[Detector, list[Detector]]:
     lines = []
     for teacher, detector in zip(run.teachers, built, strict=True):
         who = f"{teacher.name}: " if len(run.teachers) > 1 else ""
+        pair: list[Key] = [("student",), (*teacher.keys, "detector"), ("data", "image_size")]
         lines += [
-            f"{run.source.at('distill', index)}: {who}{text}"
+            f"{run.at_loss(index, *pair)}: {who}{text}"
             for index, text in check_pair(student.spec, detector.spec, run.recipe.distill)
         ]
         if run.recipe.stores_outputs and not lines:
             lines += [
-                f"{run.source.at('distill', index)}: {who}{text}"
+                f"{run.at_loss(index, *pair, ('teach',))}: {who}{text}"
                 for index, text in check_stored(student.spec, detector.spec, run.recipe.distill)
             ]
     if lines:
@@ -99,7 +95,7 @@ def _check_file_teacher(run: Run, student: Detector) -> None:
         return
     spec = box_spec(config.type, student.spec)
     lines = [
-        f"{run.source.at('distill', index)}: {loss.type} compares more than boxes, and a teacher "
+        f"{run.at_loss(index, ('teacher',))}: {loss.type} compares more than boxes, and a teacher "
         f"of type {config.type} gives nothing else; use pseudo_labels"
         for index, loss in enumerate(run.recipe.distill)
         if loss.own_images or not loss.teacher_needs(student.spec, spec) <= BEFOREHAND
@@ -121,11 +117,12 @@ def _check_inheritance(run: Run, student: Detector, teacher: Detector) -> None:
     share = inheritable(student, teacher)
     if share < LEAST_INHERITED:
         raise RecipeError(
-            f"{run.source.at('inherit')}: {run.recipe.inherit}, and {share:.1%} of the weights of "
-            f"the student's neck and head ({student.spec.family}, channels "
-            f"{list(student.spec.channels)}) have the name and shape of the teacher's "
-            f"({teacher.spec.family}, channels {list(teacher.spec.channels)}); choose models of "
-            "one family and width, or remove this key"
+            f"{run.source.at('inherit', beside=[('student',), ('teacher',)])}: "
+            f"{run.recipe.inherit}, and {share:.1%} of the weights of the student's neck and head "
+            f"({student.spec.family}, channels {list(student.spec.channels)}) have the name and "
+            f"shape of the teacher's ({teacher.spec.family}, channels "
+            f"{list(teacher.spec.channels)}); choose models of one family and width, or remove "
+            "this key"
         )
 
 
@@ -135,91 +132,13 @@ def _named(run: Run, *keys: str | int) -> Iterator[None]:
     try:
         yield
     except ToolkitError as error:
-        where = run.source.at(*keys)
+        where = run.source.at(*keys, beside=[keys, ("data", "image_size")])
         raise type(error)(*(f"{where}: {line}" for line in error.args)) from error
 
 
 def _device_for(run: Run, config: DetectorConfig) -> torch.device:
     size = (run.data.input_height, run.data.input_width)
     return torch.device("meta" if is_large(config, size) else "cpu")
-
-
-def check_export(run: Run, student: Detector, teachers: list[Detector]) -> None:
-    """Refuse settings of NMS that the student's head contradicts.
-
-    Raises:
-        RecipeError: NMS is set for a head that needs none, or none for one that needs it; or more
-            boxes than the head gives.
-    """
-    export, at, family = run.recipe.export, run.source.at, student.spec.family
-    if not student.spec.nms_free:
-        if export.nms == "none":
-            raise RecipeError(
-                f"{at('export', 'nms')}: none, and the head of the student ({family}) gives "
-                "several boxes per object, which NMS reduces to one; set host, graph or matrix"
-            )
-        return
-    why = f"the head of the student ({family}) gives one box per object and needs no NMS"
-    if export.nms in ("graph", "matrix"):
-        raise RecipeError(f"{at('export', 'nms')}: {export.nms}, but {why}; remove this key")
-    alone = all(teacher.spec.nms_free for teacher in teachers)  # else it is for their NMS
-    if alone and "nms_iou" in export.model_fields_set:
-        raise RecipeError(f"{at('export', 'nms_iou')}: {export.nms_iou:g}, but {why}; remove it")
-    if "max_detections" in export.model_fields_set:
-        most = _candidate_count(student, (run.data.input_height, run.data.input_width))
-        if most is not None and export.max_detections > most:
-            raise RecipeError(
-                f"{at('export', 'max_detections')}: {export.max_detections}, but the head of the "
-                f"student ({family}) gives {most} boxes per picture; set at most {most}"
-            )
-
-
-def check_keep_float(run: Run, student: Detector) -> None:
-    """Refuse parts of layer names that no layer of the student has, or that leave none to quantise.
-
-    Raises:
-        RecipeError: naming the part, and some of the names.
-    """
-    export, at = run.recipe.export, partial(run.source.at, "export", "quantization", "keep_float")
-    parts = export.quantization.keep_float
-    if not parts:
-        return
-    if not set(EIGHT_BITS).intersection(export.precisions):
-        run.session.console.warn(
-            f"{at()}: has no effect, as export.precisions names none of {', '.join(EIGHT_BITS)}"
-        )
-    layers = [
-        f"detector.{name}.weight"  # as the graph names it; a folded norm's bias with _bias after it
-        for name, layer in student.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear)
-    ]
-    known = [f"{name}_bias" for name in layers] + [f"{name[:-6]}bias" for name in layers]
-    for index, part in enumerate(parts):
-        if GIVEN_AT_EXPORT.fullmatch(part) or any(part in name for name in known):
-            continue
-        raise RecipeError(
-            f"{at(index)}: no layer of the student has {shown(part)} in its name (a text, no "
-            f"pattern); its {counted(len(layers), 'layer')} are named like {layers[0]} and "
-            f"{layers[-1]}"
-        )
-    if all(any(part in name for part in parts) for name in layers):
-        raise RecipeError(
-            f"{at()}: every one of the student's {counted(len(layers), 'layer')} would stay float; "
-            "name fewer, or remove the 8-bit precisions"
-        )
-
-
-@torch.inference_mode()
-def _candidate_count(detector: Detector, size: tuple[int, int]) -> int | None:
-    """Return how many boxes a detector gives per picture, by passing one; None if none passes."""
-    training = detector.training
-    try:
-        with next(detector.parameters()).device:
-            return detector.eval().candidates(torch.zeros(1, 3, *size)).scores.shape[1]
-    except RuntimeError:  # on the meta device: a family that mixes in tensors of the CPU
-        return None
-    finally:
-        detector.train(training)
 
 
 def _check_weights(run: Run, student: Detector, teachers: list[Detector]) -> None:
@@ -235,11 +154,13 @@ def _check_weights(run: Run, student: Detector, teachers: list[Detector]) -> Non
         detectors.append((config.detector, model, config.strict, (*teacher.keys, "detector")))
     for settings, model, strict, keys in detectors:
         for key, error in check_starting_weights(settings, model, strict=strict):
-            raise type(error)(f"{run.source.at(*keys, key)}: {error}") from error
+            where = run.source.at(*keys, key, beside=[keys])
+            raise type(error)(f"{where}: {error}") from error
         try:
             copied = run.transfer(model, settings, copy=False)
         except ToolkitError as error:
-            raise type(error)(f"{run.source.at(*keys, 'transfer')}: {error}") from error
+            where = run.source.at(*keys, "transfer", beside=[keys])
+            raise type(error)(f"{where}: {error}") from error
         if copied is not None and not copied.complete:
             run.session.console.warn(
                 f"{run.source.at(*keys, 'transfer')}: {copied.source}: {copied.summary()}; "
@@ -264,7 +185,8 @@ def _check_frozen(run: Run, student: Detector, teachers: list[Detector]) -> None
     for one in run.trainings:
         model = student if one.teacher is None else teachers[one.teacher]
         for key, error in check_held(model, one.config):
-            raise RecipeError(f"{run.source.at(*one.keys, key)}: {error}")
+            where = run.source.at(*one.keys, key, beside=[one.detector_keys])
+            raise RecipeError(f"{where}: {error}")
         held = [key for key in ("freeze_at", "norm_eval") if getattr(one.config, key)]
         if held and not one.detector.begins_trained:
             run.session.console.warn(
@@ -298,7 +220,7 @@ def check_training(run: Run) -> None:
     if wanted is not None:
         trainings.append((wanted[0].schedule(), data, wanted[1]))
     for config, images, keys in trainings:
-        steps_per_epoch(images, config.batch)
+        check_batch(run, config, images, keys)
         if config.amp == "fp16" and session.torch_device().type == "cpu":
             raise RecipeError(
                 f"{source.at(*keys, 'amp')}: fp16 needs a GPU; set auto, bf16 or off on a CPU"
@@ -310,13 +232,14 @@ def check_training(run: Run) -> None:
             )
     if recipe.teach is not None and not recipe.stores_outputs:
         raise RecipeError(
-            f"{source.at('teach')}: is for the teachers of a recipe with distill, and there is no "
+            f"{source.at('teach', beside=[('teacher',), ('distill',)])}: is for the teachers of a "
+            "recipe with distill, and there is no "
             f"{'teacher' if recipe.teacher is None else 'loss'}; remove this key"
         )
     if data.unlabeled is not None and recipe.teacher is None:
         raise RecipeError(
-            f"{source.at('data', 'unlabeled')}: pictures without labels are for distillation, and "
-            "the recipe has no teacher; remove this key"
+            f"{source.at(*UNLABELED, beside=[('teacher',)])}: pictures without labels are "
+            "for distillation, and the recipe has no teacher; remove this key"
         )
     _check_step(run)
     unlabeled, trained = recipe.data.unlabeled, recipe.data.train.split or "train"
@@ -324,9 +247,9 @@ def check_training(run: Run) -> None:
         name = unlabeled.split or "unlabeled"
         if name != trained:
             raise RecipeError(
-                f"{source.at('data', 'unlabeled')}: rest: the drawn split {name} holds none of the "
-                f"pictures that train has, so there is nothing to leave out; set split: {trained}, "
-                "or remove rest"
+                f"{source.at(*UNLABELED, beside=[UNLABELED, LABELED])}: rest: the drawn split "
+                f"{name} holds none of the pictures that train has, so there is nothing to leave "
+                f"out; set split: {trained}, or remove rest"
             )
 
 
@@ -343,24 +266,27 @@ def _check_step(run: Run) -> None:
                     if one.teacher is None
                     else "a teacher learns from labels alone; remove this key"
                 )
-                raise RecipeError(f"{source.at(*one.keys, part)}: {lacks}")
+                where = source.at(*one.keys, part, beside=[UNLABELED])
+                raise RecipeError(f"{where}: {lacks}")
     if data.unlabeled is None or not recipe.distill:
         return
     asked = pictures_in_step(data, recipe.train)
+    steps = [("train", key) for key in ("labeled_batch", "unlabeled_batch", "batch")]
     if len(data.unlabeled) < asked.unlabeled:
         raise DataError(
-            f"{source.at('data', 'unlabeled')}: has {counted(len(data.unlabeled), 'picture')}, and "
-            f"a step takes {asked.unlabeled}; set train.unlabeled_batch to no more than there are"
+            f"{source.at(*UNLABELED, beside=[UNLABELED, *steps])}: has "
+            f"{counted(len(data.unlabeled), 'picture')}, and a step takes {asked.unlabeled}; set "
+            "train.unlabeled_batch to no more than there are"
         )
     if len(data.train) < asked.labeled:
         raise DataError(
-            f"{source.at('train', 'labeled_batch')}: a step takes {asked.labeled} labelled "
+            f"{source.among(*steps, UNLABELED, LABELED)}: a step takes {asked.labeled} labelled "
             f"pictures, and there {'is' if len(data.train) == 1 else 'are'} {len(data.train)}; "
             "choose no more than there are"
         )
     if asked.labeled % run.session.world:
         raise RecipeError(
-            f"{source.at('train', 'labeled_batch')}: {asked.labeled} pictures cannot be shared "
+            f"{source.among(*steps)}: {asked.labeled} pictures cannot be shared "
             f"evenly by {run.session.world} processes; choose a multiple of {run.session.world}"
         )
 
@@ -389,8 +315,8 @@ def wanted_classifier(
             continue
         if found is not None and found[0] != config and source is not None:
             raise RecipeError(
-                f"{source.at(*keys)}: differs from the classifier of another loss; a run trains "
-                "one, so give both the same settings"
+                f"{source.at(*keys, beside=[keys, found[1]])}: differs from the classifier of "
+                "another loss; a run trains one, so give both the same settings"
             )
         found = found or (config, keys)
     return found

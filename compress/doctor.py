@@ -257,16 +257,16 @@ def data(path: Path, runs: Path) -> list[Finding]:
     from compress.data.health import data_health, teacher_lines
     from compress.data.pictures import look_at_pictures
     from compress.recipe import load_recipe
-    from compress.stages.opened import open_teachers, own_data
+    from compress.stages.opened import open_data, open_teachers, own_data
 
     most = 100  # default of a recipe without it
     others = {}
     if path.is_dir():
         opened = FolderConfig(root=path, image_size=_FOLDER_SIDE).open()
     else:
-        recipe = load_recipe(path)[0]
-        opened, most = recipe.data.open(), recipe.export.max_detections
-        others = own_data(recipe, open_teachers(recipe, opened))
+        recipe, source = load_recipe(path)
+        opened, most = open_data(recipe.data, source, "data"), recipe.export.max_detections
+        others = own_data(recipe, open_teachers(recipe, opened, source))
     look_at_pictures([opened, *others.values()], PictureCache(runs), Console(), decode=True)
     health = data_health(opened, most, others)
     counts = ", ".join(

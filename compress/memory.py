@@ -54,8 +54,9 @@ def refuse_oversized(run: Run) -> None:
             continue
         needed = step_bytes(config, classes, size)
         if needed > most:
+            where = run.source.at(*keys, beside=[keys, ("data", "image_size")])
             raise RecipeError(
-                f"{run.source.at(*keys)}: a training step on one picture of {size[0]} x {size[1]} "
+                f"{where}: a training step on one picture of {size[0]} x {size[1]} "
                 f"takes about {needed / GIB:.0f} GiB, and this machine has {most / GIB:.0f}; lower "
                 "data.image_size or the channels of the model"
             )

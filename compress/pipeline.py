@@ -128,8 +128,9 @@ def teach(recipe: Recipe, source: Source, runs: Path, device: str, console: Cons
         )
     if not recipe.stores_outputs:
         raise RecipeError(
-            f"{source.at('teach')}: found no teach, teacher and distill, all of which are needed "
-            "to store a teacher's outputs; write teach: {views: 8}"
+            f"{source.at('teach', beside=[('teacher',), ('distill',)])}: found no teach, teacher "
+            "and distill, all of which are needed to store a teacher's outputs; write teach: "
+            "{views: 8}"
         )
     opened, _ = prepare(recipe, source, runs, device, console)
     with owned(opened.home) if opened.session.rank == 0 else nullcontext():

@@ -29,8 +29,7 @@ from compress.recipe_weights import fill_from_weights
 from compress.teaching.config import BackboneTeacher, OnnxTeacher, PredictionsTeacher
 from compress.tracking.open import TrackerName
 from compress.training.optim import TrainConfig
-from export.config import EACH_ONCE, MOST_SEED, PositiveInt, Section, Seed
-from export.errors import unsafe_character
+from export.config import EACH_ONCE, MOST_SEED, ClashError, PositiveInt, Section, Seed
 from export.reading.mistakes import brief
 
 Given = TypeVar("Given")
@@ -66,23 +65,24 @@ class TeacherConfig(Section):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.train is None) == (self.detector.weights is None):
-            raise ValueError(
+            raise ClashError(
                 "give exactly one of train (to train the teacher here) and detector.weights "
-                "(a file to load it from)"
+                "(a file to load it from)",
+                *("train", ("detector", "weights")),
             )
         if self.data is not None and self.train is None:
-            raise ValueError("data is only for a teacher that is trained here (give train)")
+            raise ClashError(
+                "data is only for a teacher that is trained here (give train)", "data", "train"
+            )
         if self.classes is not None:
             if self.train is not None:
-                raise ValueError(
+                raise ClashError(
                     "classes is only for a loaded teacher (detector.weights); one that is trained "
-                    "here knows those of its data"
+                    "here knows those of its data",
+                    *("classes", "train"),
                 )
             if not self.classes or len(set(self.classes)) < len(self.classes):
-                raise ValueError("classes must name each class of the teacher once")
-            unsafe = next(filter(None, map(unsafe_character, self.classes)), None)
-            if unsafe is not None:
-                raise ValueError(f"classes: a name holds {unsafe}, which ends lines; remove it")
+                raise ClashError("classes must name each class of the teacher once", "classes")
         return self
 
 
@@ -144,7 +144,10 @@ class CalibrationConfig(Section):
     @classmethod
     def _one_name(cls, given: object) -> object:
         if isinstance(given, dict) and {"count", "images"} <= given.keys():
-            raise ValueError("images is the older name of count, and both are given; keep count")
+            raise ClashError(
+                "images is the older name of count, and both are given; keep count",
+                *("images", "count"),
+            )
         return given
 
 
@@ -186,16 +189,21 @@ class ExportConfig(Section):
     @model_validator(mode="after")
     def _fp32_is_the_reference(self) -> Self:
         if len(set(self.precisions)) < len(self.precisions):
-            raise ValueError(f"precisions names each one once; found {list(self.precisions)}")
+            raise ClashError(
+                f"precisions names each one once; found {list(self.precisions)}", "precisions"
+            )
         asked = "evaluation_score_threshold" in self.model_fields_set
         if asked and self.evaluation_score_threshold > self.score_threshold:
-            raise ValueError(
+            raise ClashError(
                 f"evaluation_score_threshold {self.evaluation_score_threshold:g} is above "
                 f"score_threshold {self.score_threshold:g}: AP would be of fewer boxes than the "
-                "device shows; AP needs those of low scores, as by the default of 0.001"
+                "device shows; AP needs those of low scores, as by the default of 0.001",
+                *("evaluation_score_threshold", "score_threshold"),
             )
         if "fp32" not in self.precisions:
-            raise ValueError("precisions needs fp32: the others are made from it and judged by it")
+            raise ClashError(
+                "precisions needs fp32: the others are made from it and judged by it", "precisions"
+            )
         return self
 
 
@@ -270,18 +278,20 @@ class Recipe(Section):
         asked = value.enabled if isinstance(value, BaselineConfig) else bool(value)
         # a teacher with mistakes of its own is absent from `info.data`
         if asked and value != "none" and info.data.get("teacher", ...) is None:
-            raise ValueError(
+            raise ClashError(
                 "needs a teacher; add the section teacher, or remove this key to train one "
-                "detector without distillation"
+                "detector without distillation",
+                *((), ("..", "teacher")),
             )
         return value
 
     @model_validator(mode="after")
     def _a_teacher_teaches(self) -> Self:
         if self.teacher is not None and "distill" not in self.model_fields_set:
-            raise ValueError(
+            raise ClashError(
                 "distill is missing: the recipe has a teacher. List its methods; set distill: [] "
-                "to train with no distillation term; or remove teacher to train one detector"
+                "to train with no distillation term; or remove teacher to train one detector",
+                *("teacher", "distill"),
             )
         return self
 
@@ -289,32 +299,35 @@ class Recipe(Section):
     def _only_a_network_is_copied_or_stored(self) -> Self:
         file, other = self.file_teacher, self.file_teacher or self.backbone_teacher
         if other is not None and self.inherit != "none":
-            raise ValueError(
-                f"inherit: {self.inherit} copies the weights of a teacher of this package, and "
-                f"the teacher is of type {other.type}; remove inherit"
+            raise ClashError(
+                f"{self.inherit} copies the weights of a teacher of this package, and the teacher "
+                f"is of type {other.type}; remove inherit",
+                *("inherit", "teacher"),
             )
         if file is not None and self.teach is not None:
-            raise ValueError(
-                "teach: stores the outputs of a network, and the boxes of a teacher of type "
-                f"{file.type} are stored without it; remove teach"
+            raise ClashError(
+                "stores the outputs of a network, and the boxes of a teacher of type "
+                f"{file.type} are stored without it; remove teach",
+                *("teach", "teacher"),
             )
         return self
 
     @model_validator(mode="after")
     def _a_graph_takes_the_batch(self) -> Self:
         if self.benchmark.batch > 1 and not self.export.dynamic_batch:
-            raise ValueError(
-                f"benchmark.batch {self.benchmark.batch}: the exported graph takes one picture; "
-                "set export.dynamic_batch: true, or benchmark.batch: 1"
+            raise ClashError(
+                f"{self.benchmark.batch}, and the exported graph takes one picture; set "
+                "export.dynamic_batch: true, or benchmark.batch: 1",
+                *(("benchmark", "batch"), ("export", "dynamic_batch")),
             )
         return self
 
     @model_validator(mode="after")
     def _gates_need_a_reference(self) -> Self:
         if self.gates is not None and self.gates.reference is None:
-            raise ValueError("gates: give reference, the report or run to compare with")
+            raise ClashError("give reference, the report or run to compare with", "gates")
         if self.gates is not None and not self.gates.given:
-            raise ValueError(f"gates: give at least one limit of {', '.join(LIMITS)}")
+            raise ClashError(f"give at least one limit of {', '.join(LIMITS)}", "gates")
         return self
 
     @field_validator("distill")
@@ -322,18 +335,20 @@ class Recipe(Section):
     def _no_loss_twice(cls, losses: tuple[LossConfig, ...]) -> tuple[LossConfig, ...]:
         for place, loss in enumerate(losses):
             if loss in losses[:place]:
-                raise ValueError(
+                raise ClashError(
                     f"entries {losses.index(loss)} and {place} are equal; keep one and set its "
-                    "weight"
+                    "weight",
+                    *((place,), (losses.index(loss),)),
                 )
         return losses
 
     @model_validator(mode="after")
     def _every_seed_is_one(self) -> Self:
         if self.seed + self.seeds - 1 > MOST_SEED:
-            raise ValueError(
+            raise ClashError(
                 f"seed {self.seed} and the {self.seeds} seeds from it on pass {MOST_SEED}; choose "
-                "a smaller seed"
+                "a smaller seed",
+                *("seed", "seeds"),
             )
         return self
 

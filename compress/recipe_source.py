@@ -3,8 +3,9 @@
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from compress.reading.setting_types import (
     tagged,
     tags,
 )
+from export.config import ClashError
 from export.errors import RecipeError, counted, printable, shown
 from export.reading.mistakes import brief, described
 from export.reading.plain_yaml import Key, dotted
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 Tree = dict[str, JsonValue]  # a recipe as plain data
 
 MOST_LINES = 20  # mistakes that a message lists
+MOST_NAMED = 3  # overrides that the place of one lists
 # Mistakes of a value whose kind is one of those expected.
 _OF_VALUES = frozenset({"value_error", "greater_than", "greater_than_equal", "less_than"})
 _OF_VALUES |= {"less_than_equal", "multiple_of", "finite_number", "assertion_error"}
@@ -59,14 +62,49 @@ class Source:
     tree: Tree
     changed: Mapping[Key, str]
 
-    def at(self, *keys: str | int) -> str:
-        """Return `file:line: key`, the key alone without a file, or the override that set it."""
-        for depth in range(len(keys), 0, -1):
-            if keys[:depth] in self.changed:
-                return f"command line: {self.changed[keys[:depth]]}: {dotted(keys)}"
+    def at(self, *keys: str | int, beside: Iterable[Key] = ()) -> str:
+        """Return `file:line: key`, the key alone without a file, or the override that set it.
+
+        Args:
+            keys: path of a setting.
+            beside: paths of others that a mistake is about. Overrides that set one of them, or a
+                part of one, are named as well.
+        """
+        own = self._override(keys)
+        inside = () if own or self._is_section(keys) else (keys,)
+        others = [
+            text
+            for path, text in self.changed.items()
+            if text != own and any(_share_a_path(path, one) for one in (*inside, *beside))
+        ]
+        if own is None and others and inside and not _stands(self.node, keys):
+            own = others.pop(0)
+        if own is not None:
+            return f"command line: {_listed([own, *others])}: {dotted(keys)}"
         if self.path is None:
-            return dotted(keys) or "recipe"
-        return f"{self.path}:{line_of(self.node, keys)}: {dotted(keys)}".removesuffix(": ")
+            place = dotted(keys) or "recipe"
+        else:
+            place = f"{self.path}:{line_of(self.node, keys)}: {dotted(keys)}".removesuffix(": ")
+        return f"{place} (with {_listed(others)} of the command line)" if others else place
+
+    def among(self, *paths: Key) -> str:
+        """Return the place of a rule over the settings at `paths`, the one to change first.
+
+        It is that of the first one that is given at all.
+        """
+        given = [path for path in paths if _stands(self.node, path) or self._override(path)]
+        if not given or len(paths) == 1:
+            return self.at(*_shared_path(paths))
+        return self.at(*given[0], beside=[path for path in paths if path != given[0]])
+
+    def _override(self, keys: Key) -> str | None:
+        """Return the override that set the setting at `keys`, or a section that holds it."""
+        found = [self.changed.get(keys[:depth]) for depth in range(len(keys), 0, -1)]
+        return next((text for text in found if text is not None), None)
+
+    def _is_section(self, keys: Key) -> bool:
+        """Whether the file holds a section at `keys`."""
+        return isinstance(_node_at(self.node, keys), yaml.MappingNode)
 
     def explain(self, error: ValidationError) -> RecipeError:
         """Describe the mistakes that validation found in the settings, a line each."""
@@ -103,7 +141,10 @@ class _Describer:
         least = error.get("ctx", {}).get("min_length", 0)
         if error["type"] == "too_short" and isinstance(value, list) and len(value) >= least:
             return  # pydantic counts the entries without mistakes; the others have lines
-        yield from self._placed(keys, _reword(error, value, types_here, parent))
+        broken = error.get("ctx", {}).get("error")
+        paths = broken.paths if isinstance(broken, ClashError) else [()]
+        place = self.source.among(*(_resolved(keys, path) for path in paths))
+        yield f"{place}: {_reword(error, value, types_here, parent)}"
 
     def unlike(self, errors: list["ErrorDetails"]) -> list[tuple[Key, list["ErrorDetails"]]]:
         """Return the settings of unlike kinds, such as a number or a list, and their mistakes."""
@@ -131,15 +172,8 @@ class _Describer:
             kinds, value = fields(kinds, key), _entry(value, key)
         given = _entry(value, keys[-1])
         shown_as = brief(given) if given is None else _written(given)
-        yield from self._placed(keys, f"expected {alternatives(kinds, keys[-1])}, found {shown_as}")
-
-    def _placed(self, keys: Key, message: str) -> Iterator[str]:
-        in_file = _stands(self.source.node, keys)
-        for path, text in self.source.changed.items():
-            if path[: len(keys)] == keys and len(path) > len(keys) and not in_file:
-                yield f"command line: {text}: {dotted(keys)}: {message}"
-                return
-        yield f"{self.source.at(*keys)}: {message}"
+        expected = alternatives(kinds, keys[-1])
+        yield f"{self.source.at(*keys)}: expected {expected}, found {shown_as}"
 
     def _walk(self, loc: Key, to_key: bool) -> tuple[Key, JsonValue, Kinds, Kinds]:
         """Follow `loc` through file and types; drop the union tags that only pydantic sees.
@@ -214,17 +248,47 @@ def _written(value: JsonValue) -> str:
 
 def _stands(node: yaml.Node, keys: Key) -> bool:
     """Whether the file holds `keys`."""
+    return _node_at(node, keys) is not None
+
+
+def _node_at(node: yaml.Node, keys: Key) -> yaml.Node | None:
+    """Return what the file holds at `keys`."""
     for key in keys:
         if isinstance(node, yaml.MappingNode):
             children = {name.value: child for name, child in node.value}
             if key not in children:
-                return False
+                return None
             node = children[key]
         elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
             node = node.value[key]
         else:
-            return False
-    return True
+            return None
+    return node
+
+
+def _share_a_path(one: Key, other: Key) -> bool:
+    """Whether one of two settings is the other or a part of it."""
+    depth = min(len(one), len(other))
+    return one[:depth] == other[:depth]
+
+
+def _shared_path(paths: Sequence[Key]) -> Key:
+    """Return the path of the innermost section that holds all `paths`."""
+    parts = takewhile(lambda keys: len(set(keys)) == 1, zip(*paths, strict=False))
+    return tuple(keys[0] for keys in parts)
+
+
+def _resolved(keys: Key, path: Key) -> Key:
+    """Return the path of a setting that is named from `keys`; `..` leads to the section around."""
+    up = sum(part == ".." for part in path)
+    return keys[: len(keys) - up] + path[up:]
+
+
+def _listed(texts: Sequence[str]) -> str:
+    """Name overrides, of many the first ones."""
+    named = list(dict.fromkeys(texts))
+    more = len(named) - MOST_NAMED
+    return " and ".join(named[:MOST_NAMED] + ([f"{more} more"] if more > 0 else []))
 
 
 def line_of(node: yaml.Node, keys: Key) -> int:

@@ -30,6 +30,19 @@ Temperature = Annotated[float, Field(ge=1e-3, le=1000)]  # of a softmax
 Seconds = Annotated[float, Field(ge=1e-3, le=31_536_000)]  # a year
 
 
+class ClashError(ValueError):
+    """A rule over several settings is broken.
+
+    Attributes:
+        paths: settings that the rule is over, the one to change first. A path starts at the
+            setting whose validator found the mistake; `..` leads to the section around.
+    """
+
+    def __init__(self, problem: str, *paths: str | tuple[str | int, ...]) -> None:
+        super().__init__(problem)
+        self.paths = [(path,) if isinstance(path, str) else path for path in paths]
+
+
 def _each_once(values: tuple[_Item, ...]) -> tuple[_Item, ...]:
     twice = next((one for one in values if values.count(one) > 1), None)
     if twice is not None:

@@ -22,7 +22,7 @@ from benchmarks.timing.contender import Contender
 from benchmarks.timing.load import LoadWatch
 from benchmarks.timing.records import Latencies, Latency, Timing, Watch
 from export.backends.interface import EventTimed
-from export.config import EACH_ONCE, Seconds, Section, Threads
+from export.config import EACH_ONCE, ClashError, Seconds, Section, Threads
 from export.engine import Engine
 from export.errors import DataError
 
@@ -73,9 +73,10 @@ class BenchmarkConfig(Section):
     def _ends(self) -> Self:
         calls = self.repeats * self.blocks * self.calls_per_block
         if calls > MOST_CALLS:
-            raise ValueError(
+            raise ClashError(
                 f"repeats, blocks and calls_per_block make {calls} calls of each engine and scope; "
-                f"at most {MOST_CALLS}"
+                f"at most {MOST_CALLS}",
+                *("calls_per_block", "blocks", "repeats"),
             )
         return self
 

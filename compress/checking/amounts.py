@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 from benchmarks.timing.environment import usable_cores
+from compress.data.config import Data
 from compress.data.loading import steps_per_epoch
 from compress.memory import GIB, machine_bytes
 from compress.stages.opened import Run, pictures_in_step
 from compress.training.optim import TrainConfig
-from export.errors import RecipeError, counted
+from export.errors import DataError, RecipeError, counted
 from export.reading.plain_yaml import Key
 
 SCHEDULES = {  # settings that only some schedules or optimisers read
@@ -36,10 +37,32 @@ def check_amounts(run: Run) -> None:
         )
     warnings = [*_of_pictures(run), *_of_teaching(run), *_of_the_machine(run)]
     for one in run.trainings:
-        per_epoch = steps_per_epoch(one.data, one.config.batch)
+        per_epoch = check_batch(run, one.config, one.data, one.keys)
         warnings += _of_training(run, one.config, per_epoch, one.keys)
     for line in warnings:
         run.session.console.warn(line)
+
+
+def check_batch(run: Run, config: TrainConfig, data: Data, keys: Key) -> int:
+    """Return how many whole batches the pictures of a training make.
+
+    Args:
+        run: for messages.
+        config: settings of the training.
+        data: its pictures.
+        keys: path of its settings in the recipe.
+
+    Raises:
+        DataError: there are fewer pictures than one batch needs.
+    """
+    if config.batch > len(data.train):
+        pictures = counted(len(data.train), "picture")
+        raise DataError(
+            f"{run.source.at(*keys, 'batch', beside=[(*keys[:-1], 'data', 'train')])}: "
+            f"{config.batch}, and {data.train.source} has only {pictures}; choose a smaller batch "
+            "or give more pictures"
+        )
+    return steps_per_epoch(data, config.batch)
 
 
 def _of_pictures(run: Run) -> Iterator[str]:
@@ -101,11 +124,12 @@ def _of_training(run: Run, config: TrainConfig, per_epoch: int, keys: Key) -> It
         RecipeError: one optimiser step would take more batches than the training has.
     """
     at, given = run.source.at, config.model_fields_set
+    length = [(*keys, "epochs"), (*keys, "batch")]
     if config.epochs is not None and config.accumulate > config.epochs * per_epoch:
         raise RecipeError(
-            f"{at(*keys, 'accumulate')}: {config.accumulate} batches to an optimiser step, and "
-            f"{counted(config.epochs, 'epoch')} of {counted(per_epoch, 'batch', 'batches')} have "
-            "fewer; lower it, or set more epochs"
+            f"{at(*keys, 'accumulate', beside=length)}: {config.accumulate} batches to an "
+            f"optimiser step, and {counted(config.epochs, 'epoch')} of "
+            f"{counted(per_epoch, 'batch', 'batches')} have fewer; lower it, or set more epochs"
         )
     steps = config.total_steps(per_epoch)
     if "evaluations" in given and config.evaluations > steps:

@@ -16,6 +16,7 @@ from benchmarks.data.pictures import read_pictures
 from benchmarks.data.shapes import Difficulty, shapes_set
 from compress.data.augment import AugmentConfig
 from compress.data.depth import with_bit_depth
+from compress.data.split_settings import DivisionConfig, SplitConfig
 from compress.data.splits import (
     chosen,
     limited,
@@ -25,35 +26,13 @@ from compress.data.splits import (
     without_labels,
     without_pictures,
 )
-from export.config import Section, Seed, WrittenPath
+from export.config import ClashError, Section, Seed, WrittenPath
 from export.errors import DataError
 
 _STRIDE = 32  # the coarsest that every detector has; input sides are multiples of it
 InputSide = Annotated[int, Field(ge=_STRIDE, le=8192)]
 _SIZES = "a whole number or [height, width]"  # for messages
 _DRAWN = {"train": 4000, "val": 500, "unlabeled": 4000}
-
-
-class SplitConfig(Section):
-    """Which pictures make one split.
-
-    Attributes:
-        split: name of the split in the data set; by default the role's: train, val, unlabeled.
-        path: annotation file, data.yaml, list or folder, if not at the usual place; from `root`.
-        images: folder of the pictures, for COCO JSON where it is not the usual one.
-        limit: number of pictures to use, the first of a permutation drawn with `seed`.
-        seed: seed of that permutation.
-        count: number of pictures to draw; `shapes` only.
-        rest: `unlabeled` only: leave out the pictures that `train` has labels of, before `limit`.
-    """
-
-    split: str | None = None
-    path: WrittenPath | None = None
-    images: WrittenPath | None = None
-    limit: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    seed: Seed = 0
-    count: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    rest: bool = False
 
 
 class _Common(Section):
@@ -86,11 +65,17 @@ class _Common(Section):
     def _check_size(self) -> Self:
         height, width = self.input_size
         if height % _STRIDE or width % _STRIDE:
-            raise ValueError(f"image_size {height} x {width}: sides must be multiples of {_STRIDE}")
-        if self.train.rest or self.val.rest:
-            raise ValueError("rest is for data.unlabeled alone; remove it elsewhere")
+            raise ClashError(
+                f"{height} x {width}: sides must be multiples of {_STRIDE}", "image_size"
+            )
+        for role in ("train", "val"):
+            if getattr(self, role).rest:
+                raise ClashError("is for data.unlabeled alone; remove it elsewhere", (role, "rest"))
         if self.augment.transpose > 0 and height != width:
-            raise ValueError(f"augment.transpose needs a square image_size, not {height} x {width}")
+            raise ClashError(
+                f"transpose needs a square image_size, not {height} x {width}",
+                *(("augment", "transpose"), "image_size"),
+            )
         return self
 
 
@@ -130,29 +115,6 @@ class Data:
     def num_classes(self) -> int:
         """K."""
         return len(self.classes)
-
-
-class DivisionConfig(Section):
-    """How to divide a data set that has no splits.
-
-    Copies of a picture stay on one side, each class gets its share on every side, and neither
-    file names nor their order matter.
-
-    Attributes:
-        val: share of the pictures held out for val.
-        test: share held out from both training and val, for a final evaluation after the run.
-        seed: another seed gives another division.
-    """
-
-    val: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    test: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _check_shares(self) -> Self:
-        if self.val + self.test >= 1:
-            raise ValueError(f"val {self.val} and test {self.test} leave nothing for train")
-        return self
 
 
 class FolderConfig(_Common):
@@ -215,7 +177,7 @@ class FolderConfig(_Common):
             raise DataError(f"data.{role}.images: {images}: no such folder")
         fmt = format_of(root, path, self.format)
         if images is not None and fmt != "coco":
-            raise DataError(f"data.{role}.images is for COCO JSON; {root} was read as {fmt}")
+            raise DataError(f"data.{role}.images: is for COCO JSON; {root} was read as {fmt}")
         formats.append(fmt)
         return read_split(root, split.split or role, fmt, path, images, self.classes)
 
@@ -225,7 +187,7 @@ class FolderConfig(_Common):
         """Divide the split that `train` names, or the whole set; limits apply afterwards."""
         if self.val.split or self.val.path or self.val.images:
             raise DataError(
-                "data.split takes val from the pictures of train; remove data.val's split, path "
+                "data.split: takes val from the pictures of train; remove data.val's split, path "
                 "and images, or data.split"
             )
         if self.train.split or self.train.path:
@@ -397,4 +359,6 @@ def _within(root: Path, path: Path | None) -> Path | None:
 def _refuse_count(config: FolderConfig) -> None:
     for role in ("train", "val", "unlabeled"):
         if getattr(getattr(config, role), "count", None) is not None:
-            raise DataError(f"data.{role}.count is for drawn data; use data.{role}.limit for files")
+            raise DataError(
+                f"data.{role}.count: is for drawn data; use data.{role}.limit for files"
+            )

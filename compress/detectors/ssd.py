@@ -51,6 +51,7 @@ from compress.detectors.parts.settings import (
 from compress.parts.backbones import build_backbone
 from compress.parts.norm import Norm, NormLayer, backbone_norm
 from compress.parts.processes import mean_of_batch
+from export.config import ClashError
 
 ASPECT_RATIOS = (2, 3)
 MATCH_IOU = 0.5
@@ -68,10 +69,14 @@ class SsdConfig(DetectorSettings):
     @model_validator(mode="after")
     def _own_scales(self) -> Self:
         if self.anchor_scale is not None:
-            raise ValueError("an SSD's boxes are set by min_scale and max_scale; drop anchor_scale")
+            raise ClashError(
+                "an SSD's boxes are set by min_scale and max_scale; drop anchor_scale",
+                "anchor_scale",
+            )
         if self.min_scale >= self.max_scale:
-            raise ValueError(
-                f"min_scale {self.min_scale:g} is not below max_scale {self.max_scale:g}"
+            raise ClashError(
+                f"min_scale {self.min_scale:g} is not below max_scale {self.max_scale:g}",
+                *("min_scale", "max_scale"),
             )
         return self
 

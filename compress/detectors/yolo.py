@@ -44,6 +44,7 @@ from compress.detectors.ultralytics_parts.task_aligned import (
 )
 from compress.detectors.ultralytics_parts.towers import depth, finish_tower, run_tower, widths
 from compress.detectors.ultralytics_parts.trunk import build_ultralytics
+from export.config import ClashError
 
 TWO_BRANCHES = "yolo26"
 MANY, ONE = (10, 10), (7, 1)  # locations that an object is offered, and that it keeps
@@ -72,9 +73,10 @@ class YoloConfig(NamedModel):
     def _has_the_branch(cls, head: str | None, info: ValidationInfo) -> str | None:
         model = info.data.get("model")  # absent where it is itself wrong
         if head is not None and model is not None and not model.startswith(TWO_BRANCHES):
-            raise ValueError(
+            raise ClashError(
                 f"{model} has one branch, and {head} chooses one of the two of a {TWO_BRANCHES}; "
-                "leave head out"
+                "leave head out",
+                *((), ("..", "model")),
             )
         return head
 

@@ -28,7 +28,7 @@ from compress.losses.parts.masks import stack_boxes
 from compress.parts.draws import picture_generators
 from compress.parts.processes import over_batch
 from compress.training.objective import SeparateTraining
-from export.config import NonNegativeFloat, PositiveInt, PositiveShare, Share
+from export.config import ClashError, NonNegativeFloat, PositiveInt, PositiveShare, Share
 
 if TYPE_CHECKING:
     from compress.losses import PlainLossConfig
@@ -65,9 +65,10 @@ class IkdConfig(LossSection):
         given = [name for name in SHARED if getattr(self.base, name) != fields[name].default]
         given += ["weight: auto"] if self.base.weight == "auto" else []
         if given:
-            raise ValueError(
+            raise ClashError(
                 f"base shares the schedule of the whole: give {', '.join(given)} beside it, not "
-                "inside"
+                "inside",
+                *(("base", one.removesuffix(": auto")) for one in given),
             )
         return self
 

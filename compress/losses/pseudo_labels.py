@@ -67,7 +67,7 @@ from compress.losses.parts.responses import (
 )
 from compress.parts.atss import paired_iou
 from compress.parts.processes import over_batch
-from export.config import NonNegativeFloat
+from export.config import ClashError, NonNegativeFloat
 
 NOBODY = -1  # owner of a place that no box has
 LEAST_WEIGHT = 1e-6  # of all places of learned boxes
@@ -93,9 +93,10 @@ class PseudoLabelsConfig(LossSection):
     @model_validator(mode="after")
     def _bands_in_order(self) -> Self:
         if self.ignore > self.learn:
-            raise ValueError(
+            raise ClashError(
                 f"ignore {self.ignore:g} is above learn {self.learn:g}; boxes are background below "
-                "ignore and learned from learn on"
+                "ignore and learned from learn on",
+                *("ignore", "learn"),
             )
         return self
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,10 +26,11 @@ from compress.recipe_weights import described, stated_licences
 from compress.stages.model_name import ModelName, Role, stages_of
 from compress.stages.session import Session
 from compress.training.optim import TrainConfig
-from export.errors import RecipeError, counted
-from export.reading.plain_yaml import Key, dotted
+from export.errors import DataError, RecipeError, counted
+from export.reading.plain_yaml import Key
 
 UNFOLD_PICTURES = 64
+_OF_DATA = re.compile(r"data((?:\.\w+)*): ")  # of a mistake in a setting of the section
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ class Run:
             RecipeError: a teacher's pictures have another size than the student's, or the student's
                 weights other classes than the data.
         """
-        data = recipe.data.open()
+        data = open_data(recipe.data, source, "data")
         _check_student_classes(recipe, source, data.classes)
-        return cls(session, recipe, source, data, open_teachers(recipe, data))
+        return cls(session, recipe, source, data, open_teachers(recipe, data, source))
 
     @property
     def home(self) -> Path:
@@ -136,6 +138,11 @@ class Run:
             for number, one in enumerate(self.teachers)
             if one.config.train is not None
         ]
+
+    def at_loss(self, index: int, *beside: Key) -> str:
+        """Return the place of an entry of `distill` that does not fit the settings beside it."""
+        keys = ("distill", index)
+        return self.source.at(*keys, beside=[keys, *beside])
 
     def settings_of(self, name: ModelName) -> DetectorConfig:
         """Return the detector section that a model is built from."""
@@ -240,7 +247,29 @@ class Run:
         self.session.console.print(line)
 
 
-def open_teachers(recipe: Recipe, data: Data) -> tuple[Teacher, ...]:
+def open_data(config: DataConfig, source: Source, *keys: str | int) -> Data:
+    """Open the pictures of the `data` section at `keys`; mistakes in its settings get their place.
+
+    Raises:
+        DataError: see the sections' `open`.
+    """
+    try:
+        return config.open()
+    except DataError as error:
+        lines = [_with_place(str(line), source, keys) for line in error.args]
+        raise DataError(*lines) from error
+
+
+def _with_place(line: str, source: Source, keys: Key) -> str:
+    """Return a mistake with the place of the setting that it begins with, if it begins with one."""
+    found = _OF_DATA.match(line)
+    if found is None:
+        return line
+    named = (*keys, *found[1].split(".")[1:])
+    return f"{source.at(*named, beside=[keys])}: {line[found.end() :]}"
+
+
+def open_teachers(recipe: Recipe, data: Data, source: Source) -> tuple[Teacher, ...]:
     """Open the data of every teacher.
 
     Raises:
@@ -250,12 +279,13 @@ def open_teachers(recipe: Recipe, data: Data) -> tuple[Teacher, ...]:
     teachers = []
     for index, config in enumerate(recipe.teachers):
         keys = recipe.teacher_keys(index)
-        own = data if config.data is None else config.data.open()
+        own = data if config.data is None else open_data(config.data, source, *keys, "data")
         if (own.input_height, own.input_width) != (data.input_height, data.input_width):
+            where = source.at(*keys, "data", "image_size", beside=[("data", "image_size")])
             raise RecipeError(
-                f"{dotted(keys)}.data.image_size is {own.input_height} x {own.input_width}, "
-                f"data.image_size {data.input_height} x {data.input_width}; both see the same "
-                "batches, so they must be equal"
+                f"{where}: {own.input_height} x {own.input_width}, and data.image_size is "
+                f"{data.input_height} x {data.input_width}; both see the same batches, so they "
+                "must be equal"
             )
         stated = tuple(map(composed, config.classes or ()))
         classes = stated or _stated_classes(config) or own.classes
@@ -330,10 +360,10 @@ def _check_student_classes(recipe: Recipe, source: Source, classes: tuple[str, .
     said = None if recipe.student.weights is None else described(recipe.student.weights)
     if said is not None and tuple(map(composed, said[1])) != classes:
         raise RecipeError(
-            f"{source.at('student', 'weights')}: found the classes {_first(said[1])} in "
-            f"{recipe.student.weights}, expected those of the data, {_first(classes)}; set "
-            "data.classes to those of the file, or set transfer instead of weights, which copies "
-            "all but the layers of classes"
+            f"{source.at('student', 'weights', beside=[('data',)])}: found the classes "
+            f"{_first(said[1])} in {recipe.student.weights}, expected those of the data, "
+            f"{_first(classes)}; set data.classes to those of the file, or set transfer instead of "
+            "weights, which copies all but the layers of classes"
         )
 
 

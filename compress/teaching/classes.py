@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,9 +12,22 @@ from benchmarks.data.parts.class_names import composed
 from compress.batch import ScoredBoxes
 from export.detections import suppress
 from export.errors import RecipeError, counted, shown
+from export.reading.plain_yaml import dotted
 
 _LISTED = 12  # names that a line shows
 MERGING_IOU = 0.6  # of boxes of a class that several classes of the teacher give
+
+
+class At(Protocol):
+    """Gives the place of a teacher's setting, for messages."""
+
+    def __call__(self, *keys: str | int) -> str:
+        """Return the place by the keys in the teacher's section; without any, of the section."""
+
+
+def in_section(*section: str | int) -> At:
+    """Return what gives the places of a section's settings by their keys alone."""
+    return lambda *keys: dotted((*section, *keys))
 
 
 @dataclass(frozen=True)
@@ -104,7 +118,7 @@ def match_classes(
     student: Sequence[str],
     teacher: Sequence[str],
     class_map: Mapping[str, Sequence[str]],
-    where: str,
+    at: At,
 ) -> ClassMatch:
     """Match classes by name; `class_map` says which ones of the teacher a class takes instead.
 
@@ -113,7 +127,7 @@ def match_classes(
         teacher: names, in the order of the teacher's labels.
         class_map: class of the student -> classes of the teacher, such as person -> pedestrian and
             rider.
-        where: place of the teacher's settings, for messages.
+        at: gives the place of one of the settings, for messages.
 
     Raises:
         RecipeError: the map names a class that is not there, or one of the teacher twice; or no
@@ -121,13 +135,13 @@ def match_classes(
     """
     own, theirs = tuple(map(composed, student)), tuple(map(composed, teacher))
     asked = {composed(name): [composed(one) for one in n] for name, n in class_map.items()}
-    _check_map(own, theirs, asked, where)
+    _check_map(own, theirs, asked, at)
     given = {one: own.index(name) for name, names in asked.items() for one in names}
     by_name = {name: label for label, name in enumerate(own) if name not in asked}
     label_of = tuple(given.get(name, by_name.get(name)) for name in theirs)
     if all(label is None for label in label_of):
         raise RecipeError(
-            f"{where}: no class of the teacher ({_listed(theirs)}) has the name of one of the "
+            f"{at()}: no class of the teacher ({_listed(theirs)}) has the name of one of the "
             f"student's ({_listed(own)}); say which are the same with class_map, such as "
             f"{{{own[0]}: [{theirs[0] if theirs else 'name'}]}}"
         )
@@ -135,24 +149,24 @@ def match_classes(
 
 
 def _check_map(
-    own: Sequence[str], theirs: Sequence[str], asked: Mapping[str, Sequence[str]], where: str
+    own: Sequence[str], theirs: Sequence[str], asked: Mapping[str, Sequence[str]], at: At
 ) -> None:
     taken: dict[str, str] = {}
     for name, names in asked.items():
         if name not in own:
             raise RecipeError(
-                f"{where}.class_map: {shown(name)} is not a class of the student, which has "
+                f"{at('class_map')}: {shown(name)} is not a class of the student, which has "
                 f"{_listed(own)}"
             )
         for one in names:
             if one not in theirs:
                 raise RecipeError(
-                    f"{where}.class_map.{name}: {shown(one)} is not a class of the teacher, which "
+                    f"{at('class_map', name)}: {shown(one)} is not a class of the teacher, which "
                     f"has {_listed(theirs)}"
                 )
             if one in taken:
                 raise RecipeError(
-                    f"{where}.class_map: {shown(one)} is given to {taken[one]} and to {name}; a "
+                    f"{at('class_map')}: {shown(one)} is given to {taken[one]} and to {name}; a "
                     "class of the teacher is one of the student's"
                 )
             taken[one] = name

@@ -13,7 +13,15 @@ from typing_extensions import Self
 from compress.detector import Detector
 from compress.training.backbone_stages import check_number, stage_rates, stages_of
 from compress.training.objective import SeparateTraining
-from export.config import Batch, NonNegativeInt, PositiveFloat, PositiveInt, Section, Share
+from export.config import (
+    Batch,
+    ClashError,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+)
 from export.errors import RecipeError
 
 BACKBONE = "student.backbone."
@@ -68,15 +76,16 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of epochs and steps")
+            raise ClashError("give exactly one of epochs and steps", "epochs", "steps")
         if list(self.milestones) != sorted(self.milestones) or any(
             not 0 < m < 1 for m in self.milestones
         ):
-            raise ValueError("milestones are shares of the run, rising between 0 and 1")
+            raise ClashError("expected shares of the run, rising between 0 and 1", "milestones")
         if self.lr * self.weight_decay >= 1:
-            raise ValueError(
+            raise ClashError(
                 f"lr {self.lr:g} times weight_decay {self.weight_decay:g} is 1 or more, so that "
-                "each step would erase the weights; lower one of them"
+                "each step would erase the weights; lower one of them",
+                *("lr", "weight_decay"),
             )
         return self
 

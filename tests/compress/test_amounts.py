@@ -98,7 +98,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, override: str, said: str) -> 
         ("distill.0.ratio=1e9", "distill[0].ratio: expected at most 1000"),
         ("distill.0.temperature_object=1e-300", "temperature_object: expected at least 0.001"),
         ("distill=[{type: pkd, levels: 1000000}]", "distill[0].levels: expected at most 8"),
-        ("data.train.rest=true", "rest is for data.unlabeled alone"),
+        ("data.train.rest=true", "data.train.rest: is for data.unlabeled alone"),
     ],
 )
 def test_what_makes_no_sense_anywhere_is_refused(tmp_path: Path, override: str, said: str) -> None:

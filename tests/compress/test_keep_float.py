@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.checks import check_keep_float
+from compress.checking.exported import check_keep_float
 from tests.compress.smoke import assert_refused, opened_smoke
 
 PRECISIONS = "export.precisions=[fp32, int8]"
@@ -52,5 +52,5 @@ def test_a_key_and_its_older_name_are_not_given_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = ["export.calibration={count: 3, images: 4}", "--check"]
-    said = "export.calibration: images is the older name of count, and both are given"
+    said = "export.calibration.images: images is the older name of count, and both are given"
     assert_refused(tmp_path, capsys, told, 2, said)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.checks import check_export
+from compress.checking.exported import check_export
 from compress.detector import Detector
 from compress.stages.fit import torch_manifest
 from compress.stages.opened import Run

@@ -334,7 +334,7 @@ def test_a_model_larger_than_the_machine_is_told_before_it_is_built(
     ("override", "said"),
     [
         (["seed=4294967295", "seeds=2"], "the 2 seeds from it on pass 4294967295"),
-        (["distill=[{type: pkd}, {type: pkd}]"], "distill: entries 0 and 1 are equal"),
+        (["distill=[{type: pkd}, {type: pkd}]"], "distill[1]: entries 0 and 1 are equal"),
         (["benchmark.throughput_batches=[1, 1]"], "1 is there twice; name each once"),
         (["train.unlabeled_batch=4"], "there are no pictures without labels"),
         (["train.labeled_batch=2"], "there are no pictures without labels"),

@@ -120,7 +120,11 @@ def test_a_teacher_may_be_one_or_a_list(tmp_path: Path) -> None:
         ),
         (GOOD, ["teacher=[]"], "command line: teacher=[]: teacher: expected a list of at least 1 "),
         (GOOD, ["teacher=3"], "command line: teacher=3: teacher: expected a section"),
-        (GOOD, ["teacher.classes=[a]"], "4: teacher: classes is only for a loaded teacher"),
+        (
+            GOOD,
+            ["teacher.classes=[a]"],
+            "command line: teacher.classes=[a]: teacher.classes: classes is only for a loaded",
+        ),
         (GOOD, ["teacher.precision=fp8"], "command line: teacher.precision=fp8: teacher.precision"),
     ],
 )

@@ -185,6 +185,9 @@ def judge(case: Case, folder: Path, counts: Counts) -> None:
         problems.append("wrote files")
     if done.code:
         problems += _message_problems(done.err, done.code, str(file))
+        # the recipe alone is right
+        if done.code == 2 and case.overrides and "command line" not in done.err:
+            problems.append(f"does not name the override: {done.err[:200]!r}")
     elif done.code == 0:
         if case.never:
             problems.append("accepted")

@@ -21,7 +21,7 @@ from compress.parts.backbones import (
 )
 from compress.parts.neck import Extra, Neck
 from compress.parts.norm import Norm
-from export.config import Channels, LocalFile, LocalPath, Section
+from export.config import Channels, ClashError, LocalFile, LocalPath, Section
 from export.errors import RecipeError
 
 COARSEST_STAGE = 32  # stride of the backbone's last stage
@@ -80,9 +80,10 @@ class DetectorSection(Section, ABC):
     @model_validator(mode="after")
     def _one_start(self) -> Self:
         if self.weights is not None and self.transfer is not None:
-            raise ValueError(
+            raise ClashError(
                 "give weights (the file fills the whole detector) or transfer (what fits is copied "
-                "and the rest is random), not both"
+                "and the rest is random), not both",
+                *("weights", "transfer"),
             )
         return self
 
@@ -143,14 +144,15 @@ class DetectorSettings(DetectorSection):
         name = self.backbone if isinstance(self.backbone, str) else self.backbone.type
         from_timm = name.startswith("timm/")
         if from_timm and self.norm == "group":
-            raise ValueError(
-                "norm: group is not possible with a timm backbone; use batch or frozen"
+            raise ClashError(
+                "group is not possible with a timm backbone; use batch or frozen",
+                *("norm", "backbone"),
             )
-        source = self.backbone_weights
+        source, weights = self.backbone_weights, ("backbone_weights", "backbone")
         if source == "timm" and not from_timm:
-            raise ValueError(f"backbone_weights: timm has no weights for backbone {name!r}")
+            raise ClashError(f"timm has no weights for backbone {name!r}", *weights)
         if source == "torchvision" and (from_timm or name == "slim_resnet"):
-            raise ValueError(f"backbone_weights: torchvision has no weights for backbone {name!r}")
+            raise ClashError(f"torchvision has no weights for backbone {name!r}", *weights)
         return self
 
 

@@ -18,7 +18,7 @@ from compress.batch import Batch
 from compress.detector import DetectorSpec, Knowledge, Outputs, Rois
 from compress.losses.parts.full_precision import in_full_precision
 from compress.training.objective import SeparateTraining
-from export.config import PositiveFloat, PositiveInt, Section
+from export.config import ClashError, PositiveFloat, PositiveInt, Section
 
 if TYPE_CHECKING:
     from compress.losses.parts.classifier import Classifier, ClassifierConfig
@@ -65,9 +65,10 @@ class LossSection(Section, ABC):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.start + self.warmup > self.end:
-            raise ValueError(
+            raise ClashError(
                 f"start {self.start:g} and warmup {self.warmup:g} reach beyond end {self.end:g}; "
-                "all three are shares of the run"
+                "all three are shares of the run",
+                *("start", "warmup", "end"),
             )
         return self
 

@@ -1,6 +1,7 @@
 """The boxes of a teacher on the training pictures, found once."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from pydantic import JsonValue
 
@@ -23,7 +24,6 @@ from compress.teaching.formats.graph import Pixels
 from compress.teaching.onnx.content import content_sha256
 from compress.teaching.onnx.detector import BoxDetector
 from compress.teaching.onnx.finding import find_boxes
-from export.reading.plain_yaml import dotted
 
 
 def compares_boxes(run: Run, teachers: Sequence[tuple[Teacher, Detector]]) -> bool:
@@ -47,8 +47,8 @@ def found_by_network(run: Run, teacher: Teacher, network: Detector) -> Taught:
     manifest = torch_manifest(network, data, run.recipe.export, name)
     engine = TorchEngine(network, manifest, session.torch_device())
     detector = BoxDetector(engine, "network", "", Pixels(), manifest.classes)
-    where = dotted(teacher.keys)
-    match = match_classes(data.classes, manifest.classes, {}, where)
+    at = partial(run.source.at, *teacher.keys)
+    match = match_classes(data.classes, manifest.classes, {}, at)
     key: dict[str, JsonValue] = {
         "teacher": weights_hash(network),
         "detector": teacher.config.detector.model_dump(mode="json", exclude=FILES),

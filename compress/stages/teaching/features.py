@@ -38,9 +38,11 @@ def check_backbone(run: Run, config: BackboneTeacher, student: DetectorSpec) -> 
     if run.recipe.stores_outputs:
         problems = problems or check_stored(student, spec, losses)
     if problems:
-        raise RecipeError(*(f"{run.source.at('distill', at)}: {text}" for at, text in problems))
+        pair = [("student",), ("teacher",), ("data", "image_size"), ("teach",)]
+        raise RecipeError(*(f"{run.at_loss(index, *pair)}: {text}" for index, text in problems))
     for key, error in check_starting_weights(config, network):
-        raise type(error)(f"{run.source.at('teacher', key)}: {error}") from error
+        where = run.source.at("teacher", key, beside=[("teacher",)])
+        raise type(error)(f"{where}: {error}") from error
     return network
 
 
@@ -72,6 +74,6 @@ def _build(run: Run, config: BackboneTeacher, student: DetectorSpec) -> Backbone
         network = build_backbone_teacher(config, student, size)
         check_size(network, config, size)
     except ToolkitError as error:
-        where = run.source.at("teacher")
+        where = run.source.at("teacher", beside=[("teacher",), ("data", "image_size")])
         raise type(error)(*(f"{where}: {line}" for line in error.args)) from error
     return network

@@ -1,5 +1,6 @@
 """Teachers that are files: read or opened, and matched with the data."""
 
+from functools import partial
 from typing import Literal
 
 from compress.stages.model_name import ModelName
@@ -20,7 +21,7 @@ def read_file_teacher(run: Run, config: PredictionsTeacher) -> tuple[Found, list
         ToolkitError: see `read_predictions`.
     """
     sets = sets_of(run.data)
-    read = read_predictions(config, sets, run.source.at("teacher"))
+    read = read_predictions(config, sets, partial(run.source.at, "teacher", beside=[("teacher",)]))
     boxes = dict(read.taught)
     warnings = list(read.warnings)
     if not len(boxes["val"].scores):  # the teacher was not run on them, which is no fault
@@ -37,7 +38,7 @@ def open_file_teacher(run: Run, config: OnnxTeacher) -> tuple[BoxDetector, Class
     Raises:
         ToolkitError: see `open_detector` and `match_classes`.
     """
-    where = run.source.at("teacher")
+    at = partial(run.source.at, "teacher", beside=[("teacher",)])
     device: Literal["cpu", "cuda"] = "cuda" if run.session.torch_device().type == "cuda" else "cpu"
-    opened = open_detector(config, device, where)
-    return opened, match_classes(run.data.classes, opened.classes, config.class_map, where)
+    opened = open_detector(config, device, at)
+    return opened, match_classes(run.data.classes, opened.classes, config.class_map, at)

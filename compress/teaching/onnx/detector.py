@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typing_extensions import Self
 
+from compress.teaching.classes import At
 from compress.teaching.config import OnnxTeacher
 from compress.teaching.formats import FORMATS
 from compress.teaching.formats.graph import Fit, Graph, Pixels
@@ -139,13 +140,13 @@ def _padded(
     return boxes, scores, labels
 
 
-def open_detector(config: OnnxTeacher, device: Device, where: str) -> BoxDetector:
+def open_detector(config: OnnxTeacher, device: Device, at: At) -> BoxDetector:
     """Load the file of a teacher, find its format and check that all it needs is known.
 
     Args:
         config: settings.
         device: device that ONNX Runtime runs on.
-        where: place of the settings, for messages.
+        at: gives the place of one of the settings, for messages.
 
     Raises:
         ExportError: the file cannot be loaded, or no format or several read it.
@@ -154,24 +155,22 @@ def open_detector(config: OnnxTeacher, device: Device, where: str) -> BoxDetecto
     """
     path, named = config.model, len(config.names) or None
     if not path.is_file():
-        raise RecipeError(f"{path}: no such file; {where}.model names an ONNX file")
+        raise RecipeError(f"{path}: no such file; {at('model')} names an ONNX file")
     own = own_graph(path, named) if config.format in (None, OWN) else "another format was asked for"
     opened: OpenGraph | None = None
     if isinstance(own, str):
         if config.format == OWN:
             raise ExportError(f"{path}: is no artifact of slimdet: {own}")
-        opened = open_graph(
-            path, device, size=config.input_size, named=named, sidecar=own, where=where
-        )
+        opened = open_graph(path, device, size=config.input_size, named=named, sidecar=own, at=at)
     graph = own if isinstance(own, Graph) else opened.graph if opened else None
     assert graph is not None
-    name, fit = choose_format(graph, config.format, where)
-    classes = _classes(fit, config, path, where)
+    name, fit = choose_format(graph, config.format, at)
+    classes = _classes(fit, config, path, at)
     if fit.manifest is not None or opened is None:
-        _refuse_for_own(config, where)
+        _refuse_for_own(config, at)
         engine: Engine = open_engine(path, device=device)
         return BoxDetector(engine, name, fit.why, fit.pixels, classes)
-    pixels = _pixels(fit, config, opened, where)
+    pixels = _pixels(fit, config, opened, at)
     nms = fit.nms if config.nms_iou is None else fit.nms.model_copy(update={"iou": config.nms_iou})
     manifest = _manifest(graph, name, classes, pixels, nms, config)
     return BoxDetector(
@@ -179,7 +178,7 @@ def open_detector(config: OnnxTeacher, device: Device, where: str) -> BoxDetecto
     )
 
 
-def choose_format(graph: Graph, asked: str | None, where: str) -> tuple[str, Fit]:
+def choose_format(graph: Graph, asked: str | None, at: At) -> tuple[str, Fit]:
     """Return the name of the one format that reads a graph, and how it does.
 
     Raises:
@@ -191,17 +190,17 @@ def choose_format(graph: Graph, asked: str | None, where: str) -> tuple[str, Fit
     if len(fits) == 1:
         return next(iter(fits.items()))
     if not fits and graph.named is not None:
-        _refuse_number_of_names(graph, asked, where)
+        _refuse_number_of_names(graph, asked, at)
     found = f"{graph.path}: found {graph.words()}"
     if len(fits) > 1:
         read = "; ".join(f"{name}: {fit.why}" for name, fit in fits.items())
         raise ExportError(
             f"{found}, which {counted(len(fits), 'format reads', 'formats read')} ({read}). "
-            f"Name the right one with {where}.format, or give {where}.classes, whose number may "
+            f"Name the right one with {at('format')}, or give {at('classes')}, whose number may "
             "decide"
         )
     if asked is not None:
-        raise ExportError(f"{found}; {where}.format: {asked} does not read it: {answers[asked]}")
+        raise ExportError(f"{found}; {at('format')}: {asked} does not read it: {answers[asked]}")
     whys = "; ".join(f"{name}: {why}" for name, why in answers.items())
     raise ExportError(
         f"{found}, which no format reads. The formats and why not: {whys}. Export the detector in "
@@ -213,7 +212,7 @@ def _fits(answers: Mapping[str, Fit | str]) -> dict[str, Fit]:
     return {name: answer for name, answer in answers.items() if isinstance(answer, Fit)}
 
 
-def _refuse_number_of_names(graph: Graph, asked: str | None, where: str) -> None:
+def _refuse_number_of_names(graph: Graph, asked: str | None, at: At) -> None:
     """Refuse class names of another number than the graph's classes, where it is read without."""
     unnamed = replace(graph, named=None)
     fits = _fits({n: form(unnamed) for n, form in FORMATS.items() if asked in (None, n)})
@@ -223,22 +222,22 @@ def _refuse_number_of_names(graph: Graph, asked: str | None, where: str) -> None
             for name, fit in fits.items()
         )
         raise RecipeError(
-            f"{where}.classes: {counted(graph.named or 0, 'name')}, and {graph.path} has {read}; "
+            f"{at('classes')}: {counted(graph.named or 0, 'name')}, and {graph.path} has {read}; "
             "list all of its classes, in the order of its labels"
         )
 
 
-def _classes(fit: Fit, config: OnnxTeacher, path: Path, where: str) -> tuple[str, ...]:
+def _classes(fit: Fit, config: OnnxTeacher, path: Path, at: At) -> tuple[str, ...]:
     names = config.names or fit.classes
     if not names:
         count = "" if fit.num_classes is None else f" of its {fit.num_classes} classes"
         raise RecipeError(
-            f"{where}.classes: {path} states no names{count}; list them in the order of its labels "
+            f"{at('classes')}: {path} states no names{count}; list them in the order of its labels "
             "(coco stands for COCO's 80, coco91 for those by category id)"
         )
     if fit.num_classes is not None and len(names) != fit.num_classes:
         raise RecipeError(
-            f"{where}.classes: {counted(len(names), 'name')}, and {path} has "
+            f"{at('classes')}: {counted(len(names), 'name')}, and {path} has "
             f"{counted(fit.num_classes, 'class', 'classes')} ({fit.why})"
         )
     if config.names and fit.classes and config.names != fit.classes:
@@ -248,23 +247,23 @@ def _classes(fit: Fit, config: OnnxTeacher, path: Path, where: str) -> tuple[str
             if pair[0] != pair[1]
         )
         raise RecipeError(
-            f"{where}.classes: {path} states other names: label {differs} is "
+            f"{at('classes')}: {path} states other names: label {differs} is "
             f"{fit.classes[differs]!r} there, {names[differs]!r} in the recipe; remove classes, "
             "and rename with class_map"
         )
     return names
 
 
-def _refuse_for_own(config: OnnxTeacher, where: str) -> None:
+def _refuse_for_own(config: OnnxTeacher, at: At) -> None:
     given = [key for key in ("pixels", "image_size", "nms_iou") if getattr(config, key) is not None]
     if given:
         raise RecipeError(
-            f"{where}.{given[0]}: {config.model} is an artifact of slimdet, and its sidecar states "
+            f"{at(given[0])}: {config.model} is an artifact of slimdet, and its sidecar states "
             "this; remove the key"
         )
 
 
-def _pixels(fit: Fit, config: OnnxTeacher, opened: OpenGraph, where: str) -> Pixels:
+def _pixels(fit: Fit, config: OnnxTeacher, opened: OpenGraph, at: At) -> Pixels:
     """Return the format's usual preprocessing with what the recipe changes."""
     given = {} if config.pixels is None else config.pixels.model_dump(exclude_unset=True)
     pixels = fit.pixels.model_copy(update=given)
@@ -272,7 +271,7 @@ def _pixels(fit: Fit, config: OnnxTeacher, opened: OpenGraph, where: str) -> Pix
         plain = Pixels(resize=pixels.resize, fill=pixels.fill, color=pixels.color, range=255)
         if "mean" in given or "std" in given or given.get("range") == 1:
             raise RecipeError(
-                f"{where}.pixels: {config.model} takes bytes of 0..255, so range, mean and std "
+                f"{at('pixels')}: {config.model} takes bytes of 0..255, so range, mean and std "
                 "cannot be set"
             )
         return plain

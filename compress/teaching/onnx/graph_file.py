@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.teaching.classes import At
 from compress.teaching.formats.graph import Graph, Outputs, Pixels
 from export.artifact.manifest import read_manifest
 from export.backends.onnxruntime.cpu import usable_cores
@@ -122,7 +123,7 @@ def open_graph(
     size: tuple[int, int] | None,
     named: int | None,
     sidecar: str,
-    where: str,
+    at: At,
 ) -> OpenGraph:
     """Load an ONNX file and pass one grey picture through it.
 
@@ -132,7 +133,7 @@ def open_graph(
         size: height and width of its pictures, where the file leaves them open.
         named: how many class names the recipe gives.
         sidecar: why it is no artifact of slimdet.
-        where: place of the teacher's settings, for messages.
+        at: gives the place of one of the settings, for messages.
 
     Raises:
         ExportError: ONNX Runtime cannot load or run it, or its inputs are not those of a detector
@@ -142,7 +143,7 @@ def open_graph(
         MissingDependencyError: ONNX Runtime is not installed.
     """
     if not path.is_file():
-        raise RecipeError(f"{path}: no such file; {where}.model names an ONNX file")
+        raise RecipeError(f"{path}: no such file; {at('model')} names an ONNX file")
     runtime = require("onnxruntime", extra="onnxruntime", purpose=f"Running {path.name}")
     runtime.set_default_logger_severity(_LOG_ERRORS)
     require_provider(path, device, runtime.get_available_providers())
@@ -157,7 +158,7 @@ def open_graph(
     session = open_session(runtime, path, device, str(path), options, providers)
     image, further = _inputs(path, session)
     channels_last = image.shape[1] != 3
-    height, width = _size(path, session, image, size, channels_last, where)
+    height, width = _size(path, session, image, size, channels_last, at)
     batch = image.shape[0] if isinstance(image.shape[0], int) else None
     names = (image.name, *further)
     metadata = dict(session.get_modelmeta().custom_metadata_map)
@@ -200,7 +201,7 @@ def _size(
     image: Any,
     given: tuple[int, int] | None,
     channels_last: bool,
-    where: str,
+    at: At,
 ) -> tuple[int, int]:
     """Return height and width of the pictures."""
     stated = image.shape[1:3] if channels_last else image.shape[2:]
@@ -209,13 +210,13 @@ def _size(
     sides = [one or (usual[axis] if usual else 0) for axis, one in enumerate(fixed)]
     if 0 in sides:
         raise RecipeError(
-            f"{where}: {path} takes pictures of any size; set image_size to the one it was "
+            f"{at()}: {path} takes pictures of any size; set image_size to the one it was "
             "trained with"
         )
     height, width = sides
     if given is not None and given != (height, width):
         raise RecipeError(
-            f"{where}.image_size: {given[0]} x {given[1]} (height x width), and {path} takes "
+            f"{at('image_size')}: {given[0]} x {given[1]} (height x width), and {path} takes "
             f"pictures of {height} x {width}; remove it"
         )
     return height, width

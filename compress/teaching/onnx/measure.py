@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.data.image_set import ImageSet, read_coco
 from benchmarks.timing.environment import environment
 from compress.teaching.accuracy import accuracy_of
-from compress.teaching.classes import match_classes
+from compress.teaching.classes import in_section, match_classes
 from compress.teaching.config import OnnxTeacher
 from compress.teaching.onnx.detector import open_detector
 from compress.teaching.onnx.running import taught_by
@@ -24,8 +24,8 @@ from export.errors import ToolkitError
 def measure(settings: dict[str, Any], images: ImageSet) -> dict[str, Any]:
     """Return what was found in a file, and the AP of its boxes."""
     config = OnnxTeacher.model_validate_json(json.dumps({"type": "onnx", **settings}))
-    detector = open_detector(config, "cpu", "teacher")
-    match = match_classes(images.classes, detector.classes, config.class_map, "teacher")
+    detector = open_detector(config, "cpu", in_section("teacher"))
+    match = match_classes(images.classes, detector.classes, config.class_map, in_section("teacher"))
     with detector.engine:
         taught = taught_by(detector, images, match, config.limits)
     values = accuracy_of(taught, images).values

@@ -10,7 +10,7 @@ from benchmarks.data.image_set import ImageSet, LabeledImage
 from benchmarks.data.parts.box_format import misfit
 from compress.batch import ScoredBoxes
 from compress.teaching.boxes import TaughtBoxes
-from compress.teaching.classes import ClassMatch, match_classes
+from compress.teaching.classes import At, ClassMatch, match_classes
 from compress.teaching.config import PredictionsTeacher
 from compress.teaching.predictions.picture_keys import Found, Place, find_pictures
 from compress.teaching.predictions.results import Results, read_results
@@ -34,15 +34,13 @@ class Predicted:
     warnings: tuple[str, ...]
 
 
-def read_predictions(
-    config: PredictionsTeacher, sets: Mapping[str, ImageSet], where: str
-) -> Predicted:
+def read_predictions(config: PredictionsTeacher, sets: Mapping[str, ImageSet], at: At) -> Predicted:
     """Read the results that a teacher's settings name.
 
     Args:
         config: settings.
         sets: the data's pictures: "train", "unlabeled", "val"; all have the student's classes.
-        where: place of the settings, for messages.
+        at: gives the place of one of the settings, for messages.
 
     Raises:
         DataError: the file is missing, damaged or no COCO results, or of other pictures or classes.
@@ -50,8 +48,8 @@ def read_predictions(
     """
     results = read_results(config.files, config.annotations)
     first = next(iter(sets.values()))
-    names, labels = _teacher_classes(results, config, first, where)
-    match = match_classes(first.classes, names, config.class_map, where)
+    names, labels = _teacher_classes(results, config, first, at)
+    match = match_classes(first.classes, names, config.class_map, at)
     found = find_pictures(results, sets)
     rows = _rows_by_picture(results, found)
     warning = _check_form(results, found, sets)
@@ -106,12 +104,12 @@ class _Counts:
 
 
 def _teacher_classes(
-    results: Results, config: PredictionsTeacher, images: ImageSet, where: str
+    results: Results, config: PredictionsTeacher, images: ImageSet, at: At
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Return the teacher's class names, and the label of each box among them."""
     if config.categories is not None:
         known = {one: name for name, one in config.categories.items()}
-        said = f"{where}.categories"
+        said = at("categories")
     elif results.categories:
         known = dict(results.categories)
         said = str(config.annotations or results.source)
@@ -124,7 +122,7 @@ def _teacher_classes(
         raise DataError(
             f"{results.source}: of other classes: category_id {shown(unknown[:8])[1:-1]} "
             f"{'is' if len(unknown) == 1 else 'are'} not among the ids of {said}, "
-            f"{_ids(known)}. Say what the ids mean with {where}.categories, "
+            f"{_ids(known)}. Say what the ids mean with {at('categories')}, "
             f"{{name: {unknown[0]}, ...}}, or with annotations, a COCO file that has them"
         )
     ids = sorted(known)

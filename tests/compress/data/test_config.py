@@ -142,7 +142,7 @@ def test_wrong_places_are_named(tmp_path: Path) -> None:
         _open(root=root, train={"path": "gone.json"})
     with pytest.raises(DataError, match=r"data\.val\.images: .*gone: no such folder"):
         _open(root=root, val={"images": "gone"})
-    with pytest.raises(DataError, match=r"data\.train\.count is for drawn data"):
+    with pytest.raises(DataError, match=r"data\.train\.count: is for drawn data"):
         _open(root=root, train={"count": 4})
 
 
@@ -213,7 +213,7 @@ def test_split_is_refused_where_the_data_has_a_val_split(tmp_path: Path) -> None
     root = write_coco_root(tmp_path, train=10)
     with pytest.raises(DataError, match=r"splits of its own \(train, val\), so data\.split is not"):
         _open(root=root, split={})
-    with pytest.raises(DataError, match=r"data\.split takes val from the pictures of train"):
+    with pytest.raises(DataError, match=r"data\.split: takes val from the pictures of train"):
         _open(root=root, split={}, val={"split": "val"})
     data = _open(root=root, split={}, train={"split": "train"})
     assert (len(data.train), len(data.val)) == (8, 2)

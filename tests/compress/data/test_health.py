@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from compress.data.augment import AugmentConfig
-from compress.data.config import FolderConfig, ShapesConfig, SplitConfig
+from compress.data.config import FolderConfig, ShapesConfig
 from compress.data.health import Health, data_health, teacher_lines
+from compress.data.split_settings import SplitConfig
 from export.errors import DataError
 from tests.benchmarks.data.tiny import coco, picture, write_coco, write_coco_root
 

@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from benchmarks.data.shapes import PlacedImages
-from compress.data.config import Data, FolderConfig, ShapesConfig, SplitConfig
+from compress.data.config import Data, FolderConfig, ShapesConfig
 from compress.data.health import Health, data_health
 from compress.data.leaks import leak_warnings
+from compress.data.split_settings import SplitConfig
 from compress.doctor import main as doctor
 from export.errors import DataError
 from tests.benchmarks.data.tiny import coco, write_coco, write_coco_root

@@ -14,9 +14,10 @@ from benchmarks.data.image_set import ImageSet, read_canvas, read_coco
 from compress.batch import Batch, ScoredBoxes
 from compress.data.augment import AugmentConfig
 from compress.data.canvases import CanvasCache
-from compress.data.config import Data, FolderConfig, ShapesConfig, SplitConfig
+from compress.data.config import Data, FolderConfig, ShapesConfig
 from compress.data.loading import steps_per_epoch, training_batches
 from compress.data.schedule import Schedule
+from compress.data.split_settings import SplitConfig
 from compress.data.taught import Taught
 from compress.teaching.boxes import TaughtBoxes
 from export.errors import DataError

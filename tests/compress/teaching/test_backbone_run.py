@@ -143,7 +143,7 @@ def test_its_stored_maps_are_those_of_a_pass(teacher: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ([], "distill[1]: gid compares dense, features, and a teacher of type backbone gives"),
+        ([], "): gid compares dense, features, and a teacher of type backbone gives"),
         (["distill=[{type: pseudo_labels}]"], "pseudo_labels compares boxes, and a teacher of"),
         ([PKD, "inherit=neck+head"], "the teacher is of type backbone; remove inherit"),
         ([PKD, "teacher.backbone=resnet18"], "teacher.backbone_weights: "),

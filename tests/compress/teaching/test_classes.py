@@ -3,16 +3,20 @@ import unicodedata
 import numpy as np
 import pytest
 
-from compress.teaching.classes import match_classes
+from compress.teaching.classes import in_section, match_classes
 from compress.teaching.coco_names import COCO, by_category_id
 from export.errors import RecipeError
 
+TEACHER = in_section("teacher")
 BOXES = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60], [0, 0, 10, 10]], np.float32)
 
 
 def test_classes_of_one_name_match_in_any_order_and_unicode_form() -> None:
     match = match_classes(
-        ("café", "car"), ("car", "dog", unicodedata.normalize("NFD", "café")), {}, "teacher"
+        ("café", "car"),
+        ("car", "dog", unicodedata.normalize("NFD", "café")),
+        {},
+        TEACHER,
     )
     assert match.label_of == (1, None, 0)
     assert match.lines() == [
@@ -26,7 +30,7 @@ def test_a_mapped_class_takes_what_the_map_says_and_no_more() -> None:
         ("person", "bus"),
         ("person", "pedestrian", "rider"),
         {"person": ["pedestrian", "rider"]},
-        "teacher",
+        TEACHER,
     )
     assert match.label_of == (None, 0, 0)
     assert match.untaught == ("bus",)
@@ -46,16 +50,16 @@ def test_a_map_of_unknown_or_doubled_names_is_refused(
     class_map: dict[str, list[str]], message: str
 ) -> None:
     with pytest.raises(RecipeError, match=message):
-        match_classes(("person", "car"), ("rider", "walker"), class_map, "teacher")
+        match_classes(("person", "car"), ("rider", "walker"), class_map, TEACHER)
 
 
 def test_a_teacher_of_no_common_class_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"class_map, such as \{person: \[dog\]\}"):
-        match_classes(("person",), ("dog", "cat"), {}, "teacher")
+        match_classes(("person",), ("dog", "cat"), {}, TEACHER)
 
 
 def test_boxes_of_unknown_classes_go_and_the_best_comes_first() -> None:
-    match = match_classes(("a", "b"), ("b", "other", "a"), {}, "teacher")
+    match = match_classes(("a", "b"), ("b", "other", "a"), {}, TEACHER)
     found = match.in_students_classes(
         BOXES, np.array([0, 1, 2, 2]), np.array([0.2, 0.9, 0.4, 0.5], np.float32)
     )
@@ -65,7 +69,7 @@ def test_boxes_of_unknown_classes_go_and_the_best_comes_first() -> None:
 
 
 def test_one_object_under_two_merged_classes_is_one_box() -> None:
-    match = match_classes(("a", "b"), ("x", "y", "b"), {"a": ["x", "y"]}, "teacher")
+    match = match_classes(("a", "b"), ("x", "y", "b"), {"a": ["x", "y"]}, TEACHER)
     # boxes 0 and 1 share 9/11 of their area; box 3 is box 0 under the unmerged class b
     found = match.in_students_classes(
         BOXES, np.array([0, 1, 1, 2]), np.array([0.3, 0.6, 0.5, 0.1], np.float32)

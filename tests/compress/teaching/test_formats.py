@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from compress.teaching.classes import in_section
 from compress.teaching.formats import FORMATS
 from compress.teaching.formats.graph import Fit, Graph, Pixels
 from compress.teaching.onnx.detector import choose_format
@@ -13,6 +14,7 @@ from export.artifact.manifest import NmsSpec
 from export.detections import Candidates, select_detections
 from export.errors import ExportError, RecipeError
 
+TEACHER = in_section("teacher")
 SIDE = 64  # 8 x 8, 4 x 4 and 2 x 2 cells: 84 in all; with stride 64 there are 85
 CELLS = 84
 
@@ -190,7 +192,7 @@ def test_a_format_is_found_by_its_outputs_and_gives_the_box(
     made: Any, name: str, box: list[float]
 ) -> None:
     outputs, given = made()
-    found, fit = choose_format(graph(outputs, **given), None, "teacher")
+    found, fit = choose_format(graph(outputs, **given), None, TEACHER)
     assert found == name
     assert fit.num_classes == 3 or fit.num_classes == given.get("named")
     place, score, label = best(fit, outputs)
@@ -204,7 +206,7 @@ def test_two_pictures_of_a_pass_are_read_apart() -> None:
     both = {name: np.repeat(one, 2, axis=0) for name, one in outputs.items()}
     both["cls1"][0] = 0
     both["cls1"][0, 0, 2] = 0.7
-    _, fit = choose_format(graph(outputs), None, "teacher")
+    _, fit = choose_format(graph(outputs), None, TEACHER)
     first, second = select_detections(fit.decode(both), fit.nms, 0.01)
     assert (first.labels.tolist(), second.labels.tolist()) == ([2], [1])
 
@@ -212,14 +214,14 @@ def test_two_pictures_of_a_pass_are_read_apart() -> None:
 def test_without_names_detr_and_its_successors_cannot_be_told_apart() -> None:
     outputs, _ = detr()
     with pytest.raises(ExportError, match=r"2 formats read .*detr: .*detr-sigmoid: .*format, or"):
-        choose_format(graph(outputs), None, "teacher")
-    assert choose_format(graph(outputs), "detr", "teacher")[1].num_classes == 3
-    assert choose_format(graph(outputs), "detr-sigmoid", "teacher")[1].num_classes == 4
+        choose_format(graph(outputs), None, TEACHER)
+    assert choose_format(graph(outputs), "detr", TEACHER)[1].num_classes == 3
+    assert choose_format(graph(outputs), "detr-sigmoid", TEACHER)[1].num_classes == 4
 
 
 def test_what_no_format_reads_is_said_with_all_of_them_and_why() -> None:
     with pytest.raises(ExportError) as caught:
-        choose_format(graph({"features": zeros(1, 12, 8, 8)}), None, "teacher")
+        choose_format(graph({"features": zeros(1, 12, 8, 8)}), None, TEACHER)
     said = str(caught.value)
     assert (
         "x.onnx: found images (64 x 64 pixels) -> features 1x12x8x8, which no format reads" in said
@@ -230,19 +232,19 @@ def test_what_no_format_reads_is_said_with_all_of_them_and_why() -> None:
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "slimdet"])
 def test_a_format_that_is_named_and_does_not_fit_says_why(name: str) -> None:
     with pytest.raises(ExportError, match=rf"teacher\.format: {name} does not read it: \w+"):
-        choose_format(graph({"features": zeros(1, 12, 8, 8)}), name, "teacher")
+        choose_format(graph({"features": zeros(1, 12, 8, 8)}), name, TEACHER)
 
 
 def test_another_task_of_ultralytics_is_named() -> None:
     outputs, _ = ultralytics_cells()
     with pytest.raises(ExportError, match="made by Ultralytics for the task 'segment'"):
-        choose_format(graph(outputs, metadata={"task": "segment"}), "ultralytics", "teacher")
+        choose_format(graph(outputs, metadata={"task": "segment"}), "ultralytics", TEACHER)
 
 
 @pytest.mark.parametrize("made", [ultralytics_cells, nanodet_levels, yolox_raw, yolov5, detr])
 def test_another_number_of_class_names_is_refused_with_both_numbers(made: Any) -> None:
     with pytest.raises(RecipeError, match=r"teacher\.classes: 17 names, and x\.onnx has 3 classes"):
-        choose_format(graph(made()[0], named=17), None, "teacher")
+        choose_format(graph(made()[0], named=17), None, TEACHER)
 
 
 def test_metadata_that_is_no_list_of_names_gives_none() -> None:
@@ -266,8 +268,8 @@ def test_a_toy_format_needs_one_function_and_one_line(monkeypatch: pytest.Monkey
 
     outputs = {"where": zeros(1, 2, 4) + BOX, "what": zeros(1, 2) + 0.9}
     with pytest.raises(ExportError, match="which no format reads"):
-        choose_format(graph(outputs), None, "teacher")
+        choose_format(graph(outputs), None, TEACHER)
     monkeypatch.setitem(FORMATS, "toy", read)
-    name, fit = choose_format(graph(outputs), None, "teacher")
+    name, fit = choose_format(graph(outputs), None, TEACHER)
     assert name == "toy"
     assert best(fit, outputs)[0] == BOX

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.data.image_set import ImageSet
 from compress.teaching.boxes import BoxLimits
-from compress.teaching.classes import match_classes
+from compress.teaching.classes import in_section, match_classes
 from compress.teaching.config import OnnxTeacher
 from compress.teaching.formats.graph import Pixels
 from compress.teaching.onnx.detector import BoxDetector, open_detector
@@ -24,7 +24,7 @@ from tests.compress.teaching.sets import labeled_set
 from tests.manifests import make_manifest
 
 SIDE = 64
-HERE = "recipe.yaml:7: teacher"
+HERE = in_section("recipe.yaml:7: teacher")
 TYPES = {
     "float32": TensorProto.FLOAT,
     "uint8": TensorProto.UINT8,
@@ -76,7 +76,7 @@ def opened(path: Path, **more: Any) -> BoxDetector:
 
 
 def loaded(path: Path, size: tuple[int, int] | None = None) -> OpenGraph:
-    return open_graph(path, "cpu", size=size, named=None, sidecar="none", where=HERE)
+    return open_graph(path, "cpu", size=size, named=None, sidecar="none", at=HERE)
 
 
 def cells(*columns: Sequence[float], batch: int = 1) -> dict[str, NDArray[np.generic]]:

@@ -6,13 +6,14 @@ import pytest
 
 from compress.recipe_file import load_model
 from compress.teaching.accuracy import accuracy_of
+from compress.teaching.classes import in_section
 from compress.teaching.config import PredictionsTeacher
 from compress.teaching.predictions.reading import Predicted, read_predictions
 from export.errors import DataError, RecipeError
 from tests.compress.teaching.sets import labeled_set
 
 TRAIN = labeled_set(["a.jpg", "b.jpg", "c.jpg"])
-HERE = "recipe.yaml:7: teacher"
+HERE = in_section("recipe.yaml:7: teacher")
 
 
 def entry(image: Any = 1, box: Any = (20, 20, 10, 10), score: Any = 0.9, **more: Any) -> Any:

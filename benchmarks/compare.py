@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
-from export.arguments import decimal, parser_of, run_command, some_path
+from export.arguments import decimal, json_option, parser_of, run_command, some_path
 from export.errors import RecipeError, printable, shown
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         action="store_true",
         help="apply latency limits also to timings from a busy machine",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    json_option(parser)
     return parser
 
 

@@ -9,7 +9,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from export.arguments import parser_of, positive, run_command, say, some_path, thread_count
+from export.arguments import (
+    parser_of,
+    positive,
+    run_command,
+    say,
+    some_path,
+    threads_option,
+)
 from export.backends import device_choices
 
 if TYPE_CHECKING:
@@ -108,9 +115,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "--images", type=some_path, help="folder of the pictures (default: searched for)"
     )
     parser.add_argument("--out", type=some_path, help="folder for report.html, .md and .json")
-    parser.add_argument(
-        "--threads", type=thread_count, help="CPU threads per model (default: all cores)"
-    )
+    threads_option(parser)
     parser.add_argument(
         "--repeats",
         type=positive,

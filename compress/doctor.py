@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from export.arguments import Parser, run_command, say, some_path
+from export.arguments import Parser, json_option, run_command, say, some_path
 from export.atomic import free_bytes, require_writable
 from export.errors import DataError, MissingDependencyError, ToolkitError, counted
 
@@ -355,7 +355,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         "paths", type=some_path, nargs="*", metavar="PATH", help="recipe, dataset, engine or bundle"
     )
     parser.add_argument("--runs", type=some_path, default=Path("runs"), metavar="DIR")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON instead")
+    json_option(parser)
     return parser
 
 

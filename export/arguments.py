@@ -95,6 +95,31 @@ def say(line: str, to: TextIO | None = None) -> None:
     stream.flush()
 
 
+def json_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`, of a command whose output then is one line of JSON."""
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead")
+
+
+def threads_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--threads`, of a command that runs models on the CPU."""
+    parser.add_argument("--threads", type=thread_count, help="CPU threads (default: all cores)")
+
+
+def names_among(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Return a function that reads comma-separated names, each of them one of `known`."""
+
+    def read(text: str) -> tuple[str, ...]:
+        names = tuple(name.strip() for name in text.split(","))
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(
+                f"unknown: {', '.join(map(shown, unknown))}; known: {', '.join(known)}"
+            )
+        return names
+
+    return read
+
+
 def parser_of(prog: str, description: str, exit_codes: str) -> Parser:
     """Return a parser without arguments whose help ends with the command's exit codes."""
     return Parser(prog=prog, description=description, epilog=f"exit codes: {exit_codes}")

@@ -10,7 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.arguments import parser_of, run_command, say, some_path, thread_count
+from export.arguments import (
+    parser_of,
+    run_command,
+    say,
+    some_path,
+    threads_option,
+)
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m export.bundle") -> int:
@@ -74,7 +80,7 @@ def command_line(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--name", help="the model's name (default: that of the first model's folder)"
     )
-    parser.add_argument("--threads", type=thread_count, help="CPU threads (default: all cores)")
+    threads_option(parser)
     return parser
 
 

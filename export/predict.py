@@ -9,7 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.arguments import parser_of, run_command, some_path, thread_count, threshold
+from export.arguments import (
+    json_option,
+    parser_of,
+    run_command,
+    some_path,
+    threads_option,
+    threshold,
+)
 from export.backends import device_choices
 
 
@@ -85,8 +92,8 @@ def command_line(prog: str) -> argparse.ArgumentParser:
         default="cpu",
         help="device of ONNX Runtime (default: cpu)",
     )
-    parser.add_argument("--threads", type=thread_count, help="CPU threads (default: all cores)")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON instead")
+    threads_option(parser)
+    json_option(parser)
     return parser
 
 

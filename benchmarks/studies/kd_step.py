@@ -47,6 +47,7 @@ from compress.losses.parts.classifier import Classifier
 from compress.losses.parts.loss import LossSection
 from compress.parts.crops import crop_boxes
 from compress.training.optim import build_separate
+from export.arguments import names_among
 from export.errors import ToolkitError
 
 WARM_UP_ROUNDS = 1
@@ -357,29 +358,19 @@ def _peak_of_one(name: str, setting: Setting, config: LossSection | None) -> flo
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
 
 
-def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    def parse(text: str) -> tuple[str, ...]:
-        names = tuple(name.strip() for name in text.split(","))
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise argparse.ArgumentTypeError(
-                f"unknown: {', '.join(unknown)}; known: {', '.join(known)}"
-            )
-        return names
-
-    return parse
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.kd_step", description=(__doc__ or "").splitlines()[0]
     )
     methods = method_names()
     parser.add_argument(
-        "--methods", type=_names(methods), default=methods, help="comma-separated; default: all"
+        "--methods",
+        type=names_among(methods),
+        default=methods,
+        help="comma-separated; default: all",
     )
     parser.add_argument(
-        "--pairs", type=_names(families()), default=USUAL_PAIRS, help="default: %(default)s"
+        "--pairs", type=names_among(families()), default=USUAL_PAIRS, help="default: %(default)s"
     )
     parser.add_argument("--size", type=int, default=320, help="side of the input, pixels")
     parser.add_argument("--batch", type=int, default=2)

@@ -1,28 +1,25 @@
 """FCOS (Tian et al. 2019, 2020) on torchvision's head, points, box coder and losses."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import fcos as tv
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from compress.batch import Batch, Targets, boxes_per_image
-from compress.detector import FEATURES, Candidates, Dense, Detector, Outputs, Rois, Wanted
+from compress.batch import Targets, boxes_per_image
+from compress.detector import Candidates, Dense
 from compress.detectors.parts.assignment import as_torchvision, joined_matches, positive_count
 from compress.detectors.parts.dense import (
     Raw,
+    TowerDetector,
+    TowerHead,
     TowerSettings,
-    build_towers,
-    head_norm,
-    tower_outputs,
-    tower_spec,
 )
 from compress.detectors.parts.selection import dense_candidates
-from compress.detectors.parts.settings import build_trunk, check_maps
-from compress.parts.backbones import Backbone
-from compress.parts.neck import Neck
+from compress.detectors.parts.settings import check_maps
 from compress.parts.processes import mean_of_batch
 
 CENTRE_RADIUS = 1.5  # of centre sampling, in strides
@@ -42,21 +39,15 @@ class FcosConfig(TowerSettings):
         return Fcos(self, num_classes, input_size)
 
 
-class FcosHead(nn.Module):
+class FcosHead(TowerHead):
     """Two towers and torchvision's prediction layers and losses."""
 
     def __init__(self, config: FcosConfig, num_classes: int, levels: int) -> None:
-        super().__init__()
-        norm = head_norm(config)
-        self.class_tower, self.box_tower, width = build_towers(config, levels, norm)
-        self.predictor = tv.FCOSHead(width, 1, num_classes, num_convs=0)
-
-    def forward(self, features: Sequence[Tensor]) -> Raw:
-        """Return torchvision's `cls_logits`, `bbox_regression` and `bbox_ctrness`."""
-        return self.predict(self.class_tower(features), self.box_tower(features))
+        super().__init__(config, levels, config.head_norm)
+        self.predictor = tv.FCOSHead(self.out_channels, 1, num_classes, num_convs=0)
 
     def predict(self, in_class: list[Tensor], in_box: list[Tensor]) -> Raw:
-        """Return the predictions, float32, from the towers' outputs."""
+        """Return torchvision's `cls_logits`, `bbox_regression` and `bbox_ctrness`."""
         boxes, centerness = self.predictor.regression_head(in_box)
         return {
             "cls_logits": self.predictor.classification_head(in_class).float(),
@@ -65,26 +56,19 @@ class FcosHead(nn.Module):
         }
 
 
-class Fcos(Detector):
+class Fcos(TowerDetector):
     """Backbone, pyramid and a head on one point per cell."""
 
-    backbone: Backbone
-    neck: Neck
-    anchors: Tensor
+    head: FcosHead
     lower: Tensor
     upper: Tensor
 
     def __init__(self, config: FcosConfig, num_classes: int, input_size: tuple[int, int]) -> None:
-        super().__init__()
-        trunk = build_trunk(config, input_size, finest=8, coarsest=128, extra="conv")
-        strides, scale = trunk.strides, trunk.anchor_scale
-        self.input_size, self.pre_nms = input_size, config.pre_nms
-        self.map_sizes = trunk.map_sizes
+        super().__init__(config, num_classes, input_size, FcosHead)
+        strides, scale = self.spec.strides, self.anchor_scale
         generator = AnchorGenerator(tuple((s,) for s in strides), ((1.0,),) * len(strides))
         anchors = generator.grid_anchors(self.map_sizes, [(s, s) for s in strides])
         self.level_counts = [len(level) for level in anchors]
-        self.backbone, self.neck = trunk.backbone, trunk.neck
-        self.head = FcosHead(config, num_classes, len(strides))
         self.register_buffer("anchors", torch.cat(anchors), persistent=False)
         sides = self.anchors[:, 2] - self.anchors[:, 0]
         lower, upper = sides * scale / 2, sides * scale
@@ -92,19 +76,13 @@ class Fcos(Detector):
         upper[-self.level_counts[-1] :] = float("inf")
         self.register_buffer("lower", lower, persistent=False)
         self.register_buffer("upper", upper, persistent=False)
-        self.spec = tower_spec(
-            config,
-            trunk,
-            num_classes,
+        self.spec = replace(
+            self.spec,
             locations=(
                 f"top left point of each cell of strides {list(strides)}, "
                 f"input {input_size[0]}x{input_size[1]}, distances to the edges in strides"
             ),
         )
-
-    def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:  # noqa: ARG002 - for two-stage families
-        """Pass a batch; see `Detector.forward`."""
-        return tower_outputs(self, batch, wanted)
 
     def dense(self, raw: Raw) -> Dense:
         """Return distances and boxes at every point."""

@@ -2,29 +2,26 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.batch import Batch, Targets, boxes_per_image
-from compress.detector import FEATURES, Candidates, Dense, Detector, Outputs, Rois, Wanted
+from compress.batch import Targets, boxes_per_image
+from compress.detector import Candidates, Dense
 from compress.detectors.parts.dense import (
     Raw,
+    TowerDetector,
+    TowerHead,
     TowerSettings,
-    build_towers,
-    head_norm,
-    tower_outputs,
-    tower_spec,
 )
 from compress.detectors.parts.gfl_losses import distances_to_boxes, expected_distances, gfl_losses
 from compress.detectors.parts.selection import dense_candidates
-from compress.detectors.parts.settings import build_trunk, cell_centres, check_maps
+from compress.detectors.parts.settings import cell_centres, check_maps
 from compress.detectors.parts.towers import flatten_cells
 from compress.parts.atss import atss_match
-from compress.parts.backbones import Backbone
-from compress.parts.neck import Neck
 
 PRIOR_LOGIT = -math.log(99)  # every class starts at a score of 0.01
 
@@ -40,27 +37,21 @@ class GflConfig(TowerSettings):
         return Gfl(self, num_classes, input_size)
 
 
-class GflHead(nn.Module):
+class GflHead(TowerHead):
     """Two towers, a class layer, and a box layer with one learnt scale per level."""
 
     def __init__(self, config: GflConfig, num_classes: int, levels: int) -> None:
-        super().__init__()
-        norm = head_norm(config)
-        self.class_tower, self.box_tower, before = build_towers(config, levels, norm)
-        self.class_logits = nn.Conv2d(before, num_classes, 3, padding=1)
-        self.box_logits = nn.Conv2d(before, 4 * (config.reg_max + 1), 3, padding=1)
+        super().__init__(config, levels, config.head_norm)
+        self.class_logits = nn.Conv2d(self.out_channels, num_classes, 3, padding=1)
+        self.box_logits = nn.Conv2d(self.out_channels, 4 * (config.reg_max + 1), 3, padding=1)
         self.scales = nn.Parameter(torch.ones(levels))
         for layer in (self.class_logits, self.box_logits):
             nn.init.normal_(layer.weight, std=0.01)
         nn.init.constant_(self.class_logits.bias, PRIOR_LOGIT)  # type: ignore[arg-type]
         nn.init.zeros_(self.box_logits.bias)  # type: ignore[arg-type]
 
-    def forward(self, features: Sequence[Tensor]) -> Raw:
+    def predict(self, in_class: list[Tensor], in_box: list[Tensor]) -> Raw:
         """Return `cls_logits` (B, P, K) and `dfl_logits` (B, P, 4 * bins), float32."""
-        return self.predict(self.class_tower(features), self.box_tower(features))
-
-    def predict(self, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Raw:
-        """Return the predictions from the towers' outputs."""
         class_maps = [self.class_logits(feature) for feature in in_class]
         box_maps = [
             self.box_logits(feature) * scale
@@ -72,44 +63,32 @@ class GflHead(nn.Module):
         }
 
 
-class Gfl(Detector):
+class Gfl(TowerDetector):
     """Backbone, pyramid and a head on one location per cell, its centre."""
 
-    backbone: Backbone
-    neck: Neck
+    head: GflHead
     centres: Tensor
     strides: Tensor
-    anchors: Tensor
 
     def __init__(self, config: GflConfig, num_classes: int, input_size: tuple[int, int]) -> None:
-        super().__init__()
-        trunk = build_trunk(config, input_size, finest=8, coarsest=128, extra="conv")
-        strides, scale = trunk.strides, trunk.anchor_scale
-        self.input_size, self.pre_nms = input_size, config.pre_nms
-        self.map_sizes = trunk.map_sizes
+        super().__init__(config, num_classes, input_size, GflHead)
+        strides, scale = self.spec.strides, self.anchor_scale
         self.level_counts = [height * width for height, width in self.map_sizes]
-        self.backbone, self.neck = trunk.backbone, trunk.neck
-        self.head = GflHead(config, num_classes, len(strides))
         centres, steps = cell_centres(self.map_sizes, strides)
         half = steps * scale / 2
         self.register_buffer("centres", centres, persistent=False)
         self.register_buffer("strides", steps, persistent=False)
         anchors = torch.cat((centres - half, centres + half), dim=1)
         self.register_buffer("anchors", anchors, persistent=False)
-        self.spec = tower_spec(
-            config,
-            trunk,
-            num_classes,
+        self.spec = replace(
+            self.spec,
             locations=(
                 f"centre of each cell of strides {list(strides)}, "
                 f"input {input_size[0]}x{input_size[1]}, distances to the edges in strides"
             ),
+            provides=self.spec.provides | {"dfl"},
             dfl_bins=config.reg_max + 1,
         )
-
-    def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:  # noqa: ARG002 - for two-stage families
-        """Pass a batch; see `Detector.forward`."""
-        return tower_outputs(self, batch, wanted)
 
     def dense(self, raw: Raw) -> Dense:
         """Return the distributions of the edges, their expectations and the boxes."""

@@ -1,6 +1,7 @@
 """RetinaNet (Lin et al. 2017) on torchvision's head, anchors, box coder and losses."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -9,8 +10,8 @@ from torchvision.models.detection import retinanet as tv
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from compress.batch import Batch, Targets
-from compress.detector import FEATURES, Candidates, Dense, Detector, Outputs, Rois, Wanted
+from compress.batch import Targets
+from compress.detector import Candidates, Dense
 from compress.detectors.parts.assignment import (
     anchor_dense,
     as_torchvision,
@@ -19,16 +20,12 @@ from compress.detectors.parts.assignment import (
 )
 from compress.detectors.parts.dense import (
     Raw,
+    TowerDetector,
+    TowerHead,
     TowerSettings,
-    build_towers,
-    tower_outputs,
-    tower_spec,
 )
 from compress.detectors.parts.selection import dense_candidates
-from compress.detectors.parts.settings import build_trunk, check_maps
-from compress.parts.backbones import Backbone
-from compress.parts.neck import Neck
-from compress.parts.norm import Norm
+from compress.detectors.parts.settings import check_maps
 from compress.parts.processes import mean_of_batch
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
@@ -46,71 +43,50 @@ class RetinaNetConfig(TowerSettings):
         return RetinaNet(self, num_classes, input_size)
 
 
-class RetinaNetHead(nn.Module):
+class RetinaNetHead(TowerHead):
     """Two towers and torchvision's prediction layers and losses."""
 
-    def __init__(
-        self, config: RetinaNetConfig, anchors_per_cell: int, num_classes: int, levels: int
-    ) -> None:
-        super().__init__()
+    def __init__(self, config: RetinaNetConfig, num_classes: int, levels: int) -> None:
         # with a frozen backbone the head has no normalisation, as in the paper
-        norm: Norm | None = None if config.norm == "frozen" else config.norm
-        self.class_tower, self.box_tower, width = build_towers(config, levels, norm)
-        predictor = tv.RetinaNetHead(width, anchors_per_cell, num_classes)
+        super().__init__(config, levels, None if config.norm == "frozen" else config.norm)
+        per_cell = len(OCTAVES) * len(ASPECT_RATIOS)
+        predictor = tv.RetinaNetHead(self.out_channels, per_cell, num_classes)
         predictor.classification_head.conv = nn.Identity()
         predictor.regression_head.conv = nn.Identity()
         self.predictor = predictor
 
-    def forward(self, features: Sequence[Tensor]) -> Raw:
-        """Return torchvision's `cls_logits` (B, P, K) and `bbox_regression` (B, P, 4)."""
-        return self.predict(self.class_tower(features), self.box_tower(features))
-
     def predict(self, in_class: list[Tensor], in_box: list[Tensor]) -> Raw:
-        """Return the predictions, float32, from the towers' outputs."""
+        """Return torchvision's `cls_logits` (B, P, K) and `bbox_regression` (B, P, 4)."""
         return {
             "cls_logits": self.predictor.classification_head(in_class).float(),
             "bbox_regression": self.predictor.regression_head(in_box).float(),
         }
 
 
-class RetinaNet(Detector):
+class RetinaNet(TowerDetector):
     """Backbone, pyramid and a head on nine anchors per cell."""
 
-    backbone: Backbone
-    neck: Neck
-    anchors: Tensor
+    head: RetinaNetHead
 
     def __init__(
         self, config: RetinaNetConfig, num_classes: int, input_size: tuple[int, int]
     ) -> None:
-        super().__init__()
-        trunk = build_trunk(config, input_size, finest=8, coarsest=128, extra="conv")
-        strides, scale = trunk.strides, trunk.anchor_scale
-        self.input_size, self.pre_nms = input_size, config.pre_nms
-        self.map_sizes = trunk.map_sizes
+        super().__init__(config, num_classes, input_size, RetinaNetHead)
+        strides, scale = self.spec.strides, self.anchor_scale
         sizes = tuple(tuple(scale / 2 * s * octave for octave in OCTAVES) for s in strides)
         generator = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes))
         anchors = generator.grid_anchors(self.map_sizes, [(s, s) for s in strides])
         self.level_counts = [len(level) for level in anchors]
-        self.backbone, self.neck = trunk.backbone, trunk.neck
-        per_cell = len(OCTAVES) * len(ASPECT_RATIOS)
-        self.head = RetinaNetHead(config, per_cell, num_classes, len(strides))
         self.register_buffer("anchors", torch.cat(anchors), persistent=False)
         self.coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
         self.matcher = Matcher(POSITIVE_IOU, 0.4, allow_low_quality_matches=True)
-        self.spec = tower_spec(
-            config,
-            trunk,
-            num_classes,
+        self.spec = replace(
+            self.spec,
             locations=(
                 f"9 anchors per cell of strides {list(strides)}, smallest side {scale / 2:g} "
                 f"strides, input {input_size[0]}x{input_size[1]}, centre and log size deltas"
             ),
         )
-
-    def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:  # noqa: ARG002 - for two-stage families
-        """Pass a batch; see `Detector.forward`."""
-        return tower_outputs(self, batch, wanted)
 
     def dense(self, raw: Raw) -> Dense:
         """Return deltas and boxes at every anchor."""

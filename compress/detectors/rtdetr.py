@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -9,21 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from compress.batch import Batch, Targets
-from compress.detector import (
-    FEATURES,
-    Candidates,
-    Detector,
-    DetectorSpec,
-    Outputs,
-    Queries,
-    Rois,
-    Wanted,
-)
+from compress.detector import FEATURES, Candidates, Outputs, Queries, Rois, Wanted
 from compress.detectors.parts.selection import best_candidates
 from compress.detectors.parts.settings import check_maps
 from compress.detectors.ultralytics_parts.package import RTDETR_MODELS, load_package
 from compress.detectors.ultralytics_parts.settings import NamedModel
-from compress.detectors.ultralytics_parts.trunk import build_ultralytics
+from compress.detectors.ultralytics_parts.trunk import UltralyticsDetector, build_ultralytics
 from compress.parts.processes import mean_of_batch
 
 CLASS_ROWS = ("head.enc_score_head.", "head.dec_score_head.", "head.denoising_class_embed.")
@@ -104,20 +96,15 @@ class Seen:
         return torch.autocast(self._device, self._fast, enabled=self._enabled)
 
 
-class Rtdetr(Detector):
+class Rtdetr(UltralyticsDetector):
     """A model of the package: backbone, encoder as the neck, decoder with 300 queries as head."""
 
     anchors: Tensor
     valid: Tensor
-    head: Any  # of the package
 
     def __init__(self, config: RtdetrConfig, num_classes: int, input_size: tuple[int, int]) -> None:
-        super().__init__()
         trunk = build_ultralytics(config.model, num_classes, input_size, config.bn_momentum)
-        self.names = trunk.names
-        self.backbone, self.neck, self.head = trunk.backbone, trunk.neck, trunk.head
-        self.input_size, self.num_classes = input_size, num_classes
-        self.map_sizes = trunk.map_sizes
+        super().__init__(config, num_classes, input_size, trunk)
         self.queries = int(self.head.num_queries)
         blank = torch.zeros(1, dtype=torch.float32)
         anchors, valid = self.head._generate_anchors([list(s) for s in trunk.map_sizes], blank)
@@ -125,23 +112,12 @@ class Rtdetr(Detector):
         self.register_buffer("valid", valid, persistent=False)
         self.head.anchors, self.head.valid_mask = anchors, valid
         self.head.shapes = [list(size) for size in self.map_sizes]
-        provides: Wanted = frozenset({"features", "backbone", "queries", "task"})
-        self.spec = DetectorSpec(
-            family=config.type,
-            num_classes=num_classes,
-            channels=trunk.channels,
-            strides=trunk.strides,
-            backbone_channels=trunk.backbone_channels,
-            backbone_strides=trunk.backbone_strides,
-            provides=provides,
+        self.spec = replace(
+            self.spec,
+            provides=self.spec.provides | {"queries"},
             query_channels=int(self.head.hidden_dim),
             nms_free=True,
-            licence=trunk.licence,
         )
-
-    def renamed(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Translate the package's names; see `Detector.renamed`."""
-        return self.names.renamed(found)
 
     def class_rows(self) -> frozenset[str]:
         """See `Detector.class_rows`: the scores of encoder and decoder, and the noisy labels."""

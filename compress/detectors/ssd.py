@@ -20,17 +20,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssdlite import SSDLiteHead
 from typing_extensions import Self
 
-from compress.batch import Batch, Targets
-from compress.detector import (
-    FEATURES,
-    Candidates,
-    Dense,
-    Detector,
-    DetectorSpec,
-    Outputs,
-    Rois,
-    Wanted,
-)
+from compress.batch import Targets
+from compress.detector import Candidates, Dense, DetectorSpec, Wanted
 from compress.detectors.parts.assignment import (
     anchor_dense,
     as_torchvision,
@@ -38,7 +29,7 @@ from compress.detectors.parts.assignment import (
     match_overlaps,
     positive_count,
 )
-from compress.detectors.parts.dense import Raw, dense_outputs
+from compress.detectors.parts.dense import OneStage, Raw
 from compress.detectors.parts.selection import MAX_CANDIDATES, clip_to, gather_rows
 from compress.detectors.parts.settings import (
     COARSEST_STAGE,
@@ -116,10 +107,8 @@ def _halve(before: int, width: int, norm: NormLayer, *, lite: bool) -> nn.Sequen
     return nn.Sequential(*layers, norm(width), nn.ReLU())
 
 
-class Ssd(Detector):
+class Ssd(OneStage):
     """Backbone, extra maps and one prediction layer per map."""
-
-    anchors: Tensor
 
     def __init__(self, config: SsdConfig, num_classes: int, input_size: tuple[int, int]) -> None:
         super().__init__()
@@ -175,11 +164,8 @@ class Ssd(Detector):
             ),
         )
 
-    def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:  # noqa: ARG002 - for two-stage families
-        """Pass a batch; see `Detector.forward`."""
-        return dense_outputs(self, batch, wanted, self._predict)
-
-    def _predict(self, features: Sequence[Tensor]) -> tuple[Raw, None]:
+    def predict(self, features: Sequence[Tensor], wanted: Wanted) -> tuple[Raw, None]:  # noqa: ARG002 - of the base class
+        """Run the head on L maps; see `OneStage`."""
         raw = self.head(list(features))
         return {name: value.float() for name, value in raw.items()}, None
 

@@ -1,30 +1,18 @@
 """YOLOv8, YOLO11 and YOLO26 of the package `ultralytics` (extra `yolo`, AGPL-3.0)."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compress.batch import Batch, Targets
-from compress.detector import (
-    FEATURES,
-    Candidates,
-    Dense,
-    Detector,
-    DetectorSpec,
-    Outputs,
-    Rois,
-    TowerChannels,
-    Towers,
-    Wanted,
-)
-from compress.detectors.parts.dense import Raw, dense_outputs
+from compress.batch import Targets
+from compress.detector import Candidates, Dense, TowerChannels, Towers, Wanted
+from compress.detectors.parts.dense import OneStage, Raw
 from compress.detectors.parts.gfl_losses import distances_to_boxes
 from compress.detectors.parts.selection import best_candidates, dense_candidates
 from compress.detectors.parts.settings import (
@@ -43,7 +31,7 @@ from compress.detectors.ultralytics_parts.task_aligned import (
     task_aligned_losses,
 )
 from compress.detectors.ultralytics_parts.towers import depth, finish_tower, run_tower, widths
-from compress.detectors.ultralytics_parts.trunk import build_ultralytics
+from compress.detectors.ultralytics_parts.trunk import UltralyticsDetector, build_ultralytics
 from export.config import ClashError
 
 TWO_BRANCHES = "yolo26"
@@ -81,21 +69,16 @@ class YoloConfig(NamedModel):
         return head
 
 
-class Yolo(Detector):
+class Yolo(UltralyticsDetector, OneStage):
     """A model of the package, split into backbone, neck and head."""
 
     centres: Tensor
     steps: Tensor
-    anchors: Tensor
-    head: Any  # of the package
 
     def __init__(self, config: YoloConfig, num_classes: int, input_size: tuple[int, int]) -> None:
-        super().__init__()
         trunk = build_ultralytics(config.model, num_classes, input_size, config.bn_momentum)
-        self.names = trunk.names
-        self.backbone, self.neck, self.head = trunk.backbone, trunk.neck, trunk.head
-        self.input_size, self.pre_nms = input_size, config.pre_nms
-        self.num_classes, self.map_sizes = num_classes, trunk.map_sizes
+        super().__init__(config, num_classes, input_size, trunk)
+        self.pre_nms = config.pre_nms
         self.level_counts = [height * width for height, width in trunk.map_sizes]
         self.bins = int(self.head.reg_max)
         self.head.dfl = nn.Identity()  # a constant; boxes are decoded here
@@ -109,13 +92,8 @@ class Yolo(Detector):
         anchors = torch.cat((centres - half, centres + half), dim=1)
         self.register_buffer("anchors", anchors, persistent=False)
         self.many = MANY_FIRST
-        self.spec = DetectorSpec(
-            family=config.type,
-            num_classes=num_classes,
-            channels=trunk.channels,
-            strides=trunk.strides,
-            backbone_channels=trunk.backbone_channels,
-            backbone_strides=trunk.backbone_strides,
+        self.spec = replace(
+            self.spec,
             provides=self._provides(),
             locations=(
                 f"centre of each cell of strides {list(trunk.strides)}, "
@@ -125,7 +103,6 @@ class Yolo(Detector):
             tower_depth=depth(self.head.cv3),
             tower_channels=TowerChannels(widths(self.head.cv3), widths(self.head.cv2)),
             nms_free=self.nms_free,
-            licence=trunk.licence,
         )
 
     def _provides(self) -> Wanted:
@@ -142,29 +119,18 @@ class Yolo(Detector):
         left = 1 - step / max(1, total - 1)
         self.many = MANY_LAST + max(0.0, left) * (MANY_FIRST - MANY_LAST)
 
-    def renamed(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Translate the package's names; see `Detector.renamed`."""
-        return self.names.renamed(found)
-
     def class_rows(self) -> frozenset[str]:
         """See `Detector.class_rows`: the last class layer of every level, of both branches."""
         return frozenset(name for name in self.state_dict() if CLASS_ROWS.fullmatch(name))
 
-    def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:  # noqa: ARG002 - for two-stage families
-        """Pass a batch; see `Detector.forward`."""
-        both = self.two_branches and (self.training or "task" in wanted)
-        predict = partial(self._predict, both=both, traced="towers" in wanted)
-        return dense_outputs(self, batch, wanted, predict)
-
-    def _predict(
-        self, features: Sequence[Tensor], *, both: bool, traced: bool
-    ) -> tuple[Raw, Towers | None]:
+    def predict(self, features: Sequence[Tensor], wanted: Wanted) -> tuple[Raw, Towers | None]:
+        """Run the head on L maps, both branches to train a YOLO26; see `OneStage`."""
         towers = None
-        if traced:
+        if "towers" in wanted:
             raw, towers = self._trace(features)
         else:
             raw = self._branch(features, "")
-        if both:
+        if self.two_branches and (self.training or "task" in wanted):
             # as in the package, the one-to-one branch trains its own layers alone
             apart = self._branch([feature.detach() for feature in features], "one2one_")
             raw |= {f"one2one_{name}": value for name, value in apart.items()}

@@ -31,6 +31,20 @@ class Checkout:
         lines.insert(place, line + "\n")
         path.write_text("".join(lines), encoding="utf-8")
 
+    def add_toy(self, folder: str, text: str, beside: str, member: str) -> None:
+        """Add `folder`/toy.py with a ToyConfig, and its entry of the folder's union.
+
+        Args:
+            folder: such as compress/losses.
+            text: source of the module.
+            beside: module of the union's last member.
+            member: name of its settings class.
+        """
+        self.add(f"{folder}/toy.py", text)
+        package, entry = folder.replace("/", "."), f"{folder}/__init__.py"
+        self.insert(entry, f"from {package}.{beside}", f"from {package}.toy import ToyConfig")
+        self.insert(entry, f"    | {member}", "    | ToyConfig")
+
     def python(self, *arguments: str, fails: bool = False) -> str:
         """Run Python in the tree and return what it writes; it must succeed, or fail if `fails`."""
         environment = {**os.environ, "PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1"}

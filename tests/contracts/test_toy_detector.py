@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compress.batch import Batch, Targets, boxes_per_image
-from compress.detector import FEATURES, Candidates, Dense, Detector, DetectorSpec, Outputs
+from compress.batch import Targets, boxes_per_image
+from compress.detector import Candidates, Dense, DetectorSpec
 from compress.detectors.parts.assignment import joined_matches
-from compress.detectors.parts.dense import Raw, dense_outputs
+from compress.detectors.parts.dense import OneStage, Raw
 from compress.detectors.parts.gfl_losses import distances_to_boxes
 from compress.detectors.parts.selection import dense_candidates
 from compress.detectors.parts.settings import DetectorSettings, build_trunk, check_maps
@@ -35,7 +35,7 @@ class ToyConfig(DetectorSettings):
         return Toy(self, num_classes, input_size)
 
 
-class Toy(Detector):
+class Toy(OneStage):
     """A pyramid and one convolution."""
 
     def __init__(self, config, num_classes, input_size):
@@ -66,10 +66,7 @@ class Toy(Detector):
             locations="cells",
         )
 
-    def forward(self, batch, wanted=FEATURES, rois=None):
-        return dense_outputs(self, batch, wanted, self._predict)
-
-    def _predict(self, features):
+    def predict(self, features, wanted):
         flat = flatten_cells([self.head(one) for one in features], self.num_classes + 4).float()
         return {"scores": flat[..., :-4], "distances": flat[..., -4:].exp()}, None
 
@@ -115,7 +112,7 @@ class Toy(Detector):
     def candidates(self, images: Tensor) -> Candidates:
         features = self.maps(images)
         check_maps(features, self.map_sizes)
-        raw, _ = self._predict(features)
+        raw, _ = self.predict(features, frozenset())
         scores = raw["scores"].sigmoid()
         return dense_candidates(
             scores, raw["distances"], self.level_counts, self.pre_nms, self._decode, self.input_size
@@ -155,12 +152,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 def with_detector(made: Checkout, text: str) -> Checkout:
     """Add a family to a copy of the packages: one file and one entry of the union."""
-    made.add("compress/detectors/toy.py", text)
-    entry = "compress/detectors/__init__.py"
-    made.insert(
-        entry, "from compress.detectors.ssd", "from compress.detectors.toy import ToyConfig"
-    )
-    made.insert(entry, "    | SsdConfig", "    | ToyConfig")
+    made.add_toy("compress/detectors", text, "ssd", "SsdConfig")
     return made
 
 

@@ -84,14 +84,8 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    return with_toy(copy_to(tmp_path_factory.mktemp("toy_loss")), TOY)
-
-
-def with_toy(made: Checkout, text: str) -> Checkout:
-    made.add("compress/losses/toy.py", text)
-    entry = "compress/losses/__init__.py"
-    made.insert(entry, "from compress.losses.tadf", "from compress.losses.toy import ToyConfig")
-    made.insert(entry, "    | TadfConfig", "    | ToyConfig")
+    made = copy_to(tmp_path_factory.mktemp("toy_loss"))
+    made.add_toy("compress/losses", TOY, "tadf", "TadfConfig")
     return made
 
 
@@ -134,6 +128,7 @@ def test_the_contract_tests_cover_the_new_loss_without_a_change(checkout: Checko
 def test_a_new_loss_with_a_mean_of_one_process_is_found(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    made = with_toy(copy_to(tmp_path_factory.mktemp("local_toy_loss")), LOCAL)
+    made = copy_to(tmp_path_factory.mktemp("local_toy_loss"))
+    made.add_toy("compress/losses", LOCAL, "tadf", "TadfConfig")
     said = made.python("-m", "pytest", PROCESSES, "-q", "-rA", *TOY_ONLY, fails=True)
     assert f"FAILED {PROCESSES}::test_two_processes_train_and_log_what_one_does[toy]" in said

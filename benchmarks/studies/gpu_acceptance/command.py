@@ -28,6 +28,7 @@ from benchmarks.studies.gpu_acceptance.steps import FAMILIES, METHODS, step_cost
 from benchmarks.studies.gpu_acceptance.trainings import photographs, precisions
 from benchmarks.timing.environment import environment
 from compress.stages.session import torch_device
+from export.arguments import names_among
 from export.errors import ToolkitError
 
 BUDGET_S = 440.0  # with the start of the process it stays below 8 minutes
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     acceptance = Acceptance(given.out, head, gpu=device.type == "cuda")
     with tempfile.TemporaryDirectory(prefix="gpu-acceptance-") as folder:
         work = _parts(given, str(device), Path(folder))
-        for name in given.parts:
+        for name in [part for part in PARTS if part in given.parts]:
             left = given.budget_s - (time.monotonic() - began)
             seconds = left if name == LAST else min(left, SHARES[name] * given.budget_s)
             _say(name, acceptance.carry_out(name, work[name], max(1.0, seconds)))
@@ -115,16 +116,6 @@ def _say(name: str, part: PartRecord) -> None:
     sys.stdout.flush()
 
 
-def _chosen(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(","))
-    unknown = [name for name in names if name not in PARTS]
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f"unknown: {', '.join(unknown)}; known: {', '.join(PARTS)}"
-        )
-    return tuple(name for name in PARTS if name in names)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.gpu_acceptance",
@@ -136,7 +127,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="folder of photographs with boxes, any format")
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="default: %(default)g")
     parser.add_argument(
-        "--parts", type=_chosen, default=PARTS, help=f"comma-separated, of {', '.join(PARTS)}"
+        "--parts",
+        type=names_among(PARTS),
+        default=PARTS,
+        help=f"comma-separated, of {', '.join(PARTS)}",
     )
     parser.add_argument("--commit", help="of the code, where its folder has no .git")
     return parser

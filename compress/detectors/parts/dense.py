@@ -1,16 +1,28 @@
-"""The forward pass that the one-stage families share: predictions and losses at dense locations."""
+"""Base classes of the one-stage families: predictions and losses at dense locations."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TypeVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress.batch import Batch, Targets
-from compress.detector import Dense, DetectorSpec, Outputs, Towers, Wanted
-from compress.detectors.parts.settings import DetectorSettings, Trunk, check_maps
-from compress.detectors.parts.towers import Tower, TwoTowers, finish_towers, run_towers
+from compress.detector import (
+    FEATURES,
+    Dense,
+    Detector,
+    DetectorSpec,
+    Outputs,
+    Rois,
+    Towers,
+    Wanted,
+)
+from compress.detectors.parts.settings import DetectorSettings, build_trunk, check_maps
+from compress.detectors.parts.towers import Tower, finish_towers, run_towers
+from compress.parts.backbones import Backbone
+from compress.parts.neck import Neck
 from compress.parts.norm import Norm
 from export.config import Channels
 
@@ -18,42 +30,61 @@ from export.config import Channels
 Raw = dict[str, Tensor]
 
 
-class OneStage(Protocol):
-    """What `dense_outputs` uses of a detector."""
+class OneStage(Detector):
+    """Base of the families whose head predicts at the P locations of a pyramid.
 
-    training: bool
-    anchors: Tensor  # (P, 4) xyxy
-    level_counts: list[int]  # how many of the P locations each level has
+    Attributes:
+        anchors: (P, 4) xyxy.
+        level_counts: how many of the P locations each level has.
+        map_sizes: height and width in cells, one per level.
+    """
+
+    anchors: Tensor
+    level_counts: list[int]
     map_sizes: list[tuple[int, int]]
 
-    @property
-    def backbone(self) -> Callable[[Tensor], Sequence[Tensor]]:
-        """Images to stages."""
+    @abstractmethod
+    def predict(self, features: Sequence[Tensor], wanted: Wanted) -> tuple[Raw, Towers | None]:
+        """Run the head on L maps; also return its towers, if it has any and they are wanted."""
 
-    @property
-    def neck(self) -> Callable[[Sequence[Tensor]], tuple[Tensor, ...]]:
-        """Stages to the pyramid's maps."""
-
+    @abstractmethod
     def dense(self, raw: Raw) -> Dense:
         """Return the predictions as a loss takes them."""
 
+    @abstractmethod
     def losses(self, raw: Raw, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """Return the task losses of the B images of `raw`; B may be 0."""
 
+    def forward(self, batch: Batch, wanted: Wanted = FEATURES, rois: Rois | None = None) -> Outputs:  # noqa: ARG002 - for two-stage families
+        """Pass a batch; see `Detector.forward`.
 
-class TowerHead(TwoTowers, Protocol):
-    """A head of two towers and prediction layers."""
-
-    def predict(self, in_class: list[Tensor], in_box: list[Tensor]) -> Raw:
-        """Return the predictions from the towers' outputs."""
-
-
-class Towered(OneStage, Protocol):
-    """What `tower_outputs` uses of a detector."""
-
-    @property
-    def head(self) -> TowerHead:
-        """The head."""
+        The head runs on the labelled images only, if nothing but the task losses needs it.
+        """
+        stages = tuple(self.backbone(batch.images))
+        features = self.neck(stages)
+        check_maps(features, self.map_sizes)
+        learns = self.training or "task" in wanted
+        asked = bool(wanted & {"dense", "dfl"})
+        whole = asked or "towers" in wanted
+        dense, towers, losses = None, None, {}
+        if learns or whole:
+            # torchvision's heads fail on an empty batch, so without labels all images are passed
+            count = len(batch.images) if whole or not batch.labeled else batch.labeled
+            raw, towers = self.predict([feature[:count] for feature in features], wanted)
+            with torch.autocast(batch.images.device.type, enabled=False):
+                dense = self.dense(raw) if asked else None
+                if learns:
+                    labeled = {name: value[: batch.labeled] for name, value in raw.items()}
+                    losses = self.losses(labeled, batch.targets[: batch.labeled])
+        anchors = torch.split(self.anchors, self.level_counts) if "anchors" in wanted else ()
+        return Outputs(
+            features,
+            stages,
+            dense,
+            task_losses=losses,
+            anchors=anchors,
+            towers=towers if "towers" in wanted else None,
+        )
 
 
 class TowerSettings(DetectorSettings):
@@ -62,93 +93,84 @@ class TowerSettings(DetectorSettings):
     head_width: Channels | None = None  # channels of the towers; None: as the pyramid
     head_depth: int = Field(default=4, ge=0, le=8)
 
-
-def build_towers(config: TowerSettings, levels: int, norm: Norm | None) -> tuple[Tower, Tower, int]:
-    """Build the class and the box tower; also return the channels of their outputs."""
-    width = config.head_width or config.width
-    class_tower, box_tower = (
-        Tower(config.width, width, config.head_depth, levels, norm) for _ in range(2)
-    )
-    return class_tower, box_tower, width if config.head_depth else config.width
+    @property
+    def head_norm(self) -> Norm:
+        """GroupNorm in the head, as FCOS and GFL have it, also with a frozen backbone."""
+        return "batch" if self.norm == "batch" else "group"
 
 
-def head_norm(config: TowerSettings) -> Norm:
-    """Return GroupNorm in the head, as FCOS and GFL have it, also with a frozen backbone."""
-    return "batch" if config.norm == "batch" else "group"
+ConfigT = TypeVar("ConfigT", bound=TowerSettings)
 
 
-def tower_spec(
-    config: TowerSettings, trunk: Trunk, num_classes: int, *, locations: str, dfl_bins: int = 0
-) -> DetectorSpec:
-    """Describe a detector of two towers; see `DetectorSpec`."""
-    provides: Wanted = frozenset({"features", "backbone", "anchors", "dense", "towers", "task"})
-    return DetectorSpec(
-        family=config.type,
-        num_classes=num_classes,
-        channels=(config.width,) * len(trunk.strides),
-        strides=trunk.strides,
-        backbone_channels=trunk.backbone.channels,
-        backbone_strides=trunk.backbone.strides,
-        provides=provides | {"dfl"} if dfl_bins else provides,
-        locations=locations,
-        dfl_bins=dfl_bins,
-        tower_depth=config.head_depth,
-        tower_channels=config.head_width or config.width,
-    )
+class TowerHead(nn.Module):
+    """Base of the heads with a tower for classes and one for boxes.
+
+    Attributes:
+        out_channels: channels of the towers' outputs.
+    """
+
+    def __init__(self, config: TowerSettings, levels: int, norm: Norm | None) -> None:
+        super().__init__()
+        width = config.head_width or config.width
+        self.class_tower, self.box_tower = (
+            Tower(config.width, width, config.head_depth, levels, norm) for _ in range(2)
+        )
+        self.out_channels = width if config.head_depth else config.width
+
+    def forward(self, features: Sequence[Tensor]) -> Raw:
+        """Return the predictions at all locations, float32."""
+        return self.predict(self.class_tower(features), self.box_tower(features))
+
+    @abstractmethod
+    def predict(self, in_class: list[Tensor], in_box: list[Tensor]) -> Raw:
+        """Return the predictions, float32, from the towers' outputs."""
 
 
-def dense_outputs(
-    detector: OneStage,
-    batch: Batch,
-    wanted: Wanted,
-    predict: Callable[[Sequence[Tensor]], tuple[Raw, Towers | None]],
-) -> Outputs:
-    """Pass a batch through a one-stage detector; see `Detector.forward`.
+class TowerDetector(OneStage):
+    """Base of the families of a backbone, a pyramid of strides 8 to 128 and a head of two towers.
 
-    The head runs on the labelled images only, if nothing but the task losses needs it.
+    A subclass defines the locations: `anchors`, `level_counts`, and `locations` of the spec.
 
     Args:
-        detector: the detector, in train or eval mode.
-        batch: B images.
-        wanted: what to return.
-        predict: runs the head on L maps; also returns its towers, if it has any.
+        config: the family's settings.
+        num_classes: K.
+        input_size: height and width in pixels.
+        build_head: builds the head from settings, K and the number of levels.
     """
-    stages = tuple(detector.backbone(batch.images))
-    features = detector.neck(stages)
-    check_maps(features, detector.map_sizes)
-    learns = detector.training or "task" in wanted
-    asked = bool(wanted & {"dense", "dfl"})
-    whole = asked or "towers" in wanted
-    dense, towers, losses = None, None, {}
-    if learns or whole:
-        # torchvision's heads fail on an empty batch, so without labels all images are passed
-        count = len(batch.images) if whole or not batch.labeled else batch.labeled
-        raw, towers = predict([feature[:count] for feature in features])
-        with torch.autocast(batch.images.device.type, enabled=False):
-            dense = detector.dense(raw) if asked else None
-            if learns:
-                labeled = {name: value[: batch.labeled] for name, value in raw.items()}
-                losses = detector.losses(labeled, batch.targets[: batch.labeled])
-    anchors = torch.split(detector.anchors, detector.level_counts) if "anchors" in wanted else ()
-    return Outputs(
-        features,
-        stages,
-        dense,
-        task_losses=losses,
-        anchors=anchors,
-        towers=towers if "towers" in wanted else None,
-    )
 
+    backbone: Backbone
+    neck: Neck
+    head: TowerHead
 
-def tower_outputs(detector: Towered, batch: Batch, wanted: Wanted) -> Outputs:
-    """Pass a batch through a detector of two towers; see `Detector.forward`."""
-    head = detector.head
+    def __init__(
+        self,
+        config: ConfigT,
+        num_classes: int,
+        input_size: tuple[int, int],
+        build_head: Callable[[ConfigT, int, int], TowerHead],
+    ) -> None:
+        super().__init__()
+        trunk = build_trunk(config, input_size, finest=8, coarsest=128, extra="conv")
+        self.input_size, self.pre_nms = input_size, config.pre_nms
+        self.map_sizes, self.anchor_scale = trunk.map_sizes, trunk.anchor_scale
+        self.backbone, self.neck = trunk.backbone, trunk.neck
+        self.head = build_head(config, num_classes, len(trunk.strides))
+        self.spec = DetectorSpec(
+            family=config.type,
+            num_classes=num_classes,
+            channels=(config.width,) * len(trunk.strides),
+            strides=trunk.strides,
+            backbone_channels=trunk.backbone.channels,
+            backbone_strides=trunk.backbone.strides,
+            provides=frozenset({"features", "backbone", "anchors", "dense", "towers", "task"}),
+            tower_depth=config.head_depth,
+            tower_channels=config.head_width or config.width,
+        )
 
-    def resume(index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Dense:
-        return detector.dense(head.predict(*finish_towers(head, index, in_class, in_box)))
+    def predict(self, features: Sequence[Tensor], wanted: Wanted) -> tuple[Raw, Towers]:  # noqa: ARG002 - of the base class
+        """Run the head on L maps; see `OneStage`."""
+        traced = run_towers(self.head, features)
+        return self.head.predict(*traced.ends), traced.as_towers(self._resume)
 
-    def predict(features: Sequence[Tensor]) -> tuple[Raw, Towers]:
-        traced = run_towers(head, features)
-        return head.predict(*traced.ends), traced.as_towers(resume)
-
-    return dense_outputs(detector, batch, wanted, predict)
+    def _resume(self, index: int, in_class: Sequence[Tensor], in_box: Sequence[Tensor]) -> Dense:
+        return self.dense(self.head.predict(*finish_towers(self.head, index, in_class, in_box)))

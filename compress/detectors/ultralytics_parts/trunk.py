@@ -3,12 +3,15 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
+from compress.detector import Detector, DetectorSpec
 from compress.detectors.parts.settings import check_input_size, map_sizes
 from compress.detectors.ultralytics_parts.layer_graph import LayerGraph, channels_and_strides
 from compress.detectors.ultralytics_parts.package import build_network
+from compress.detectors.ultralytics_parts.settings import NamedModel
 
 NAME = re.compile(r"(?:model\.)?model\.(\d+)\.(.+)")
 CONSTANT = "dfl.conv.weight"  # 0, 1, 2, ...: the bins of a distribution, never trained
@@ -75,6 +78,39 @@ class PackageNames:
             return f"head.{rest}"
         part = "backbone" if number < self.first_of_neck else "neck"
         return f"{part}.layers.{number}.{rest}"
+
+
+class UltralyticsDetector(Detector):
+    """Base of the detectors made of a model of the package, split into backbone, neck and head."""
+
+    head: Any  # of the package
+
+    def __init__(
+        self,
+        config: NamedModel,
+        num_classes: int,
+        input_size: tuple[int, int],
+        trunk: UltralyticsTrunk,
+    ) -> None:
+        super().__init__()
+        self.names = trunk.names
+        self.backbone, self.neck, self.head = trunk.backbone, trunk.neck, trunk.head
+        self.input_size, self.num_classes = input_size, num_classes
+        self.map_sizes = trunk.map_sizes
+        self.spec = DetectorSpec(
+            family=config.type,
+            num_classes=num_classes,
+            channels=trunk.channels,
+            strides=trunk.strides,
+            backbone_channels=trunk.backbone_channels,
+            backbone_strides=trunk.backbone_strides,
+            provides=frozenset({"features", "backbone", "task"}),
+            licence=trunk.licence,
+        )
+
+    def renamed(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Translate the package's names; see `Detector.renamed`."""
+        return self.names.renamed(found)
 
 
 def build_ultralytics(

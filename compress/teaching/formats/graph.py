@@ -101,6 +101,15 @@ class Graph:
         """Return an output as float32."""
         return self.outputs[name].astype(np.float32, copy=False)
 
+    def only_output(self) -> tuple[str, tuple[int, int]] | str:
+        """Return the name of the only output, of 3 axes, and its rows and columns; or why not."""
+        if len(self.outputs) != 1:
+            return f"{len(self.outputs)} outputs, and it has one"
+        ((name, output),) = self.outputs.items()
+        if output.ndim != 3:
+            return f"an output of {output.ndim} axes, and it has 3"
+        return name, (output.shape[1], output.shape[2])
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -187,6 +196,16 @@ def best_pairs(boxes: Floats, scores: Floats) -> Candidates:
         np.take_along_axis(flat, chosen, axis=1),
         label.astype(np.int32),
     )
+
+
+def objectness_pairs(boxes: Floats, columns: Floats) -> Candidates:
+    """Return `best_pairs` of rows of four numbers, objectness and the scores of the classes.
+
+    Args:
+        boxes: (B, P, 4) centre x, centre y, width and height, pixels of the input.
+        columns: (B, P, 5 + K).
+    """
+    return best_pairs(corners(boxes), columns[..., 4:5] * columns[..., 5:])
 
 
 def sigmoid(values: Floats) -> Floats:

@@ -25,14 +25,12 @@ def read(graph: Graph) -> Fit | str:
     task = graph.metadata.get("task", "detect")
     if task != "detect":
         return f"made by Ultralytics for the task {task!r}, not detect"
-    if len(graph.outputs) != 1:
-        return f"{len(graph.outputs)} outputs, and it has one"
-    ((name, output),) = graph.outputs.items()
-    if output.ndim != 3:
-        return f"an output of {output.ndim} axes, and it has 3"
+    only = graph.only_output()
+    if isinstance(only, str):
+        return only
+    name, (rows, columns) = only
     names = _names(graph)
     known = len(names) or graph.named
-    rows, columns = output.shape[1:]
     head = graph.metadata.get("head", "") + graph.metadata.get("description", "").lower()
     signed = graph.metadata.get("author") == "Ultralytics"
     if "RTDETR" in head or "rtdetr" in head:

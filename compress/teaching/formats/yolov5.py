@@ -9,9 +9,8 @@ from compress.teaching.formats.graph import (
     Outputs,
     Pixels,
     are_scores,
-    best_pairs,
-    corners,
     levels_of,
+    objectness_pairs,
 )
 from export.detections import Candidates
 
@@ -32,7 +31,7 @@ def read(graph: Graph) -> Fit | str:
 
     def decode(outputs: Outputs) -> Candidates:
         found = outputs[name].astype(np.float32, copy=False)
-        return best_pairs(corners(found[..., :4]), found[..., 4:5] * found[..., 5:])
+        return objectness_pairs(found[..., :4], found)
 
     return Fit(
         f"box, objectness and {columns - 5} classes for 3 anchors in each cell of strides "

@@ -9,22 +9,19 @@ from compress.teaching.formats.graph import (
     Outputs,
     Pixels,
     are_scores,
-    best_pairs,
     centres,
-    corners,
     levels_of,
+    objectness_pairs,
 )
 from export.detections import Candidates
 
 
 def read(graph: Graph) -> Fit | str:
     """Take one output with a row for each cell and 5 + K columns."""
-    if len(graph.outputs) != 1:
-        return f"{len(graph.outputs)} outputs, and it has one"
-    ((name, output),) = graph.outputs.items()
-    if output.ndim != 3:
-        return f"an output of {output.ndim} axes, and it has 3"
-    rows, columns = output.shape[1:]
+    only = graph.only_output()
+    if isinstance(only, str):
+        return only
+    name, (rows, columns) = only
     strides = levels_of(graph, rows)
     if strides is None or columns < 6 or graph.named not in (None, columns - 5):
         return f"an output of {rows} x {columns}; it has a row for each cell and 5 + K columns" + (
@@ -43,7 +40,7 @@ def read(graph: Graph) -> Fit | str:
         if not decoded:
             sides = np.exp(np.minimum(boxes[..., 2:], 20)) * steps
             boxes = np.concatenate([boxes[..., :2] * steps + places, sides], axis=-1)
-        return best_pairs(corners(boxes), found[..., 4:5] * found[..., 5:])
+        return objectness_pairs(boxes, found)
 
     return Fit(
         f"box{' in pixels' if decoded else ' relative to its cell'}, objectness and "

@@ -20,7 +20,6 @@ from compress.detector import (
     TowerChannels,
     Towers,
 )
-from compress.losses.parts.loss import LossSection
 
 EVERYTHING: frozenset[Knowledge] = frozenset(
     {"features", "backbone", "anchors", "dense", "dfl", "towers", "rois", "queries", "task"}
@@ -62,15 +61,6 @@ def make_spec(
         embedding_channels=EMBEDDING,
         query_channels=query_channels,
     )
-
-
-def assert_rois_are_automatic(usual: LossSection, *, off: LossSection, on: LossSection) -> None:
-    """Expect RoIs to be asked for if both detectors have them, or if the settings say so."""
-    whole, without = make_spec(), make_spec(provides=frozenset({"features"}))
-    assert usual.needs(whole, whole) == {"features", "rois"}
-    assert usual.needs(without, whole) == {"features"}
-    assert off.needs(whole, whole) == {"features"}
-    assert on.needs(without, without) == {"features", "rois"}
 
 
 def make_batch(

@@ -12,7 +12,6 @@ from compress.losses import LossConfig
 from compress.losses.defeat import DeFeatConfig, tiny_conv
 from compress.losses.parts.responses import divergence
 from tests.compress.losses.scene import (
-    assert_rois_are_automatic,
     make_batch,
     make_outputs,
     make_spec,
@@ -199,13 +198,6 @@ class TestProposals:
         warm = 4 * (p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p)))
         found = self.terms([0, 1], temperature_background=2.0, roi_background_weight=0.5)
         assert found == pytest.approx((2 * self.DIVERGENCE, 0.5 * warm))
-
-    def test_they_are_off_unless_both_detectors_have_them(self):
-        assert_rois_are_automatic(
-            DeFeatConfig(type="defeat"),
-            off=DeFeatConfig(type="defeat", roi_object_weight=0, roi_background_weight=0),
-            on=DeFeatConfig(type="defeat", roi_object_weight=1),
-        )
 
 
 def test_the_divergence_of_a_row_grows_with_its_own_logits_only():

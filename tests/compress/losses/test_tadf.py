@@ -11,7 +11,6 @@ from compress.detector import Outputs, Rois, deltas_of
 from compress.losses import LossConfig
 from compress.losses.tadf import TadfConfig, gaussian_masks, nearer_distance
 from tests.compress.losses.scene import (
-    assert_rois_are_automatic,
     make_batch,
     make_outputs,
     make_spec,
@@ -179,13 +178,6 @@ class TestProposals:
         p, q = (w / (math.sqrt(2) + 2) for w in (math.sqrt(2), 1.0))
         warm = 4 * (p * math.log(3 * p) + 2 * q * math.log(3 * q))
         assert self.terms([0], temperature=2)["roi_class"] == pytest.approx(warm, rel=1e-4)
-
-    def test_they_are_off_unless_both_detectors_have_them(self):
-        assert_rois_are_automatic(
-            TadfConfig(type="tadf"),
-            off=TadfConfig(type="tadf", class_weight=0, box_weight=0),
-            on=TadfConfig(type="tadf", box_weight=1),
-        )
 
 
 def test_each_delta_follows_the_nearer_of_teacher_and_target():

@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,6 +76,16 @@ def _why_no_tensorrt() -> str | None:
 @pytest.fixture
 def photographs() -> Path:
     return PHOTOGRAPHS
+
+
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """Signals as in a terminal: a shell ignores SIGINT for its background jobs, nohup SIGHUP."""
+    default = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in default.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

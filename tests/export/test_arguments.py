@@ -21,6 +21,8 @@ from export.arguments import (
 from export.artifact import bundle_output
 from export.config import MOST_THREADS
 
+pytestmark = pytest.mark.usefixtures("foreground")
+
 
 @pytest.mark.parametrize(
     ("reads", "least", "most"),

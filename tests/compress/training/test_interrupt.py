@@ -9,6 +9,8 @@ from compress.console import Console
 from compress.training.interrupt import interruptible
 from export.arguments import terminable
 
+pytestmark = pytest.mark.usefixtures("foreground")
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_first_signal_is_noted_with_a_message(

@@ -233,10 +233,9 @@ def restyle(student: Tensor, teacher: Tensor) -> Tensor:
     Shapes: (B, C, H, W).
     """
     own, other = mean_and_deviation(student), mean_and_deviation(teacher)
-    centred = student - own.mean
     if own.numbers == 1:
-        return centred + other.mean
-    return centred / (own.deviation + STATISTICS_EPSILON) * other.deviation + other.mean
+        return own.centred + other.mean
+    return own.centred / (own.deviation + STATISTICS_EPSILON) * other.deviation + other.mean
 
 
 def centerness_sum(points: Tensor, matched: Tensor, targets: tuple[Targets, ...]) -> Tensor:

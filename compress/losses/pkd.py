@@ -16,7 +16,7 @@ from torch.nn import functional
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapLoss, MapSection, align_channels, is_two_stage
-from compress.parts.channel_statistics import ChannelStatistics, mean_and_deviation
+from compress.parts.channel_statistics import OVER, ChannelStatistics, mean_and_deviation
 from compress.parts.processes import mean_of_batch
 from export.config import Levels, NonNegativeFloat, PositiveFloat
 
@@ -88,9 +88,11 @@ def standardised_error(
     own, other = mean_and_deviation(student), mean_and_deviation(teacher)
     if own.numbers < 2:
         return 0 * student.sum()
-    error = _standardised(student, own, epsilon) - _standardised(teacher, other, epsilon)
-    return mean_of_batch((error.square() * (own.deviation >= dead_below)).mean(), len(student))
+    error = _standardised(own, epsilon) - _standardised(other, epsilon)
+    squares = error.square().sum(dim=OVER, keepdim=True)
+    alive = own.deviation >= dead_below
+    return mean_of_batch((squares * alive).sum() / student.numel(), len(student))
 
 
-def _standardised(maps: Tensor, over: ChannelStatistics, epsilon: float) -> Tensor:
-    return (maps - over.mean) / (over.deviation + epsilon)
+def _standardised(maps: ChannelStatistics, epsilon: float) -> Tensor:
+    return maps.centred * (1 / (maps.deviation + epsilon))

@@ -11,12 +11,22 @@ def step_seed(seed: int, step: int) -> int:
     return _number(f"{seed}/{step}/0")  # the 0 was a rank once: runs made before go on alike
 
 
+def seed_torch(seed: int) -> None:
+    """Seed torch's generators as `torch.manual_seed` does, without its cost for devices not in use.
+
+    That one formats a stack trace for a CUDA that is not initialised, 2 ms in every step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
+
+
 def picture_generators(
     image_ids: Sequence[int], purpose: str, device: torch.device | None = None
 ) -> list[torch.Generator]:
     """Return a generator per picture, seeded by the step's seed, the purpose and the picture alone.
 
-    The step's seed is the one last given to `torch.manual_seed`: the training loop gives the same
+    The step's seed is the one last given to `seed_torch`: the training loop gives the same
     one to all processes in every step.
 
     Args:

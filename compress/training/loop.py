@@ -14,7 +14,7 @@ from torch import Tensor
 from compress.batch import Batch
 from compress.detector import Detector
 from compress.parts.batch_norm import over_processes
-from compress.parts.draws import step_seed
+from compress.parts.draws import seed_torch, step_seed
 from compress.parts.processes import ids_of_batch, mean_over_processes
 from compress.tracking.tracker import Log
 from compress.training.backbone_stages import hold
@@ -185,7 +185,7 @@ class Loop:
         """Take one optimiser step on the next batches of `feed`; return the loss."""
         start, own = time.perf_counter(), time.process_time()
         # Depends only on seed and step: a resumed run and every process draw the same numbers.
-        torch.manual_seed(step_seed(self.job.seed, self.step))
+        seed_torch(step_seed(self.job.seed, self.step))
         rate = self.config.lr * learning_rate_factor(self.config, self.step, self.job.total)
         set_learning_rate(self.optimizer, rate)
         fall = 0.5 * (1 + math.cos(math.pi * self.step / self.job.total))

@@ -81,11 +81,11 @@ def photographs() -> Path:
 @pytest.fixture
 def foreground() -> Iterator[None]:
     """Signals as in a terminal: a shell ignores SIGINT for its background jobs, nohup SIGHUP."""
-    default = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in default.items()}
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGHUP, hangup)
 
 
 @pytest.fixture(scope="session")

@@ -347,7 +347,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="METHOD",
         help=f"names of {METHODS.name}, name='[{{type: ...}}]', or YAML files; default: all names",
     )
-    parser.add_argument("--regimes", type=_regimes, default=("all",), help="all,few (default: all)")
+    parser.add_argument(
+        "--regimes",
+        type=_regimes,
+        default=("all",),
+        help="which labels: all, few or both, comma-separated (default: all)",
+    )
     parser.add_argument(
         "--best-two", action="store_true", help="also train with the two best methods together"
     )
@@ -358,11 +363,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=int, help="number of seeds; default: the recipe's")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="setting that overrides the recipe's; repeatable",
     )
-    parser.add_argument("--data", help="name in the result's file name (default: of the folder)")
-    parser.add_argument("--runs", type=Path, default=Path("runs/gain"), metavar="DIR")
-    parser.add_argument("--out", type=Path, default=HERE / "results", metavar="DIR")
+    parser.add_argument(
+        "--data", help="name of the data in the result's file name (default: the folder's)"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/gain"), metavar="DIR", help="run folders"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "results", metavar="DIR", help="folder for the results"
+    )
     return parser
 
 

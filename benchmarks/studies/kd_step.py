@@ -367,22 +367,30 @@ def _parser() -> argparse.ArgumentParser:
         "--methods",
         type=names_among(methods),
         default=methods,
-        help="comma-separated; default: all",
+        help="methods to time, comma-separated (default: all)",
     )
     parser.add_argument(
-        "--pairs", type=names_among(families()), default=USUAL_PAIRS, help="default: %(default)s"
+        "--pairs",
+        type=names_among(families()),
+        default=USUAL_PAIRS,
+        help="families of the pairs (default: %(default)s)",
     )
     parser.add_argument("--size", type=int, default=320, help="side of the input, pixels")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=8, help="rounds that count")
+    parser.add_argument("--rounds", type=int, default=8, help="timed rounds")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peaks too"
+        "--memory",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also measure peak memory",
     )
     parser.add_argument(
         "--peers", action="store_true", help=f"also time {' and '.join(PEERS)} on the same models"
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the result here")
+    parser.add_argument(
+        "--json", type=Path, metavar="OUT", help="file to write the result to as well"
+    )
     return parser
 
 

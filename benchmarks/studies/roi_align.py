@@ -213,19 +213,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=Path, help="runs/NAME, or runs/NAME/models/NAME")
     parser.add_argument("--data", type=Path, required=True, help="COCO annotations, JSON")
-    parser.add_argument("--images", type=Path, help="folder of the pictures, default: looked for")
     parser.add_argument(
-        "--proposals", type=_numbers, default=(100, 300, 1000), help="default: 100,300,1000"
+        "--images", type=Path, help="folder of the pictures (default: searched for)"
     )
     parser.add_argument(
-        "--blocks", type=_at_least(2), default=8, help="interleaved between the models"
+        "--proposals",
+        type=_numbers,
+        default=(100, 300, 1000),
+        help="numbers of proposals (default: 100,300,1000)",
     )
-    parser.add_argument("--calls", type=_at_least(1), default=25, help="per block and scope")
     parser.add_argument(
-        "--threads", type=_at_least(1), default=usable_cores(), help="of each model; default: all"
+        "--blocks",
+        type=_at_least(2),
+        default=8,
+        help="timed blocks, interleaved between the models",
+    )
+    parser.add_argument("--calls", type=_at_least(1), default=25, help="calls per block and scope")
+    parser.add_argument(
+        "--threads",
+        type=_at_least(1),
+        default=usable_cores(),
+        help="CPU threads of each model (default: all cores)",
     )
     parser.add_argument(
-        "--out", type=Path, default=RESULT, help=f"default: benchmarks/results/{RESULT.name}"
+        "--out",
+        type=Path,
+        default=RESULT,
+        help=f"file to write (default: benchmarks/results/{RESULT.name})",
     )
     return parser
 

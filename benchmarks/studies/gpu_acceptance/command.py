@@ -121,16 +121,26 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.studies.gpu_acceptance",
         description=(__doc__ or "").splitlines()[0],
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON, rewritten")
-    parser.add_argument("--device", default="cuda", help="default: %(default)s")
-    parser.add_argument("--quick", action="store_true", help="a rehearsal in small")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="JSON file to write, rewritten after each part",
+    )
+    parser.add_argument("--device", default="cuda", help="device (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="rehearse with small sizes")
     parser.add_argument("--data", type=Path, help="folder of photographs with boxes, any format")
-    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="default: %(default)g")
+    parser.add_argument(
+        "--budget-s", type=float, default=BUDGET_S, help="seconds in all (default: %(default)g)"
+    )
     parser.add_argument(
         "--parts",
         type=names_among(PARTS),
         default=PARTS,
-        help=f"comma-separated, of {', '.join(PARTS)}",
+        help=f"parts to carry out, comma-separated, of {', '.join(PARTS)} (default: all)",
     )
-    parser.add_argument("--commit", help="of the code, where its folder has no .git")
+    parser.add_argument(
+        "--commit", help="commit of the code, to record where its folder has no .git"
+    )
     return parser

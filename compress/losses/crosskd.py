@@ -32,7 +32,7 @@ from compress.losses.parts.responses import (
     score_gap,
 )
 from compress.parts.atss import paired_iou
-from compress.parts.channel_statistics import mean_and_deviation
+from compress.parts.cpu_arithmetic import mean_and_deviation
 from compress.parts.processes import over_batch
 from export.config import NonNegativeFloat, Temperature
 from export.errors import counted

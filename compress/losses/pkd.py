@@ -16,7 +16,7 @@ from torch.nn import functional
 from compress.batch import Batch
 from compress.detector import DetectorSpec, Outputs
 from compress.losses.parts.alignment import MapLoss, MapSection, align_channels, is_two_stage
-from compress.parts.channel_statistics import OVER, ChannelStatistics, mean_and_deviation
+from compress.parts.cpu_arithmetic import OVER, ChannelStatistics, mean_and_deviation
 from compress.parts.processes import mean_of_batch
 from export.config import Levels, NonNegativeFloat, PositiveFloat
 

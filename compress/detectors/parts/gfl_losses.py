@@ -9,6 +9,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 from compress.batch import Targets
 from compress.parts.atss import paired_iou
+from compress.parts.cpu_arithmetic import log_softmax, softmax
 from compress.parts.processes import over_batch
 
 GIOU_WEIGHT = 2.0
@@ -19,7 +20,8 @@ def expected_distances(dfl_logits: Tensor) -> Tensor:
     """Return the expectation (..., 4), in strides, of (..., 4 * bins) box logits."""
     logits = _per_edge(dfl_logits)
     bins = torch.arange(logits.shape[-1], dtype=logits.dtype, device=logits.device)
-    return torch.matmul(logits.softmax(dim=-1), bins)
+    # not a matrix product: TensorRT for RTX has none in FP32 for graphs of Turing GPUs
+    return (softmax(logits) * bins).sum(dim=-1)
 
 
 def distances_to_boxes(distances: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
@@ -91,7 +93,7 @@ def distribution_focal(logits: Tensor, distances: Tensor) -> Tensor:
         logits: (n, 4 * bins).
         distances: (n, 4) in strides; beyond the last bin they count as just below it.
     """
-    log_p = _per_edge(logits).log_softmax(dim=-1)
+    log_p = log_softmax(_per_edge(logits))
     last = log_p.shape[-1] - 1
     distances = distances.clamp(min=0, max=last - 0.01)
     low = distances.floor()

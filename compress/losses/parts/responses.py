@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss
 
+from compress.parts.cpu_arithmetic import log_softmax
 from compress.parts.processes import over_batch
 
 IGNORED = -2  # in `Dense.match`: neither positive nor negative
@@ -17,8 +18,8 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
     Shapes: logits (..., C), result (...): summed over the C outcomes.
     """
-    own = functional.log_softmax(student / temperature, dim=-1)
-    other = functional.log_softmax(teacher / temperature, dim=-1)
+    own = log_softmax(student / temperature)
+    other = log_softmax(teacher / temperature)
     apart = functional.kl_div(own, other, reduction="none", log_target=True)
     return temperature**2 * apart.sum(dim=-1)
 

@@ -113,7 +113,7 @@ def names_among(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
         unknown = [name for name in names if name not in known]
         if unknown:
             raise argparse.ArgumentTypeError(
-                f"unknown: {', '.join(map(shown, unknown))}; known: {', '.join(known)}"
+                f"unknown: {printable(', '.join(unknown))}; known: {', '.join(known)}"
             )
         return names
 

@@ -1,21 +1,24 @@
-"""Inputs and records of `benchmarks.studies.kd_step`: two detectors, a batch of noise."""
+"""Inputs and records of `benchmarks.studies.kd_step`: two detectors, a batch of noise, a table."""
 
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from pydantic import JsonValue
+from torch import nn
 from typing_extensions import TypedDict
 
 from compress.batch import Batch, ScoredBoxes, Targets, full_size
 from compress.data.views import SetViews, Views
 from compress.detector import BEFOREHAND, Detector
 from compress.detectors.small_pairs import NAMED, detector_settings
-from compress.distillation.teacher import LiveTeacher
+from compress.distillation.teacher import LiveTeacher, Teaching
 from compress.losses.parts.loss import LossSection
 from compress.teaching.maps.rows import as_rows, constants
 from compress.teaching.maps.store import Store, source_hash
 from compress.teaching.maps.stored import StoredTeacher, check_stored
+from compress.training.precision import resolve_precision
 
 NUM_CLASSES = 20
 BOXES_PER_PICTURE = 6
@@ -29,6 +32,7 @@ class Setting(NamedTuple):
     size: int
     batch: int
     device: str
+    half: torch.dtype | None = None  # arithmetic of autocast; None: fp32
 
 
 class StepRecord(TypedDict):
@@ -51,9 +55,14 @@ class MethodRecord(StepRecord):
 
 
 class PeerRecord(StepRecord):
-    """A step in another framework; `over_mse` compares it with our mean squared error."""
+    """A step in another framework.
+
+    `over_plain` compares it with our plain step, `over_own_plain` with the framework's, and
+    `over_mse` with our mean squared error.
+    """
 
     over_plain: float
+    over_own_plain: float | None
     over_mse: float | None
 
 
@@ -80,7 +89,7 @@ class Pair(NamedTuple):
     teacher: Detector
     batch: Batch
     optimizer: torch.optim.Optimizer
-    stored: StoredTeacher | None = None  # in place of the teacher
+    source: Teaching | None = None  # of what is learned, in place of the teacher as it is
 
 
 def with_store(pair: Pair, config: LossSection, folder: Path) -> Pair | None:
@@ -92,7 +101,7 @@ def with_store(pair: Pair, config: LossSection, folder: Path) -> Pair | None:
     wanted = config.teacher_needs(student.spec, teacher.spec) - BEFOREHAND
     if not wanted or check_stored(student.spec, teacher.spec, [config]):
         return None
-    live = LiveTeacher(teacher, student.spec)
+    live = pair.source or LiveTeacher(teacher, student.spec)
     outputs = live.outputs(batch, wanted)
     rows, count = as_rows(outputs, wanted), len(batch.images)
     sample = {name: value[:1] for name, value in rows.items()}
@@ -103,7 +112,7 @@ def with_store(pair: Pair, config: LossSection, folder: Path) -> Pair | None:
         store.write(part, {name: v[own.start : own.stop].clone() for name, v in rows.items()}, 0, 0)
     sets = SetViews(count, 1)
     stored = StoredTeacher(store, live.spec, Views(0, sets, SetViews(0, 1)))
-    return pair._replace(batch=batch._replace(rows=tuple(range(count))), stored=stored)
+    return pair._replace(batch=batch._replace(rows=tuple(range(count))), source=stored)
 
 
 def build(backbone: str, setting: Setting) -> Detector:
@@ -118,11 +127,26 @@ def build(backbone: str, setting: Setting) -> Detector:
 
 
 def make_pair(setting: Setting) -> Pair:
-    """Build both detectors and a batch; equal for equal settings."""
+    """Build both detectors and a batch, as a run has them; equal for equal settings."""
     torch.manual_seed(0)
     student, teacher = build(STUDENT, setting), build(TEACHER, setting)
+    for network in (student, teacher):
+        network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(student.parameters(), lr=1e-6, momentum=0.9)
-    return Pair(student, teacher.eval().requires_grad_(False), make_batch(setting), optimizer)
+    live = LiveTeacher(teacher, student.spec, size=(setting.size, setting.size))
+    return Pair(student, teacher, make_batch(setting), optimizer, live)
+
+
+def chosen_arithmetic(setting: Setting, amp: str) -> tuple[Setting, str]:
+    """Return the setting with the arithmetic that a run would choose, and the reason in words."""
+    student, side = build(STUDENT, setting), setting.size
+    assert isinstance(student.backbone, nn.Module)
+    backbone, device = student.backbone, torch.device(setting.device)
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "precision.json"
+        chosen, why = resolve_precision(amp, device, lambda: backbone, record, (side, side))
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(chosen)
+    return setting._replace(half=half), why
 
 
 def make_batch(setting: Setting) -> Batch:
@@ -138,10 +162,58 @@ def make_batch(setting: Setting) -> Batch:
         labels = torch.randint(0, NUM_CLASSES, (BOXES_PER_PICTURE,))
         targets.append(Targets(torch.cat([corners, corners + sides], dim=1), labels))
     return Batch(
-        images=images,
+        images=images.contiguous(memory_format=torch.channels_last),
         targets=tuple(targets),
         sizes=full_size(images),
         image_ids=tuple(range(setting.batch)),
         labeled=setting.batch,
         taught=tuple(ScoredBoxes(*own, torch.full((BOXES_PER_PICTURE,), 0.8)) for own in targets),
     ).to(torch.device(setting.device))
+
+
+def table(setting: Setting, rounds: int, result: PairRecord) -> str:
+    """Return the result as a table of text."""
+    lines = [
+        f"{setting.pair} {TEACHER} -> {STUDENT}, {setting.size} px, batch {setting.batch}, "
+        f"{setting.device}, {torch.get_num_threads()} threads, median of {rounds} rounds",
+        f"{'step':<28}{'floor ms':>10}{'ms':>10}{'/ floor':>9}{'/ plain':>9}{'stored':>9}"
+        f"{'floor MiB':>11}{'MiB':>8}",
+    ]
+
+    def line(
+        name: str,
+        step: StepRecord,
+        over_plain: float | None = None,
+        over_floor: float | None = None,
+        floor: StepRecord | None = None,
+        stored: float | None = None,
+    ) -> str:
+        cells = (
+            (None if floor is None else floor["ms"], 10, ".1f"),
+            (step["ms"], 10, ".1f"),
+            (over_floor, 9, ".2f"),
+            (over_plain, 9, ".2f"),
+            (stored, 9, ".2f"),
+            (None if floor is None else floor["peak_mib"], 11, "d"),
+            (step["peak_mib"], 8, "d"),
+        )
+        return f"{name:<28}" + "".join(
+            f"{'' if value is None else format(value, form):>{width}}"
+            for value, width, form in cells
+        )
+
+    lines.append(line("plain", result["plain"]))
+    lines += [
+        line(
+            name,
+            step,
+            step["over_plain"],
+            step["over_floor"],
+            step["floor"],
+            step["stored_over_plain"],
+        )
+        for name, step in result["methods"].items()
+    ]
+    lines += [line(name, step, step["over_plain"]) for name, step in result["peers"].items()]
+    lines += [f"skipped {name}: {why}" for name, why in result["skipped"].items()]
+    return "\n".join(lines)

@@ -3,28 +3,46 @@
 Each is used as documented, on the student and teacher of our own step, so that only the framework
 differs. torchdistill leaves the teacher in train mode, so eval mode is set here; Model
 Optimizer requires balancer weights that sum to less than 1. Both run the whole teacher, and compare
-those levels of the pyramid that are a module's output.
+those levels of the pyramid that are a module's output. Ultralytics distils its own networks, here
+with the weights of ours; on a CPU its trainer computes in fp32, which is so here.
 """
 
 import copy
+import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from compress.batch import Batch
 from compress.detector import Candidates, Detector
+from compress.detectors.small_pairs import NAMED
+from compress.detectors.ultralytics_parts.package import load_package, whole_network
 from export.errors import MissingDependencyError
 
-PEERS = {"torchdistill": "torchdistill", "modelopt": "nvidia-modelopt"}
+PEERS = {  # and the package that each needs
+    "torchdistill": "torchdistill",
+    "modelopt": "nvidia-modelopt",
+    "ultralytics": "ultralytics-opencv-headless",
+}
+MODULES = {
+    "torchdistill": "torchdistill.core.distillation",
+    "modelopt": "modelopt.torch.distill",
+    "ultralytics": "ultralytics",
+}
+USUAL_PEERS = ("torchdistill", "modelopt")
 Config = dict[str, object]  # of torchdistill
 
 LEARNING_RATE, MOMENTUM = 1e-6, 0.9
 
 
-def require_peers() -> None:
-    """Import both frameworks.
+def require_peers(names: Sequence[str] = USUAL_PEERS) -> None:
+    """Import other frameworks.
 
     Raises:
         MissingDependencyError: one of them is not installed.
@@ -32,12 +50,15 @@ def require_peers() -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import modelopt.torch.distill  # noqa: F401
-            import torchdistill.core.distillation  # noqa: F401
+            for name in names:
+                if name == "ultralytics":
+                    load_package()  # its import changes the process; this undoes that
+                else:
+                    importlib.import_module(MODULES[name])
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"--peers needs other frameworks, which cannot be imported ({error}). "
-            f"Install them with: pip install {' '.join(PEERS.values())}"
+            f"Install them with: pip install {' '.join(PEERS[name] for name in names)}"
         ) from None
 
 
@@ -56,15 +77,22 @@ class AsTheyExpect(nn.Module):
         return self.detector.candidates(images)
 
 
-def peer_step(peer: str, student: Detector, teacher: Detector, batch: Batch) -> Callable[[], None]:
-    """Return a whole training step in one of `PEERS`; the models are copied first."""
+def peer_steps(
+    peer: str, student: Detector, teacher: Detector, batch: Batch
+) -> dict[str, Callable[[], None]]:
+    """Return whole training steps in one of `PEERS` by name; the models are copied first.
+
+    Ultralytics has a plain one too; none for detectors that are not its own.
+    """
+    if peer == "ultralytics":
+        return _ultralytics(student, teacher, batch)
     own = AsTheyExpect(copy.deepcopy(student), batch)
     other = AsTheyExpect(copy.deepcopy(teacher), batch)
     paths = map_modules(own, batch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         make = _torchdistill if peer == "torchdistill" else _modelopt
-        return make(own, other, batch, paths)
+        return {peer: make(own, other, batch, paths)}
 
 
 @torch.no_grad()
@@ -176,3 +204,60 @@ def _modelopt(
         optimizer.step()
 
     return step
+
+
+def _ultralytics(
+    student: Detector, teacher: Detector, batch: Batch
+) -> dict[str, Callable[[], None]]:
+    if student.spec.family != "yolo":
+        return {}
+    load_package()
+    from ultralytics.nn.distill_model import DistillationModel
+
+    small, large = NAMED["yolo"]
+    given = _as_ultralytics(batch)
+    distilled = DistillationModel(
+        _theirs(teacher, large, batch).eval(), _theirs(student, small, batch)
+    )
+    models = {"ultralytics plain": _theirs(student, small, batch), "ultralytics": distilled}
+    return {name: partial(_step_of, model.train(), given, _sgd(model)) for name, model in models.items()}
+
+
+def _theirs(detector: Detector, model: str, batch: Batch) -> Any:
+    """Return Ultralytics' own network with the weights of ours, as its trainer sets it up."""
+    whole: Any = whole_network(model, detector.spec.num_classes)
+    own = detector.state_dict()
+    named = detector.renamed(whole.state_dict())
+    with torch.no_grad():
+        for name, tensor in named.items():
+            tensor.copy_(own[name])
+    gains = load_package().gains
+    whole.args = SimpleNamespace(**gains, epochs=100, imgsz=batch.images.shape[-1], dis=6.0)
+    return whole.to(batch.images.device)
+
+
+def _as_ultralytics(batch: Batch) -> dict[str, Tensor]:
+    """Return a batch as its losses take it: boxes as centre, width and height in shares."""
+    height, width = batch.images.shape[-2:]
+    boxes = torch.cat([target.boxes for target in batch.targets])
+    sides = boxes.new_tensor([width, height, width, height])
+    counts = torch.tensor([len(target.boxes) for target in batch.targets])
+    owners = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    return {
+        "img": batch.images.contiguous(),
+        "batch_idx": owners.to(boxes),
+        "cls": torch.cat([target.labels for target in batch.targets]).to(boxes).unsqueeze(1),
+        "bboxes": box_convert(boxes, "xyxy", "cxcywh") / sides,
+    }
+
+
+def _sgd(model: nn.Module) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(trained, lr=LEARNING_RATE, momentum=MOMENTUM)
+
+
+def _step_of(model: nn.Module, batch: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    losses, _ = model(batch)
+    optimizer.zero_grad()
+    losses.sum().backward()
+    optimizer.step()

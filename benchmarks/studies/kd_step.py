@@ -7,8 +7,10 @@ Per method two steps (forward, backward, optimiser) are timed one after the othe
 that load slows both equally: the floor, which is the student's step plus the teacher's forward pass
 (with only the outputs that the method needs), and the distilled step. The teacher of `dicod` is a
 classifier of crops; its pass over the labelled objects belongs to the floor. Every round begins
-with the plain student; `--peers` adds other frameworks on the same two models. Methods that do not
-fit a pair are listed with the reason. The last line is JSON.
+with the plain student; `--peers` adds other frameworks on the same two models. As in a run, tensors
+have channels last, the arithmetic is that of `train.amp`, and a faster copy of the teacher passes.
+On a CPU with one thread, times are the processor's. Methods that do not fit a pair are listed with
+the reason. The last line is JSON.
 """
 
 import argparse
@@ -32,17 +34,21 @@ from benchmarks.studies.kd_pair import (
     TEACHER,
     Pair,
     PairRecord,
+    PeerRecord,
     Setting,
     StepRecord,
     Stored,
+    chosen_arithmetic,
     make_pair,
+    table,
     with_store,
 )
-from benchmarks.studies.kd_peers import PEERS, peer_step, require_peers
+from benchmarks.studies.kd_peers import PEERS, USUAL_PEERS, peer_steps, require_peers
 from benchmarks.timing.environment import environment
 from compress.batch import boxes_per_image
 from compress.detectors.small_pairs import families
 from compress.distillation.distiller import Distiller
+from compress.distillation.teacher import LiveTeacher
 from compress.losses.parts.classifier import Classifier
 from compress.losses.parts.loss import LossSection
 from compress.parts.crops import crop_boxes
@@ -60,13 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         if given.peers:
-            require_peers()
+            require_peers(given.peers)
     except ToolkitError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    pairs = {}
+    pairs, arithmetic = {}, {}
     for family in given.pairs:
         setting = Setting(family, given.size, given.batch, given.device)
+        setting, why = chosen_arithmetic(setting, given.amp)
+        sys.stdout.write(f"{family}: {why}\n")
+        arithmetic[family] = why
         pairs[family] = measure(
             setting, given.methods, given.rounds, peers=given.peers, memory=given.memory
         )
@@ -83,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "rounds": given.rounds,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "clock": "processor" if by_processor(given.device) else "wall",
+        "arithmetic": arithmetic,
         "pairs": pairs,
         "environment": environment(),
     }
@@ -97,7 +108,7 @@ def measure(
     names: Sequence[str],
     rounds: int,
     *,
-    peers: bool = False,
+    peers: Sequence[str] = (),
     memory: bool = True,
 ) -> PairRecord:
     """Return times and memory of every step, and each method's ratio to its own floor."""
@@ -111,21 +122,27 @@ def _measured(
     rounds: int,
     folder: Path,
     *,
-    peers: bool,
+    peers: Sequence[str],
     memory: bool,
 ) -> PairRecord:
     pair = make_pair(setting)
     names = (*names, OURS) if peers and OURS in method_names() and OURS not in names else names
     chosen, skipped = fitting(names, pair.student, pair.teacher)
-    steps = {"plain": make_step("plain", pair)}
+    half = setting.half
+    steps = {"plain": make_step("plain", pair, half=half)}
     for number, (name, config) in enumerate(chosen.items()):
-        steps[f"floor of {name}"] = make_step("floor", pair, config)
-        steps[name] = make_step("distilled", pair, config)
+        steps[f"floor of {name}"] = make_step("floor", pair, config, half)
+        steps[name] = make_step("distilled", pair, config, half)
         stored = with_store(pair, config, folder / str(number))
         if stored is not None:
-            steps[f"stored {name}"] = make_step("distilled", stored, config)
-    if peers:
-        steps |= {f"peer {peer}": peer_step(peer, *pair[:3]) for peer in PEERS}
+            steps[f"stored {name}"] = make_step("distilled", stored, config, half)
+    other = {}
+    for peer in peers:
+        found = peer_steps(peer, *pair[:3])
+        other |= {f"peer {name}": step for name, step in found.items()}
+        if not found:
+            skipped[peer] = "has no such detectors"
+    steps |= other
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(WARM_UP_ROUNDS + rounds):
         for name, step in steps.items():
@@ -149,14 +166,17 @@ def _measured(
             for name, config in chosen.items()
         },
         "skipped": skipped,
-        "peers": {
-            peer: {
-                **_step(times[f"peer {peer}"], peaks.get(f"peer {peer}")),
-                "over_plain": _ratio(times[f"peer {peer}"], times["plain"]),
-                "over_mse": _ratio(times[f"peer {peer}"], times[OURS]) if OURS in times else None,
-            }
-            for peer in (PEERS if peers else ())
-        },
+        "peers": {name.removeprefix("peer "): _peer(times, name, peaks.get(name)) for name in other},
+    }
+
+
+def _peer(times: Mapping[str, Sequence[float]], name: str, peak: int | None) -> PeerRecord:
+    own, plain = times[name], times.get(f"{name} plain")
+    return {
+        **_step(own, peak),
+        "over_plain": _ratio(own, times["plain"]),
+        "over_own_plain": None if plain is None else _ratio(own, plain),
+        "over_mse": _ratio(own, times[OURS]) if OURS in times else None,
     }
 
 
@@ -177,54 +197,6 @@ def _ratio(times: Sequence[float], others: Sequence[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(times, others, strict=True)), 3)
 
 
-def table(setting: Setting, rounds: int, result: PairRecord) -> str:
-    """Return the result as a table of text."""
-    lines = [
-        f"{setting.pair} {TEACHER} -> {STUDENT}, {setting.size} px, batch {setting.batch}, "
-        f"{setting.device}, {torch.get_num_threads()} threads, median of {rounds} rounds",
-        f"{'step':<28}{'floor ms':>10}{'ms':>10}{'/ floor':>9}{'/ plain':>9}{'stored':>9}"
-        f"{'floor MiB':>11}{'MiB':>8}",
-    ]
-
-    def line(
-        name: str,
-        step: StepRecord,
-        over_plain: float | None = None,
-        over_floor: float | None = None,
-        floor: StepRecord | None = None,
-        stored: float | None = None,
-    ) -> str:
-        cells = (
-            (None if floor is None else floor["ms"], 10, ".1f"),
-            (step["ms"], 10, ".1f"),
-            (over_floor, 9, ".2f"),
-            (over_plain, 9, ".2f"),
-            (stored, 9, ".2f"),
-            (None if floor is None else floor["peak_mib"], 11, "d"),
-            (step["peak_mib"], 8, "d"),
-        )
-        return f"{name:<28}" + "".join(
-            f"{'' if value is None else format(value, form):>{width}}"
-            for value, width, form in cells
-        )
-
-    lines.append(line("plain", result["plain"]))
-    lines += [
-        line(
-            name,
-            step,
-            step["over_plain"],
-            step["over_floor"],
-            step["floor"],
-            step["stored_over_plain"],
-        )
-        for name, step in result["methods"].items()
-    ]
-    lines += [line(name, step, step["over_plain"]) for name, step in result["peers"].items()]
-    lines += [f"skipped {name}: {why}" for name, why in result["skipped"].items()]
-    return "\n".join(lines)
-
-
 def make_distiller(
     pair: Pair, config: LossSection | None, classifier: Classifier | None = None
 ) -> Distiller:
@@ -232,7 +204,7 @@ def make_distiller(
     losses = [] if config is None else [config]
     distiller = Distiller(
         pair.student,
-        (pair.stored or pair.teacher) if losses else None,
+        (pair.source or pair.teacher) if losses else None,
         losses,
         classifier=classifier,
     )
@@ -242,16 +214,17 @@ def make_distiller(
 
 def make_floor(pair: Pair, config: LossSection) -> Callable[[], dict[str, torch.Tensor]]:
     """Return both models' forward passes as the method needs them, and the student's losses."""
-    student, teacher, batch = pair[:3]
+    student, batch = pair.student, pair.batch
     distiller, classifier = make_distiller(pair, config), random_classifier(config, student)
+    source = pair.source or LiveTeacher(pair.teacher, student.spec)
 
     def forward() -> dict[str, torch.Tensor]:
         outputs, asked = student(batch, distiller.wanted), distiller.wanted_of_teacher
         with torch.no_grad():
             if asked and distiller.roi_source == "student":
-                teacher(batch, asked, rois=distiller.compared(outputs.rois))
+                source.outputs(batch, asked, distiller.compared(outputs.rois))
             elif asked:
-                teacher(batch, asked)
+                source.outputs(batch, asked)
             if classifier is not None:
                 boxes = boxes_per_image(batch.targets)
                 classifier(crop_boxes(batch.images, boxes, classifier.crop))
@@ -293,16 +266,22 @@ def make_step(
     return step
 
 
+def by_processor(device: str) -> bool:
+    """Whether steps are timed by the processor's clock, which other programs do not lengthen."""
+    return not device.startswith("cuda") and torch.get_num_threads() == 1
+
+
 def stopwatch(step: Callable[[], None], device: str) -> float:
     """Return the time of one call in ms, including the work on the device."""
     on_gpu = device.startswith("cuda")
+    clock = time.process_time if by_processor(device) else time.perf_counter
     if on_gpu:
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     step()
     if on_gpu:
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1000
+    return (clock() - start) * 1000
 
 
 def _peaks(
@@ -341,12 +320,13 @@ def peak_memory_mib(name: str, setting: Setting, config: LossSection | None = No
 def _peak_of_one(name: str, setting: Setting, config: LossSection | None) -> float:
     pair = make_pair(setting)
     if name == "plain":
-        step = make_step("plain", pair._replace(teacher=pair.student))
+        step = make_step("plain", pair._replace(teacher=pair.student, source=None), half=setting.half)
     elif name.startswith("peer "):
-        step = peer_step(name.removeprefix("peer "), *pair[:3])
+        peer = name.removeprefix("peer ")
+        step = peer_steps(peer.removesuffix(" plain"), *pair[:3])[peer]
     else:
         kind = "floor" if name.startswith("floor of ") else "distilled"
-        step = make_step(kind, pair, config)
+        step = make_step(kind, pair, config, setting.half)
     for _ in range(2):
         step()
     if setting.device.startswith("cuda"):
@@ -386,7 +366,15 @@ def _parser() -> argparse.ArgumentParser:
         help="also measure peak memory",
     )
     parser.add_argument(
-        "--peers", action="store_true", help=f"also time {' and '.join(PEERS)} on the same models"
+        "--amp", choices=("auto", "off", "bf16"), default="auto", help="as train.amp of a recipe"
+    )
+    parser.add_argument(
+        "--peers",
+        type=_names(PEERS),
+        nargs="?",
+        default=(),
+        const=USUAL_PEERS,
+        help=f"also time other frameworks: {', '.join(PEERS)}; alone: {', '.join(USUAL_PEERS)}",
     )
     parser.add_argument(
         "--json", type=Path, metavar="OUT", help="file to write the result to as well"

@@ -1,12 +1,13 @@
-"""A copy of a frozen teacher that runs faster: BatchNorm folded into convolutions.
+"""A copy of a frozen teacher that runs faster: BatchNorm folded into packed convolutions.
 
 The statistics of a frozen network are constants, so that a convolution and the BatchNorm after it
 are one convolution with other weights (as `torch.nn.utils.fusion`). The copy also holds its weights
-with channels last in memory, as the training's batches are.
+with channels last in memory, as the training's batches are, and keeps those of its convolutions
+packed on a CPU (see `PackedConv`).
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from compress.batch import Batch, full_size, no_targets
 from compress.detector import Detector
+from compress.distillation.packing import PackedConv, can_pack, is_packable
 
 NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, FrozenBatchNorm2d)
 
@@ -45,8 +47,12 @@ def folded(teacher: Detector, size: tuple[int, int]) -> Detector:
             norm.weight,
             norm.bias,
         )
-    _drop(made, {norm for _, norm in pairs})
-    return made.requires_grad_(False).to(memory_format=torch.channels_last)
+    _replace(made, {norm: nn.Identity() for _, norm in pairs})
+    made.requires_grad_(False).to(memory_format=torch.channels_last)
+    if can_pack():
+        convs = [one for one in made.modules() if isinstance(one, nn.Conv2d) and is_packable(one)]
+        _replace(made, {conv: PackedConv(conv) for conv in convs})
+    return made
 
 
 class _Uses(TorchFunctionMode):
@@ -143,9 +149,9 @@ def _pairs(network: Detector, images: Tensor) -> list[tuple[nn.Conv2d, Any]]:
     return pairs
 
 
-def _drop(network: nn.Module, norms: set[nn.Module]) -> None:
-    """Put nothing in the place of layers, wherever they stand."""
+def _replace(network: nn.Module, others: Mapping[nn.Module, nn.Module]) -> None:
+    """Put others in the place of layers, wherever they stand."""
     for module in list(network.modules()):
         for name, child in module._modules.items():
-            if child in norms:
-                setattr(module, name, nn.Identity())
+            if child in others:
+                setattr(module, name, others[child])

@@ -45,7 +45,7 @@ def step_costs(
     goals: list[Goal] = []
     for number, family in enumerate(families):
         share = Deadline.after(deadline.left / (len(families) - number))
-        pair = _channels_last(make_pair(Setting(family, size, batch, device)))
+        pair = make_pair(Setting(family, size, batch, device))
         rows, skipped = _family(pair, methods, rounds, share, folder / family)
         found[family] = {"methods": rows, "skipped": {**skipped}}
         for name, row in rows.items():
@@ -64,14 +64,6 @@ def step_costs(
 def _goal(name: str, value: JsonValue, limit: float) -> Goal:
     assert isinstance(value, float)
     return Goal(name=name, value=value, limit=limit)
-
-
-def _channels_last(pair: Pair) -> Pair:
-    """Return the pair as a training has it on a GPU."""
-    for network in (pair.student, pair.teacher):
-        network.to(memory_format=torch.channels_last)
-    images = pair.batch.images.contiguous(memory_format=torch.channels_last)
-    return pair._replace(batch=pair.batch._replace(images=images))
 
 
 def _family(

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from benchmarks.studies.kd_methods import fitting, method_names, stated
-from benchmarks.studies.kd_pair import Pair, Setting, make_pair, with_store
+from benchmarks.studies.kd_pair import Pair, Setting, make_pair, table, with_store
 from benchmarks.studies.kd_peers import AsTheyExpect, map_modules
-from benchmarks.studies.kd_step import main, make_distiller, make_floor, make_step, measure, table
+from benchmarks.studies.kd_step import main, make_distiller, make_floor, make_step, measure
 from tests.compress.detectors.small import small_batch, small_detector
 
 

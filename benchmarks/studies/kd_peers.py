@@ -220,7 +220,9 @@ def _ultralytics(
         _theirs(teacher, large, batch).eval(), _theirs(student, small, batch)
     )
     models = {"ultralytics plain": _theirs(student, small, batch), "ultralytics": distilled}
-    return {name: partial(_step_of, model.train(), given, _sgd(model)) for name, model in models.items()}
+    return {
+        name: partial(_step_of, model.train(), given, _sgd(model)) for name, model in models.items()
+    }
 
 
 def _theirs(detector: Detector, model: str, batch: Batch) -> Any:

@@ -136,7 +136,7 @@ def _measured(
         stored = with_store(pair, config, folder / str(number))
         if stored is not None:
             steps[f"stored {name}"] = make_step("distilled", stored, config, half)
-    other = {}
+    other: dict[str, Callable[[], None]] = {}
     for peer in peers:
         found = peer_steps(peer, *pair[:3])
         other |= {f"peer {name}": step for name, step in found.items()}
@@ -166,7 +166,9 @@ def _measured(
             for name, config in chosen.items()
         },
         "skipped": skipped,
-        "peers": {name.removeprefix("peer "): _peer(times, name, peaks.get(name)) for name in other},
+        "peers": {
+            name.removeprefix("peer "): _peer(times, name, peaks.get(name)) for name in other
+        },
     }
 
 
@@ -320,7 +322,9 @@ def peak_memory_mib(name: str, setting: Setting, config: LossSection | None = No
 def _peak_of_one(name: str, setting: Setting, config: LossSection | None) -> float:
     pair = make_pair(setting)
     if name == "plain":
-        step = make_step("plain", pair._replace(teacher=pair.student, source=None), half=setting.half)
+        step = make_step(
+            "plain", pair._replace(teacher=pair.student, source=None), half=setting.half
+        )
     elif name.startswith("peer "):
         peer = name.removeprefix("peer ")
         step = peer_steps(peer.removesuffix(" plain"), *pair[:3])[peer]
@@ -370,7 +374,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--peers",
-        type=_names(PEERS),
+        type=names_among([*PEERS]),
         nargs="?",
         default=(),
         const=USUAL_PEERS,

@@ -2,8 +2,8 @@
 
 The statistics of a frozen network are constants, so that a convolution and the BatchNorm after it
 are one convolution with other weights (as `torch.nn.utils.fusion`). The copy also holds its weights
-with channels last in memory, as the training's batches are, and keeps those of its convolutions
-packed on a CPU (see `PackedConv`).
+with channels last in memory, as the training's batches are, and for bf16 on a CPU also packed (see
+`PackedConv`).
 """
 
 import copy
@@ -153,5 +153,5 @@ def _replace(network: nn.Module, others: Mapping[nn.Module, nn.Module]) -> None:
     """Put others in the place of layers, wherever they stand."""
     for module in list(network.modules()):
         for name, child in module._modules.items():
-            if child in others:
+            if child is not None and child in others:
                 setattr(module, name, others[child])

@@ -7,8 +7,9 @@ import torch
 
 from benchmarks.studies.kd_methods import fitting, method_names, stated
 from benchmarks.studies.kd_pair import Pair, Setting, make_pair, table, with_store
-from benchmarks.studies.kd_peers import AsTheyExpect, map_modules
+from benchmarks.studies.kd_peers import AsTheyExpect, map_modules, peer_steps
 from benchmarks.studies.kd_step import main, make_distiller, make_floor, make_step, measure
+from compress.detectors.ultralytics_parts.installed import is_installed
 from tests.compress.detectors.small import small_batch, small_detector
 
 
@@ -105,3 +106,20 @@ def test_one_round_measures_every_step_of_a_pair() -> None:
     assert result["methods"]["defeat"]["stored_over_plain"] is not None
     assert "defeat" in table(setting, 1, result)
     assert all(p.grad is None for p in make_pair(setting).teacher.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed(), reason="ultralytics is not installed")
+def test_ultralytics_takes_a_plain_and_a_distilled_step_with_our_weights() -> None:
+    torch.manual_seed(0)
+    pair = make_pair(Setting("yolo", 64, 2, "cpu"))
+    before = {name: value.clone() for name, value in pair.student.state_dict().items()}
+    steps = peer_steps("ultralytics", *pair[:3])
+    assert list(steps) == ["ultralytics plain", "ultralytics"]
+    for step in steps.values():
+        step()
+    assert all(
+        torch.equal(value, before[name]) for name, value in pair.student.state_dict().items()
+    )
+    gfl = small_detector("gfl")
+    assert peer_steps("ultralytics", gfl, gfl, small_batch()) == {}

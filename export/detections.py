@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.artifact.manifest import NmsSpec
+from export.artifact.manifest import Manifest, NmsSpec
+from export.errors import ExportError
 from export.pictures.images import Letterbox
 
 CHUNK = 192  # boxes per step of NMS: one matrix of their IoUs
+
+
+OUTPUTS = ("boxes", "scores", "labels")  # names in a graph
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,43 @@ class Candidates:
             outputs["scores"].astype(np.float32, copy=False),
             outputs["labels"].astype(np.int32, copy=False),
         )
+
+
+def checked_outputs(
+    path: Path, outputs: Mapping[str, NDArray[np.generic]], count: int, manifest: Manifest
+) -> Candidates:
+    """Return what a graph gave for `count` pictures, if it is boxes, scores and labels.
+
+    Raises:
+        ExportError: it has other shapes or types, or a label that is no class.
+    """
+    problem = _misfit(outputs, count, len(manifest.classes))
+    if problem is not None:
+        raise ExportError(f"{path}: {problem}; export the model again")
+    return Candidates.from_outputs(outputs)
+
+
+def _misfit(outputs: Mapping[str, NDArray[np.generic]], count: int, classes: int) -> str | None:
+    """Return what is wrong with the outputs; None for nothing."""
+    boxes, scores, labels = (outputs[name] for name in OUTPUTS)
+    rows = scores.shape
+    if len(rows) != 2 or rows[0] != count or boxes.shape != (*rows, 4) or labels.shape != rows:
+        return (
+            f"gives boxes {boxes.shape}, scores {rows} and labels {labels.shape}; expected "
+            f"({count}, P, 4), ({count}, P) and ({count}, P)"
+        )
+    if (boxes.dtype.kind, scores.dtype.kind, labels.dtype.kind) != ("f", "f", "i"):
+        return (
+            f"gives boxes {boxes.dtype}, scores {scores.dtype} and labels {labels.dtype}; expected "
+            "floats, floats and whole numbers"
+        )
+    found = Candidates.from_outputs(outputs)
+    if found.labels.size and not 0 <= found.labels.min() <= found.labels.max() < classes:
+        real = found.labels[found.scores > 0]  # others are padding
+        odd = real[(real < 0) | (real >= classes)]
+        if odd.size:
+            return f"gives the label {odd[0]}; its sidecar has 0 to {classes - 1}"
+    return None
 
 
 @dataclass(frozen=True)

@@ -278,7 +278,7 @@ def _pack_artifact(
     with open_engine(path, threads) as engine:
         candidates = engine.candidates(images)
     # A barely trained model has only low scores, and its bundle must be checked too.
-    min_score = min(MIN_SCORE, float(candidates.scores.max()) / 2)
+    min_score = min(MIN_SCORE, float(candidates.scores.max(initial=0.0)) / 2)
     found = select_detections(candidates, manifest.nms, max(min_score, 0.0))[0]
     if not len(found.scores):
         raise ExportError(

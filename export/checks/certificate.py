@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.artifact.manifest import Certificate, read_manifest
+from export.artifact.manifest import Certificate, Manifest, read_manifest
+from export.backends.onnxruntime.providers import (
+    LOG_NOTHING,
+    open_session,
+    provider_settings,
+    run_session,
+)
+from export.detections import OUTPUTS, checked_outputs
 from export.errors import ExportError
 from export.graph.edit import WEIGHTED, decoding_nodes, read_graph
 from export.optional import require
@@ -34,14 +41,15 @@ def certify(path: Path, canvas: NDArray[np.uint8] | None = None) -> Certificate:
             leaves time out.
 
     Raises:
-        ExportError: the graph contradicts the precision that its sidecar names.
+        ExportError: the graph contradicts the precision that its sidecar names, or it gives no
+            boxes, scores and labels.
     """
     manifest = read_manifest(path.with_suffix(".json"))
     nodes = node_types(read_graph(path))
     time: dict[str, float] = {}
     runtime = None
     if canvas is not None:
-        time, runtime = _profile(path, to_input([canvas], manifest.input), manifest.input.name)
+        time, runtime = _profile(path, to_input([canvas], manifest.input), manifest)
     remainder = manifest.quantization.get("remainder")
     problem = contradiction(manifest.precision, nodes, time, remainder)
     if problem is not None:
@@ -116,21 +124,21 @@ def _dequantizes(node: "onnx.NodeProto") -> bool:
     return str(node.op_type) == "DequantizeLinear"
 
 
-def _profile(path: Path, images: Images, name: str) -> tuple[dict[str, float], str]:
+def _profile(path: Path, images: Images, manifest: Manifest) -> tuple[dict[str, float], str]:
     """Return the share of time per data type over some calls, and the runtime's name."""
     runtime = require("onnxruntime", extra="onnxruntime", purpose="Profiling an artifact")
     with tempfile.TemporaryDirectory(prefix="profile") as scratch:
         options = runtime.SessionOptions()
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(scratch) / "profile")
-        options.log_severity_level = 3
+        options.log_severity_level = LOG_NOTHING
         options.intra_op_num_threads = 1  # idle threads would distort the shares
-        session = runtime.InferenceSession(
-            path.read_bytes(), sess_options=options, providers=["CPUExecutionProvider"]
-        )
+        content, providers = path.read_bytes(), provider_settings("cpu", path.parent, None)
+        session = open_session(runtime, path, "cpu", content, options, providers)
         for _ in range(_PROFILED_CALLS):
-            session.run(None, {name: images})
+            found = run_session(path, session, OUTPUTS, {manifest.input.name: images})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    checked_outputs(path, dict(zip(OUTPUTS, found, strict=True)), len(images), manifest)
     spent: Counter[str] = Counter()
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):

@@ -43,7 +43,7 @@ def prepare(onnx_path: Path) -> "onnx.ModelProto":
     onnx = require("onnx", extra="train", purpose="Changing a model's precision")
     runtime = require("onnxruntime", extra="onnxruntime", purpose="Changing a model's precision")
     shapes = require("onnxruntime.quantization.shape_inference", extra="train", purpose="INT8")
-    runtime.set_default_logger_severity(3)
+    runtime.set_default_logger_severity(4)  # a failure is an exception
     with tempfile.TemporaryDirectory(prefix="prepare") as scratch, quiet():
         prepared = Path(scratch) / "prepared.onnx"
         try:

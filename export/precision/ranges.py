@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from export.artifact.manifest import InputSpec
 from export.atomic import read_checked_json, write_checked_json
-from export.errors import DataError
+from export.errors import DataError, ExportError
 from export.graph.edit import WEIGHTED
 from export.optional import require
 from export.pictures.calibration import calibration_batches
@@ -47,6 +47,7 @@ def activation_ranges(
 
     Raises:
         DataError: no pictures, or of another size than the model takes.
+        ExportError: ONNX Runtime cannot run the model.
     """
     size = (spec.height, spec.width, 3)
     if not canvases or any(canvas.shape != size for canvas in canvases):
@@ -116,10 +117,16 @@ def _measure(
             providers=["CPUExecutionProvider"],
             extra_options={"symmetric": symmetric},
         )
-        for start in range(0, len(canvases), _CHUNK):
-            part = canvases[start : start + _CHUNK]
-            calibrator.collect_data(_Reader(calibration_batches(part, spec)))
-        found = calibrator.compute_data()
+        try:
+            for start in range(0, len(canvases), _CHUNK):
+                part = canvases[start : start + _CHUNK]
+                calibrator.collect_data(_Reader(calibration_batches(part, spec)))
+            found = calibrator.compute_data()
+        except Exception as error:  # ONNX Runtime's exception classes share no base but this
+            said = " ".join(str(error).split())
+            raise ExportError(
+                f"the model cannot be run on the calibration pictures: {said}; export it again"
+            ) from error
     return {
         name: (float(np.min(data.lowest)), float(np.max(data.highest)))
         for name, data in found.items()

@@ -14,6 +14,12 @@ from numpy.typing import NDArray
 from export.artifact.manifest import MADE_FOR_TENSORRT
 from export.backends.onnxruntime.cpu import usable_cores
 from export.backends.onnxruntime.engine import optimization_level
+from export.backends.onnxruntime.providers import (
+    LOG_NOTHING,
+    open_session,
+    provider_settings,
+    run_session,
+)
 from export.engine import open_engine
 from export.graph.edit import after_topk, prediction_outputs
 from export.optional import require
@@ -216,13 +222,14 @@ def _outputs(
     )
     options = runtime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
-    options.log_severity_level = 3
+    options.log_severity_level = LOG_NOTHING
     options.graph_optimization_level = optimization_level(runtime, quantizer.precision)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = runtime.InferenceSession(
-        model.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
-    )
-    found = [session.run(list(names), {quantizer.manifest.input.name: x}) for x in inputs]
+    file, content = quantizer.source, model.SerializeToString()
+    providers = provider_settings("cpu", file.parent, None)
+    session = open_session(runtime, file, "cpu", content, options, providers)
+    taken = quantizer.manifest.input.name
+    found = [run_session(file, session, names, {taken: images}) for images in inputs]
     return {
         name: np.concatenate([np.ravel(values[index]) for values in found]).astype(np.float64)
         for index, name in enumerate(names)

@@ -32,7 +32,7 @@ def read(graph: Graph) -> Fit | str:
         return "a row for each cell, but the scores are not in 0..1"
     places, steps = centres(graph, strides, 0.0)
     # centres in pixels reach the far side of the picture; offsets in a cell stay near 0
-    decoded = bool(first[..., 0].max() > graph.width / 2)
+    decoded = bool(first[..., 0].max(initial=0.0) > graph.width / 2)
 
     def decode(outputs: Outputs) -> Candidates:
         found = outputs[name].astype(np.float32, copy=False)

@@ -101,6 +101,11 @@ class GraphEngine:
             if lacking:  # a fixed batch takes no fewer
                 part = np.concatenate([part, np.repeat(part[-1:], lacking, axis=0)])
             found = self._fit.decode(self._opened.run(self._opened.tensor(part, self._pixels)))
+            if len(found.scores) != size:
+                raise ExportError(
+                    f"{self._opened.graph.path}: gives boxes of "
+                    f"{counted(len(found.scores), 'picture')} for {size}; export it again"
+                )
             kept = size - lacking
             parts.append((found.boxes[:kept], found.scores[:kept], found.labels[:kept]))
         boxes, scores, labels = _padded(parts)

@@ -15,15 +15,18 @@ from export.artifact.manifest import read_manifest
 from export.backends.onnxruntime.cpu import usable_cores
 from export.backends.onnxruntime.devices import Device
 from export.backends.onnxruntime.providers import (
+    LOG_ERRORS,
+    LOG_NOTHING,
     open_session,
     provider_settings,
     require_provider,
+    run_session,
 )
 from export.errors import ExportError, RecipeError
 from export.optional import require
 from export.pictures.images import Images
 
-_LOG_ERRORS = 3  # ONNX Runtime's scale
+MOST_PIXELS = 2**27  # of a pass; in memory as often as the graph has maps
 _TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -80,10 +83,7 @@ class OpenGraph:
         for name, shape in self.further.items():
             given[name] = _FURTHER[name](shape, count, height, width)
         names = [output.name for output in self.session.get_outputs()]
-        try:
-            found = self.session.run(names, given)
-        except Exception as error:  # ONNX Runtime's exception classes share no base but this
-            raise ExportError(f"{self.graph.path}: ONNX Runtime cannot run it: {error}") from error
+        found = run_session(self.graph.path, self.session, names, given)
         return dict(zip(names, found, strict=True))
 
     def tensor(self, images: Images, pixels: Pixels) -> NDArray[np.generic]:
@@ -145,13 +145,13 @@ def open_graph(
     if not path.is_file():
         raise RecipeError(f"{path}: no such file; {at('model')} names an ONNX file")
     runtime = require("onnxruntime", extra="onnxruntime", purpose=f"Running {path.name}")
-    runtime.set_default_logger_severity(_LOG_ERRORS)
+    runtime.set_default_logger_severity(LOG_ERRORS)
     require_provider(path, device, runtime.get_available_providers())
     if device != "cpu" and hasattr(runtime, "preload_dlls"):
         runtime.preload_dlls()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
-    options.log_severity_level = _LOG_ERRORS
+    options.log_severity_level = LOG_NOTHING
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # pictures are decoded
     providers = provider_settings(device, path.parent, None)
     # by its path, since weights may lie in a file beside it
@@ -160,6 +160,12 @@ def open_graph(
     channels_last = image.shape[1] != 3
     height, width = _size(path, session, image, size, channels_last, at)
     batch = image.shape[0] if isinstance(image.shape[0], int) else None
+    if batch == 0 or (batch or 1) * height * width > MOST_PIXELS:
+        raise ExportError(
+            f"{path}: takes {batch if batch is not None else 1} pictures of {height} x {width} at "
+            f"once; expected at least 1, and at most {MOST_PIXELS} pixels in all. Export it with a "
+            "batch of 1"
+        )
     names = (image.name, *further)
     metadata = dict(session.get_modelmeta().custom_metadata_map)
     graph = Graph(path, image.name, names, height, width, {}, metadata, named, sidecar=sidecar)

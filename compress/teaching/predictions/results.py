@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.data.coco_json import categories, image_entries
 from benchmarks.data.parts.values import MOST, number, whole
 from export.errors import DataError, counted, shown
+from export.reading.mistakes import brief
 
 PictureKey: TypeAlias = "int | str"  # an id, or a file's name
 
@@ -139,7 +140,7 @@ def _entries(content: object, path: Path) -> Sequence[object]:
             raise DataError(f"{path}: an object that holds {keys}; {_EXPECTED}")
         content = inside
     if not isinstance(content, list):
-        raise DataError(f"{path}: a {type(content).__name__}; {_EXPECTED}")
+        raise DataError(f"{path}: found {brief(content)}; {_EXPECTED}")
     return content
 
 

@@ -13,23 +13,24 @@ from export.artifact.sidecar import read_artifact, verify_artifact, verify_numbe
 from export.backends.onnxruntime.binding import Binding, require_graph
 from export.backends.onnxruntime.cpu import usable_cores
 from export.backends.onnxruntime.providers import (
+    LOG_ERRORS,
+    LOG_NOTHING,
     blank_input,
     open_session,
     placement,
     provider_settings,
     require_placement,
     require_provider,
+    run_session,
 )
 from export.backends.onnxruntime.settings import OnnxRuntimeConfig
-from export.detections import Candidates
+from export.detections import OUTPUTS, Candidates, checked_outputs
 from export.errors import ExportError
 from export.optional import require
 from export.pictures.images import Images
 
 if TYPE_CHECKING:
     import onnxruntime
-
-_LOG_ERRORS = 3  # ONNX Runtime's scale: 2 warns of missing GPUs on every CPU machine
 
 
 class OnnxRuntimeEngine:
@@ -74,17 +75,19 @@ class OnnxRuntimeEngine:
         """Return boxes for (B, 3, H, W) RGB in 0..1, or what else the manifest's input says.
 
         Raises:
-            ExportError: the engine is closed, or the images do not have the artifact's shape.
+            ExportError: the engine is closed, the images do not have the artifact's shape, or the
+                graph fails or gives something else than boxes, scores and labels.
         """
         if self.config.device != "cpu":
             self.upload(images)
             self.enqueue()
-            return Candidates.from_outputs(self.download())
+            return checked_outputs(self.path, self.download(), len(images), self._manifest)
         session = self._open()
         self._check(images)
         inputs = {self._manifest.input.name: np.ascontiguousarray(images)}
-        boxes, scores, labels = session.run(["boxes", "scores", "labels"], inputs)
-        return Candidates(boxes, scores, labels)
+        found = run_session(self.path, session, OUTPUTS, inputs)
+        outputs = dict(zip(OUTPUTS, found, strict=True))
+        return checked_outputs(self.path, outputs, len(images), self._manifest)
 
     def upload(self, images: Images) -> None:
         """Copy a batch to the device.
@@ -122,7 +125,7 @@ class OnnxRuntimeEngine:
             MissingDependencyError: ONNX Runtime is not installed.
         """
         runtime = require("onnxruntime", extra="onnxruntime", purpose=f"Running {self.path.name}")
-        runtime.set_default_logger_severity(_LOG_ERRORS)
+        runtime.set_default_logger_severity(LOG_ERRORS)
         verify_artifact(self.path, self._manifest)
         device = self.config.device
         require_provider(self.path, device, runtime.get_available_providers())
@@ -169,7 +172,7 @@ class OnnxRuntimeEngine:
         options.graph_optimization_level = optimization_level(runtime, self._manifest.precision)
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = _LOG_ERRORS
+        options.log_severity_level = LOG_NOTHING
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         if not self.config.cpu_nodes and self.config.device != "cpu":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

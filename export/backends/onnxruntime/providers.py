@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.backends.onnxruntime.devices import PROVIDERS, Device
 from export.errors import ExportError
@@ -143,6 +144,27 @@ def open_session(
     return session
 
 
+def run_session(
+    path: Path,
+    session: "onnxruntime.InferenceSession",
+    names: Sequence[str] | None,
+    inputs: Mapping[str, NDArray[np.generic]],
+) -> list[NDArray[np.generic]]:
+    """Run one pass on the host's arrays; return the outputs called `names`, or all for None.
+
+    Raises:
+        ExportError: ONNX Runtime fails.
+    """
+    try:
+        found: list[NDArray[np.generic]] = session.run(names, dict(inputs))
+    except Exception as error:  # as above
+        said = " ".join(str(error).split())
+        raise ExportError(
+            f"{path}: ONNX Runtime cannot run it: {said}; export the model again"
+        ) from error
+    return found
+
+
 def placement(
     runtime: ModuleType,
     path: Path,
@@ -221,6 +243,9 @@ def blank_input(session_input: "onnxruntime.NodeArg", batch: int) -> Images:
 
 
 # `y = Relu(x)` over one number, as a serialized ONNX model.
+# On ONNX Runtime's scale. 2 warns of missing GPUs on every CPU machine. A pass that fails is an
+# exception, and its log would print names of the file to the terminal as they are.
+LOG_ERRORS, LOG_NOTHING = 3, 4
 _PROBE = (
     b'\x08\x08:3\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04'
     b"\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"

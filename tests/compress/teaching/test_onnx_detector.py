@@ -178,6 +178,25 @@ def test_a_fixed_batch_takes_any_number_of_pictures(tmp_path: Path) -> None:
     assert len(taught(opened(path), drawn_set(3))) == 3
 
 
+@pytest.mark.parametrize("shape", [(0, 3, SIDE, SIDE), (4096, 3, 640, 640), (1, 3, 60000, 60000)])
+def test_a_pass_that_no_memory_holds_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = write_graph(tmp_path / "x.onnx", cells(), shape=shape)
+    with pytest.raises(ExportError, match=f"takes {shape[0]} pictures of {shape[2]} x {shape[3]}"):
+        opened(path)
+
+
+def test_an_output_of_no_rows_is_one_of_no_format(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "x.onnx", {"output": np.zeros((0, 84, 84), np.float32)})
+    with pytest.raises(ExportError, match="formats read"):
+        opened(path, classes=None)
+
+
+def test_a_graph_that_gives_fewer_pictures_than_it_takes_is_refused(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "x.onnx", cells([32, 32, 16, 16, 0.9, 0], batch=1))
+    with pytest.raises(ExportError, match="gives boxes of 1 picture for 3"):
+        taught(opened(path), drawn_set(3))
+
+
 def test_a_size_that_is_left_open_must_be_given(tmp_path: Path) -> None:
     path = write_graph(tmp_path / "x.onnx", cells(), shape=("batch", 3, "height", "width"))
     with pytest.raises(RecipeError, match="takes pictures of any size; set image_size"):

@@ -59,19 +59,29 @@ def expanded(place: _Place) -> _Place:
     Raises:
         ValueError: there is no such home folder, or no file system holds so long a name.
     """
+    full = os.path.expanduser(place)  # noqa: PTH111 - which takes text and paths alike
+    if str(full).startswith("~"):
+        raise ValueError("the home folder that ~ stands for is not known; write the whole path")
+    problem = too_long(full)
+    if problem is not None:
+        raise ValueError(problem)
+    return type(place)(full)
+
+
+def too_long(place: Path | str) -> str | None:
+    """Return why no file can have this path: it is too long; None where one can."""
     try:
-        full = os.path.expanduser(place)  # noqa: PTH111 - which takes text and paths alike
-        if str(full).startswith("~"):
-            raise ValueError("the home folder that ~ stands for is not known; write the whole path")
-        os.lstat(full)
+        os.lstat(place)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             longest = max(len(os.fsencode(part)) for part in Path(place).parts)
-            raise ValueError(
+            return (
                 f"a path of {len(os.fsencode(place))} bytes with a name of {longest} is too long "
                 "for the file system; most hold 255 a name and 4095 a path"
-            ) from None
-    return type(place)(full)
+            )
+    except ValueError:  # NUL, or a character that no file name has
+        return None  # there is no such file, which opening it says
+    return None
 
 
 def _checked(place: Path) -> Path:

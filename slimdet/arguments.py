@@ -3,9 +3,11 @@
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from os import PathLike, fspath
 from pathlib import Path
 
+from export.config import too_long
 from export.errors import ToolkitError, shown
 
 Kind = type[ToolkitError]  # the error of the function that was called
@@ -25,6 +27,9 @@ def a_path(
     text = fspath(value) if isinstance(value, str | PathLike) else None
     if not isinstance(text, str) or not text:
         raise error(f"{name} {_found(value)} is not a path; {expected}")
+    problem = too_long(text)
+    if problem is not None:
+        raise error(f"{name} {_found(value)}: {problem}")
     return Path(text)
 
 
@@ -44,7 +49,8 @@ def a_score(value: object, name: str, error: Kind) -> float:
     """Return a number in 0..1, also one of NumPy's."""
     score = math.nan
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        score = float(value)
+        with suppress(OverflowError):  # a number of hundreds of digits
+            score = float(value)
     if not 0 <= score <= 1:
         raise error(f"{name} {_found(value)}: expected a score in 0..1, such as 0.25")
     return score
@@ -74,8 +80,8 @@ def texts(value: object, name: str, error: Kind, example: str) -> list[str]:
     given: Sequence[object] = list(value) if listed and isinstance(value, Iterable) else [None]
     for one in given:
         if not isinstance(one, str):
-            found = _found(one if listed else value)
-            raise error(f"{name} {found}: expected a list of texts, such as [{example!r}]")
+            what = _found(one if listed else value)
+            raise error(f"{name} {what}: expected a list of texts, such as [{example!r}]")
     return [str(one) for one in given]
 
 

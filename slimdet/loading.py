@@ -15,7 +15,7 @@ from export.backends import device_choices
 from export.bundles.packing import bundle_artifact, bundle_graphs
 from export.config import MOST_THREADS
 from export.engine import Engine, open_engine
-from export.errors import ExportError
+from export.errors import ExportError, shown
 from slimdet.arguments import a_path, a_whole_number, a_word
 from slimdet.model import Model
 
@@ -93,8 +93,8 @@ def artifact_in(given: Path, name: str | None, stack: ExitStack) -> Path:
         return _of_run(place, name)
     if name is not None:
         raise ExportError(
-            f"{place}: is neither a run nor a bundle, so artifact={name!r} has no effect; leave "
-            "it out"
+            f"{place}: is neither a run nor a bundle, so artifact={shown(name)} has no effect; "
+            "leave it out"
         )
     if place.is_dir():
         files = [place / file for file in ARTIFACTS if (place / file).is_file()]
@@ -138,12 +138,11 @@ def _of_run(run: Path, name: str | None) -> Path:
             name = f"{ModelName(int(settings['seed']), 'student')}-fp32"
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ExportError(f"{run / 'recipe.lock.json'}: cannot be read ({error})") from None
-    file = run / "export" / name / "model.onnx"
-    if file.is_file():
-        return file
     there = sorted(path.parent.name for path in run.glob("export/*/model.onnx"))
+    if name in there:
+        return run / "export" / name / "model.onnx"
     if there:
-        raise ExportError(f"{run}: holds no artifact {name!r}, but {', '.join(there)}")
+        raise ExportError(f"{run}: holds no artifact {shown(name)}, but {', '.join(there)}")
     raise ExportError(
         f"{run}: the run has not exported a model yet; resume it with `slimdet run`, or load "
         "a trained model: models/NAME/model.safetensors"
@@ -170,7 +169,7 @@ def _unpack(archive: Path, stack: ExitStack) -> Path:
 
 def _device(name: str) -> str:
     if name not in device_choices():
-        raise ExportError(f"device {name!r}: expected one of {', '.join(device_choices())}")
+        raise ExportError(f"device {shown(name)}: expected one of {', '.join(device_choices())}")
     return name
 
 

@@ -13,6 +13,7 @@ from export.errors import DataError
 from export.pictures.calibration import picture_files
 from export.pictures.depth import UnusableError, planes_to_bytes
 from export.pictures.images import picture_pixels
+from slimdet.arguments import a_path
 
 Picture: TypeAlias = str | PathLike[str] | NDArray[Any] | Image.Image
 EXPECTED = "expected a path, an array, a PIL picture, or a list of them"
@@ -29,7 +30,7 @@ def listed(source: Picture | Iterable[Picture]) -> Iterable[Picture]:
         return [source]
     if isinstance(source, Iterable) and not isinstance(source, bytes | bytearray | Mapping):
         return source
-    raise DataError(f"{type(source).__name__} is not a picture; {EXPECTED}")
+    raise DataError(f"{_kind(source)} is not a picture; {EXPECTED}")
 
 
 def read_pictures(given: Picture, depth: int | None = None) -> list[Path] | list[NDArray[np.uint8]]:
@@ -53,11 +54,15 @@ def read_pictures(given: Picture, depth: int | None = None) -> list[Path] | list
     if isinstance(given, np.ndarray):
         return [array_pixels(given, depth)]
     if not isinstance(given, str | PathLike):
-        raise DataError(f"{type(given).__name__} is not a picture; {EXPECTED}")
+        raise DataError(f"{_kind(given)} is not a picture; {EXPECTED}")
     if not fspath(given):
         raise DataError("an empty path is not a picture; name a file or a folder")
-    path = Path(given)
+    path = a_path(given, "path", DataError)
     return picture_files(path) if path.is_dir() else [path]
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else type(value).__name__
 
 
 def array_pixels(values: NDArray[Any], depth: int | None = None) -> NDArray[np.uint8]:
@@ -71,6 +76,7 @@ def array_pixels(values: NDArray[Any], depth: int | None = None) -> NDArray[np.u
     Raises:
         DataError: the shape or the type is not supported, or floats are not in 0..1.
     """
+    values = np.asarray(values)  # an array of a subclass, such as a matrix, has rules of its own
     shown = f"a picture of shape {values.shape} and type {values.dtype}"
     planes = values[..., None] if values.ndim == 2 else values
     if planes.ndim != 3 or planes.shape[2] not in {1, 3, 4} or not planes.size:

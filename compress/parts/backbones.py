@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock
 
 from compress.parts.norm import Norm, NormLayer, backbone_norm
 from export.config import Channels, Section
-from export.errors import RecipeError
+from export.errors import RecipeError, shown
 from export.optional import require
 
 TORCHVISION_BACKBONES = (
@@ -49,14 +49,17 @@ class SlimResNetConfig(Section):
     blocks: tuple[Blocks, Blocks, Blocks, Blocks] = (1, 1, 1, 1)
 
 
+_LONGEST = 100  # characters of a name for which near ones are looked for
+
+
 def _known_name(value: str) -> str:
     """Reject an unknown backbone name and suggest the nearest."""
     if value in TORCHVISION_BACKBONES or (value.startswith("timm/") and len(value) > 5):
         return value
-    near = difflib.get_close_matches(value, TORCHVISION_BACKBONES, n=2, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    near = difflib.get_close_matches(value[:_LONGEST], TORCHVISION_BACKBONES, n=2, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
     raise ValueError(
-        f"unknown backbone {value!r}{hint} Known: {', '.join(TORCHVISION_BACKBONES)}, "
+        f"unknown backbone {shown(value)}{hint} Known: {', '.join(TORCHVISION_BACKBONES)}, "
         "timm/<name>, or a section with type: slim_resnet"
     )
 
@@ -193,9 +196,9 @@ def require_timm_model(name: str) -> ModuleType:
     """
     timm = require("timm", extra="timm", purpose=f"backbone timm/{name}")
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name[:_LONGEST], timm.list_models(), n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join('timm/' + other for other in near)}?" if near else ""
-        raise RecipeError(f"backbone: timm has no model {name!r}{hint}")
+        raise RecipeError(f"backbone: timm has no model {shown(name)}{hint}")
     return timm
 
 

@@ -12,7 +12,7 @@ import torch
 from compress.console import Console
 from compress.tracking.tracker import Trackers
 from compress.training.precision import Precision
-from export.errors import MissingDependencyError, RecipeError
+from export.errors import MissingDependencyError, RecipeError, shown
 from export.optional import require
 
 if TYPE_CHECKING:
@@ -91,15 +91,15 @@ def torch_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise RecipeError(
-            f"--device {name}: is not a device; use auto, cpu, cuda or cuda:0"
+            f"--device {shown(name)}: is not a device; use auto, cpu, cuda or cuda:0"
         ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RecipeError(
-            f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-            "devices; use --device cpu, or check the driver"
+            f"--device {shown(name)}: torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} CUDA devices; use --device cpu, or check the driver"
         )
     if device.type not in {"cpu", "cuda"}:
-        raise RecipeError(f"--device {name}: only cpu and cuda are supported")
+        raise RecipeError(f"--device {shown(name)}: only cpu and cuda are supported")
     return device
 
 

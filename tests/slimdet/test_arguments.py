@@ -46,7 +46,49 @@ def test_load(file: Path, given: dict[str, object], said: str) -> None:
     refused(slimdet.ExportError, said, slimdet.load, **{"path": file, **given})
 
 
-@pytest.mark.parametrize("threshold", ["a", 2, -0.1, float("nan"), True, PIXELS, 1j, [0.5]])
+LONG = "x" * 5000
+
+
+def test_a_path_that_no_file_system_holds_is_refused_everywhere(
+    model: slimdet.Model, tmp_path: Path
+) -> None:
+    calls: dict[type[slimdet.ToolkitError], list[Callable[[], object]]] = {
+        slimdet.ExportError: [
+            lambda: slimdet.load(LONG),
+            lambda: slimdet.export(LONG, tmp_path / "out", precision="fp32"),
+            lambda: slimdet.export(tmp_path, LONG, precision="fp32"),
+            lambda: slimdet.Run(Path(LONG)),
+        ],
+        slimdet.DataError: [
+            lambda: model.predict(LONG),
+            lambda: model.predict([tmp_path / LONG]),
+            lambda: model.evaluate(LONG),
+            lambda: model.evaluate(tmp_path, images=LONG),
+        ],
+        slimdet.RecipeError: [
+            lambda: slimdet.run(LONG),
+            lambda: slimdet.run({}, runs=LONG),
+        ],
+    }
+    for kind, functions in calls.items():
+        for function in functions:
+            with pytest.raises(kind, match="is too long for the file system"):
+                function()
+
+
+def test_an_artifact_is_one_of_the_run_and_no_path(file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "export" / "seed0-student-fp32").mkdir(parents=True)
+    (run / "export" / "seed0-student-fp32" / "model.onnx").write_bytes(b"")
+    (run / "recipe.lock.json").write_text('{"seed": 0}')
+    for name in (f"../../../{file.parent.name}", str(file.parent), LONG):
+        with pytest.raises(slimdet.ExportError, match=r"holds no artifact '.*but seed0-student"):
+            slimdet.load(run, artifact=name)
+
+
+@pytest.mark.parametrize(
+    "threshold", [10**400, "a", 2, -0.1, float("nan"), True, PIXELS, 1j, [0.5]]
+)
 def test_a_threshold(model: slimdet.Model, threshold: object) -> None:
     said = "expected a score in 0..1, such as 0.25"
     refused(slimdet.DataError, said, model.predict, PIXELS, threshold=threshold)

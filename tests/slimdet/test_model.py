@@ -94,13 +94,14 @@ def test_a_threshold_is_the_lowest_score_that_is_kept(model: Path) -> None:
         (np.full((8, 8, 3), np.nan), "nan"),
         (np.zeros((8, 8, 3), dtype=np.int64), "int64; expected uint8, uint16"),
         (np.zeros((0, 8, 3), dtype=np.uint8), "shape"),
+        (np.zeros((0, 8)).view(np.matrix), "shape"),
         (Image.new("F", (8, 8)), "a PIL picture: .*floating-point"),
         (Image.new("RGB", (0, 0)), "a PIL picture of 0 x 0 pixels holds none"),
         (Image.new("L", (0, 5)), "a PIL picture of 0 x 5 pixels holds none"),
         (Image.new("RGBA", (5, 0)), "a PIL picture of 5 x 0 pixels holds none"),
         ([3], "int is not a picture"),
         (3, "int is not a picture"),
-        (None, "NoneType is not a picture"),
+        (None, "None is not a picture"),
         (b"bytes", "bytes is not a picture"),
         ({"a.png": 1}, "dict is not a picture"),
         ("missing.png", "missing.png"),
@@ -123,6 +124,7 @@ def test_a_broken_or_closed_picture_of_pil_is_named(picture: Path, model: Path) 
     ("given", "expected"),
     [
         (pixels()[..., 0], np.repeat(pixels()[..., :1], 3, axis=2)),
+        (pixels()[..., 0].view(np.matrix), np.repeat(pixels()[..., :1], 3, axis=2)),
         (pixels()[..., :1], np.repeat(pixels()[..., :1], 3, axis=2)),
         (pixels().astype(np.uint16) * 256 + 255, pixels()),
         (pixels() / 255, pixels()),
@@ -131,7 +133,10 @@ def test_a_broken_or_closed_picture_of_pil_is_named(picture: Path, model: Path) 
         (np.dstack([pixels(), np.full((64, 64), 255, np.uint8)]), pixels()),
         (np.dstack([pixels(), np.zeros((64, 64), np.uint8)]), np.zeros((64, 64, 3))),
     ],
-    ids=["grey", "plane", "uint16", "float64", "float16", "reversed", "opaque", "transparent"],
+    ids=[
+        *("grey", "matrix", "plane", "uint16", "float64", "float16", "reversed", "opaque"),
+        "transparent",
+    ],
 )
 def test_an_array_of_any_usual_kind_is_read_as_rgb(given, expected) -> None:
     found = array_pixels(given)

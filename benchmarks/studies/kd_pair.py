@@ -144,7 +144,9 @@ def chosen_arithmetic(setting: Setting, amp: str) -> tuple[Setting, str]:
     backbone, device = student.backbone, torch.device(setting.device)
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "precision.json"
-        chosen, why = resolve_precision(amp, device, lambda: backbone, record, (side, side))
+        chosen, why = resolve_precision(
+            amp, device, lambda: backbone, record, (side, side), batch=setting.batch
+        )
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(chosen)
     return setting._replace(half=half), why
 

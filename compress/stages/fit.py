@@ -151,7 +151,12 @@ def choose_precision(
         return chosen
     record = session.home / "precision.json"
     chosen = resolve_precision(
-        config.amp, session.torch_device(), lambda: probe(objective), record, size
+        config.amp,
+        session.torch_device(),
+        lambda: probe(objective),
+        record,
+        size,
+        batch=max(1, config.batch // session.world),
     )
     return session.fabric("32-true").broadcast(chosen) if session.world > 1 else chosen
 

@@ -23,6 +23,7 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 # far above the usual share, so that the choice does not depend on the load of the machine.
 TOO_SLOW = 1.1
 ROUNDS = 5
+FEWEST_TIMED, TIMED_PIXELS = 2, 8 * 160 * 160  # pictures, and pixels of all that are timed
 
 
 def resolve_precision(
@@ -32,6 +33,8 @@ def resolve_precision(
     record: Path,
     size: tuple[int, int],
     cpuinfo: Path = CPUINFO,
+    *,
+    batch: int = FEWEST_TIMED,
 ) -> Choice:
     """Return Fabric's name of the precision, and the reason in words.
 
@@ -39,13 +42,16 @@ def resolve_precision(
     with it bf16, unless the backbone that `probe` builds takes more than 1.1 times the processor
     time of fp32. The answer is written to `record`, because a resumed run must keep the precision
     that it began with.
+
+    `batch` is the number of pictures in a step. As many are timed, but of large ones only two: few
+    small pictures would time the weights, which are cast in every pass.
     """
     known = planned_precision(amp, device, record, cpuinfo)
     if known is not None:
         if amp == "auto" and device.type == "cpu" and not record.exists():
             write_sealed_json({"precision": known[0], "why": known[1]}, record)
         return known
-    share = _bf16_share(probe, size)
+    share = _bf16_share(probe, size, timed_pictures(batch, size))
     chosen: Precision = "32-true" if share > TOO_SLOW else "bf16-mixed"
     name = "fp32" if chosen == "32-true" else "bf16"
     why = f"{name}: bf16, native here, takes {share:.2f} of fp32's processor time"
@@ -119,11 +125,16 @@ def has_bf16(cpuinfo: Path = CPUINFO) -> bool:
     )
 
 
-def _bf16_share(probe: Callable[[], nn.Module], size: tuple[int, int]) -> float:
+def timed_pictures(batch: int, size: tuple[int, int]) -> int:
+    """Return how many pictures of (height, width) stand for a step of `batch`."""
+    return max(FEWEST_TIMED, min(batch, TIMED_PIXELS // (size[0] * size[1])))
+
+
+def _bf16_share(probe: Callable[[], nn.Module], size: tuple[int, int], pictures: int) -> float:
     """Return the processor time of a pass in bf16 over one in fp32: median of rounds in turns."""
     with torch.random.fork_rng(devices=[]):
         model = probe().train().to(memory_format=torch.channels_last)
-        images = torch.rand(2, 3, *size).contiguous(memory_format=torch.channels_last)
+        images = torch.rand(pictures, 3, *size).contiguous(memory_format=torch.channels_last)
 
     def cost(half: bool) -> float:
         start = time.process_time()

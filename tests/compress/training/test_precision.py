@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from compress.run import main
-from compress.training.precision import has_bf16, planned_precision, resolve_precision
+from compress.training.precision import (
+    has_bf16,
+    planned_precision,
+    resolve_precision,
+    timed_pictures,
+)
 from export.errors import ToolkitError
 from tests.compress.smoke import write_smoke
 
@@ -75,6 +80,23 @@ def test_native_bf16_is_taken_unless_it_costs_clearly_more(
     for text in (X86, LACKS):
         info.write_text(text)
         assert resolve_precision("auto", CPU, never, record, (64, 64), info) == (chosen, why)
+
+
+@pytest.mark.slow
+def test_the_pictures_of_a_step_are_timed(tmp_path: Path) -> None:
+    info, seen = written(tmp_path / "cpuinfo", X86), set()
+    probe = Probe(torch.float32)
+    probe.register_forward_pre_hook(lambda _, given: seen.add(given[0].shape))
+    resolve_precision("auto", CPU, lambda: probe, tmp_path / "p.json", (64, 96), info, batch=8)
+    assert seen == {(8, 3, 64, 96)}
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "timed"),
+    [(8, (128, 128), 8), (64, (128, 128), 12), (1, (64, 64), 2), (16, (640, 640), 2)],
+)
+def test_large_pictures_are_timed_by_twos(batch: int, size: tuple[int, int], timed: int) -> None:
+    assert timed_pictures(batch, size) == timed
 
 
 @pytest.mark.parametrize(("amp", "chosen"), [("off", "32-true"), ("bf16", "bf16-mixed")])

@@ -73,7 +73,7 @@ def described(file: Path) -> tuple[Tree, tuple[str, ...]] | None:
         content = _metadata(file)
         detector, classes = dict(content["detector"]), tuple(content["manifest"]["classes"])
         return (detector, classes) if "type" in detector else None
-    except (ToolkitError, ValueError, KeyError, TypeError):
+    except (ToolkitError, ValueError, KeyError, TypeError, RecursionError):
         return None  # checking the recipe or loading the file says what is wrong
 
 
@@ -84,7 +84,7 @@ def stated_licences(file: Path | None) -> list[str]:
     try:
         made_by = _metadata(file)["manifest"].get("made_by", {})
         return stated_in({str(name): str(said) for name, said in made_by.items()})
-    except (ToolkitError, ValueError, KeyError, TypeError, AttributeError):
+    except (ToolkitError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []  # loading it says what is wrong
 
 
@@ -93,7 +93,7 @@ def _metadata(file: Path) -> dict[str, Any]:
 
     Raises:
         ToolkitError: the file is damaged.
-        ValueError: its path or its metadata cannot be read.
+        ValueError, RecursionError: its path or its metadata cannot be read.
     """
     file = expanded(file)
     if file.suffix != ".safetensors" or not is_file(file):

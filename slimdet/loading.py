@@ -136,7 +136,7 @@ def _of_run(run: Path, name: str | None) -> Path:
         try:
             settings = json.loads((run / "recipe.lock.json").read_text(encoding="utf-8"))
             name = f"{ModelName(int(settings['seed']), 'student')}-fp32"
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ExportError(f"{run / 'recipe.lock.json'}: cannot be read ({error})") from None
     there = sorted(path.parent.name for path in run.glob("export/*/model.onnx"))
     if name in there:

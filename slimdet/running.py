@@ -39,7 +39,7 @@ class Run:
         file = self.folder / "report" / "report.json"
         try:
             found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ExportError(f"{file}: cannot be read ({error}); finish the run") from None
         return found
 

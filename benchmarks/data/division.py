@@ -152,8 +152,10 @@ def read_division(path: Path) -> dict[str, tuple[str, str]]:
         return _sides(json.loads(path.read_bytes(), object_pairs_hook=each_key_once))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; a run's split.json was expected here") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path}: cannot be read as a run's split.json: {error!r}") from None
+    except KeyError as error:
+        raise DataError(f"{path}: is no split.json of a run: it has no {error}") from None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as a run's split.json: {error}") from None
 
 
 def _sides(written: Mapping[str, object]) -> dict[str, tuple[str, str]]:

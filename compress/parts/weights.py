@@ -342,7 +342,7 @@ def _described(path: Path) -> str:
             f"{counted(len(classes), 'class', 'classes')} ({_first(classes)}) and inputs of "
             f"{size['height']} x {size['width']}"
         )
-    except (ToolkitError, ValueError, KeyError, TypeError, AttributeError):
+    except (ToolkitError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ""
 
 

@@ -27,7 +27,8 @@ def track_report(trackers: Trackers, report: Path) -> None:
     """Send the finished report to every tracker that does not have it yet."""
     record = report / SENT
     sent = set[str]()
-    with suppress(OSError, ValueError, TypeError):  # without it, they receive it again
+    # without the record, they receive all again
+    with suppress(OSError, ValueError, TypeError, RecursionError):
         sent = set(map(str, json.loads(record.read_text(encoding="utf-8"))))
     figures = dict(report_figures(load_report(report)))
     done = trackers.report(figures, [report / name for name in FILES], without=sent)

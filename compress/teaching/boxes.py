@@ -100,7 +100,7 @@ class TaughtBoxes:
             taught = cls(boxes, labels, scores, starts, classes, source)
         except ToolkitError as error:
             raise DataError(str(error)) from None
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{path}: holds no {what} ({type(error).__name__}: {error}); remove the file and "
                 "run the teacher again"

@@ -87,7 +87,7 @@ class Mlflow:
             run = str(kept["run"])
             if kept["uri"] != uri:
                 return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         found = self._client.search_runs(
             [kept["experiment"]], filter_string=f"attributes.run_id = '{run}'", max_results=1

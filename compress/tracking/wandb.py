@@ -29,7 +29,7 @@ class Wandb:
         record = experiment.home / "wandb.json"
         try:
             name = str(json.loads(record.read_text(encoding="utf-8"))["run"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             name = secrets.token_hex(4)
         self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT") or "slimdet",

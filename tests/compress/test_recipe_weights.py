@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from compress.console import Console
 from compress.parts.weights import read_metadata
@@ -92,6 +93,14 @@ def test_a_teacher_s_file_with_classes_that_are_none_is_refused(
     rewrite(file, json.dumps(content))
     with pytest.raises(RecipeError, match=r"teacher\.detector\.weights: found the classes \["):
         read_recipe(settings(teacher={"detector": {"weights": file}}))
+
+
+def test_metadata_nested_too_deeply_is_told(tmp_path: Path) -> None:
+    deep = tmp_path / "deep.safetensors"
+    save_file({"a": torch.zeros(1)}, deep, {"slimdet": "[" * 5000})
+    with pytest.raises(RecipeError, match=r"student\.weights: .*deep\.safetensors does not state"):
+        read_recipe(settings(student={"weights": str(deep)}))
+    assert described(deep) is None
 
 
 def test_a_loaded_teacher_knows_the_classes_of_its_file(file: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def file_names(documents: Iterable[Path]) -> set[str]:
     """
     found: set[str] = set()
     for document in documents:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):
             content = document.read_bytes()
             text = content.decode(json.detect_encoding(content), "replace")
             for quoted in _FILE_NAME.findall(text):

@@ -81,7 +81,7 @@ def layer_types(inspection: str) -> dict[str, str]:
     """
     try:
         layers = json.loads(inspection)["Layers"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return {}
     # With less verbosity a layer is its name alone.
     told = [layer for layer in layers if isinstance(layer, dict)]

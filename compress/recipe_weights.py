@@ -116,11 +116,21 @@ def _of_checkpoint(file: Path) -> tuple[Tree, tuple[str, ...]] | None:
 def _why_it_states_nothing(file: str) -> str:
     try:
         path = expanded(Path(file))
+        if path.is_dir():
+            return f"{file} is a folder; name the file of weights in it"
+        if is_file(path) and not path.stat().st_size:
+            return f"{file} is empty; fetch or save it again"
+        if path.suffix == ".onnx" and is_file(path):
+            return (
+                f"{file} is an ONNX file, which can be run but not trained; give the weights that "
+                f"it was exported from, or as a teacher {{type: onnx, model: {file}}} in place of "
+                "detector"
+            )
         if path.suffix in PICKLED and is_file(path):
             read_checkpoint(path, shapes=True)
         elif path.suffix == ".safetensors" or not is_file(path):
             read_metadata(path)
-    except (ToolkitError, ValueError) as error:
+    except (ToolkitError, ValueError, OSError) as error:
         return str(error)
     return (
         f"{file} does not state the settings of its detector (no metadata); give type, backbone "

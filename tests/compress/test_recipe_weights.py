@@ -161,6 +161,26 @@ def test_a_checkpoint_contradicts_the_recipe_by_key(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("best.pt", b"", r"best\.pt is empty; fetch or save it again"),
+        ("runs", None, r"runs is a folder; name the file of weights in it"),
+        ("x.onnx", b"graph", r"is an ONNX file, .* \{type: onnx, model: .*x\.onnx\} in place of"),
+    ],
+)
+def test_what_holds_no_weights_is_named_as_what_it_is(
+    tmp_path: Path, name: str, content: bytes | None, said: str
+) -> None:
+    path = tmp_path / name
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(RecipeError, match=rf"^student\.weights: .*{said}"):
+        read_recipe(settings(student={"weights": path}))
+
+
 def test_a_checkpoint_alone_that_cannot_be_used_is_refused_where_it_is_named(
     tmp_path: Path,
 ) -> None:

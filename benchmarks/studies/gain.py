@@ -200,7 +200,12 @@ def _recipe(recipe: Path, methods: Methods, options: argparse.Namespace) -> list
     labeled = ("train.labeled_batch=null", "train.unlabeled_batch=null")  # all have labels
     all_labels = work.run("all-plain", *PLAIN, *labeled)  # trains the teacher of every regime
     teacher = all_labels / "models" / "teacher" / "model.safetensors"
-    loaded = (f"teacher.detector.weights={teacher}", "teacher.train=null", "teacher.data=null")
+    loaded = (
+        f"teacher.detector.weights={teacher}",
+        "teacher.detector.transfer=null",
+        "teacher.train=null",
+        "teacher.data=null",
+    )
     data = options.data or _data_name(locked(all_labels))
     failures = []
     for regime in options.regimes:

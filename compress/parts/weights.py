@@ -107,8 +107,9 @@ def _matched(
         found = module.renamed(found)
     report, matched = _match(module.state_dict(), found, str(path))
     if not matched or (strict and not report.complete):
+        model = what.removesuffix(" weights")
         raise RecipeError(
-            f"{path}: these are not the weights of this {what}: {report.summary()}; the model has "
+            f"{path}: these are not the weights of this {model}: {report.summary()}; the model has "
             f"{counted(len(module.state_dict()), 'tensor')}. Check backbone, width, head and "
             "classes of the "
             f"recipe against the model that was saved{_described(path)}"
@@ -132,6 +133,8 @@ def read_tensors(path: Path, what: str, *, shapes: bool = False) -> dict[str, Te
         raise RecipeError(f"{path}: there is no such file; it was given as the {what}")
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise RecipeError(f"{path}: {what} must be a .safetensors, .pt or .pth file")
+    if not path.stat().st_size:
+        raise DataError(f"{path} is empty; fetch or save it again")
     try:
         content: Any
         saved = None if path.suffix == ".safetensors" else read_checkpoint(path, shapes=shapes)

@@ -95,9 +95,9 @@ def test_weights_that_match_in_part_are_refused_with_counts_and_names(tmp_path):
     module = net()
     before = weights_hash(module)
     with pytest.raises(RecipeError) as caught:
-        load_weights(module, tmp_path / "w.pt", strict=True, what="teacher")
+        load_weights(module, tmp_path / "w.pt", strict=True, what="teacher weights")
     text = str(caught.value)
-    assert "not the weights of this teacher" in text
+    assert "these are not the weights of this teacher: " in text
     assert "1 missing (1.bias)" in text
     assert "1 unexpected (extra)" in text
     assert "0.weight: (4, 2, 1, 1) in the file, (3, 2, 1, 1) here" in text
@@ -139,7 +139,9 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, write):
         ("none.pt", None, RecipeError, "no such file"),
         ("w.onnx", b"x", RecipeError, "must be a .safetensors"),
         ("w.safetensors", b"broken", DataError, "cannot be read"),
-        ("w.pt", b"", DataError, "cannot be read"),
+        ("w.pt", b"broken", DataError, "cannot be read"),
+        ("w.pt", b"", DataError, "is empty; fetch or save it again"),
+        ("w.safetensors", b"", DataError, "is empty; fetch or save it again"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, error, message):

@@ -101,7 +101,7 @@ def test_unknown_parts_and_devices_are_refused_in_one_message(
         main([*out, "--parts", "steps,step"])
     assert "unknown: step; known: steps, loading" in capsys.readouterr().err
     assert main([*out, "--device", "cuda:99"]) != 0
-    assert "--device cuda:99" in capsys.readouterr().err
+    assert "--device 'cuda:99'" in capsys.readouterr().err
     assert not (tmp_path / "out.json").exists()
 
 

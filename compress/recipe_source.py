@@ -142,8 +142,11 @@ class _Describer:
         if error["type"] == "too_short" and isinstance(value, list) and len(value) >= least:
             return  # pydantic counts the entries without mistakes; the others have lines
         broken = error.get("ctx", {}).get("error")
-        paths = broken.paths if isinstance(broken, ClashError) else [()]
-        place = self.source.among(*(_resolved(keys, path) for path in paths))
+        if isinstance(broken, ClashError):
+            place = self.source.among(*(_resolved(keys, path) for path in broken.paths))
+        else:  # what may stand there depends on the `type` of each section around
+            kinds = [(*keys[:depth], "type") for depth in range(len(keys) + 1)]
+            place = self.source.at(*keys, beside=[one for one in kinds if one != keys])
         yield f"{place}: {_reword(error, value, types_here, parent)}"
 
     def unlike(self, errors: list["ErrorDetails"]) -> list[tuple[Key, list["ErrorDetails"]]]:

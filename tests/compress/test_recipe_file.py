@@ -118,6 +118,16 @@ def test_a_teacher_may_be_one_or_a_list(tmp_path: Path) -> None:
             [],
             "6: teacher.train.epoch:",
         ),
+        (
+            GOOD,
+            ["student.type=gfll"],
+            "7: student (with student.type=gfll of the command line): 'gfll' is not one of",
+        ),
+        (
+            GOOD,
+            ["student.type=yolo"],
+            "command line: student.type=yolo: student.model: is missing",
+        ),
         (GOOD, ["teacher=[]"], "command line: teacher=[]: teacher: expected a list of at least 1 "),
         (GOOD, ["teacher=3"], "command line: teacher=3: teacher: expected a section"),
         (

@@ -134,7 +134,7 @@ def read_tensors(path: Path, what: str, *, shapes: bool = False) -> dict[str, Te
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise RecipeError(f"{path}: {what} must be a .safetensors, .pt or .pth file")
     if not path.stat().st_size:
-        raise DataError(f"{path} is empty; fetch or save it again")
+        raise DataError(f"{path}: is empty; fetch or save it again")
     try:
         content: Any
         saved = None if path.suffix == ".safetensors" else read_checkpoint(path, shapes=shapes)

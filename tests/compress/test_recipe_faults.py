@@ -302,9 +302,9 @@ def test_weights_are_looked_into_at_check(
         "/etc/passwd": (2, "must be a .safetensors, .pt or .pth file"),
         str(tmp_path): (2, "is a folder"),
         str(tmp_path / "none.pt"): (2, "there is no such file"),
-        str(tmp_path / "other.pth"): (2, "these are not the weights of this gfl weights"),
+        str(tmp_path / "other.pth"): (2, "these are not the weights of this gfl:"),
         str(tmp_path / "text.pth"): (3, "cannot be read as"),
-        str(tmp_path / "empty.pt"): (3, "cannot be read as"),
+        str(tmp_path / "empty.pt"): (3, "is empty; fetch or save it again"),
         str(tmp_path / "cut.safetensors"): (3, "cannot be read as"),
         str(tmp_path / "pickle.pt"): (2, "refused"),
     }

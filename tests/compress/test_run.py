@@ -292,7 +292,7 @@ def test_check_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (
             ["student={type: fcos, backbone: resnet18, width: 16, strides: [8, 16]}"],
             2,
-            "distill[1]: ",
+            "distill[1] (with student={type: fcos",
         ),
     ],
 )

@@ -207,18 +207,18 @@ def test_help_answers_without_a_recipe() -> None:
 
 
 @pytest.mark.slow
-def test_a_check_waits_for_nothing_that_it_does_not_use() -> None:
-    code = """
+def test_a_check_waits_for_nothing_that_it_does_not_use(tmp_path: Path) -> None:
+    code = f"""
 import sys
 import slimdet
 from compress.run import main
 from compress.doctor import main as doctor
-code = main(["recipes/quickstart.yaml", "--check", "--device", "cpu"])
-heavy = {"torch._dynamo", "sympy", "matplotlib", "onnx", "onnxruntime", "lightning_fabric",
-         "tensorboard", "pycocotools", "faster_coco_eval", "timm", "scipy", "ultralytics", "cv2"}
+code = main(["recipes/quickstart.yaml", "--check", "--device", "cpu", "--runs", {str(tmp_path)!r}])
+heavy = {{"torch._dynamo", "sympy", "matplotlib", "onnx", "onnxruntime", "lightning_fabric",
+         "tensorboard", "pycocotools", "faster_coco_eval", "timm", "scipy", "ultralytics", "cv2"}}
 print(code, sorted(heavy & sys.modules.keys()))
 import compress.detectors.small_pairs
-print(doctor([]) < 2, sorted({"ultralytics", "cv2"} & sys.modules.keys()))
+print(doctor([]) < 2, sorted({{"ultralytics", "cv2"}} & sys.modules.keys()))
 from torchvision.ops.roi_align import is_compile_supported
 from torch._dynamo.utils import is_compile_supported as real
 print(is_compile_supported("cpu") == real("cpu"))

@@ -223,6 +223,15 @@ def signals_for_this_process_alone() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def keep_exit_code() -> None:
+    """Let this process end with its own exit code after a KeyboardInterrupt that was caught.
+
+    Where one has passed through `exec` or `eval` of a text, as while a dataclass is made during an
+    import, CPython remembers it and ends by SIGINT, unless it evaluates another text.
+    """
+    exec("", {})
+
+
 def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> int:
     """Run a command and return its exit code; a user's mistake is one line on stderr.
 
@@ -246,5 +255,6 @@ def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> in
         sys.stderr.write(f"error: {in_words(error)}\n")
         return ToolkitError.exit_code
     except KeyboardInterrupt:
+        keep_exit_code()
         sys.stderr.write(f"{interrupted}\n")
         return INTERRUPTED

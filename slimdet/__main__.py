@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except KeyboardInterrupt:  # commands handle later interrupts and report what was written
+        exec("", {})  # see `keep_exit_code` of export.arguments
         sys.stderr.write("interrupted; nothing was written\n")
         return INTERRUPTED
 

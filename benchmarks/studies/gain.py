@@ -39,7 +39,7 @@ from benchmarks.studies.gain_table import (
 from benchmarks.timing.environment import environment
 from benchmarks.timing.step_ratio import StepRatio
 from compress.stages.rundir import read_step_ratio, teaching_ms
-from export.arguments import INTERRUPTED
+from export.arguments import INTERRUPTED, keep_exit_code
 from export.atomic import write_json
 from export.errors import RecipeError, ToolkitError
 
@@ -152,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return error.code
     except KeyboardInterrupt:
+        keep_exit_code()
         return INTERRUPTED
     return 1 if any(failed) else 0
 

@@ -1,9 +1,11 @@
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +96,38 @@ def test_a_signal_that_arrives_in_a_destructor_still_ends_the_command(number, ca
     assert run_command(work, "interrupted; nothing was written") == 130
     assert capsys.readouterr().err == "interrupted; nothing was written\n"
     assert sys.unraisablehook is before
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "export.arguments; export.arguments.run_command(work)",
+        "compress.run; compress.run.execute = work; compress.run.main(['recipe.yaml'])",
+        "slimdet.__main__; slimdet.__main__._run = work; slimdet.__main__.main([])",
+    ],
+)
+def test_an_interrupt_inside_of_a_text_that_is_evaluated_keeps_the_exit_code(call, tmp_path):
+    """As in a dataclass that is being defined: CPython would end by SIGINT."""
+    first, second, last = call.split("; ") if call.count(";") == 2 else (*call.split("; "), "")
+    code = f"""
+import sys
+def work(*_): exec("raise KeyboardInterrupt")
+import {first}
+{second if last else ""}
+sys.exit({last or second})
+"""
+    (tmp_path / "interrupted.py").write_text(code)
+    path = os.pathsep.join((str(tmp_path), str(Path(__file__).resolve().parents[2])))
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 130
+    assert done.stderr.count("interrupted") == 1
+    assert "Traceback" not in done.stderr
 
 
 HOSTILE = "\x1b[31m\x9b\u202ea\nb\rc.png"

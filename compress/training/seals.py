@@ -13,12 +13,13 @@ from export.atomic import write_json, write_text
 from export.errors import ToolkitError
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
+_ENDING = ".sha256"
 AGAIN = "do this stage again; a training goes on from its last checkpoint"
 
 
 def seal_of(path: Path) -> Path:
     """Return the file with the hashes of a file or folder."""
-    return path.with_name(f".{path.name}.sha256")
+    return path.with_name(f".{path.name}{_ENDING}")
 
 
 def seal(path: Path, content: Path | None = None) -> None:
@@ -76,6 +77,15 @@ def check_seal(path: Path, cure: str = AGAIN) -> None:
                 f"{file}: was changed or damaged after it was finished: its SHA-256 is not the one "
                 f"in {place}; restore it, or delete {path} to {cure}"
             )
+
+
+def finish_seals(home: Path) -> None:
+    """Write the seals below `home` that a kill interrupted; what they are of was whole before."""
+    for partial in sorted(home.rglob(f".*{_ENDING}.partial")):
+        path = partial.with_name(partial.name[1:].removesuffix(f"{_ENDING}.partial"))
+        partial.unlink(missing_ok=True)
+        if path.exists() and not seal_of(path).exists():
+            seal(path)
 
 
 def write_sealed_json(content: object, path: Path) -> None:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from compress.training.seals import check_seal, seal, seal_of, write_sealed_json
+from compress.training.seals import (
+    check_seal,
+    finish_seals,
+    seal,
+    seal_of,
+    write_sealed_json,
+)
 from export.errors import ToolkitError
 
 
@@ -66,3 +72,26 @@ def test_a_file_has_a_seal_of_its_own(tmp_path: Path) -> None:
 def test_sha256sum_reads_a_seal(folder: Path) -> None:
     command = ["sha256sum", "-c", "--quiet", seal_of(folder).name]
     assert subprocess.run(command, cwd=folder.parent, check=False).returncode == 0
+
+
+def test_a_seal_that_a_kill_interrupted_is_written(tmp_path: Path) -> None:
+    archive, record = tmp_path / "bundle.tar.gz", tmp_path / "inner" / "record.json"
+    record.parent.mkdir()
+    for file in (archive, record):
+        file.write_bytes(b"content")
+    seal(record)
+    before = seal_of(record).read_text()
+    for path in (archive, record, tmp_path / "not there"):
+        partial = seal_of(path).with_name(f"{seal_of(path).name}.partial")
+        partial.write_bytes(b"half")
+    finish_seals(tmp_path)
+    check_seal(archive)
+    assert seal_of(record).read_text() == before
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        ".bundle.tar.gz.sha256",
+        "bundle.tar.gz",
+        "inner",
+    ]
+    archive.write_bytes(b"other")
+    with pytest.raises(ToolkitError, match="was changed or damaged"):
+        check_seal(archive)

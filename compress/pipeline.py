@@ -41,7 +41,6 @@ from compress.stages.teaching.files import FILE_TEACHER
 from compress.stages.teaching.outputs import store_outputs
 from compress.stages.track import run_trackers, track_report
 from compress.teaching.beforehand import BoxTeacher
-from compress.training.seals import finish_seals
 from export.atomic import write_json
 from export.errors import RecipeError
 
@@ -58,7 +57,6 @@ def run(recipe: Recipe, source: Source, runs: Path, device: str, console: Consol
         train_models(opened)
         return session.home / "report"
     with owned(session.home), run_trackers(session, recipe) as session.trackers:
-        finish_seals(session.home)
         if opened.data.division is not None:
             keep_division(opened.data.division, session.home / "split.json")
         write_json(health.to_dict(), session.home / "data.json")
@@ -136,8 +134,6 @@ def teach(recipe: Recipe, source: Source, runs: Path, device: str, console: Cons
         )
     opened, _ = prepare(recipe, source, runs, device, console)
     with owned(opened.home) if opened.session.rank == 0 else nullcontext():
-        if opened.session.rank == 0:
-            finish_seals(opened.home)
         train_teachers(opened)
     return opened.home
 

@@ -15,7 +15,6 @@ from export.arguments import (
     INTERRUPTED,
     Parser,
     in_words,
-    keep_exit_code,
     require_current_folder,
     say,
     some_path,
@@ -141,7 +140,6 @@ def _run(options: argparse.Namespace) -> int:
         code = error.exit_code
         _print_error(console, error)
     except KeyboardInterrupt:
-        keep_exit_code()
         outcome |= {"error": "interrupted", "kind": "KeyboardInterrupt"}
         code = INTERRUPTED
         console.print("interrupted; run the same command again to go on from here")

@@ -125,6 +125,15 @@ def parser_of(prog: str, description: str, exit_codes: str) -> Parser:
     return Parser(prog=prog, description=description, epilog=f"exit codes: {exit_codes}")
 
 
+def keep_exit_code() -> None:
+    """Let this process end with its own exit code after a KeyboardInterrupt that was caught.
+
+    Where one has passed through `exec` or `eval` of a text, as while a dataclass is made during an
+    import, CPython remembers it and ends by SIGINT, unless it evaluates another text.
+    """
+    exec("", {})
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end the body as Ctrl-C does: by KeyboardInterrupt, with a message."""
@@ -136,7 +145,11 @@ def terminable() -> Iterator[None]:
     # nohup ignores SIGHUP, and so do we
     numbers = [number for number in found if signal.getsignal(number) is signal.SIG_DFL]
     with handled(numbers, stop), _interrupts_kept(numbers[0] if numbers else signal.SIGINT):
-        yield
+        try:
+            yield
+        except KeyboardInterrupt:
+            keep_exit_code()
+            raise
 
 
 @contextmanager
@@ -223,15 +236,6 @@ def signals_for_this_process_alone() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def keep_exit_code() -> None:
-    """Let this process end with its own exit code after a KeyboardInterrupt that was caught.
-
-    Where one has passed through `exec` or `eval` of a text, as while a dataclass is made during an
-    import, CPython remembers it and ends by SIGINT, unless it evaluates another text.
-    """
-    exec("", {})
-
-
 def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> int:
     """Run a command and return its exit code; a user's mistake is one line on stderr.
 
@@ -255,6 +259,5 @@ def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> in
         sys.stderr.write(f"error: {in_words(error)}\n")
         return ToolkitError.exit_code
     except KeyboardInterrupt:
-        keep_exit_code()
         sys.stderr.write(f"{interrupted}\n")
         return INTERRUPTED

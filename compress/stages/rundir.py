@@ -14,7 +14,14 @@ from benchmarks.timing.step_ratio import StepRatio, TeachingCost
 from compress.recipe_source import Tree
 from compress.training.conditions import Conditions
 from compress.training.objective import Term
-from compress.training.seals import AGAIN, check_seal, seal, seal_of, write_sealed_json
+from compress.training.seals import (
+    AGAIN,
+    check_seal,
+    finish_seals,
+    seal,
+    seal_of,
+    write_sealed_json,
+)
 from export.atomic import require_writable, write_text
 from export.errors import RecipeError, ToolkitError, shown
 
@@ -339,12 +346,25 @@ def require_unused(home: Path) -> None:
         ToolkitError: as `owned` does.
     """
     if (home / LOCK).exists():
-        with owned(home):
+        with _locked(home):
             pass
 
 
 @contextmanager
 def owned(home: Path) -> Iterator[None]:
+    """Lock the run folder while the body runs; first write the seals that a kill interrupted.
+
+    Raises:
+        RecipeError: another process has locked it.
+        ToolkitError: the lock cannot be written, or the file system has no locks.
+    """
+    with _locked(home):
+        finish_seals(home)
+        yield
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
     """Lock the run folder against other processes while the body runs.
 
     Raises:

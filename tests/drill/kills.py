@@ -191,7 +191,7 @@ class Drill:
         if killed:
             self.counts.kills[where, number.name] += 1
         what = f"{'2 x ' if twice else ''}{number.name}{' cold' if waiting.cold else ''} in {where}"
-        for problem in self._judge_kill(ended, number, where, twice=twice, cold=waiting.cold):
+        for problem in self._judge_kill(ended, number, twice=twice, cold=waiting.cold):
             yield f"{what}: {problem}"
         return ended
 
@@ -205,7 +205,7 @@ class Drill:
         return self.stages.present(home) if begun else "opening"
 
     def _judge_kill(
-        self, ended: Ended, number: signal.Signals, where: str, *, twice: bool, cold: bool
+        self, ended: Ended, number: signal.Signals, *, twice: bool, cold: bool
     ) -> Iterator[str]:
         self.counts.outcomes[f"{number.name} {'gave' if ended.killed else 'missed'}"] += 1
         yield from self._judge_end(ended)
@@ -218,10 +218,8 @@ class Drill:
             allowed = {130, -number}
         if cold and "data: " not in ended.said:  # Python itself is still starting
             allowed |= {-number}
-        if ended.code == 0 and "report.html" not in ended.said:
-            allowed |= {0}  # it was finished when the signal came
-        if where == "end":  # the report is there: Python itself is ending, and has no handlers
-            allowed |= {-number}
+        if ended.done:  # it was finished when the signal came, or Python itself was ending
+            allowed |= {0, -number}
         if ended.code not in allowed:
             yield f"exit code {ended.code}, not one of {sorted(allowed)}: {ended.said[-300:]!r}"
         if ended.code == 130 and ended.said.count("interrupted") != 1:

@@ -33,12 +33,14 @@ class Ended:
     Attributes:
         code: exit code; negative for a signal, None where it had to be killed because it hung.
         said: standard error.
+        done: whether it printed its report, the last that a run does.
         killed: whether a signal was sent before it ended by itself.
         stray_s: seconds until its last child process had ended; None if one never did.
     """
 
     code: int | None
     said: str
+    done: bool
     killed: bool
     stray_s: float | None
 
@@ -71,26 +73,26 @@ class Command:
     def start(self) -> "Process":
         """Start it; return the process."""
         self.runs.mkdir(parents=True, exist_ok=True)
-        err = self.runs.parent / "stderr.txt"
+        out, err = (self.runs.parent / f"{name}.txt" for name in ("stdout", "stderr"))
         arguments = ["run", str(self.recipe), "--runs", str(self.runs), "--device", "cpu"]
         if self.cold:
-            with err.open("wb") as file:
+            with out.open("wb") as printed, err.open("wb") as file:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "slimdet", *arguments],
                     cwd=ROOT,
                     env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
-                    stdout=subprocess.DEVNULL,
+                    stdout=printed,
                     stderr=file,
                     start_new_session=True,
                     preexec_fn=_default_signals,
                 )
             process.returncode = 0  # it is waited for below, by its number
-            return Process(process.pid, err)
+            return Process(process.pid, out, err)
         self.warm()
         number = os.fork()
         if number == 0:
-            self._child(arguments, err)
-        return Process(number, err)
+            self._child(arguments, out, err)
+        return Process(number, out, err)
 
     def warm(self) -> None:
         """Import what the run is known to import, so that forks need not."""
@@ -101,15 +103,14 @@ class Command:
                     with contextlib.suppress(Exception):  # made while running, or optional
                         importlib.import_module(module)
 
-    def _child(self, arguments: list[str], err: Path) -> NoReturn:
+    def _child(self, arguments: list[str], out: Path, err: Path) -> NoReturn:
         """Be the command; never return."""
         code = 1
         try:
             os.setsid()
-            file = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            null = os.open(os.devnull, os.O_RDWR)
-            for stream, target in ((0, null), (1, null), (2, file)):
-                os.dup2(target, stream)
+            os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+            for stream, file in ((1, out), (2, err)):
+                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             _default_signals()
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -138,6 +139,7 @@ class Process:
     """A started command."""
 
     number: int
+    out: Path
     err: Path
     status: int | None = None
 
@@ -188,7 +190,8 @@ class Process:
         else:
             os.killpg(self.number, signal.SIGKILL)
         code = None if hung else os.waitstatus_to_exitcode(self.status)
-        return Ended(code, self.said(), killed, stray_s)
+        done = self.out.exists() and b"report.html" in self.out.read_bytes()
+        return Ended(code, self.said(), done, killed, stray_s)
 
 
 def _default_signals() -> None:

@@ -99,22 +99,23 @@ def test_a_signal_that_arrives_in_a_destructor_still_ends_the_command(number, ca
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("module", "work", "call"),
     [
-        "export.arguments; export.arguments.run_command(work)",
-        "compress.run; compress.run.execute = work; compress.run.main(['recipe.yaml'])",
-        "slimdet.__main__; slimdet.__main__._run = work; slimdet.__main__.main([])",
+        ("export.arguments", "work", "export.arguments.run_command(work)"),
+        ("compress.run", "compress.run.execute", "compress.run.main(['recipe.yaml'])"),
+        ("slimdet.__main__", "slimdet.__main__._run", "slimdet.__main__.main([])"),
     ],
 )
-def test_an_interrupt_inside_of_a_text_that_is_evaluated_keeps_the_exit_code(call, tmp_path):
+def test_an_interrupt_inside_of_a_text_that_is_evaluated_keeps_the_exit_code(
+    module, work, call, tmp_path
+):
     """As in a dataclass that is being defined: CPython would end by SIGINT."""
-    first, second, last = call.split("; ") if call.count(";") == 2 else (*call.split("; "), "")
     code = f"""
 import sys
-def work(*_): exec("raise KeyboardInterrupt")
-import {first}
-{second if last else ""}
-sys.exit({last or second})
+import {module}
+def interrupted(*_): exec("raise KeyboardInterrupt")
+{work} = interrupted
+sys.exit({call})
 """
     (tmp_path / "interrupted.py").write_text(code)
     path = os.pathsep.join((str(tmp_path), str(Path(__file__).resolve().parents[2])))
